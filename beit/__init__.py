@@ -1,0 +1,63 @@
+"""BEiT and BEiT v2 for PaddlePaddle.
+
+The names below are imported when first used: data workers and the file readers do without Paddle, which takes
+seconds and hundreds of megabytes to import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from beit.beit import Beit, build_backbone, build_beit, build_head
+    from beit.checkpoint.load import load_pretrained
+    from beit.config import get_config
+    from beit.models.mim import build_mim
+    from beit.models.tokenizer import build_tokenizer
+    from beit.models.upernet import build_upernet
+    from beit.zoo import get_model, list_models
+
+__version__ = "0.1.0"
+
+# Paddle looks for a compiler cache when it is imported and says when there is none; nothing is compiled here.
+warnings.filterwarnings("ignore", message="No ccache found")
+
+_HOME = {
+    "Beit": "beit.beit",
+    "build_beit": "beit.beit",
+    "build_backbone": "beit.beit",
+    "build_head": "beit.beit",
+    "build_upernet": "beit.models.upernet",
+    "build_mim": "beit.models.mim",
+    "build_tokenizer": "beit.models.tokenizer",
+    "get_config": "beit.config",
+    "load_pretrained": "beit.checkpoint.load",
+    "get_model": "beit.zoo",
+    "list_models": "beit.zoo",
+}
+
+__all__ = [
+    "Beit",
+    "build_backbone",
+    "build_beit",
+    "build_head",
+    "build_upernet",
+    "build_mim",
+    "build_tokenizer",
+    "get_config",
+    "get_model",
+    "list_models",
+    "load_pretrained",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'beit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,251 @@
+"""The canonical form: the tensor names of every model in this package, and what can be read off them.
+
+Linear weights are Paddle's ``[in, out]``; arrays are float32; index buffers are not part of it (they follow from
+the grid). Names are the ones published BEiT files share (unilm, PaddleViT); a segmentation model holds its encoder
+under ``backbone.``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+State = dict[str, np.ndarray]
+
+# Shapes: D width, H heads, M MLP width, T rows of a relative position table, P patch side.
+
+CLASSIFIER = "classifier"
+BACKBONE = "backbone"  # a classifier without its head
+MIM_V1 = "mim_v1"
+MIM_V2 = "mim_v2"  # with the two patch aggregation blocks
+VQKD = "vqkd"
+DALLE_ENCODER = "dalle_encoder"
+DALLE_DECODER = "dalle_decoder"
+SEGMENTATION = "segmentation"
+MIM = (MIM_V1, MIM_V2)
+DALLE = (DALLE_ENCODER, DALLE_DECODER)
+
+NUM_CLASS_ROWS = 3  # last rows of a table: class -> patch, patch -> class, class -> class
+HEAD_WIDTH = 64  # of every published BEiT; used only where no table tells the number of heads
+
+
+def _affine(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}.{part}" for name in names for part in ("weight", "bias"))
+
+
+def _norm(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}.{part}" for name in names for part in ("weight", "bias", "_mean", "_variance"))
+
+
+def _conv_norm(*names: str) -> tuple[str, ...]:
+    return tuple(part for name in names for part in (f"{name}.conv.weight", *_norm(f"{name}.bn")))
+
+
+def _under(prefix: str, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(prefix + name for name in names)
+
+
+_EXTRA_BLOCK = (
+    *("gamma_1", "gamma_2", "attn.q_bias", "attn.v_bias", "attn.qkv.weight"),
+    *_affine("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2"),
+)
+_BLOCK = (*_EXTRA_BLOCK, "attn.relative_position_bias_table")
+_ENCODER = (
+    *("cls_token", "pos_embed", "rel_pos_bias.relative_position_bias_table"),
+    *_affine("patch_embed.proj"),
+    *_under("blocks.{i}.", _BLOCK),
+)
+_MIM_V1 = (*_ENCODER, "mask_token", *_affine("norm", "lm_head"))
+_UPER_HEAD = (
+    *_affine("decode_head.conv_seg", "auxiliary_head.conv_seg"),
+    *_conv_norm("decode_head.psp_modules.{i}.1", "decode_head.bottleneck", "decode_head.lateral_convs.{i}"),
+    *_conv_norm("decode_head.fpn_convs.{i}", "decode_head.fpn_bottleneck", "auxiliary_head.convs.{i}"),
+)
+_FEATURE_PYRAMID = (*_affine("fpn1.0", "fpn1.3", "fpn2.0"), *_norm("fpn1.1"))
+_DALLE_CONVS = (
+    *("blocks.input", "blocks.output.conv"),
+    *_under("blocks.group_{i}.block_{j}.", ("id_path", *(f"res_path.conv_{k}" for k in range(1, 5)))),
+)
+_DALLE = tuple(f"{conv}.{part}" for conv in _DALLE_CONVS for part in ("w", "b"))
+
+NAMES: dict[str, tuple[str, ...]] = {
+    BACKBONE: (*_ENCODER, "mask_token", *_affine("norm", "fc_norm")),
+    CLASSIFIER: (*_ENCODER, "mask_token", *_affine("norm", "fc_norm", "head")),
+    MIM_V1: _MIM_V1,
+    MIM_V2: (
+        *_MIM_V1,
+        *_under("cls_pt_layers.{i}.", _EXTRA_BLOCK),
+        *_affine("cls_pt_norm", "cls_pt_lm_head"),
+    ),
+    VQKD: (
+        *_under("encoder.", (*_ENCODER, *_affine("fc_norm"))),
+        *_under("decoder.", (*_ENCODER, *_affine("fc_norm"))),
+        *_affine("encode_task_layer.0", "encode_task_layer.2", "decode_task_layer.0", "decode_task_layer.2"),
+        "quantize.cluster_size",
+        *_under("quantize.embedding.", ("weight", "cluster_size", "embed_avg", "initted")),
+    ),
+    DALLE_ENCODER: _DALLE,
+    DALLE_DECODER: _DALLE,
+    SEGMENTATION: (*_under("backbone.", (*_ENCODER, *_FEATURE_PYRAMID)), *_UPER_HEAD),
+}
+
+# The only weights whose layout differs between Torch and Paddle. By name: attn.proj is square, and position tables
+# and codebooks are two-dimensional without being Linear weights.
+_LINEAR = re.compile(
+    r"(.*\.)?((attn\.(qkv|q|k|v|proj)|mlp\.fc[12]|(en|de)code_task_layer\.\d+)\.weight"
+    r"|(lm_head|cls_pt_lm_head)\.weight)|head\.weight"
+)
+
+
+def is_linear_weight(name: str) -> bool:
+    """Whether `name` (canonical) is a Linear weight, stored transposed by Torch."""
+    return _LINEAR.fullmatch(name) is not None
+
+
+@cache
+def _vocabulary(kind: str) -> re.Pattern[str]:
+    alternatives = (
+        re.escape(name).replace(r"\{i\}", r"\d+").replace(r"\{j\}", r"\d+") for name in NAMES[kind]
+    )
+    return re.compile("|".join(alternatives))
+
+
+def is_canonical(name: str, kind: str) -> bool:
+    """Whether a model of this kind has a tensor called `name`."""
+    return _vocabulary(kind).fullmatch(name) is not None
+
+
+def kind_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The kind of model that canonical names and shapes describe."""
+    if "quantize.embedding.weight" in shapes:
+        return VQKD
+    if "blocks.input.w" in shapes:
+        # The encoder reads three colour channels, the decoder 8192 one-hot ones.
+        return DALLE_ENCODER if shapes["blocks.input.w"][1] == 3 else DALLE_DECODER
+    if any(name.startswith("decode_head.") for name in shapes):
+        return SEGMENTATION
+    if any(name.startswith("cls_pt_") for name in shapes):
+        return MIM_V2
+    if "lm_head.weight" in shapes:
+        return MIM_V1
+    return CLASSIFIER if "head.weight" in shapes else BACKBONE
+
+
+def shapes_of(state: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape."""
+    return {name: tuple(array.shape) for name, array in state.items()}
+
+
+def depth_of(names: Iterable[str], prefix: str = "blocks.") -> int:
+    """Highest index after `prefix`, plus one; 0 without any."""
+    found = re.compile(re.escape(prefix) + r"(\d+)\.")
+    return max((int(match[1]) + 1 for name in names if (match := found.match(name))), default=0)
+
+
+def missing_names(state: Mapping[str, np.ndarray], kind: str) -> list[str]:
+    """Canonical names that a complete state of this kind would have and `state` lacks.
+
+    What one block has, every block must have; a weight needs its bias. Layer scale, position tables and heads may be
+    absent altogether.
+    """
+    expected: set[str] = set()
+    for stack in ("blocks.", "backbone.blocks.", "encoder.blocks.", "decoder.blocks.", "cls_pt_layers."):
+        depth = depth_of(state, stack)
+        inner = {
+            name[len(stack) :].split(".", 1)[1] for name in state if re.match(re.escape(stack) + r"\d", name)
+        }
+        inner |= {"attn.qkv.weight", *_affine("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")}
+        expected |= {f"{stack}{i}.{name}" for i in range(depth) for name in inner if kind not in DALLE}
+    suffixes = {"b": "w", "w": "b"} if kind in DALLE else {"bias": "weight", "weight": "bias"}
+    for name in state:
+        stem, _, last = name.rpartition(".")
+        other = f"{stem}.{suffixes.get(last, '')}"
+        if is_canonical(other, kind):
+            expected.add(other)
+    prefix = {SEGMENTATION: "backbone.", VQKD: "encoder."}.get(kind, "")
+    if kind not in DALLE:
+        expected |= {
+            prefix + name for name in ("cls_token", "patch_embed.proj.weight", "patch_embed.proj.bias")
+        }
+    if kind in MIM:
+        expected |= {"mask_token", "norm.weight"}
+    return sorted(expected - state.keys())
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the shapes of a state tell. Sizes in pixels; 0 where the state does not tell."""
+
+    depth: int
+    width: int
+    num_heads: int
+    mlp_width: int
+    patch_size: int
+    grid_size: int
+    num_classes: int
+    pooling: str  # "mean", "token", or "" without a final norm
+    has_layer_scale: bool
+    has_absolute_positions: bool
+    has_relative_positions: bool
+    has_shared_relative_positions: bool
+
+    @property
+    def image_size(self) -> int:
+        return self.grid_size * self.patch_size
+
+
+def table_side(num_rows: int) -> int:
+    """Side `g` of the square grid whose relative position table has `num_rows` rows; 0 if there is none."""
+    side = round(max(num_rows - NUM_CLASS_ROWS, 0) ** 0.5)
+    is_square_grid = side % 2 == 1 and side * side == num_rows - NUM_CLASS_ROWS
+    return (side + 1) // 2 if is_square_grid else 0
+
+
+def describe(state: Mapping[str, np.ndarray], kind: str) -> Architecture:
+    """Architecture of a canonical state. DALL-E states have none of these numbers: all zero."""
+    prefix = {SEGMENTATION: "backbone.", VQKD: "encoder."}.get(kind, "")
+    shapes = {
+        name[len(prefix) :]: shape for name, shape in shapes_of(state).items() if name.startswith(prefix)
+    }
+    own = "blocks.0.attn.relative_position_bias_table"
+    shared = "rel_pos_bias.relative_position_bias_table"
+    table = shapes.get(own, shapes.get(shared))
+    width = shapes.get("cls_token", (0,))[-1]
+    positions = shapes.get("pos_embed")
+    grid = table_side(table[0]) if table else 0
+    if positions and not grid:
+        grid = round((positions[1] - 1) ** 0.5)
+    classes = shapes.get("decode_head.conv_seg.bias") if kind == SEGMENTATION else shapes.get("head.bias")
+    if kind == SEGMENTATION:
+        classes = shapes_of(state).get("decode_head.conv_seg.bias")
+    return Architecture(
+        depth=depth_of(shapes) if kind not in DALLE else 0,
+        width=width,
+        num_heads=table[1] if table else max(width // HEAD_WIDTH, 1) if width else 0,
+        mlp_width=shapes.get("blocks.0.mlp.fc1.bias", (0,))[0],
+        patch_size=shapes.get("patch_embed.proj.weight", (0, 0, 0, 0))[-1],
+        grid_size=grid,
+        num_classes=classes[0] if classes else 0,
+        pooling="mean" if "fc_norm.weight" in shapes else "token" if "norm.weight" in shapes else "",
+        has_layer_scale="blocks.0.gamma_1" in shapes,
+        has_absolute_positions=positions is not None,
+        has_relative_positions=own in shapes,
+        has_shared_relative_positions=shared in shapes,
+    )
+
+
+def relative_position_index(height: int, width: int) -> np.ndarray:
+    """Index buffer of a `height` x `width` grid, `[N, N]` int64 with N = height * width + 1 (class token first)."""
+    rows, columns = np.divmod(np.arange(height * width), width)
+    row_offset = rows[:, None] - rows[None, :] + height - 1
+    column_offset = columns[:, None] - columns[None, :] + width - 1
+    num_rows = (2 * height - 1) * (2 * width - 1) + NUM_CLASS_ROWS
+    index = np.full((height * width + 1,) * 2, num_rows - 1, dtype=np.int64)
+    index[0, 1:] = num_rows - 3
+    index[1:, 0] = num_rows - 2
+    index[1:, 1:] = row_offset * (2 * width - 1) + column_offset
+    return index

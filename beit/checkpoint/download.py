@@ -1,0 +1,181 @@
+"""Fetch a weights file into the cache: resumes, verifies, locks, and says plainly why it could not.
+
+Environment: `BEIT_HOME` is the cache folder (default ~/.cache/beit); `BEIT_MIRROR` is the address of a folder that holds
+the files under their names in the cache, asked instead of the publishers; `BEIT_OFFLINE=1` uses the cache only;
+`HF_ENDPOINT` replaces https://huggingface.co.
+
+Our own code because pooch, the usual library for this, starts a cut transfer of 1.2 GB again from its first byte and
+lets two ranks write the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from beit.checkpoint.containers import container_of
+from beit.checkpoint.errors import CheckpointError
+
+_TIMEOUT = 30.0  # seconds without a byte
+_ATTEMPTS = 5  # of which each continues where the last one stopped
+_CHUNK = 1 << 20
+_RANGE_NOT_SATISFIABLE = 416
+
+
+class DownloadError(OSError):
+    """A file could not be fetched; the message says why and where to put it by hand."""
+
+
+def cache_folder() -> Path:
+    """Folder of downloaded weights."""
+    home = os.environ.get("BEIT_HOME")
+    if home:
+        return Path(home).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "beit"
+
+
+def fetch(url: str, name: str, *, sha256: str | None = None, page: str = "") -> Path:
+    """Path of the file called `name` in the cache, downloaded from `url` if it is not there yet.
+
+    Args:
+        url: address; empty when the publisher offers none that a program could read.
+        name: in the cache; unique, while many publishers call all their files alike.
+        sha256: expected digest in hexadecimal, or its beginning; None when the publisher states none.
+        page: where a person finds the file, for error messages.
+    Raises:
+        DownloadError: no network, a dead link, something else than weights, a wrong digest, or offline.
+    """
+    target = cache_folder() / name
+    by_hand = f"Download it by hand{f' ({page})' if page else ''} and save it as {target}"
+    if target.is_file():
+        return target
+    address = _address(url, name)
+    if os.environ.get("BEIT_OFFLINE", "0") not in ("", "0"):
+        raise DownloadError(f"{name} is not in the cache and BEIT_OFFLINE is set. {by_hand}")
+    if not address:
+        raise DownloadError(f"{name} has no address that a program can read. {by_hand}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target):
+        if not target.is_file():  # another process may have been faster
+            part = target.with_name(f"{target.name}.part")
+            _download(address, part, by_hand)
+            _verify(part, address, sha256, by_hand)
+            part.replace(target)
+            _tag_of(part).unlink(missing_ok=True)
+    return target
+
+
+def _address(url: str, name: str) -> str:
+    mirror = os.environ.get("BEIT_MIRROR")
+    if mirror:
+        return f"{mirror.rstrip('/')}/{name}"
+    hub = os.environ.get("HF_ENDPOINT")
+    return url.replace("https://huggingface.co", hub.rstrip("/"), 1) if hub else url
+
+
+def _download(address: str, part: Path, by_hand: str) -> None:
+    """Bytes of `address` in `part`, continued where an earlier attempt stopped."""
+    reason = ""
+    for _ in range(_ATTEMPTS):
+        try:
+            if _transfer(address, part):
+                return
+            reason = "the transfer was cut"
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == _RANGE_NOT_SATISFIABLE:  # the part is not a beginning of this file
+                part.unlink(missing_ok=True)
+            elif error.code < 500:
+                raise DownloadError(
+                    f"{address} is a dead link: HTTP {error.code} {error.reason}. {by_hand}"
+                ) from error
+            reason = f"HTTP {error.code} {error.reason}"
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+    raise DownloadError(
+        f"{address} could not be fetched in {_ATTEMPTS} attempts: {reason}. Is there a network, or a proxy to set "
+        f"(https_proxy)? What arrived is kept and continued next time. {by_hand}"
+    )
+
+
+def _transfer(address: str, part: Path) -> bool:
+    """One request; whether the file is complete. Continues only if the server says it is still the same file."""
+    request = urllib.request.Request(
+        address, headers={"User-Agent": "beit-paddle", "Accept-Encoding": "identity"}
+    )
+    have, tag = (part.stat().st_size, _read_tag(part)) if part.is_file() else (0, "")
+    if have and tag:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", tag)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        resumed = response.status == http.client.PARTIAL_CONTENT
+        length = response.headers.get("Content-Length")
+        total = None if length is None else int(length) + (have if resumed else 0)
+        # Without a strong tag an interrupted file is started again.
+        etag = response.headers.get("ETag") or ""
+        _tag_of(part).write_text("" if etag.startswith("W/") else etag, encoding="utf-8")
+        title = part.name.removesuffix(".part")
+        with part.open("ab" if resumed else "wb") as file, _bar(title, total, have if resumed else 0) as bar:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+    return total is None or part.stat().st_size == total
+
+
+def _verify(part: Path, address: str, sha256: str | None, by_hand: str) -> None:
+    """The part is a checkpoint and has the digest; otherwise it is removed."""
+    with part.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+        file.seek(0)
+        problem = ""
+        if sha256 and not digest.hexdigest().startswith(sha256.lower()):
+            problem = f"its SHA-256 is {digest.hexdigest()}, expected {sha256}"
+        else:
+            try:
+                container_of(file, part.stat().st_size)
+            except CheckpointError as error:
+                problem = str(error)
+    if problem:
+        part.unlink()
+        raise DownloadError(f"{address} did not give the weights: {problem}. {by_hand}")
+
+
+def _bar(title: str, total: int | None, initial: int) -> tqdm:
+    return tqdm(
+        total=total, initial=initial, desc=title, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
+    )
+
+
+def _tag_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.etag")
+
+
+def _read_tag(part: Path) -> str:
+    path = _tag_of(part)
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Only one process at a time downloads `target`; the lock ends with the process."""
+    with target.with_name(f"{target.name}.lock").open("w") as file:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

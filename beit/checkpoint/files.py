@@ -1,0 +1,187 @@
+"""Read any checkpoint file as plain data, write one so that it is whole or not there.
+
+No function here imports Paddle or PyTorch, and none runs code that a file contains.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beit.checkpoint.atomic import replacing
+from beit.checkpoint.containers import container_of
+from beit.checkpoint.errors import CheckpointError
+from beit.checkpoint.pickle_files import NAME_TABLE, read_pickle, write_pickle
+from beit.checkpoint.safetensors_files import accepts, read_safetensors, write_safetensors
+from beit.checkpoint.torch_files import read_legacy, read_zip
+
+_CHUNK = 1 << 20
+
+# What garbled bytes raise in the readers below. The readers check what matters for safety; for the rest the
+# file decides what is a list and what a number, so that a wrong type there is a finding about the file and
+# not about this program.
+_GARBLED = (
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint file holds.
+
+    `tree`: nested dicts, lists, tuples, numbers, text and NumPy arrays, with the names and shapes of the
+    file. `container`: "pickle", "torch zip", "torch legacy" or "safetensors". `dtypes_cast`: dotted name ->
+    the dtype in the file, for arrays that NumPy cannot hold as stored (bfloat16 becomes float32, exactly).
+    `metadata`: of safetensors.
+    """
+
+    tree: Any
+    container: str
+    dtypes_cast: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read(path: str | os.PathLike[str]) -> Contents:
+    """The contents of a `.pdparams`, `.pth`, `.pkl` or `.safetensors` file, told apart by their first bytes.
+
+    Arrays are float16, float32, ... as stored, writable, read once. A pickled module (DALL-E's encoder.pkl)
+    becomes its flat state dict. In pickles of Paddle the table of names is dropped, (name, array) becomes the
+    array, and uint16 is bfloat16. A checksum line of this package is compared.
+
+    Raises: `FileNotFoundError`; `UnsafeFileError` when the file names code outside of the list of
+    `meanings.ALLOWED`, `CheckpointError` when it is damaged or something else: one line each, what it is and
+    what to do. Other `OSError`s (no permission, a failing disk) pass.
+    """
+
+    def contents(file: io.BufferedIOBase, size: int) -> Contents:
+        container = container_of(file, size)
+        if container == "safetensors":
+            tensors, casts, metadata = read_safetensors(file, size)
+            return Contents(tensors, container, casts, metadata)
+        tree, casts = _READERS[container](file, size)
+        if not isinstance(tree, dict):
+            raise CheckpointError(f"a {container} of a {type(tree).__name__}, not of named weights")
+        return Contents(tree, container, casts)
+
+    return _opened(path, contents)
+
+
+def write(path: str | os.PathLike[str], tree: Any, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write `tree`, whole or not at all, as `.pdparams` or `.pdopt` (paddle.load reads them) or `.safetensors`.
+
+    Args: `tree` - nested dicts, lists, tuples of NumPy arrays, numbers, text; for `.safetensors` a flat dict
+    of arrays; `metadata` - texts by name, for `.safetensors` only.
+    Raises: `ValueError` for another extension or for values that the form cannot hold; `OSError` as
+    `atomic.replacing`.
+    """
+    suffix = Path(path).suffix
+    if suffix == ".safetensors":
+        _check_flat(path, tree, metadata)
+        with replacing(path) as file:
+            write_safetensors(file, tree, metadata)
+        return
+    if suffix not in (".pdparams", ".pdopt"):
+        raise ValueError(f"cannot write {path}: the extension must be .pdparams, .pdopt or .safetensors")
+    if metadata is not None:
+        raise ValueError(f"cannot write {path}: only .safetensors holds metadata")
+    if isinstance(tree, dict) and tree and all(isinstance(value, np.ndarray) for value in tree.values()):
+        tree = {**tree, NAME_TABLE: {name: name for name in tree}}  # as paddle.save marks a flat state dict
+    with replacing(path) as file:
+        write_pickle(file, tree)
+
+
+def write_checkpoint(path: str | os.PathLike[str], tree: Any) -> None:
+    """Write a training checkpoint, whole or not at all, that `read_checkpoint` returns unchanged.
+
+    It ends with its SHA-256; paddle.load reads it too. Raises: as `write`.
+    """
+    with replacing(path) as file:
+        write_pickle(file, tree)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """The tree given to `write_checkpoint`, once its SHA-256 is compared.
+
+    Raises: as `read`; `CheckpointError` also when the checksum is wrong or missing.
+    """
+
+    def tree(file: io.BufferedIOBase, size: int) -> Any:
+        container_of(file, size)
+        return read_pickle(file, size, exact=True, sealed=True)[0]
+
+    return _opened(path, tree)
+
+
+def describe_nonfinite(state: Mapping[str, Any]) -> list[str]:
+    """Names of the floating-point arrays in a flat `state` that hold a NaN or an infinity, in order."""
+    return [name for name, array in state.items() if isinstance(array, np.ndarray) and not _is_finite(array)]
+
+
+_READERS: dict[str, Callable[[io.BufferedIOBase, int], tuple[Any, dict[str, str]]]] = {
+    "pickle": read_pickle,
+    "torch zip": read_zip,
+    "torch legacy": read_legacy,
+}
+
+
+def _opened(path: str | os.PathLike[str], reader: Callable[[io.BufferedIOBase, int], Any]) -> Any:
+    """What `reader` makes of the open file; each fault of the file becomes one line that begins with its path."""
+    if Path(path).is_dir():
+        raise CheckpointError(f"{path}: a directory; name a file in it, such as model.safetensors")
+    try:
+        with Path(path).open("rb") as file:
+            return reader(file, os.fstat(file.fileno()).st_size)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; check the path, or download it first") from error
+    except CheckpointError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except EOFError as error:
+        raise CheckpointError(f"{path}: cut short ({error}); copy or download it again") from error
+    except _GARBLED as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CheckpointError(
+            f"{path}: damaged, or no checkpoint ({reason}); copy or download it again"
+        ) from error
+
+
+def _check_flat(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, str] | None) -> None:
+    if not isinstance(tree, dict):
+        raise ValueError(
+            f"cannot write {path}: .safetensors holds a flat dict of arrays, not a {type(tree).__name__}"
+        )
+    for name, value in tree.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray) or not accepts(value):
+            kind = getattr(value, "dtype", type(value).__name__)
+            raise ValueError(
+                f"cannot write {path}: {name} is {kind}; .safetensors holds a flat dict of number arrays"
+            )
+    for name, text in (metadata or {}).items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise ValueError(f"cannot write {path}: metadata {name} must be text, not {type(text).__name__}")
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    if array.dtype.kind not in "fc":
+        return True
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[start : start + _CHUNK]).all() for start in range(0, flat.size, _CHUNK))

@@ -1,0 +1,319 @@
+"""From a YAML file, options and flags to one frozen config tree. Floor 0."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from beit.schema import RENAMED, RETIRED, SCHEMA, clean_legacy, optional_text
+
+
+def get_config(path: str | Path | None = None, opts: Sequence[Any] | None = None) -> CfgNode:
+    """Frozen config tree: defaults, then the files of `BASE`, then the file, then `opts`.
+
+    Args:
+        path: YAML file. A bare name without folder (`beit_base_patch16_224`) is looked up among the configs
+            that come with the package.
+        opts: flat list `[KEY, value, KEY, value, …]` as yacs takes it, e.g. `["MODEL.DEPTH", 3]`; text values
+            are read as YAML.
+    Raises:
+        FileNotFoundError: the file or a file named by `BASE` does not exist.
+        ValueError: not YAML, unknown key (the nearest name is given), wrong type or value, a cycle of `BASE`
+            files, values that contradict each other.
+    """
+    values = {key: entry.default for key, entry in SCHEMA.items()}
+    if path is not None:
+        _merge_file(values, config_path(path), ())
+    if opts:
+        _merge_options(values, opts)
+    _check_relations(values)
+    return _tree(values)
+
+
+def config_path(name: str | Path) -> Path:
+    """Path of a config file: as given, or by its bare name among the shipped configs.
+
+    Raises:
+        FileNotFoundError: neither exists; the nearest shipped names are given.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise FileNotFoundError(f"config {path} is a folder; name a YAML file in it")
+    shipped = {
+        file.stem: file for file in sorted(_config_folder().rglob("*.yaml")) if "_base_" not in file.parts
+    }
+    if path.parent == Path() and path.stem in shipped and path.suffix in ("", ".yaml"):
+        return shipped[path.stem]
+    near = difflib.get_close_matches(path.stem, shipped, n=3, cutoff=0.4)
+    hint = f"; shipped configs of that kind: {', '.join(near)}" if near else ""
+    raise FileNotFoundError(f"config file {path} does not exist{hint}")
+
+
+def _config_folder() -> Path:
+    """`configs` inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def dump(config: CfgNode) -> str:
+    """The whole resolved config as YAML that `get_config` reads back to the same tree."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def describe_keys() -> str:
+    """All keys with default and meaning, one a line."""
+    return "\n".join(f"{key} = {entry.default!r}: {entry.meaning}" for key, entry in SCHEMA.items())
+
+
+def batch_size_eval(config: CfgNode) -> int:
+    """Images per rank in evaluation."""
+    return int(config.DATA.BATCH_SIZE_EVAL or config.DATA.BATCH_SIZE)
+
+
+def image_hw(config: CfgNode) -> tuple[int, int]:
+    """Input height and width in pixels."""
+    size = config.DATA.IMAGE_SIZE
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+# ---------------------------------------------------------------------------------------------- merging
+
+
+def _merge_file(values: dict[str, Any], path: Path, parents: tuple[Path, ...]) -> None:
+    path = path.resolve()
+    if path in parents:
+        chain = " -> ".join(str(file) for file in (*parents[parents.index(path) :], path))
+        raise ValueError(f"{path}: BASE files include each other: {chain}")
+    content = _read_yaml(path)
+    bases = content.pop("BASE", None) or []
+    for base in [bases] if isinstance(bases, str) else bases:
+        if not isinstance(base, str):
+            raise ValueError(f"{path}: BASE is {base!r}; expected file names relative to this file")
+        if not base:  # PaddleViT writes BASE: ['']
+            continue
+        target = path.parent / base
+        if not target.is_file():
+            raise FileNotFoundError(f"{path}: BASE file {target} does not exist")
+        _merge_file(values, target, (*parents, path))
+    for key, value in _leaves(content, path):
+        _assign(values, key, value, str(path))
+
+
+def _merge_options(values: dict[str, Any], opts: Sequence[Any]) -> None:
+    if len(opts) % 2:
+        raise ValueError(f"options come as KEY VALUE pairs, got {len(opts)} items: {list(opts)!r}")
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        _assign(values, str(key), _parse_text(str(key), value), "options")
+
+
+def _parse_text(key: str, value: Any) -> Any:
+    """Value of a command line word: numbers, lists and booleans as YAML reads them, text keys untouched."""
+    entry = SCHEMA.get(key)
+    if not isinstance(value, str) or (
+        entry and (isinstance(entry.default, str) or entry.check is optional_text)
+    ):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def _assign(values: dict[str, Any], key: str, value: Any, source: str) -> None:
+    if key in RETIRED:
+        accepted, reason = RETIRED[key]
+        if accepted is not None and value not in accepted:
+            raise ValueError(f"{source}: {key} = {value!r} is not supported: {reason}")
+        warnings.warn(f"{source}: {key} is ignored: {reason}", stacklevel=2)
+        return
+    if key in RENAMED:
+        warnings.warn(f"{source}: {key} is now called {RENAMED[key]}", stacklevel=2)
+        key = RENAMED[key]
+    if key not in SCHEMA:
+        raise ValueError(f"{source}: unknown key {key}{_nearest(key)}")
+    try:
+        values[key] = SCHEMA[key].check(clean_legacy(key, value))
+    except ValueError as expected:
+        meaning = SCHEMA[key].meaning
+        raise ValueError(f"{source}: {key} = {value!r}, expected {expected} ({meaning})") from None
+
+
+def _nearest(key: str) -> str:
+    leaves = {name.rsplit(".", 1)[-1]: name for name in SCHEMA}
+    near = difflib.get_close_matches(key, SCHEMA, n=1, cutoff=0.6)
+    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1)]
+    return f"; did you mean {near[0]}?" if near else "; every key stands in beit/schema.py"
+
+
+def _check_relations(values: Mapping[str, Any]) -> None:
+    """Contradictions between keys, said before anything is built."""
+    size, patch = values["DATA.IMAGE_SIZE"], values["MODEL.PATCH_SIZE"]
+    for side in (size,) if isinstance(size, int) else size:
+        if side % patch or side < patch:
+            below, above = max(side // patch, 1) * patch, (side // patch + 1) * patch
+            raise ValueError(
+                f"DATA.IMAGE_SIZE = {size} is not a multiple of MODEL.PATCH_SIZE = {patch}; use {below} or {above}"
+            )
+    width, heads = values["MODEL.EMBED_DIM"], values["MODEL.NUM_HEADS"]
+    if values["MODEL.ATTN_HEAD_SIZE"] is None and width % heads:
+        raise ValueError(
+            f"MODEL.EMBED_DIM = {width} is not a multiple of MODEL.NUM_HEADS = {heads}; "
+            "change one of them or set MODEL.ATTN_HEAD_SIZE"
+        )
+    if values["TRAIN.FREEZE_LAYERS"] > values["MODEL.DEPTH"] + 1:
+        raise ValueError(
+            f"TRAIN.FREEZE_LAYERS = {values['TRAIN.FREEZE_LAYERS']}, expected at most MODEL.DEPTH + 1 = "
+            f"{values['MODEL.DEPTH'] + 1} (embedding and blocks; the head stays trainable)"
+        )
+    for key in ("TRAIN.SCALE", "TRAIN.RATIO", "TRAIN.CUTMIX_MINMAX"):
+        if values[key] is not None and values[key][0] > values[key][1]:
+            raise ValueError(f"{key} = {values[key]}, expected (low, high) with low <= high")
+
+
+# ------------------------------------------------------------------------------------------- YAML and tree
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML (no Python objects are built) that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a word", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a valid YAML file: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}, expected sections such as DATA: and MODEL:")
+    return content
+
+
+def _leaves(content: Mapping[Any, Any], path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`{"TRAIN": {"BASE_LR": 1}}` -> `("TRAIN.BASE_LR", 1)`."""
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        is_section = any(known.startswith(f"{key}.") for known in (*SCHEMA, *RENAMED, *RETIRED))
+        if isinstance(value, dict):
+            if not is_section:
+                raise ValueError(f"{path}: unknown section {key}{_nearest(key)}")
+            yield from _leaves(value, path, f"{key}.")
+        elif not (is_section and value is None):  # an empty section is no setting
+            if is_section:
+                raise ValueError(f"{path}: {key} = {value!r}, expected a section with keys")
+            yield key, value
+
+
+def _tree(values: Mapping[str, Any]) -> CfgNode:
+    tree = CfgNode()
+    for key, value in values.items():
+        *sections, leaf = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, CfgNode())
+        node[leaf] = value
+    tree.freeze()
+    return tree
+
+
+def _plain(node: CfgNode) -> dict[str, Any]:
+    return {
+        name: _plain(value)
+        if isinstance(value, CfgNode)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for name, value in node.items()
+    }
+
+
+# --------------------------------------------------------------------------------------------------- flags
+
+FLAGS: dict[str, tuple[str, str]] = {
+    "dataset": ("DATA.DATASET", "imagenet2012 (list files), folder (class folders) or flat (no labels)"),
+    "data_path": ("DATA.DATA_PATH", "folder that holds the data"),
+    "output": ("SAVE", "folder for logs and checkpoints"),
+    "batch_size": ("DATA.BATCH_SIZE", "images per device; with -eval also in evaluation"),
+    "batch_size_eval": ("DATA.BATCH_SIZE_EVAL", "images per device in evaluation"),
+    "image_size": ("DATA.IMAGE_SIZE", "pixels"),
+    "accum_iter": ("TRAIN.ACCUM_ITER", "micro-batches per optimizer step"),
+    "pretrained": ("MODEL.PRETRAINED", "weights to start from or to evaluate"),
+    "resume": ("MODEL.RESUME", "training checkpoint to continue, or auto"),
+    "last_epoch": ("TRAIN.LAST_EPOCH", "epochs already done"),
+    "eval": ("EVAL", "evaluate only"),
+    "amp": ("AMP", "mixed precision"),
+    "device": ("DEVICE", "auto, cpu or gpu"),
+    "nprocs": ("NPROCS", "ranks on this machine"),
+}
+"""Command line flag -> config key and help. Flags take one dash or two."""
+
+
+def config_from_arguments(argv: Sequence[str] | None = None, program: str = "main_multi_gpu.py") -> CfgNode:
+    """Frozen config from the documented flags, e.g. `-cfg=… -dataset=… -batch_size=256 -eval -amp`.
+
+    Every other key is set with `-opts KEY VALUE …`. Ends the process with status 2 and one line for an unknown
+    or half-typed flag (the nearest flag is named).
+
+    Raises:
+        FileNotFoundError, ValueError: as `get_config`.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False, description="Train or evaluate BEiT.")
+    parser.add_argument("-cfg", "--cfg", help="YAML config file")
+    for name, (key, meaning) in FLAGS.items():
+        is_switch = isinstance(SCHEMA[key].default, bool)
+        switch: dict[str, Any] = {"nargs": "?", "const": "True"} if is_switch else {}
+        parser.add_argument(f"-{name}", f"--{name}", help=f"{meaning} ({key})", metavar="VALUE", **switch)
+    parser.add_argument(
+        "-opts", "--opts", nargs="*", action="extend", default=[], help="KEY VALUE … for any other key"
+    )
+    _refuse_unknown_flags(argv, ["cfg", "opts", "h", "help", *FLAGS], parser)
+    given = vars(parser.parse_args(argv))
+    opts: list[Any] = []
+    for name, (key, _) in FLAGS.items():
+        if given[name] is not None:
+            opts += [key, given[name]]
+    config = get_config(given["cfg"], [*opts, *given["opts"]])
+    if config.EVAL and given["batch_size"] is not None and given["batch_size_eval"] is None:
+        # PaddleViT's meaning: in evaluation -batch_size is the evaluation batch.
+        return get_config(given["cfg"], [*opts, "DATA.BATCH_SIZE_EVAL", given["batch_size"], *given["opts"]])
+    return config
+
+
+def _refuse_unknown_flags(argv: Iterable[str], known: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """argparse completes half-typed one-dash flags on its own; here they are refused with the nearest name."""
+    for word in argv:
+        name = word.lstrip("-").split("=", 1)[0]
+        if not word.startswith("-") or not name or name[0].isdigit() or name[0] == "." or name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1) or [
+            flag for flag in known if flag.startswith(name)
+        ]
+        parser.error(
+            f"unknown flag {word.split('=', 1)[0]}" + (f"; did you mean -{near[0]}?" if near else "")
+        )

@@ -1,0 +1,118 @@
+"""Features of a teacher, stored once per image, as targets of VQ-KD.
+
+A folder holds for each split `<split>.npy`, an array `[images, N, T]` of any floating type, and `<split>.txt`, the
+name of the image of each row, in the order of the data set's list. `beit.tools.tokens.store_features` writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from yacs.config import CfgNode
+
+from beit.config import image_hw
+from beit.data.dataset import ImageDataset, open_options
+from beit.data.image_list import ImageList
+from beit.data.lists import open_unlabelled
+from beit.data.transforms import FILTERS, EvalTransform, build_train_transform
+
+# N patches of an image, T channels of a feature
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """The features of one split: `array` is the `.npy` file, `shape` its `[images, N, T]`."""
+
+    array: Path
+    shape: tuple[int, ...]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """float32 `[N, T]` of one image."""
+        # Opened per item: an open map cannot travel to a worker process, and opening takes microseconds.
+        return np.load(self.array, mmap_mode="r")[index].astype(np.float32)
+
+
+def open_features(folder: str | Path, split: str, images: ImageList) -> StoredFeatures:
+    """The features of a split, checked against the list of its images.
+
+    Raises:
+        FileNotFoundError: the folder lacks one of the two files.
+        ValueError: the rows are of other images, or the array is not `[images, N, T]`.
+    """
+    array, names = Path(folder) / f"{split}.npy", Path(folder) / f"{split}.txt"
+    for path in (array, names):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} does not exist; a folder of features holds {split}.npy [images, N, T] and {split}.txt, one "
+                "image name a line"
+            )
+    shape = np.load(array, mmap_mode="r").shape
+    listed = names.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    if len(shape) != 3 or shape[0] != len(listed):
+        raise ValueError(
+            f"{array} is {list(shape)}, expected [{len(listed)}, N, T] for the {len(listed)} names in {names}"
+        )
+    if len(listed) != len(images):
+        raise ValueError(f"{names} names {len(listed)} images, the data has {len(images)}")
+    for row, name in enumerate(listed):
+        if name != images.name(row):
+            raise ValueError(
+                f"{names} line {row + 1} is {name}, image {row + 1} of the data is {images.name(row)}; store the "
+                "features of this data anew"
+            )
+    return StoredFeatures(array, shape)
+
+
+class TokenizerDataset(ImageDataset):
+    """Items by `Draw` without labels: what the transform returns, `index`, and `target` float32 `[N, T]` if stored.
+
+    Args:
+        features: of the images, or None.
+        options: of `ImageDataset`.
+    """
+
+    def __init__(self, *args: Any, features: StoredFeatures | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.features = features
+
+    def _read(self, index: int, draw: int) -> dict[str, np.ndarray]:
+        sample = super()._read(index, draw)
+        if self.features is not None:
+            sample["target"] = self.features[index]
+        return sample
+
+
+def build_tokenizer_dataset(
+    config: CfgNode,
+    split: Literal["train", "val"],
+    *,
+    bad_images: Path | None = None,
+    features: str | Path | None = None,
+    central_size: tuple[int, int] | None = None,
+) -> TokenizerDataset | None:
+    """The images of a split: random crops for "train", the centre for "val"; None where there is no validation part.
+
+    Args:
+        features: folder of stored features; every image then keeps its central crop, which they were taken of.
+        central_size: (height, width) in pixels of central crops, in both splits; None for the image size of the config.
+    Raises:
+        FileNotFoundError, ValueError: see `open_unlabelled` and `open_features`.
+    """
+    images = open_unlabelled(config, split)
+    if images is None:
+        return None
+    is_random = split == "train" and features is None and central_size is None
+    central = EvalTransform(
+        central_size or image_hw(config), config.DATA.CROP_PCT, FILTERS[config.DATA.INTERPOLATION]
+    )
+    return TokenizerDataset(
+        images,
+        build_train_transform(config) if is_random else central,
+        seed=config.SEED,
+        open_options=open_options(config),
+        bad_images=bad_images,
+        features=None if features is None else open_features(features, split, images),
+    )

@@ -1,0 +1,60 @@
+"""Images without labels: every picture below a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from beit.data.folders import EXTENSIONS, image_names
+from beit.data.image_list import ImageList
+
+HOLDOUT = "val_images.txt"
+"""In a flat folder: the pictures kept out of training, one relative path a line."""
+
+
+def read_flat(root: Path, split: Literal["train", "val"]) -> ImageList | None:
+    """The images of one split, sorted by name; None where there is no validation part.
+
+    With a folder `train` in `root` the splits are everything below `train/` and below `val/`. Without one, all of
+    `root` is for training, except what `val_images.txt` lists for validation. Sub-folders of any depth count, hidden
+    files and folders do not.
+
+    Raises:
+        ValueError: there are no images, or `val_images.txt` is not UTF-8 or names one that is not there.
+    """
+    if (root / "train").is_dir():
+        folder = root / split
+        return _read(folder) if split == "train" or folder.is_dir() else None
+    held_out = _read_holdout(root)
+    if split == "val" and not held_out:
+        return None
+    images = _read(root)
+    names = [images.name(index) for index in range(len(images))]
+    missing = held_out - set(names)
+    if missing:
+        raise ValueError(
+            f"{root / HOLDOUT}: {len(missing)} of {len(held_out)} lines name no image below {root}, e.g. "
+            f"{min(missing)!r}; lines are relative paths, without labels"
+        )
+    kept = [name for name in names if (name in held_out) == (split == "val")]
+    if not kept:
+        raise ValueError(f"{root / HOLDOUT} holds out every image of {root}; nothing is left to train on")
+    return ImageList.from_names(root, kept)
+
+
+def _read_holdout(root: Path) -> set[str]:
+    file = root / HOLDOUT
+    if not file.is_file():
+        return set()
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from error
+    return {line.strip().removeprefix("./") for line in lines if line.strip()}
+
+
+def _read(folder: Path) -> ImageList:
+    names = image_names(folder)
+    if not names:
+        raise ValueError(f"{folder} has no images ({' '.join(sorted(EXTENSIONS))}), in no sub-folder either")
+    return ImageList.from_names(folder, names)

@@ -1,0 +1,137 @@
+"""Data sets whose labels are folder names: `<class>/<image>`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from beit.data.image_list import ImageList
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+)
+SPLITS = ("train", "val")
+
+
+def class_folder_names(folder: Path) -> tuple[str, ...]:
+    """Names of the class folders, sorted: the place of a name is its label. Hidden folders do not count.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: there is no class folder in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; expected {folder}/<class>/<image>")
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise ValueError(f"{folder} has no class folders; expected {folder}/<class>/<image>")
+    return tuple(names)
+
+
+def read_class_folders(folder: Path) -> ImageList:
+    """The images below `<folder>/<class>/`, also in sub-folders, sorted by class and name.
+
+    Files count by their extension (`EXTENSIONS`, any case); hidden files and folders do not.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: there is no class folder, or one has no images.
+    """
+    class_names = class_folder_names(folder)
+    names: list[str] = []
+    labels: list[int] = []
+    for label, class_name in enumerate(class_names):
+        found = image_names(folder, class_name)
+        if not found:
+            raise ValueError(
+                f"{folder / class_name} has no images ({' '.join(sorted(EXTENSIONS))}); "
+                "fill or remove the folder"
+            )
+        names += found
+        labels += [label] * len(found)
+    return ImageList.from_names(folder, names, labels, class_names)
+
+
+def write_list_files(data_path: Path) -> list[Path]:
+    """Write `train_list.txt`, `val_list.txt` and `class_names.txt` for a tree `<split>/<class>/<image>`.
+
+    A large tree takes minutes to walk on a network drive, its list files one second to read. A file that
+    exists is left as it is; a folder that cannot be written to gives a warning and no files.
+
+    Returns: the files written.
+
+    Raises:
+        FileNotFoundError: there is no `train` or no `val` folder.
+        ValueError: as `read_class_folders`; the splits have different classes; or a name cannot be written in
+            a list file (line break, blank at its ends, not UTF-8).
+    """
+    class_names = matching_class_names(data_path)
+    targets = {f"{split}_list.txt": split for split in SPLITS}
+    missing = [name for name in (*targets, "class_names.txt") if not (data_path / name).exists()]
+    if missing and not os.access(data_path, os.W_OK):
+        warnings.warn(f"{data_path} is read-only: no list files written", stacklevel=2)
+        return []
+    for name in missing:
+        _write_whole(
+            data_path / name, _list_lines(data_path, targets[name]) if name in targets else class_names
+        )
+    return [data_path / name for name in missing]
+
+
+def matching_class_names(data_path: Path) -> tuple[str, ...]:
+    """The class names that `train` and `val` share.
+
+    Raises:
+        FileNotFoundError: there is no `train` or no `val` folder.
+        ValueError: one of them has no class folders, or classes that the other lacks.
+    """
+    train, val = (class_folder_names(data_path / split) for split in SPLITS)
+    if train != val:
+        only = {"train": sorted({*train} - {*val}), "val": sorted({*val} - {*train})}
+        found = "; ".join(
+            f"only in {split}: {', '.join(names[:5])}" for split, names in only.items() if names
+        )
+        raise ValueError(f"{data_path}: train and val have different classes ({found})")
+    return train
+
+
+def image_names(folder: Path, sub_folder: str = "") -> list[str]:
+    """Names relative to `folder` of the images in it, or in one of its sub-folders, at any depth, sorted."""
+    names = []
+    for parent, children, files in os.walk(folder / sub_folder, followlinks=True):
+        children[:] = [child for child in children if not child.startswith(".")]
+        below = os.path.relpath(parent, folder)
+        prefix = "" if below == "." else f"{below}/"
+        names += [
+            f"{prefix}{file}"
+            for file in files
+            if os.path.splitext(file)[1].lower() in EXTENSIONS and not file.startswith(".")  # noqa: PTH122
+        ]
+    return sorted(names)
+
+
+def _list_lines(data_path: Path, split: str) -> Iterable[str]:
+    images = read_class_folders(data_path / split)
+    assert images.labels is not None
+    for index, label in enumerate(images.labels.tolist()):
+        line = f"{split}/{images.name(index)} {label}"
+        if "\n" in line or not line.isascii() and line != os.fsencode(line).decode(errors="replace"):
+            raise ValueError(f"{images.path(index)!r}: this name cannot be written in a list file; rename it")
+        yield line
+
+
+def _write_whole(target: Path, lines: Iterable[str]) -> None:
+    """Write the file beside its place and move it there: a killed process leaves no half list."""
+    handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        Path(draft).chmod(0o644)  # mkstemp lets nobody else read
+        Path(draft).replace(target)
+    except BaseException:
+        Path(draft).unlink()
+        raise

@@ -1,0 +1,231 @@
+"""Pictures with their label maps: pairs of files, class names, colours.
+
+Shapes: H, W of one picture.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from yacs.config import CfgNode
+
+from beit.data import ade20k
+from beit.data.folders import EXTENSIONS
+from beit.data.image_list import ImageList
+from beit.data.images import open_image
+from beit.data.list_file import read_class_names
+
+IGNORE = 255
+"""Label of pixels that do not count, whatever value the files mark them with."""
+
+Color = tuple[int, int, int]
+
+_FOLDERS = {
+    "ade20k": ade20k.FOLDERS,
+    "image_mask": {"train": ("images/train", "masks/train"), "val": ("images/val", "masks/val")},
+}
+_MASK_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".gif")
+_LAYOUTS = (
+    "Two layouts are understood: `-dataset ade20k` reads images/training, annotations/training, images/validation and "
+    "annotations/validation in DATA.DATA_PATH; `-dataset image_mask` reads images/train, masks/train, images/val and "
+    "masks/val. A mask is a one-channel PNG with the class number of each pixel, named as its picture"
+)
+
+
+class MaskError(ValueError):
+    """A label map that training must not pass over: `path`, and `reason` in words."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(str(path), reason)  # these args rebuild it after pickling, in the parent of a worker
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class MaskReader:
+    """Reads label maps.
+
+    Args:
+        num_classes: K.
+        ignore_label: value in the files of pixels that do not count.
+        reduce_zero_label: value 0 does not count either, and value v is class v - 1.
+        max_pixels: as `open_image`.
+    """
+
+    num_classes: int
+    ignore_label: int = 255
+    reduce_zero_label: bool = False
+    max_pixels: int = 178_956_970
+
+    def __call__(self, path: Path, size: tuple[int, int]) -> np.ndarray:
+        """Classes in 0 .. K - 1 and `IGNORE`, uint8 `[H, W]`; `size` is (width, height) of the picture.
+
+        Raises:
+            ImageError: the file cannot be read.
+            MaskError: it is no label map, has another size, or values beyond the classes.
+        """
+        image = open_image(path, max_pixels=self.max_pixels, keep_mode=True)
+        values = np.asarray(image)
+        if values.ndim != 2 or values.dtype.kind not in "bui":
+            raise MaskError(
+                path,
+                f"a picture of mode {image.mode}, expected one channel with the class number of each pixel "
+                "(mode L or P); translate colours into class numbers first",
+            )
+        if image.size != size:
+            raise MaskError(
+                path, f"{image.size[0]} x {image.size[1]} pixels, its picture has {size[0]} x {size[1]}"
+            )
+        return self._labels(path, values.astype(np.int64))
+
+    def _labels(self, path: Path, values: np.ndarray) -> np.ndarray:
+        ignored = values == self.ignore_label
+        first = 1 if self.reduce_zero_label else 0
+        if self.reduce_zero_label:
+            ignored |= values == 0
+        labels = values - first
+        wrong = ~ignored & ((labels < 0) | (labels >= self.num_classes))
+        if wrong.any():
+            found = ", ".join(map(str, np.unique(values[wrong])[:5]))
+            last = self.num_classes - 1 + first
+            hint = "" if first else "; if 0 means no class in these masks, set DATA.REDUCE_ZERO_LABEL True"
+            raise MaskError(
+                path,
+                f"value {found} in {int(wrong.sum())} pixels; MODEL.NUM_CLASSES={self.num_classes} allows {first} to "
+                f"{last}, and {self.ignore_label} for pixels that do not count{hint}",
+            )
+        return np.where(ignored, IGNORE, labels).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMasks:
+    """Pictures, their label maps in the same order, and a colour for each class."""
+
+    images: ImageList
+    masks: ImageList
+    palette: tuple[Color, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def open_image_masks(config: CfgNode, split: Literal["train", "val"]) -> ImageMasks:
+    """The pairs of one split of DATA.DATASET in DATA.DATA_PATH, sorted by name.
+
+    Raises:
+        FileNotFoundError: the data folder or one of the split's folders is not there, or pictures have no mask.
+        ValueError: another layout, or no pictures; names or colours do not fit MODEL.NUM_CLASSES.
+    """
+    root = Path(config.DATA.DATA_PATH)
+    if config.DATA.DATASET not in _FOLDERS:
+        raise ValueError(f"DATA.DATASET={config.DATA.DATASET} has no masks. {_LAYOUTS}")
+    inside = root / "ADEChallengeData2016"
+    if config.DATA.DATASET == "ade20k" and inside.is_dir():  # the folder the archive unpacks to
+        root = inside
+    images, masks = (root / folder for folder in _FOLDERS[config.DATA.DATASET][split])
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder. {_LAYOUTS}")
+    class_names, palette = class_names_and_palette(config)
+    return _pair(root, images, masks, class_names, palette)
+
+
+def class_names_and_palette(
+    config: CfgNode, folder: Path | None = None
+) -> tuple[tuple[str, ...] | None, tuple[Color, ...]]:
+    """Names and colours of the classes: `class_names.txt` and `palette.txt` (lines `red green blue`) in `folder`
+    (None: DATA.DATA_PATH) where they exist, else ADE20K's for that data, else no names and colours of even hues.
+
+    Raises:
+        ValueError: a file does not hold MODEL.NUM_CLASSES entries, a name twice, or something else than colours.
+    """
+    root, num_classes = folder or Path(config.DATA.DATA_PATH), config.MODEL.NUM_CLASSES
+    is_ade = config.DATA.DATASET == "ade20k" and num_classes == len(ade20k.CLASS_NAMES)
+    names = ade20k.CLASS_NAMES if is_ade else None
+    palette = ade20k.PALETTE if is_ade else even_palette(num_classes)
+    if (root / "class_names.txt").is_file():
+        names = read_class_names(root / "class_names.txt", num_classes)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{root / 'class_names.txt'} names two classes {twice[0]!r}; results go by name")
+    if (root / "palette.txt").is_file():
+        palette = read_palette(root / "palette.txt", num_classes)
+    return names, palette
+
+
+def read_palette(file: Path, num_classes: int) -> tuple[Color, ...]:
+    """Colours, one line `red green blue` (0 to 255) for each class.
+
+    Raises:
+        ValueError: another number of lines, or a line that is no colour.
+    """
+    colors: list[Color] = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.replace(",", " ").split()
+        if not words:
+            continue
+        if len(words) != 3 or not all(word.isdigit() and int(word) < 256 for word in words):
+            raise ValueError(f"{file} line {number}: {line!r}; expected three numbers from 0 to 255")
+        colors.append((int(words[0]), int(words[1]), int(words[2])))
+    if len(colors) != num_classes:
+        raise ValueError(f"{file} has {len(colors)} colours for MODEL.NUM_CLASSES={num_classes}")
+    return tuple(colors)
+
+
+def write_palette(file: Path, palette: Sequence[Color]) -> None:
+    """Write what `read_palette` reads."""
+    file.write_text("".join(f"{red} {green} {blue}\n" for red, green, blue in palette), encoding="utf-8")
+
+
+def even_palette(num_classes: int) -> tuple[Color, ...]:
+    """Colours far apart for neighbouring classes: hues at steps of the golden ratio, brightness in three steps."""
+    colors = []
+    for k in range(num_classes):
+        rgb = colorsys.hsv_to_rgb(k * 0.61803399 % 1.0, 0.75, (1.0, 0.8, 0.6)[k % 3])
+        colors.append((round(255 * rgb[0]), round(255 * rgb[1]), round(255 * rgb[2])))
+    return tuple(colors)
+
+
+def _pair(
+    root: Path,
+    images: Path,
+    masks: Path,
+    class_names: tuple[str, ...] | None,
+    palette: tuple[Color, ...],
+) -> ImageMasks:
+    files = {name: path for name, path in _files(images).items() if path.suffix.lower() in EXTENSIONS}
+    if not files:
+        raise ValueError(f"{images} has no pictures ({' '.join(sorted(EXTENSIONS))})")
+    of_masks = {name: path for name, path in _files(masks).items() if path.suffix.lower() in _MASK_EXTENSIONS}
+    missing = [name for name in files if name not in of_masks]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(files)} pictures in {images} have no mask in {masks} "
+            f"(one of {' '.join(_MASK_EXTENSIONS)}): {', '.join(missing[:3])}{more}"
+        )
+    stems = sorted(files)
+    below = [[os.path.relpath(group[name], root) for name in stems] for group in (files, of_masks)]
+    return ImageMasks(
+        ImageList.from_names(root, below[0], class_names=class_names),
+        ImageList.from_names(root, below[1]),
+        palette,
+    )
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Files below a folder by their name without extension, relative to it. Hidden ones do not count."""
+    return {
+        str(path.relative_to(folder).with_suffix("")): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }

@@ -1,0 +1,306 @@
+"""A picture and its label map, transformed together.
+
+Source: the `train_pipeline` and `test_pipeline` of unilm/beit/semantic_segmentation/configs, whose steps are in
+mmseg/datasets/pipelines/transforms.py. Normalisation and the zero padding that follows it happen on the device.
+
+Shapes: H, W input size of the model in training; K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from yacs.config import CfgNode
+
+from beit.data.dataset import ImageDataset, open_options
+from beit.data.image_mask import IGNORE, ImageMasks, MaskReader, open_image_masks
+from beit.data.images import OpenOptions, open_image
+
+Size = tuple[int, int]  # height, width in pixels
+Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels
+
+_MAX_TRIES = 10  # of crops that one class fills; mmseg RandomCrop
+
+
+def fitting_size(size: Size, limits: tuple[float, float]) -> Size:
+    """The largest size of the same aspect whose longer and shorter side stay within `limits` (in any order).
+
+    Source: mmcv/image/geometric.py `rescale_size`.
+    """
+    factor = min(max(limits) / max(size), min(limits) / min(size))
+    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+
+
+def covering_size(size: Size, shorter: int) -> Size:
+    """The size of the same aspect whose shorter side is `shorter`."""
+    return fitting_size(size, (shorter, shorter * max(size) / min(size)))
+
+
+def resize_bilinear(pixels: np.ndarray, size: Size, box: Box | None = None) -> np.ndarray:
+    """Pixels uint8 `[h, w, C]` at another size, or only the `box` of that result.
+
+    Two neighbours per axis whatever the scale, as OpenCV's INTER_LINEAR, which the published results were trained
+    and measured with; Pillow's filter would average all pixels when shrinking.
+    """
+    top, left, bottom, right = box or (0, 0, *size)
+    values: np.ndarray = pixels
+    for axis, first, last in ((0, top, bottom), (1, left, right)):
+        length = pixels.shape[axis]
+        place = np.clip((np.arange(first, last) + 0.5) * length / size[axis] - 0.5, 0, length - 1)
+        low = np.floor(place).astype(np.int64)
+        high = np.minimum(low + 1, length - 1)
+        weight = (place - low).astype(np.float32).reshape([-1, 1, 1] if axis == 0 else [1, -1, 1])
+        near = values.take(low, axis).astype(np.float32)
+        values = near + (values.take(high, axis) - near) * weight
+    return (values + 0.5).astype(np.uint8)
+
+
+def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
+    """Labels uint8 `[h, w]` at another size, from the nearest pixel.
+
+    Deviation: pixel centres are aligned, as they are for the picture; OpenCV's INTER_NEAREST shifts labels by up to
+    half a pixel against it.
+    """
+    return np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def choose_crop(labels: np.ndarray, size: Size, cat_max_ratio: float, rng: np.random.Generator) -> Box:
+    """A random box of at most `size` in which, if ten more draws allow, no class covers `cat_max_ratio` or more of
+    the labelled pixels.
+
+    Source: mmseg `RandomCrop`.
+    """
+    box = _random_box(labels.shape, size, rng)
+    if cat_max_ratio >= 1:
+        return box
+    for _ in range(_MAX_TRIES):
+        counts = np.bincount(labels[box[0] : box[2], box[1] : box[3]].ravel(), minlength=IGNORE + 1)[:IGNORE]
+        if np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio:
+            break
+        box = _random_box(labels.shape, size, rng)
+    return box
+
+
+def _random_box(shape: tuple[int, ...], size: Size, rng: np.random.Generator) -> Box:
+    height, width = shape
+    top = int(rng.integers(0, max(height - size[0], 0), endpoint=True))
+    left = int(rng.integers(0, max(width - size[1], 0), endpoint=True))
+    return top, left, min(top + size[0], height), min(left + size[1], width)
+
+
+def distort(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random brightness (±32), contrast and saturation (×0.5 to 1.5) and hue (±18 of 180), each with probability
+    1/2, contrast before or after the colours: uint8 `[H, W, 3]`.
+
+    Source: mmseg `PhotoMetricDistortion`. Deviation: Pillow's hue circle has 256 steps, OpenCV's 180.
+    """
+    if rng.random() < 0.5:
+        pixels = _scale_and_shift(pixels, 1.0, rng.uniform(-32, 32))
+    contrast_first = rng.random() < 0.5
+    contrast = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
+    saturation = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
+    hue = round(int(rng.integers(-18, 18)) * 256 / 180) if rng.random() < 0.5 else 0
+    if contrast_first:
+        pixels = _scale_and_shift(pixels, contrast, 0.0)
+    if saturation != 1.0 or hue:
+        pixels = _shift_colors(pixels, saturation, hue)
+    return pixels if contrast_first else _scale_and_shift(pixels, contrast, 0.0)
+
+
+def _scale_and_shift(pixels: np.ndarray, factor: float, shift: float) -> np.ndarray:
+    table = np.clip(np.arange(256) * factor + shift, 0, 255).astype(np.uint8)
+    return table[pixels]
+
+
+def _shift_colors(pixels: np.ndarray, saturation: float, hue: int) -> np.ndarray:
+    hsv = np.array(Image.fromarray(pixels).convert("HSV"))
+    hsv[..., 0] += np.uint8(hue % 256)  # wraps around the circle
+    hsv[..., 1] = _scale_and_shift(hsv[..., 1], saturation, 0.0)
+    return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+
+
+@dataclass(frozen=True)
+class SegmentTrainTransform:
+    """Random scale, crop, flip and colours; the rest of the crop is filled.
+
+    Returns: `image` uint8 `[3, H, W]`, `label` uint8 `[H, W]` with `IGNORE` outside of the picture, `box` int32
+    `[4]` (top, left, height, width) of the picture in it.
+
+    Args:
+        size: (height, width) of the result.
+        limits: longer and shorter side, pixels, that a picture is scaled to fit at ratio 1.
+        ratio: range of the uniform factor on `limits`.
+        cat_max_ratio: see `choose_crop`.
+        hflip: probability of mirroring.
+        photometric: whether to `distort`.
+    """
+
+    size: Size
+    limits: tuple[int, int] = (2048, 512)
+    ratio: tuple[float, float] = (0.5, 2.0)
+    cat_max_ratio: float = 0.75
+    hflip: float = 0.5
+    photometric: bool = True
+
+    def __call__(
+        self, image: Image.Image, labels: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        factor = rng.uniform(*self.ratio)
+        limits = (int(self.limits[0] * factor), int(self.limits[1] * factor))
+        scaled = fitting_size((image.height, image.width), limits)
+        scaled = (max(scaled[0], 1), max(scaled[1], 1))
+        labels = resize_labels(labels, scaled)
+        box = choose_crop(labels, self.size, self.cat_max_ratio, rng)
+        labels = labels[box[0] : box[2], box[1] : box[3]]
+        pixels = resize_bilinear(np.asarray(image), scaled, box)
+        if rng.random() < self.hflip:
+            pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+        if self.photometric:
+            pixels = distort(np.ascontiguousarray(pixels), rng)
+        height, width = labels.shape
+        padding = [(0, self.size[0] - height), (0, self.size[1] - width)]
+        return {
+            "image": np.pad(pixels.transpose(2, 0, 1), [(0, 0), *padding]),
+            "label": np.pad(labels, padding, constant_values=IGNORE),
+            "box": np.array([0, 0, height, width], np.int32),
+        }
+
+
+@dataclass(frozen=True)
+class SegmentEvalTransform:
+    """The whole picture at one or several scales, and its labels untouched.
+
+    Returns: `image_0`, `image_1`, … uint8 `[3, h, w]` in the order of the scales, `label` uint8 `[H, W]` of the
+    picture's own size.
+    Source: one scale: mmseg `Resize(keep_ratio=True)`; several: unilm/beit `SETR_Resize`, whose shorter side is at
+    least that of the window and whose longer side has no limit.
+
+    Args:
+        limits: longer and shorter side, pixels, at scale 1.
+        scales: factors on `limits`.
+        window: shortest side of several scales.
+    """
+
+    limits: tuple[int, int] = (2048, 512)
+    scales: Sequence[float] = (1.0,)
+    window: int = 512
+
+    def __call__(
+        self, image: Image.Image, labels: np.ndarray, rng: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
+        return {**self.images(image), "label": labels}
+
+    def images(self, image: Image.Image) -> dict[str, np.ndarray]:
+        """The picture alone."""
+        pixels = np.asarray(image)
+        return {
+            f"image_{k}": np.ascontiguousarray(
+                resize_bilinear(pixels, self._size(pixels, scale)).transpose(2, 0, 1)
+            )
+            for k, scale in enumerate(self.scales)
+        }
+
+    def _size(self, pixels: np.ndarray, scale: float) -> Size:
+        longer, shorter = int(max(self.limits) * scale), int(min(self.limits) * scale)
+        own = (pixels.shape[0], pixels.shape[1])
+        if len(self.scales) > 1:
+            return covering_size(own, max(shorter, self.window))
+        return fitting_size(own, (longer, shorter))
+
+
+class SegmentationDataset(ImageDataset):
+    """Items by `Draw`: what the transform returns, and `index` int64.
+
+    Args:
+        pairs: what to read.
+        transform: from an RGB picture, labels uint8 `[H, W]` and a generator to named arrays.
+        read_mask: how label maps are read.
+        seed, open_options, bad_images: see `ImageDataset`; wrong label maps are never passed over.
+
+    Raises:
+        ImageError: see `ImageDataset`.
+        MaskError: see `MaskReader`.
+    """
+
+    def __init__(
+        self,
+        pairs: ImageMasks,
+        transform: SegmentTrainTransform | SegmentEvalTransform,
+        read_mask: MaskReader,
+        *,
+        seed: int = 0,
+        open_options: OpenOptions | None = None,
+        bad_images: Path | None = None,
+    ) -> None:
+        # The transform takes the labels too; only `_read`, replaced below, calls it.
+        super().__init__(
+            pairs.images,
+            transform,  # type: ignore[arg-type]
+            seed=seed,
+            open_options=open_options,
+            bad_images=bad_images,
+        )
+        self.pairs = pairs
+        self.joint_transform = transform
+        self.read_mask = read_mask
+
+    def _read(self, index: int, draw: int) -> dict[str, np.ndarray]:
+        image = open_image(self.images.path(index), **self.open_options)
+        labels = self.read_mask(self.pairs.masks.path(index), image.size)
+        sample = self.joint_transform(image, labels, np.random.default_rng([self.seed, draw]))
+        sample["index"] = np.asarray(index, np.int64)
+        return sample
+
+
+def build_segmentation_dataset(
+    config: CfgNode, split: Literal["train", "val"], *, bad_images: Path | None = None
+) -> SegmentationDataset:
+    """The pairs of a split with its transform.
+
+    Raises:
+        FileNotFoundError, ValueError: see `open_image_masks`; more classes than 8-bit labels have.
+    """
+    data = config.DATA
+    if config.MODEL.NUM_CLASSES >= IGNORE:
+        raise ValueError(
+            f"MODEL.NUM_CLASSES={config.MODEL.NUM_CLASSES}; label maps hold at most {IGNORE - 1}"
+        )
+    reader = MaskReader(config.MODEL.NUM_CLASSES, data.IGNORE_LABEL, data.REDUCE_ZERO_LABEL, data.MAX_PIXELS)
+    return SegmentationDataset(
+        open_image_masks(config, split),
+        build_train_transform(config) if split == "train" else build_eval_transform(config),
+        reader,
+        seed=config.SEED,
+        open_options=open_options(config),
+        bad_images=bad_images,
+    )
+
+
+def build_train_transform(config: CfgNode) -> SegmentTrainTransform:
+    """The training transform of DATA.* and TRAIN.*."""
+    return SegmentTrainTransform(
+        window_size(config),
+        limits=tuple(config.DATA.RESIZE_LIMITS),
+        ratio=tuple(config.TRAIN.RESIZE_RATIO),
+        cat_max_ratio=config.TRAIN.CAT_MAX_RATIO,
+        hflip=config.TRAIN.HFLIP,
+        photometric=config.TRAIN.PHOTOMETRIC,
+    )
+
+
+def build_eval_transform(config: CfgNode) -> SegmentEvalTransform:
+    """The evaluation transform of DATA.* and TEST.*."""
+    return SegmentEvalTransform(
+        tuple(config.DATA.RESIZE_LIMITS), tuple(config.TEST.SCALES), min(window_size(config))
+    )
+
+
+def window_size(config: CfgNode) -> Size:
+    """(height, width) of training crops and evaluation windows."""
+    size = config.DATA.IMAGE_SIZE
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -1,0 +1,101 @@
+"""Two views of one crop: what the model sees, and what the tokenizer sees of the same pixels.
+
+Pillow on 8-bit pictures, crop before resize, as the official pipeline; normalisation follows on the device.
+Shapes: H, W of the model's view; h, w of the tokenizer's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from yacs.config import CfgNode
+
+from beit.config import image_hw
+from beit.data.transforms import FILTERS, Box, ColorJitter, channels_first, resized_crop_box
+
+
+@dataclass(frozen=True)
+class Views:
+    """Sizes (height, width) in pixels and filters of both views; no `second_size`, no second view."""
+
+    size: tuple[int, int]
+    second_size: tuple[int, int] | None
+    resample: Image.Resampling = Image.Resampling.BICUBIC
+    second_resample: Image.Resampling = Image.Resampling.LANCZOS
+
+    def cut(self, image: Image.Image, box: Box) -> dict[str, np.ndarray]:
+        """`image` uint8 `[3, H, W]` and `second` uint8 `[3, h, w]` of one part of the picture."""
+        part = image.crop(box)
+        views = {"image": channels_first(part.resize(self.size[::-1], self.resample))}
+        if self.second_size is not None:
+            views["second"] = channels_first(part.resize(self.second_size[::-1], self.second_resample))
+        return views
+
+
+@dataclass(frozen=True)
+class TwoViewTransform:
+    """Colour jitter, flip, then one random crop for both views: `image` and `second` (see `Views.cut`).
+
+    Source: unilm/beit/datasets.py `DataAugmentationForBEiT`; transforms.py `RandomResizedCropAndInterpolationWithTwoPic`.
+
+    Args:
+        views: sizes and filters.
+        scale: range of the crop's share of the area: (0.08, 1) in v1, (0.2, 1) in v2.
+        ratio: range of the crop's width / height.
+        hflip: probability of mirroring.
+        jitter: brightness, contrast and saturation; None for none. The hue stays.
+    """
+
+    views: Views
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.5
+    jitter: ColorJitter | None = ColorJitter(0.4)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        if self.jitter is not None:
+            image = self.jitter(image, rng)
+        if rng.random() < self.hflip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        box = resized_crop_box(image.width, image.height, self.scale, self.ratio, rng)
+        return self.views.cut(image, box)
+
+
+@dataclass(frozen=True)
+class CentralTwoView:
+    """Both views of the centre, for evaluation: `crop_pct` of the largest box with the aspect of the model's view."""
+
+    views: Views
+    crop_pct: float = 1.0
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        height, width = self.views.size
+        factor = self.crop_pct * min(image.width / width, image.height / height)
+        crop_width, crop_height = max(1, round(width * factor)), max(1, round(height * factor))
+        left, top = (image.width - crop_width) // 2, (image.height - crop_height) // 2
+        return self.views.cut(image, (left, top, left + crop_width, top + crop_height))
+
+
+def build_train_views(config: CfgNode, second_size: tuple[int, int] | None) -> TwoViewTransform:
+    """The random two-view transform of `DATA.*` and `TRAIN.*`."""
+    train = config.TRAIN
+    return TwoViewTransform(
+        _views(config, second_size),
+        scale=tuple(train.SCALE),
+        ratio=tuple(train.RATIO),
+        hflip=train.HFLIP,
+        jitter=ColorJitter(train.COLOR_JITTER) if train.COLOR_JITTER else None,
+    )
+
+
+def build_eval_views(config: CfgNode, second_size: tuple[int, int] | None) -> CentralTwoView:
+    """The central two-view transform of `DATA.*`."""
+    return CentralTwoView(_views(config, second_size), config.DATA.CROP_PCT)
+
+
+def _views(config: CfgNode, second_size: tuple[int, int] | None) -> Views:
+    data = config.DATA
+    filters = FILTERS[data.INTERPOLATION], FILTERS[data.SECOND_INTERPOLATION]
+    return Views(image_hw(config), second_size, *filters)

@@ -1,0 +1,380 @@
+"""The two loops: training and evaluation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from beit import distributed
+from beit.data.dataset import ImageDataset
+from beit.data.loader import Loader
+from beit.data.sampler import Draw, EvalSampler, TrainSampler
+from beit.logging import RunLog, format_duration, progress
+from beit.optim.ema import Ema
+from beit.optim.groups import set_step
+from beit.optim.schedule import cosine, warmup_cosine, warmup_poly
+from beit.tasks import Task
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or the gradient became NaN or infinite."""
+
+
+class StoppedError(Exception):
+    """The run was asked to stop (SIGTERM or SIGINT) and its state is saved."""
+
+
+@dataclass
+class Training:
+    """All that a training run is made of, on one rank."""
+
+    task: Task
+    parallel: paddle.nn.Layer
+    optimizer: paddle.optimizer.Optimizer
+    scaler: paddle.amp.GradScaler
+    ema: Ema | None
+    dataset: ImageDataset
+    sampler: TrainSampler
+    loader: Loader
+    evaluate: Callable[[], dict[str, float]] | None
+    save: Callable[[Training, str], None]
+    log: RunLog
+    stop: distributed.StopVote
+    amp_dtype: str | None
+    step: int = 0
+    best: float = -math.inf
+    is_resumed: bool = False
+
+
+def fit(run: Training) -> dict[str, float]:
+    """Train from `run.step` to the end of the last epoch; the metrics of the last evaluation.
+
+    Every random number is a function of seed, step and rank, so a run that continues from a checkpoint of step k
+    computes what the unbroken run computes after step k.
+
+    Raises:
+        NonFiniteLossError: the loss is not finite at a log step or before a save.
+        StoppedError: the run was asked to stop; its state is saved.
+    """
+    config = run.task.config
+    steps_per_epoch = run.sampler.steps_per_epoch
+    total_steps = run_length(config, steps_per_epoch)
+    schedules = make_schedules(config, steps_per_epoch, run.sampler.step_size)
+    meter = Meter(run, total_steps)
+    metrics: dict[str, float] = {}
+    start = run.step
+    while True:
+        epoch, first_step = divmod(run.step, steps_per_epoch)
+        is_over = run.step >= total_steps
+        # Also first thing after a resume at this point: the run may have died in this evaluation.
+        if (run.step > start or run.is_resumed) and (first_step == 0 or is_over):
+            metrics = _end_epoch(run, epoch, is_over) or metrics
+        if is_over:
+            return metrics
+        meter.restart_clock()
+        batches = _batches(run, epoch, first_step)
+        for _ in range(first_step, min(steps_per_epoch, total_steps - epoch * steps_per_epoch)):
+            lr, weight_decay = schedules(run.step)
+            train_step(run, batches, lr, weight_decay, meter)
+            run.step += 1
+            stops = run.stop.passed()
+            ends = run.step % steps_per_epoch == 0 or run.step == total_steps
+            saves = stops or ends or due(run.step, config.SAVE_STEPS)
+            if saves or due(run.step, config.REPORT_FREQ):
+                meter.report(lr, weight_decay)  # refuses to go on, and to save, when the loss is not finite
+            if saves:
+                run.save(run, "latest")
+            if stops:
+                raise StoppedError(
+                    f"stopped by {signal.Signals(run.stop.requested).name} after step {run.step}; "
+                    "the state is saved, continue with -resume auto"
+                )
+
+
+def train_step(
+    run: Training, batches: Iterator[dict[str, np.ndarray]], lr: float, weight_decay: float, meter: Meter
+) -> None:
+    """One optimizer step over `TRAIN.ACCUM_ITER` micro-batches."""
+    train = run.task.config.TRAIN
+    rng = _seed_step(run)
+    set_step(run.optimizer, lr, weight_decay)
+    run.task.train()
+    for micro in range(train.ACCUM_ITER):
+        batch = to_device(next(batches))
+        if run.step == 0 and micro == 0:
+            run.log.image("first batch", run.task.picture(batch), 0)
+        # Gradients travel once per step, with the last micro-batch.
+        waits = micro + 1 < train.ACCUM_ITER and distributed.world_size() > 1
+        with run.parallel.no_sync() if waits else nullcontext():
+            with autocast(run.amp_dtype):
+                losses = run.parallel(batch, rng)
+            run.scaler.scale(losses["loss"] / train.ACCUM_ITER).backward()
+        meter.add(losses)
+    run.scaler.unscale_(run.optimizer)
+    meter.add_gradient(_clip(run.task, train.GRAD_CLIP))
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.clear_grad()
+    if run.ema is not None:
+        run.ema.update()
+
+
+@paddle.no_grad()
+def evaluate(
+    task: Task, loader: Loader, sampler: EvalSampler, *, amp_dtype: str | None = None
+) -> dict[str, float]:
+    """Metrics of the task over a dataset, every sample exactly once for any number of ranks and batch size.
+
+    `images_per_second` counts all ranks, decoding included.
+    """
+    was_training = task.training
+    task.eval()
+    started = time.perf_counter()
+    sums: dict[str, Tensor] = {}
+    own = list(sampler)
+    # A rank for which no sample is left takes part in the sum with a sample of weight 0.
+    weight = 1 if own else 0
+    batches = own or [[Draw(0, 0)]]
+    for batch in progress(loader(batches), len(batches), "evaluate", rank=distributed.rank()):
+        with autocast(amp_dtype):
+            step_sums = task.eval_step(to_device(batch))
+        for name, value in step_sums.items():
+            sums[name] = sums[name] + weight * value if name in sums else weight * value
+    totals = distributed.all_reduce_sum(sums)
+    seconds = time.perf_counter() - started
+    if was_training:
+        task.train()
+    return {**task.metrics(totals), "images_per_second": totals["count"] / seconds}
+
+
+def make_schedules(
+    config: Any, steps_per_epoch: int, total_batch: int
+) -> Callable[[int], tuple[float, float]]:
+    """Function from the step to its learning rate and weight decay (per step, as the official code)."""
+    train = config.TRAIN
+    factor = total_batch / train.LINEAR_SCALED_LR if train.LINEAR_SCALED_LR else 1.0
+    total_steps = run_length(config, steps_per_epoch)
+    warmup_steps = warmup_length(config, steps_per_epoch)
+    rate = {"cosine": warmup_cosine, "poly": _warmup_poly}[train.SCHEDULE]
+    end_decay = train.WEIGHT_DECAY if train.WEIGHT_DECAY_END is None else train.WEIGHT_DECAY_END
+
+    def values(step: int) -> tuple[float, float]:
+        if train.LR_PER_EPOCH:
+            step -= step % steps_per_epoch
+        lr = rate(
+            step,
+            peak=train.BASE_LR * factor,
+            end=train.END_LR * factor,
+            start=train.WARMUP_START_LR * factor,
+            warmup_steps=warmup_steps,
+            total_steps=total_steps,
+        )
+        return lr, cosine(step, train.WEIGHT_DECAY, end_decay, total_steps)
+
+    return values
+
+
+def _warmup_poly(
+    step: int, *, peak: float, end: float, start: float, warmup_steps: int, total_steps: int
+) -> float:
+    """`warmup_poly` with the arguments of `warmup_cosine`: the warm-up's first factor is `start / peak`."""
+    ratio = start / peak if peak else 0.0
+    return warmup_poly(
+        step, peak=peak, end=end, ratio=ratio, warmup_steps=warmup_steps, total_steps=total_steps
+    )
+
+
+def run_length(config: Any, steps_per_epoch: int) -> int:
+    """Steps of the whole run: TRAIN.MAX_STEPS where it is given, else TRAIN.NUM_EPOCHS."""
+    train = config.TRAIN
+    return train.MAX_STEPS if train.MAX_STEPS is not None else steps_per_epoch * train.NUM_EPOCHS
+
+
+def warmup_length(config: Any, steps_per_epoch: int) -> int:
+    """Steps of the warm-up: TRAIN.WARMUP_STEPS where it is given, else TRAIN.WARMUP_EPOCHS."""
+    train = config.TRAIN
+    return (
+        train.WARMUP_STEPS if train.WARMUP_STEPS is not None else int(train.WARMUP_EPOCHS * steps_per_epoch)
+    )
+
+
+class Meter:
+    """Adds up losses on the device; the host reads them only when a line is due."""
+
+    def __init__(self, run: Training, total_steps: int) -> None:
+        self._run = run
+        self._total_steps = total_steps
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._since = time.perf_counter()
+        self._waited = run.loader.wait_seconds
+        self._unreadable = 0
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Take in the scalars of a micro-batch."""
+        for name, value in losses.items():
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def add_gradient(self, norm: Tensor) -> None:
+        """Take in the gradient norm of a step."""
+        self._sums["grad_norm"] = self._sums["grad_norm"] + norm if "grad_norm" in self._sums else norm
+        self._steps += 1
+
+    def report(self, lr: float, weight_decay: float) -> None:
+        """Write the means since the last line and start anew.
+
+        Raises:
+            NonFiniteLossError: the loss is not finite.
+        """
+        if not self._steps:
+            return
+        run, config = self._run, self._run.task.config
+        ranks, steps = distributed.world_size(), self._steps
+        totals = distributed.all_reduce_sum(self._sums)
+        divisors = dict.fromkeys(totals, ranks * steps * config.TRAIN.ACCUM_ITER) | {
+            "grad_norm": ranks * steps
+        }
+        means = {name: value / divisors[name] for name, value in totals.items()}
+        seconds = time.perf_counter() - self._since
+        means["lr"], means["weight_decay"] = lr, weight_decay
+        means["images_per_second"] = steps * run.sampler.step_size / seconds
+        means["data_wait"] = (run.loader.wait_seconds - self._waited) / seconds
+        if run.scaler.is_enable():
+            means["loss_scale"] = float(run.scaler.state_dict()["scale"])
+        self._refuse_non_finite(means)
+        self._count_unreadable()
+        run.log.scalars("train", means, run.step)
+        run.log.text(self._line(means, seconds / steps))
+        is_warm = run.step >= warmup_length(config, run.sampler.steps_per_epoch)
+        for message in run.task.warnings(means, is_warm):
+            run.log.text(f"warning: {message}")
+        self._sums, self._steps = {}, 0
+        self._since, self._waited = time.perf_counter(), run.loader.wait_seconds
+
+    def restart_clock(self) -> None:
+        """Leave out of the next speed what was not training."""
+        self._since, self._waited = time.perf_counter(), self._run.loader.wait_seconds
+
+    def _line(self, means: dict[str, float], seconds_per_step: float) -> str:
+        run = self._run
+        epoch = run.step / run.sampler.steps_per_epoch
+        left = format_duration((self._total_steps - run.step) * seconds_per_step)
+        losses = "  ".join(
+            f"{name} {means[name]:.4f}" for name in means if name in self._sums and name != "grad_norm"
+        )
+        return (
+            f"epoch {epoch:.2f}/{self._total_steps / run.sampler.steps_per_epoch:.4g}  step {run.step}/{self._total_steps}  {losses}  "
+            f"grad {means['grad_norm']:.3f}  lr {means['lr']:.3e}  {means['images_per_second']:.1f} images/s  "
+            f"data wait {100 * means['data_wait']:.0f} %  {left} left"
+        )
+
+    def _count_unreadable(self) -> None:
+        run, config = self._run, self._run.task.config
+        bad, images = len(run.dataset.unreadable()), len(run.dataset)
+        if bad > self._unreadable:
+            self._unreadable = bad
+            run.log.text(
+                f"warning: {bad} of {images} training images cannot be read and were replaced by others, "
+                f"listed in {run.dataset.bad_images}"
+            )
+        if bad > config.DATA.MAX_BAD_FRACTION * images:
+            raise ValueError(
+                f"{bad} of {images} training images cannot be read, more than DATA.MAX_BAD_FRACTION = "
+                f"{config.DATA.MAX_BAD_FRACTION:g}; they are listed in {run.dataset.bad_images}"
+            )
+
+    def _refuse_non_finite(self, means: dict[str, float]) -> None:
+        run = self._run
+        # With loss scaling a step with an infinite gradient is skipped on purpose. Every loss of the task is watched,
+        # so that the message names the one that broke.
+        watched = [name for name in self._sums if name != "grad_norm" or not run.scaler.is_enable()]
+        bad = {name: means[name] for name in watched if not math.isfinite(means[name])}
+        if not bad:
+            return
+        found = ", ".join(f"{name} = {value}" for name, value in bad.items())
+        raise NonFiniteLossError(
+            f"{found} within the {self._steps} steps up to step {run.step} (lr {means['lr']:.3e}); the newest "
+            f"checkpoint in {run.task.config.SAVE} is from before. Lower TRAIN.BASE_LR, set TRAIN.GRAD_CLIP, or run "
+            "without -amp, and continue with -resume auto"
+        )
+
+
+def due(count: int, every: int) -> bool:
+    """Whether something that happens every `every` (0: never) happens after `count`."""
+    return every > 0 and count % every == 0
+
+
+def autocast(dtype: str | None) -> Any:
+    """Mixed precision of level O1 in `dtype`, or nothing for None."""
+    return nullcontext() if dtype is None else paddle.amp.auto_cast(level="O1", dtype=dtype)
+
+
+def to_device(batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Tensors of a batch on the device of this rank."""
+    return {name: paddle.to_tensor(value) for name, value in batch.items()}
+
+
+def _batches(run: Training, epoch: int, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+    steps: Iterable[list[Any]] = run.sampler.batches(epoch, first_step)
+    return iter(run.loader(itertools.chain.from_iterable(steps)))
+
+
+def _seed_step(run: Training) -> np.random.Generator:
+    """Seed the device generator for this step and return the host generator: both functions of (seed, step, rank)."""
+    sequence = np.random.SeedSequence([run.task.config.SEED, run.step, distributed.rank()])
+    device_seed, host_seed = sequence.generate_state(2)
+    paddle.seed(int(device_seed))
+    return np.random.default_rng(int(host_seed))
+
+
+def _clip(task: Task, limit: float | None) -> Tensor:
+    """Scale the gradients of all groups together to a global norm of at most `limit`; the norm before.
+
+    Paddle's optimizer would clip each parameter group by itself.
+    """
+    parameters = [parameter for parameter in task.parameters() if parameter.grad is not None]
+    if limit:
+        return paddle.nn.utils.clip_grad_norm_(parameters, limit)
+    return paddle.linalg.norm(paddle.stack([paddle.linalg.norm(parameter.grad) for parameter in parameters]))
+
+
+def _end_epoch(run: Training, epoch: int, is_last: bool) -> dict[str, float]:
+    """Evaluate and keep checkpoints as configured; the metrics, if it was time for them."""
+    config, metrics = run.task.config, {}
+    if run.evaluate is not None and (due(epoch, config.VALIDATE_FREQ) or is_last):
+        with run.ema.swapped() if run.ema is not None else nullcontext():
+            metrics = run.evaluate()
+            score = run.task.score(metrics)
+            is_best = score > run.best
+            if is_best:
+                run.best = score
+                run.save(run, "best")
+        run.log.scalars("val", metrics, run.step)
+        log_report(run.task, run.log, run.step)
+        text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != "count")
+        run.log.text(f"evaluation after epoch {epoch}: {text}" + ("  (best so far)" if is_best else ""))
+    if due(epoch, config.SAVE_FREQ) or is_last:
+        run.save(run, "epoch")
+    if is_last:
+        with run.ema.swapped() if run.ema is not None else nullcontext():
+            run.save(run, "model")
+    return metrics
+
+
+def log_report(task: Task, log: RunLog, step: int) -> None:
+    """Let the task write about the evaluation that has just ended; its pictures go into the log."""
+    if distributed.rank() == 0:
+        for name, picture in task.report(Path(task.config.SAVE)).items():
+            log.image(name, picture, step)

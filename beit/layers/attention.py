@@ -1,0 +1,87 @@
+"""Multi-head self-attention with an additive position bias."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+from paddle.nn import functional as F
+
+from beit.layers.relative_position import gather_bias, make_table
+
+# B batch, N tokens incl. class token, D width, H heads, d channels per head
+
+
+class Attention(nn.Layer):
+    """Self-attention of BEiT: q and v have a learned bias, k has none, positions enter as a bias on the logits.
+
+    Source: unilm/beit/modeling_finetune.py, `Attention`.
+
+    Args:
+        dim: D.
+        num_heads: H.
+        head_dim: d; None for D / H.
+        qkv_bias: learn q and v biases.
+        scale: factor of q; None for d ** -0.5.
+        attn_drop, proj_drop: dropout of the attention weights and of the output.
+        grid_size: patch grid (h, w) of an own relative position table; None for no own table.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        head_dim: int | None = None,
+        qkv_bias: bool = True,
+        scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        grid_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = head_dim or dim // num_heads
+        self.scale = self.head_dim**-0.5 if scale is None else scale
+        inner = self.num_heads * self.head_dim
+        self.qkv = nn.Linear(dim, 3 * inner, bias_attr=False)
+        zeros = nn.initializer.Constant(0.0)
+        self.q_bias = self.create_parameter([inner], default_initializer=zeros) if qkv_bias else None
+        self.v_bias = self.create_parameter([inner], default_initializer=zeros) if qkv_bias else None
+        self.relative_position_bias_table = make_table(self, grid_size, num_heads) if grid_size else None
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj = nn.Linear(inner, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(
+        self, x: paddle.Tensor, shared_bias: paddle.Tensor | None = None, index: paddle.Tensor | None = None
+    ) -> paddle.Tensor:
+        """Mixed tokens `[B, N, D]`.
+
+        Args:
+            x: tokens `[B, N, D]`.
+            shared_bias: bias of all blocks `[1, H, N, N]`, or None.
+            index: relative position index `[N, N]` of the own table; None leaves the own table out.
+        """
+        bias = None
+        if self.q_bias is not None:
+            bias = paddle.concat([self.q_bias, paddle.zeros_like(self.v_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias)  # [B, N, 3 H d]
+        qkv = qkv.reshape([0, 0, 3, self.num_heads, self.head_dim]).transpose([2, 0, 3, 1, 4])
+        q, k, v = qkv.unbind(0)  # [B, H, N, d]
+        logits = paddle.matmul(q * self.scale, k, transpose_y=True)  # [B, H, N, N]
+        position = self._position_bias(shared_bias, index)
+        if position is not None:
+            # In float32 under autocast too, as PyTorch promotes it. Paddle's broadcast add on a CPU is ten times
+            # slower than the add of an expanded view.
+            logits = logits.astype(position.dtype) + position.expand_as(logits)
+        weights = self.attn_drop(F.softmax(logits, axis=-1))
+        mixed = paddle.matmul(weights, v).transpose([0, 2, 1, 3]).flatten(2)  # [B, N, H d]
+        return self.proj_drop(self.proj(mixed))
+
+    def _position_bias(
+        self, shared: paddle.Tensor | None, index: paddle.Tensor | None
+    ) -> paddle.Tensor | None:
+        if self.relative_position_bias_table is None or index is None:
+            return shared
+        own = gather_bias(self.relative_position_bias_table, index)
+        return own if shared is None else own + shared

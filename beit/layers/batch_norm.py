@@ -1,0 +1,75 @@
+"""BatchNorm over the images of all ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+from paddle import distributed as ranks
+from paddle import nn
+from paddle.autograd import PyLayer
+from paddle.nn import functional as F
+
+from beit import distributed
+
+# B batch of this rank, C channels
+
+
+class SyncBatchNorm(nn.BatchNorm2D):
+    """BatchNorm whose training statistics are those of the joint batch of all ranks; on one rank, BatchNorm.
+
+    Paddle's own `SyncBatchNorm` has no CPU kernel. Names, epsilon (1e-5) and momentum (0.9 of the old value) are
+    Paddle's `BatchNorm2D`. As there the running variance takes the biased variance, where PyTorch takes the unbiased.
+    """
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """`[B, C, H, W]` to `[B, C, H, W]`; every rank must come along."""
+        if not self.training or distributed.world_size() == 1:
+            return F.batch_norm(
+                x,
+                self._mean,
+                self._variance,
+                self.weight,
+                self.bias,
+                training=self.training,
+                momentum=self._momentum,
+                epsilon=self._epsilon,
+            )
+        with paddle.amp.auto_cast(enable=False):
+            return self._synchronised(x.astype("float32")).astype(x.dtype)
+
+    def _synchronised(self, x: paddle.Tensor) -> paddle.Tensor:
+        pixels = paddle.full([1], x.shape[0] * x.shape[2] * x.shape[3], "float32")
+        sums = _SumOverRanks.apply(paddle.concat([x.sum([0, 2, 3]), pixels]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count  # [C]
+        # Around the joint mean, not as mean of squares minus squared mean, which cancels in float32.
+        centred = x - _per_channel(mean)
+        variance = _SumOverRanks.apply((centred * centred).sum([0, 2, 3])) / count  # [C]
+        with paddle.no_grad():
+            for running, value in ((self._mean, mean), (self._variance, variance)):
+                running.set_value(self._momentum * running + (1 - self._momentum) * value)
+        scale = paddle.rsqrt(variance + self._epsilon) * self.weight
+        return centred * _per_channel(scale) + _per_channel(self.bias)
+
+
+class _SumOverRanks(PyLayer):
+    """Sum over the ranks. What a rank puts in reaches the losses of all, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: paddle.Tensor) -> paddle.Tensor:
+        return _all_reduced(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> paddle.Tensor:
+        return _all_reduced(gradient)
+
+
+def _all_reduced(x: paddle.Tensor) -> paddle.Tensor:
+    total = x.clone()
+    ranks.all_reduce(total)
+    return total
+
+
+def _per_channel(values: paddle.Tensor) -> paddle.Tensor:
+    return values.reshape([1, -1, 1, 1])

@@ -1,0 +1,263 @@
+"""Where a run reports: text, JSON lines, VisualDL curves and pictures, and a progress bar; rank 0 only."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+# VisualDL shows only the last file of a folder, so that a resumed run has to go on in the same one.
+VISUALDL_FILE = "vdlrecords.run.log"
+
+
+class RunLog:
+    """Text to a stream and `log.txt`, numbers to `metrics.jsonl`, curves and pictures to `visualdl/`.
+
+    Ranks other than 0 write nothing. A resumed run appends; what a killed run left half written at the end of
+    a file is terminated (text) or removed (a half record nobody could read). A step that is run again after a
+    resume has two lines in `metrics.jsonl`; the later one counts. VisualDL writes in a thread of its own and
+    only prints what it could not write; the JSON line of the same values comes first and raises.
+
+    Args:
+        folder: output folder, created when missing; None writes to the stream alone.
+        rank: rank of this process.
+        visualdl: also write for VisualDL; when it is not installed, one line says so.
+        stream: where text goes, stdout by default.
+
+    Raises:
+        OSError: from every method, naming the file, when it cannot be written (no space left, no permission).
+    """
+
+    def __init__(
+        self, folder: Path | None, rank: int, *, visualdl: bool = True, stream: TextIO | None = None
+    ) -> None:
+        self._writes = rank == 0
+        self._stream = stream if stream is not None else sys.stdout
+        self._text_file: _LineFile | None = None
+        self._metrics_file: _LineFile | None = None
+        self._visualdl: Any = None
+        if folder is None or not self._writes:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._text_file = _LineFile(folder / "log.txt")
+        self._metrics_file = _LineFile(folder / "metrics.jsonl", is_whole=_is_json)
+        if visualdl:
+            self._visualdl = _open_visualdl(folder / "visualdl")
+            if self._visualdl is None:
+                self.text("VisualDL is not installed: no curves and pictures, metrics.jsonl has the numbers")
+
+    def text(self, message: str) -> None:
+        """Writes a message with a time stamp."""
+        if not self._writes:
+            return
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}"
+        tqdm.write(line, file=self._stream)  # lifts a progress bar out of the way
+        self._stream.flush()
+        if self._text_file is not None:
+            self._text_file.append(line)
+
+    def scalars(self, tag_prefix: str, values: Mapping[str, float], step: int) -> None:
+        """Writes a JSON line, `{"time": seconds, "step": 7, "train/loss": 0.5}` and a VisualDL point a value.
+
+        NaN and infinities, for which JSON has no number, become null there.
+
+        Args:
+            tag_prefix: group of the values, such as `train`.
+            values: names to numbers.
+            step: optimizer step they belong to.
+        """
+        if self._metrics_file is None:
+            return
+        numbers = {f"{tag_prefix}/{name}": _number(value) for name, value in values.items()}
+        finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}
+        self._metrics_file.append(json.dumps({"time": round(time.time(), 3), "step": step, **finite}))
+        if self._visualdl is not None:
+            for tag, value in numbers.items():
+                self._visualdl.add_scalar(tag=tag, value=float(value), step=step)
+
+    def image(self, tag: str, image: np.ndarray, step: int) -> None:
+        """Shows a picture in VisualDL.
+
+        Args:
+            tag: name of the picture.
+            image: uint8 `[H, W, 3]`, RGB.
+            step: optimizer step it belongs to.
+
+        Raises:
+            ValueError: when the array is not uint8 `[H, W, 3]`.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"Picture {tag} must be uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}")
+        if self._visualdl is not None:
+            self._visualdl.add_image(tag=tag, img=image, step=step)
+
+    def config_text(self, text: str) -> None:
+        """Shows the resolved config in VisualDL."""
+        if self._visualdl is not None:
+            self._visualdl.add_text(tag="config", text_string=text, step=0)
+
+    def close(self) -> None:
+        """Closes the files; afterwards text still reaches the stream. A second call does nothing."""
+        for file in (self._text_file, self._metrics_file, self._visualdl):
+            if file is not None:
+                file.close()
+        self._text_file = self._metrics_file = self._visualdl = None
+
+
+def progress(iterable: Iterable[Item], total: int, description: str, *, rank: int) -> Iterator[Item]:
+    """Yields the items and shows on stderr, on rank 0, how far it is and how long it still takes.
+
+    A bar when stderr is a terminal; otherwise a line at about every tenth of the way (at most one a second)
+    and after 30 s without one.
+
+    Args:
+        iterable: what to go through.
+        total: its number of items.
+        description: what is being done, such as `evaluate`.
+        rank: rank of this process.
+    """
+    if rank != 0:
+        yield from iterable
+    elif sys.stderr.isatty():
+        yield from tqdm(iterable, total=total, desc=description, dynamic_ncols=True, leave=False)
+    else:
+        yield from _progress_lines(iterable, total, description)
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as people say it, two units at most: `12.3 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`.
+
+    Raises:
+        ValueError: when `seconds` is negative or not finite.
+    """
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"A duration is a finite number of seconds, 0 or more; got {seconds}")
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour:02d} h"
+    if hours:
+        return f"{hours} h {minute:02d} min"
+    return f"{minutes} min {second:02d} s"
+
+
+def _progress_lines(iterable: Iterable[Item], total: int, description: str) -> Iterator[Item]:
+    started = last_line = time.monotonic()
+    last_tenth = 0
+    for done, item in enumerate(iterable, start=1):
+        yield item
+        now, tenth = time.monotonic(), 10 * done // max(total, 1)
+        if done == total or now - last_line >= 30 or (tenth > last_tenth and now - last_line >= 1):
+            spent = now - started
+            left = format_duration(spent * max(total - done, 0) / done)
+            print(
+                f"{description}: {done}/{total}, {format_duration(spent)} spent, {left} left",
+                file=sys.stderr,
+                flush=True,
+            )
+            last_line, last_tenth = now, tenth
+
+
+class _LineFile:
+    """A file of lines, appended to without a buffer: a killed run leaves at most one line half written."""
+
+    def __init__(self, path: Path, *, is_whole: Callable[[bytes], bool] | None = None) -> None:
+        self._path = path
+        try:
+            _finish_last_line(path, is_whole)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise _named(error, path) from error
+
+    def append(self, line: str) -> None:
+        rest = memoryview(f"{line}\n".encode())
+        try:
+            while rest:  # a nearly full disk takes a part and refuses the rest at the next call
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError as error:
+            raise _named(error, self._path) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _finish_last_line(path: Path, is_whole: Callable[[bytes], bool] | None) -> None:
+    """Ends a last line that lacks its newline; removes it when `is_whole` says that it is only a part."""
+    content = path.read_bytes() if path.exists() else b""
+    if not content or content.endswith(b"\n"):
+        return
+    start = content.rfind(b"\n") + 1
+    with path.open("r+b") as file:
+        if is_whole is not None and not is_whole(content[start:]):
+            file.truncate(start)
+        else:
+            file.seek(len(content))
+            file.write(b"\n")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _open_visualdl(folder: Path) -> Any:
+    """A VisualDL writer that goes on in the folder's one file, or None when VisualDL is not installed."""
+    try:
+        from visualdl import LogWriter  # here, because the import takes a third of a second
+    except ImportError:
+        return None
+    path = folder / VISUALDL_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _cut_half_record(path)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints that the file of a resumed run exists
+            return LogWriter(logdir=str(folder), file_name=VISUALDL_FILE)
+    except OSError as error:
+        raise _named(error, path) from error
+
+
+def _cut_half_record(path: Path) -> None:
+    """Removes a half-written record at the end of a VisualDL file: it would make all later ones unreadable.
+
+    A record is its length (8 bytes, little endian) and its bytes: visualdl/writer/record_writer.py
+    `RecordWriter`.
+    """
+    if not path.exists():
+        return
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        end = 0
+        while end + 8 <= size:
+            file.seek(end)
+            (length,) = struct.unpack("<Q", file.read(8))
+            if end + 8 + length > size:
+                break
+            end += 8 + length
+        file.truncate(end)
+
+
+def _number(value: float) -> float:
+    return value if isinstance(value, int) else float(value)
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    text = f"cannot write the run log ({error.strerror}); free space or choose another output folder"
+    return OSError(error.errno, text, str(path))

@@ -1,0 +1,1 @@
+"""Models around the encoder: pre-training, tokenizers, segmentation."""

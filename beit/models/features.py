@@ -1,0 +1,86 @@
+"""Features of a frozen encoder, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import paddle
+from paddle import nn
+
+from beit.beit import Beit
+
+# B batch, N tokens incl. class token, D width
+
+
+class FeatureName(NamedTuple):
+    """Which feature: the block (from 1) it is taken after, and "class", "patches" or "both"."""
+
+    layer: int
+    kind: str
+
+    def __str__(self) -> str:
+        return f"layer_{self.layer:02d}_{self.kind}"
+
+
+class FrozenFeatures:
+    """Float32 features of images after chosen blocks, without gradient: several kinds at the cost of one forward.
+
+    "class" is the class token `[B, D]`, "patches" the mean of the patch tokens `[B, D]`, "both" the two concatenated
+    `[B, 2 D]`, as the official linear evaluation has it.
+    Source: unilm/beit/run_linear_eval.py; modeling_finetune.py, `get_intermediate_layers`.
+
+    Args:
+        backbone: encoder; put into evaluation mode.
+        layers: blocks, from 1; empty for all.
+        kinds: of "class", "patches", "both".
+        use_norm: apply the encoder's final norm to the tokens first.
+
+    Raises:
+        ValueError: a layer does not exist, or `use_norm` and the encoder has no norm over tokens.
+    """
+
+    def __init__(
+        self, backbone: Beit, *, layers: Sequence[int] = (), kinds: Sequence[str] = ("both",), use_norm: bool
+    ) -> None:
+        unknown = [layer for layer in layers if layer > backbone.depth]
+        if unknown:
+            raise ValueError(
+                f"PROBE.LAYERS {unknown} do not exist; the model has blocks 1 to {backbone.depth}"
+            )
+        if use_norm and isinstance(backbone.norm, nn.Identity):
+            raise ValueError(
+                "PROBE.USE_NORM True needs an encoder with a norm over tokens: set MODEL.USE_MEAN_POOLING False"
+            )
+        self.backbone = backbone
+        self.layers = tuple(layers) or tuple(range(1, backbone.depth + 1))
+        self.kinds = tuple(kinds)
+        self.use_norm = use_norm
+        backbone.eval()
+        for parameter in backbone.parameters():
+            parameter.stop_gradient = True
+
+    @property
+    def widths(self) -> dict[FeatureName, int]:
+        """The features in order, with their channels."""
+        width = self.backbone.embed_dim
+        return {
+            FeatureName(layer, kind): width * (2 if kind == "both" else 1)
+            for layer in self.layers
+            for kind in self.kinds
+        }
+
+    @paddle.no_grad()
+    def __call__(self, images: paddle.Tensor) -> dict[FeatureName, paddle.Tensor]:
+        """Features of normalised images `[B, 3, height, width]`."""
+        states = self.backbone.forward_features(images, [layer - 1 for layer in self.layers])
+        features = {}
+        for layer, tokens in zip(self.layers, states, strict=True):
+            tokens = (self.backbone.norm(tokens) if self.use_norm else tokens).astype("float32")
+            first, mean = tokens[:, 0], tokens[:, 1:].mean(1)  # [B, D]
+            for kind in self.kinds:
+                if kind == "both":
+                    features[FeatureName(layer, kind)] = paddle.concat([first, mean], axis=-1)
+                else:
+                    features[FeatureName(layer, kind)] = first if kind == "class" else mean
+        return features

@@ -1,0 +1,159 @@
+"""Masked image modelling: BEiT (v1) and BEiT v2 with patch aggregation."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+from paddle import nn
+from yacs.config import CfgNode
+
+from beit.beit import Beit, encoder_arguments
+from beit.layers.block import LN_EPSILON
+from beit.layers.init import STD, init_weights, rescale_block, truncated_normal
+
+# B batch, L patches, N = L + 1 tokens (class token first), D width, K vocabulary, M masked patches of the whole batch
+
+
+class MimLogits(NamedTuple):
+    """Logits `[M, K]` of both branches of BEiT v2: `main`, the last block, and `cls_pt`, the patch aggregation."""
+
+    main: paddle.Tensor
+    cls_pt: paddle.Tensor
+
+
+class BeitForMaskedImageModeling(Beit):
+    """The encoder with a mask token and a head that predicts the visual token of each masked patch.
+
+    With `early_layers` it is the pre-training model of BEiT v2: the class token of the last block joins the patch
+    tokens of an early block, and `head_layers` extra blocks predict the same tokens from them, which forces the class
+    token to know the image. Attribute names are those of the published files.
+    Source: arXiv 2106.08254, section 2; 2208.06366, section 2.3; unilm/beit/modeling_pretrain.py and
+    unilm/beit2/modeling_pretrain.py.
+
+    Args:
+        vocab_size: K, tokens of the tokenizer.
+        early_layers: blocks before the patch tokens branch off (9 of 12, 21 of 24); 0 for BEiT v1.
+        head_layers: extra blocks of the branch.
+        shared_lm_head: the branch uses `norm` and `lm_head` of the main one, else its own.
+        depth: blocks of the trunk.
+        drop_path_rate: of the last block; the rates are one line over the trunk, or over trunk and branch where that
+            is longer, and the branch goes on where it leaves the trunk.
+        encoder: further keyword arguments of `Beit`.
+
+    Raises:
+        ValueError: `early_layers` is no block of the trunk, or the blocks of a v2 model have tables of their own.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 8192,
+        early_layers: int = 0,
+        head_layers: int = 2,
+        shared_lm_head: bool = True,
+        depth: int = 12,
+        drop_path_rate: float = 0.0,
+        **encoder: Any,
+    ) -> None:
+        if not 0 <= early_layers <= depth:
+            raise ValueError(
+                f"MODEL.EARLY_LAYERS = {early_layers}, expected 1 to MODEL.DEPTH = {depth}, or 0 for BEiT v1"
+            )
+        if early_layers and encoder.get("use_rel_pos_bias", True):
+            raise ValueError(
+                "patch aggregation (MODEL.EARLY_LAYERS) knows one shared position table only: set "
+                "MODEL.USE_REL_POS_BIAS False and MODEL.USE_SHARED_REL_POS_BIAS True"
+            )
+        extra = head_layers if early_layers else 0
+        # Token pooling is the encoder whose final `norm` acts on every token. The blocks of the branch are like those
+        # of the trunk: they are built with them and split off.
+        super().__init__(num_classes=0, use_mean_pooling=False, depth=depth + extra, **encoder)
+        blocks = list(self.blocks)
+        self.depth, self.blocks = depth, nn.LayerList(blocks[:depth])
+        rates = np.linspace(0.0, drop_path_rate, max(depth, early_layers + extra))
+        for block, rate in zip(self.blocks, rates, strict=False):
+            block.drop_path_rate = float(rate)
+        for block, rate in zip(blocks[depth:], rates[early_layers:], strict=False):
+            block.drop_path_rate = float(rate)
+        self.vocab_size = vocab_size
+        self.early_layers = early_layers
+        self.mask_token = self.create_parameter([1, 1, self.embed_dim])
+        self.lm_head = nn.Linear(self.embed_dim, vocab_size)
+        self.cls_pt_layers = nn.LayerList(blocks[depth:]) if early_layers else None
+        own_head = early_layers and not shared_lm_head
+        self.cls_pt_norm = nn.LayerNorm(self.embed_dim, epsilon=LN_EPSILON) if own_head else None
+        self.cls_pt_lm_head = nn.Linear(self.embed_dim, vocab_size) if own_head else None
+        self._init_pretraining()
+
+    def _init_encoder(self) -> None:
+        """Nothing: all parts are filled together, when they are there."""
+
+    def _init_pretraining(self) -> None:
+        """Initial values of pre-training, cut at one deviation: unilm/beit/modeling_pretrain.py, `trunc_normal_`."""
+        self.apply(lambda layer: init_weights(layer, bound=STD))
+        truncated_normal(self.patch_embed.proj.weight, bound=STD)
+        nn.initializer.Constant(0.0)(self.patch_embed.proj.bias)
+        for token in (self.cls_token, self.mask_token, self.pos_embed):
+            if token is not None:
+                truncated_normal(token, bound=STD)
+        for number, block in enumerate(self.blocks, start=1):
+            rescale_block(block, number)
+        for number, block in enumerate(self.cls_pt_layers or (), start=self.early_layers + 1):
+            rescale_block(block, number)
+
+    def forward(  # type: ignore[override]  # the encoder alone needs no mask
+        self, images: paddle.Tensor, mask: paddle.Tensor
+    ) -> paddle.Tensor | MimLogits:
+        """Logits `[M, K]` of the masked patches, image after image and row-major in each; v2: of both branches.
+
+        Args:
+            images: normalised, `[B, 3, height, width]`.
+            mask: bool `[B, L]`, True where the patch is hidden.
+
+        Raises:
+            ValueError: the mask is not bool `[B, L]`, or the images have another size than the model.
+        """
+        early, last = self._run_masked(images, mask)
+        main = self.lm_head(self.norm(last[:, 1:][mask]))
+        if self.cls_pt_layers is None:
+            return main
+        joined = paddle.concat([last[:, :1], early[:, 1:]], axis=1)  # [B, N, D]
+        branch = self.run_blocks(joined, blocks=self.cls_pt_layers)[-1]
+        norm = self.norm if self.cls_pt_norm is None else self.cls_pt_norm
+        head = self.lm_head if self.cls_pt_lm_head is None else self.cls_pt_lm_head
+        return MimLogits(main, head(norm(branch[:, 1:][mask])))
+
+    def _run_masked(self, images: paddle.Tensor, mask: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Tokens `[B, N, D]` after block `early_layers` and after the last one."""
+        x = self.patch_embed(images)  # [B, L, D]
+        if mask.dtype != paddle.bool or list(mask.shape) != list(x.shape[:2]):
+            raise ValueError(
+                f"the mask is {mask.dtype} {list(mask.shape)}; expected bool [batch, patches] = {list(x.shape[:2])}"
+            )
+        hidden = mask.unsqueeze(-1).astype(x.dtype)
+        # A product instead of a choice: as in the official code, and its gradient is one reduction.
+        x = x * (1 - hidden) + self.mask_token.astype(x.dtype) * hidden
+        keep = frozenset({self.early_layers - 1}) if self.early_layers else frozenset()
+        states = self.run_blocks(self.add_class_token(x), keep=keep)
+        return states[0], states[-1]
+
+
+def build_mim(config: CfgNode) -> BeitForMaskedImageModeling:
+    """The pre-training model of a config (`MODEL.*`, `TOKENIZER.NUM_CODES`, `DATA.IMAGE_SIZE`); any size.
+
+    Called with images `[B, 3, height, width]` and a bool mask `[B, L]` it gives the logits of the masked patches in
+    row-major order: `[M, K]`, or with `MODEL.EARLY_LAYERS` `MimLogits(main, cls_pt)`.
+
+    Raises:
+        ValueError: as `BeitForMaskedImageModeling`.
+    """
+    model = config.MODEL
+    return BeitForMaskedImageModeling(
+        vocab_size=config.TOKENIZER.NUM_CODES,
+        early_layers=model.EARLY_LAYERS,
+        head_layers=model.HEAD_LAYERS,
+        shared_lm_head=model.SHARED_LM_HEAD,
+        **encoder_arguments(config),
+    )

@@ -1,0 +1,154 @@
+"""Frozen teachers of VQ-KD: CLIP and DINO vision transformers that give a feature to each patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import paddle
+from paddle import nn
+from paddle.nn import functional as F
+
+from beit.checkpoint.canonical import State, depth_of
+from beit.checkpoint.resize import resize_absolute_position
+from beit.layers.attention import Attention
+from beit.layers.block import Activation, Block
+from beit.layers.patch_embed import PatchEmbed
+from beit.models.teacher_files import HEAD_WIDTH, read_teacher
+
+# B batch, N patches (row-major), D width, T channels of the features
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Of CLIP's preprocessing: unilm/beit2/modeling_vqkd.py, `ScalingLayerForClip`."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def quick_gelu(x: paddle.Tensor) -> paddle.Tensor:
+    """`x sigmoid(1.702 x)`, the activation of OpenAI's CLIP (clip/model.py, `QuickGELU`)."""
+    return x * F.sigmoid(1.702 * x)
+
+
+class Teacher(nn.Layer):
+    """A plain vision transformer with absolute positions; images in [0, 1] to one feature a patch.
+
+    The bias of the keys is left out: it adds the same number to all scores of a query, which softmax cancels.
+    Parameters are frozen.
+
+    Args:
+        image_size: (height, width) in pixels.
+        patch_size, embed_dim, depth, num_heads, mlp_dim: sizes.
+        mean, std: of the channels, on [0, 1].
+        epsilon, activation: of the norms and the MLPs.
+        pre_norm: a norm before the first block (CLIP).
+        out_dim: T of a projection after the last norm (CLIP); None for none, T is then D.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int],
+        patch_size: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_dim: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        epsilon: float,
+        activation: Activation,
+        pre_norm: bool,
+        out_dim: int | None,
+    ) -> None:
+        super().__init__()
+        self.dim = out_dim or embed_dim
+        self.register_buffer("mean", paddle.to_tensor(mean).reshape([1, 3, 1, 1]), persistable=False)
+        self.register_buffer("std", paddle.to_tensor(std).reshape([1, 3, 1, 1]), persistable=False)
+        self.patch_embed = PatchEmbed(image_size, patch_size=patch_size, embed_dim=embed_dim)
+        self.cls_token = self.create_parameter([1, 1, embed_dim])
+        self.pos_embed = self.create_parameter([1, self.patch_embed.num_patches + 1, embed_dim])
+        self.pre_norm = nn.LayerNorm(embed_dim, epsilon=epsilon) if pre_norm else nn.Identity()
+        self.blocks = nn.LayerList(
+            Block(
+                Attention(embed_dim, num_heads=num_heads),
+                dim=embed_dim,
+                mlp_dim=mlp_dim,
+                init_values=0.0,
+                epsilon=epsilon,
+                activation=activation,
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(embed_dim, epsilon=epsilon)
+        self.proj = nn.Linear(embed_dim, out_dim, bias_attr=False) if out_dim else nn.Identity()
+        for parameter in self.parameters():
+            parameter.stop_gradient = True
+        self.eval()
+
+    @paddle.no_grad()
+    def forward(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Features `[B, N, T]` of images `[B, 3, height, width]` in [0, 1].
+
+        Raises:
+            ValueError: the images have another size than the teacher.
+        """
+        x = self.patch_embed((images - self.mean) / self.std)  # [B, N, D]
+        x = paddle.concat([self.cls_token.expand([x.shape[0], -1, -1]).astype(x.dtype), x], axis=1)
+        x = self.pre_norm(x + self.pos_embed)
+        for block in self.blocks:
+            x = block(x)
+        return self.proj(self.norm(x[:, 1:]))
+
+
+def load_teacher(
+    kind: str, path: str | Path, *, image_size: tuple[int, int] | None = None, num_heads: int | None = None
+) -> Teacher:
+    """The teacher in a published file; sizes are read off its tensors.
+
+    Known forms: CLIP of OpenAI (state dict with or without `visual.`) and of transformers (`CLIPModel`,
+    `CLIPVisionModelWithProjection`); DINO of facebookresearch (backbone alone or training checkpoint, whose teacher
+    is taken), of timm and of transformers (`ViTModel`).
+
+    Args:
+        kind: `"clip"` or `"dino"`; a file of the other kind is refused.
+        path: the file, or a folder of transformers.
+        image_size: (height, width) the teacher will be given; positions are resized. None for the file's own.
+        num_heads: None for one per 64 channels, as in every published one.
+    Raises:
+        FileNotFoundError, CheckpointError: the file cannot be read, or is no such teacher.
+    """
+    state = read_teacher(path, kind)
+    width, patch_size = state["cls_token"].shape[-1], state["patch_embed.proj.weight"].shape[-1]
+    side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
+    height_width = image_size or (side * patch_size, side * patch_size)
+    is_clip = kind == "clip"
+    teacher = Teacher(
+        image_size=height_width,
+        patch_size=patch_size,
+        embed_dim=width,
+        depth=depth_of(state),
+        num_heads=num_heads or max(width // HEAD_WIDTH, 1),
+        mlp_dim=state["blocks.0.mlp.fc1.bias"].shape[0],
+        mean=CLIP_MEAN if is_clip else IMAGENET_MEAN,
+        std=CLIP_STD if is_clip else IMAGENET_STD,
+        epsilon=1e-5
+        if is_clip
+        else 1e-6,  # clip/model.py keeps PyTorch's default; dino/vision_transformer.py
+        activation=quick_gelu if is_clip else F.gelu,
+        pre_norm=is_clip,
+        out_dim=state["proj.weight"].shape[1] if is_clip else None,
+    )
+    grid = teacher.patch_embed.grid_size
+    state["pos_embed"] = resize_absolute_position(state["pos_embed"], (side, side), grid)
+    _fill(teacher, state, str(path))
+    return teacher
+
+
+def _fill(teacher: Teacher, state: State, name: str) -> None:
+    own = teacher.state_dict()
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unknown:
+        raise ValueError(f"{name} is incomplete: missing {missing[:4]}, left over {unknown[:4]}")
+    for key, tensor in own.items():
+        tensor.set_value(state[key])

@@ -1,0 +1,109 @@
+"""Tokenizers from a config."""
+
+from __future__ import annotations
+
+from yacs.config import CfgNode
+
+from beit.beit import Beit
+from beit.checkpoint.load import load_pretrained
+from beit.config import image_hw
+from beit.models.dalle import DalleDecoder, DalleEncoder, DalleTokenizer
+from beit.models.quantizer import NormEmaQuantizer
+from beit.models.vqkd import VqKd
+
+# Of training alone; files for encoding (mmselfsup's vqkd_encoder.pth) leave them out.
+_TRAINING_STATE = ("quantize.embedding.embed_avg", "quantize.embedding.cluster_size")
+
+
+def build_tokenizer(config: CfgNode) -> VqKd | DalleTokenizer:
+    """The tokenizer of a config (`TOKENIZER.*`) for use: frozen, in evaluation mode, with its weights where named.
+
+    It has `encode(images in [0, 1]) -> ids [B, N]`; DALL-E's also `decode(ids) -> images`. Images are of
+    `tokenizer_image_size(config)`. A VQ-KD comes without its decoder; DALL-E's decoder is left out where only the
+    weights of the encoder are given.
+
+    Raises:
+        ValueError, OSError: the weights do not fit or cannot be read; a VQ-KD whose codebook was never initialised.
+    """
+    keys = config.TOKENIZER
+    if keys.TYPE == "vqkd":
+        tokenizer: VqKd | DalleTokenizer = build_vqkd(config, with_decoder=False)
+        if keys.PRETRAINED:
+            load_pretrained(tokenizer, keys.PRETRAINED, allow_missing=_TRAINING_STATE)
+    else:
+        tokenizer = _build_dalle(config)
+    tokenizer.eval()
+    for parameter in tokenizer.parameters():
+        parameter.stop_gradient = True
+    return tokenizer
+
+
+def tokenizer_image_size(config: CfgNode) -> tuple[int, int]:
+    """(height, width) in pixels of what the tokenizer reads: one token for each patch of the model.
+
+    Training a tokenizer, that is the image itself; pre-training, the second view.
+    """
+    if config.TASK == "tokenizer":
+        return image_hw(config)
+    keys = config.TOKENIZER
+    stride = keys.PATCH_SIZE if keys.TYPE == "vqkd" else 2 ** (keys.DALLE_GROUPS - 1)
+    height, width = (side // config.MODEL.PATCH_SIZE * stride for side in image_hw(config))
+    return height, width
+
+
+def build_vqkd(config: CfgNode, *, with_decoder: bool = True) -> VqKd:
+    """VQ-KD with random weights, of the sizes of `TOKENIZER.*`."""
+    keys = config.TOKENIZER
+    image_size = tokenizer_image_size(config)
+    wrong = [side for side in image_size if side % keys.PATCH_SIZE]
+    if wrong:
+        raise ValueError(
+            f"images of {wrong[0]} pixels are no multiple of TOKENIZER.PATCH_SIZE = {keys.PATCH_SIZE}; "
+            "change one of them"
+        )
+    grid_size = (image_size[0] // keys.PATCH_SIZE, image_size[1] // keys.PATCH_SIZE)
+    encoder = _encoder(config, image_size, keys.PATCH_SIZE, 3, keys.DEPTH)
+    decoder = _encoder(config, grid_size, 1, keys.CODE_DIM, keys.DECODER_DEPTH) if with_decoder else None
+    quantizer = NormEmaQuantizer(
+        keys.NUM_CODES,
+        keys.CODE_DIM,
+        decay=keys.CODEBOOK_DECAY,
+        commitment=keys.COMMITMENT,
+        kmeans_init=keys.KMEANS_INIT,
+        dead_after=keys.DEAD_AFTER,
+        reseed_dead_codes=keys.RESEED_DEAD_CODES,
+    )
+    return VqKd(encoder, quantizer, decoder, code_dim=keys.CODE_DIM, teacher_dim=keys.TEACHER_DIM)
+
+
+def _encoder(
+    config: CfgNode, image_size: tuple[int, int], patch_size: int, channels: int, depth: int
+) -> Beit:
+    keys = config.TOKENIZER
+    return Beit(
+        image_size=image_size,
+        patch_size=patch_size,
+        in_channels=channels,
+        num_classes=0,
+        embed_dim=keys.EMBED_DIM,
+        depth=depth,
+        num_heads=keys.NUM_HEADS,
+        init_values=0.0,
+        use_abs_pos_emb=True,
+        use_rel_pos_bias=False,
+        recompute_blocks=config.TRAIN.RECOMPUTE,
+    )
+
+
+def _build_dalle(config: CfgNode) -> DalleTokenizer:
+    keys = config.TOKENIZER
+    sizes = {"width": keys.DALLE_WIDTH, "groups": keys.DALLE_GROUPS, "num_codes": keys.NUM_CODES}
+    encoder = DalleEncoder(**sizes)
+    if keys.PRETRAINED:
+        load_pretrained(encoder, keys.PRETRAINED)
+    if keys.PRETRAINED and not keys.PRETRAINED_DECODER:
+        return DalleTokenizer(encoder)
+    decoder = DalleDecoder(code_width=keys.DALLE_CODE_WIDTH, **sizes)
+    if keys.PRETRAINED_DECODER:
+        load_pretrained(decoder, keys.PRETRAINED_DECODER)
+    return DalleTokenizer(encoder, decoder)

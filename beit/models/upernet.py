@@ -1,0 +1,161 @@
+"""Semantic segmentation: UPerNet on the BEiT encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+from paddle import nn
+from paddle.nn import functional as F
+from yacs.config import CfgNode
+
+from beit.beit import Beit, build_backbone
+from beit.layers.batch_norm import SyncBatchNorm
+from beit.layers.init import init_convolution
+from beit.models.segmentation_heads import FcnHead, UperHead
+
+# B batch, N tokens (class token first), D width, P patch side, h = H / P, w = W / P, K classes
+
+PUBLISHED_LAYERS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
+"""Depth to the blocks (from 0) the published models take their features from.
+
+Source: unilm/beit/semantic_segmentation/configs, `out_indices` of the base and large models.
+"""
+AUXILIARY_LEVEL = 2
+"""Pyramid level of the auxiliary head: stride 16."""
+
+
+class UperNet(nn.Layer):
+    """BEiT encoder, four-level feature pyramid, UPerHead, and in training an auxiliary head.
+
+    Source: arXiv 2106.08254, section 3.3; unilm/beit/semantic_segmentation.
+
+    Args:
+        backbone: encoder without classifier; its final norm is removed and the pyramid is added to it.
+        out_indices: the four blocks (from 0) whose outputs become the pyramid, from fine to coarse.
+        num_classes: K.
+        channels: inside UPerHead.
+        auxiliary_channels: inside the auxiliary head; 0 for no such head.
+        pool_scales: sides of UPerHead's pooled maps.
+        dropout: before both classifiers.
+
+    Raises:
+        ValueError: `out_indices` are not four blocks of the encoder.
+    """
+
+    def __init__(
+        self,
+        backbone: Beit,
+        *,
+        out_indices: Sequence[int],
+        num_classes: int,
+        channels: int,
+        auxiliary_channels: int = 256,
+        pool_scales: Sequence[int] = (1, 2, 3, 6),
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if len(out_indices) != 4 or not all(0 <= i < backbone.depth for i in out_indices):
+            raise ValueError(
+                f"MODEL.OUT_INDICES={list(out_indices)}: expected four blocks of 0 to {backbone.depth - 1}"
+            )
+        self.out_indices = tuple(out_indices)
+        self.num_classes = num_classes
+        self.depth = backbone.depth
+        self.backbone = backbone
+        width = backbone.embed_dim
+        # Features are block outputs. A norm that nothing reads would wait for its gradient on every rank.
+        backbone.norm, backbone.fc_norm = nn.Identity(), None
+        # Published files keep the pyramid among the encoder's tensors.
+        backbone.fpn1 = nn.Sequential(_upsample(width), SyncBatchNorm(width), nn.GELU(), _upsample(width))
+        backbone.fpn2 = nn.Sequential(_upsample(width))
+        self.decode_head = UperHead(
+            width, channels=channels, num_classes=num_classes, pool_scales=pool_scales, dropout=dropout
+        )
+        self.auxiliary_head = None
+        if auxiliary_channels:
+            self.auxiliary_head = FcnHead(
+                width, channels=auxiliary_channels, num_classes=num_classes, dropout=dropout
+            )
+
+    def forward(self, images: paddle.Tensor) -> paddle.Tensor | dict[str, paddle.Tensor]:
+        """Logits `[B, K, H/4, W/4]` of normalised images `[B, 3, H, W]` (for 16-pixel patches).
+
+        In training a dict: these as `"logits"`, and where there is an auxiliary head `"auxiliary"`
+        `[B, K, H/16, W/16]`. H and W are any multiples of P, at least 2 P; positions are resized where they are
+        not the model's (see `Beit.forward_features`).
+
+        Raises:
+            ValueError: H or W is no such number.
+        """
+        pyramid = self.pyramid(images)
+        logits = self.decode_head(pyramid)
+        if not self.training:
+            return logits
+        if self.auxiliary_head is None:
+            return {"logits": logits}
+        return {"logits": logits, "auxiliary": self.auxiliary_head(pyramid[AUXILIARY_LEVEL])}
+
+    def pyramid(self, images: paddle.Tensor) -> list[paddle.Tensor]:
+        """Maps `[B, D, 4h, 4w]`, `[B, D, 2h, 2w]`, `[B, D, h, w]`, `[B, D, h/2, w/2]`."""
+        patch_size = self.backbone.patch_embed.patch_size
+        grid = [side // patch_size for side in images.shape[2:]]
+        if min(grid) == 1:
+            raise ValueError(
+                f"images of {images.shape[2]}x{images.shape[3]} pixels are too small for the pyramid: pad them to "
+                f"{2 * patch_size} or more"
+            )
+        tokens = self.backbone.forward_features(images, self.out_indices, any_size=True)
+        width = self.backbone.embed_dim
+        maps = [x[:, 1:].transpose([0, 2, 1]).reshape([-1, width, *grid]) for x in tokens]  # [B, D, h, w]
+        return [
+            self.backbone.fpn1(maps[0]),
+            self.backbone.fpn2(maps[1]),
+            maps[2],
+            F.max_pool2d(maps[3], kernel_size=2, stride=2),
+        ]
+
+    def layer_id(self, name: str) -> int:
+        """Layer of a parameter for layer-wise rate decay: the encoder's; pyramid and heads are the last, at full rate.
+
+        Source: unilm/beit/semantic_segmentation/mmcv_custom/layer_decay_optimizer_constructor.py.
+        """
+        prefix, _, inner = name.partition(".")
+        return self.backbone.layer_id(inner) if prefix == "backbone" else self.depth + 1
+
+    def freeze_layers(self, count: int) -> None:
+        """Stop training the first `count` layers of the encoder (1: the embedding, k + 1: the first k blocks too)."""
+        self.backbone.freeze_layers(count)
+
+
+def _upsample(width: int) -> nn.Conv2DTranspose:
+    """Transposed convolution that doubles the size, with PyTorch's default initial values."""
+    conv = nn.Conv2DTranspose(width, width, kernel_size=2, stride=2)
+    init_convolution(conv)
+    return conv
+
+
+def build_upernet(config: CfgNode) -> UperNet:
+    """The segmentation model of a config (`MODEL.*`, `DATA.IMAGE_SIZE`, `TRAIN.RECOMPUTE`).
+
+    Raises:
+        ValueError: the config has no classes, or `MODEL.OUT_INDICES` is missing or not of this depth.
+    """
+    model = config.MODEL
+    if not model.NUM_CLASSES:
+        raise ValueError("MODEL.NUM_CLASSES = 0; segmentation needs classes to tell apart")
+    out_indices = model.OUT_INDICES or PUBLISHED_LAYERS.get(model.DEPTH)
+    if out_indices is None:
+        raise ValueError(
+            f"MODEL.OUT_INDICES is not set and no published model has MODEL.DEPTH={model.DEPTH}; name four blocks "
+            f"from 0 to {model.DEPTH - 1}, such as [0, 1, 2, 3]"
+        )
+    return UperNet(
+        build_backbone(config),
+        out_indices=out_indices,
+        num_classes=model.NUM_CLASSES,
+        channels=model.DECODER_CHANNELS or model.EMBED_DIM,
+        auxiliary_channels=model.AUXILIARY_CHANNELS,
+        pool_scales=model.POOL_SCALES,
+        dropout=model.DECODER_DROPOUT,
+    )

@@ -1,0 +1,224 @@
+"""Parameter groups of AdamW: layer-wise learning rates, what decays, and the optimizer's state by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+Group = dict[str, Any]
+
+
+def is_no_decay(name: str, param: Tensor, *, decay_position_tables: bool = True) -> bool:
+    """Whether the official recipes exempt a parameter from weight decay.
+
+    Exempt are tensors of at most one axis (norms, layer scale, q/v biases), every `bias`, `pos_embed` and
+    `cls_token`. `mask_token` decays, and so do the relative position tables unless asked otherwise.
+
+    Source: unilm/beit/optim_factory.py `get_parameter_groups` and `Beit.no_weight_decay`; the tables are
+    exempted there only by `--disable_weight_decay_on_rel_pos_bias`.
+
+    Args:
+        name: structured name, such as `blocks.3.attn.qkv.weight`.
+        param: the parameter.
+        decay_position_tables: False exempts the relative position bias tables too.
+    """
+    leaf = name.rpartition(".")[2]
+    if param.ndim <= 1 or leaf in {"bias", "pos_embed", "cls_token"}:
+        return True
+    return leaf == "relative_position_bias_table" and not decay_position_tables
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, Tensor]],
+    layer_id: Callable[[str], int],
+    *,
+    num_layers: int,
+    layer_decay: float,
+    weight_decay: float,
+    no_decay: Callable[[str, Tensor], bool] = is_no_decay,
+) -> list[Group]:
+    """Groups for `paddle.optimizer.AdamW`, one for each layer and kind (decaying or not), in order of layers.
+
+    A group holds `params`, `learning_rate` (in Paddle a multiplier of the optimizer's rate), `weight_decay`,
+    and for tables and `set_step`: `name` (`layer_3_decay`), `layer`, `decays`. Frozen parameters are left
+    out.
+
+    Source: unilm/beit/optim_factory.py `LayerDecayValueAssigner`: multiplier `decay ** (L + 1 - layer)`.
+
+    Args:
+        named_parameters: what `Layer.named_parameters()` yields.
+        layer_id: structured name to layer: 0 for the embeddings, i + 1 for block i, L + 1 for what follows.
+        num_layers: number of blocks, L.
+        layer_decay: factor from one layer to the one before it, in (0, 1]; 1 is no layer decay.
+        weight_decay: value of the decaying groups; the others get 0.
+        no_decay: name and parameter to whether it is exempt from weight decay.
+
+    Raises:
+        ValueError: when `layer_decay` or `weight_decay` is out of range, `layer_id` answers outside
+            0 .. L + 1, or nothing is trainable.
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay={layer_decay} is not in (0, 1]; 1 switches layer decay off")
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay={weight_decay} is negative; 0 switches weight decay off")
+    members: dict[tuple[int, bool], list[Tensor]] = {}
+    for name, param in named_parameters:
+        if param.stop_gradient:
+            continue
+        layer = layer_id(name)
+        if not 0 <= layer <= num_layers + 1:
+            raise ValueError(
+                f"Parameter {name} got layer {layer}; expected 0 .. {num_layers + 1} for {num_layers} blocks"
+            )
+        members.setdefault((layer, not no_decay(name, param)), []).append(param)
+    if not members:
+        raise ValueError(
+            "No parameter is trainable: every one of them is frozen, so there is nothing to optimize"
+        )
+    return [
+        {
+            "params": params,
+            "learning_rate": layer_decay ** (num_layers + 1 - layer),
+            "weight_decay": weight_decay if decays else 0.0,
+            "name": f"layer_{layer}_{'decay' if decays else 'no_decay'}",
+            "layer": layer,
+            "decays": decays,
+        }
+        for (layer, decays), params in sorted(members.items(), key=lambda item: (item[0][0], not item[0][1]))
+    ]
+
+
+def describe_groups(groups: Iterable[Group]) -> str:
+    """Aligned table of the groups with a total: layer, rate multiplier, weight decay, tensors, parameters.
+
+    Args:
+        groups: the result of `parameter_groups`.
+    """
+    rows = [("layer", "lr multiplier", "weight decay", "tensors", "parameters")]
+    tensors = parameters = 0
+    for group in groups:
+        size = sum(int(np.prod(param.shape)) for param in group["params"])
+        tensors += len(group["params"])
+        parameters += size
+        multiplier, decay = f"{group['learning_rate']:.6g}", f"{group['weight_decay']:g}"
+        rows.append((str(group["layer"]), multiplier, decay, str(len(group["params"])), f"{size:,}"))
+    rows.append(("total", "", "", str(tensors), f"{parameters:,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
+
+
+def set_step(optimizer: paddle.optimizer.AdamW, lr: float, weight_decay: float) -> None:
+    """Sets the global learning rate, and the weight decay of every decaying group, for the coming step.
+
+    The groups keep their learning-rate multipliers. AdamW reads a group's `weight_decay` anew at each step,
+    from its own copy of the group (`Optimizer._param_groups`), for which Paddle has no public setter.
+
+    Args:
+        optimizer: an AdamW built on `parameter_groups`.
+        lr: global learning rate of this step.
+        weight_decay: weight decay of this step; groups without decay stay at 0.
+
+    Raises:
+        ValueError: when the optimizer was not built on `parameter_groups`.
+    """
+    groups: list[Any] = optimizer._param_groups
+    if not all(isinstance(group, dict) and "decays" in group for group in groups):
+        raise ValueError("set_step needs an optimizer built on the result of parameter_groups(...)")
+    optimizer.set_lr(float(lr))
+    for group in groups:
+        if group["decays"]:
+            group["weight_decay"] = float(weight_decay)
+
+
+def named_optimizer_state(
+    optimizer: paddle.optimizer.Optimizer, names: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """The optimizer's state (moments, powers of the betas, master weights) under structured parameter names.
+
+    Keys read `blocks.0.attn.qkv.weight.moment1`. Paddle's own `state_dict` uses automatic names such as
+    `linear_7.w_0_moment1_0`, whose counters depend on every layer and optimizer the process built before, so
+    it cannot be read back after a change of the program. The learning rate is not state: `set_step` sets it.
+
+    Args:
+        optimizer: the optimizer, before or after its first step.
+        names: automatic to structured parameter name: `{p.name: n for n, p in model.named_parameters()}`.
+
+    Raises:
+        ValueError: when `names` lacks a parameter of the optimizer.
+    """
+    return {key: np.array(tensor.numpy()) for key, tensor in _state_tensors(optimizer, names).items()}
+
+
+def load_named_optimizer_state(
+    optimizer: paddle.optimizer.Optimizer, state: Mapping[str, np.ndarray], names: Mapping[str, str]
+) -> None:
+    """Puts the result of `named_optimizer_state` into an optimizer, bit for bit.
+
+    Args:
+        optimizer: an optimizer over the same trainable parameters, usually fresh.
+        state: what `named_optimizer_state` returned.
+        names: automatic parameter name to structured name in this process.
+
+    Raises:
+        ValueError: when entries are missing, left over, or of another shape or type; nothing is changed then.
+    """
+    tensors = _state_tensors(optimizer, names)
+    missing, extra = sorted(tensors.keys() - state.keys()), sorted(state.keys() - tensors.keys())
+    if missing or extra:
+        raise ValueError(
+            f"The optimizer state does not fit the trainable parameters: {len(missing)} entries are "
+            f"missing ({_first(missing)}), {len(extra)} are left over ({_first(extra)}); resume with "
+            "the model and the frozen layers of the interrupted run"
+        )
+    arrays = {key: np.ascontiguousarray(state[key]).reshape(np.shape(state[key])) for key in tensors}
+    for key, tensor in tensors.items():
+        got, expected = arrays[key], tensor.numpy()
+        if (got.shape, got.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(
+                f"Optimizer state {key} is {got.dtype} {got.shape}; "
+                f"expected {expected.dtype} {expected.shape}"
+            )
+    for key, tensor in tensors.items():
+        # Not `set_value`: it would move the beta powers, which AdamW keeps on the CPU, to the current device.
+        tensor.copy_(paddle.to_tensor(arrays[key], place=tensor.place), True)
+
+
+def _state_tensors(optimizer: paddle.optimizer.Optimizer, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The state tensors themselves by structured name, created at their start value where there are none yet.
+
+    Creating them is what the first step would do. It keeps the set of entries the same before the first step,
+    and for a parameter that has received no gradient so far.
+    """
+    params = [param for param in _parameters(optimizer) if not param.stop_gradient]
+    unnamed = [param.name for param in params if param.name not in names]
+    if unnamed:
+        raise ValueError(
+            f"{len(unnamed)} parameters of the optimizer have no structured name ({_first(unnamed)}); "
+            "pass the names of the very model the optimizer was built on"
+        )
+    with paddle.no_grad():
+        optimizer._create_accumulators(paddle.static.default_main_program().global_block(), params)
+    tensors: dict[str, Tensor] = {}
+    for param in params:
+        name, owner = names[param.name], param
+        if param.name in optimizer._master_weights:
+            owner = optimizer._master_weights[param.name]
+            tensors[f"{name}.master_weight"] = owner
+        for kind, by_parameter in optimizer._accumulators.items():
+            tensors[f"{name}.{kind}"] = by_parameter[owner.name]
+    return tensors
+
+
+def _parameters(optimizer: paddle.optimizer.Optimizer) -> list[Tensor]:
+    groups: list[Any] = optimizer._param_groups
+    return [param for group in groups for param in (group["params"] if isinstance(group, dict) else [group])]
+
+
+def _first(keys: list[str], count: int = 3) -> str:
+    return ", ".join(keys[:count]) + (", ..." if len(keys) > count else "") if keys else "none"

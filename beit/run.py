@@ -1,0 +1,325 @@
+"""One run from config to metrics: devices, data, task, weights, loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paddle
+from yacs.config import CfgNode
+
+from beit import __version__, distributed
+from beit.config import batch_size_eval, config_from_arguments, dump
+from beit.data.loader import Loader
+from beit.data.sampler import EvalSampler, TrainSampler
+from beit.engine import (
+    StoppedError,
+    Training,
+    evaluate,
+    fit,
+    log_report,
+    make_schedules,
+    run_length,
+    warmup_length,
+)
+from beit.logging import RunLog
+from beit.optim.ema import Ema
+from beit.optim.groups import describe_groups
+from beit.resume import LATEST, find_checkpoint, restore, save
+from beit.tasks import TASKS, Task
+
+USER_ERROR = 2
+"""Exit status when the input is wrong; 1 is a fault of the program or the machine, 143 a stop that was asked for."""
+
+
+def main(program: str, *, single: bool) -> int:
+    """Entry of the two scripts: flags to exit status. `single` runs one rank whatever is visible."""
+    return _reporting(lambda: _start(config_from_arguments(program=program), single=single))
+
+
+def run(config: CfgNode) -> dict[str, float]:
+    """Train or evaluate on this rank; the metrics of the last evaluation.
+
+    Writes into `config.SAVE`: `config.yaml` (resolved), `log.txt`, `metrics.jsonl`, `visualdl/`, checkpoints
+    (beit/resume.py), `class_names.txt` where the data names its classes, and `eval.json` after an evaluation.
+
+    Raises:
+        ValueError, OSError: wrong config, data or checkpoint; the message says what to change.
+        NonFiniteLossError, StoppedError: as `engine.fit`.
+    """
+    device = distributed.choose_device(config.DEVICE)
+    distributed.start(device)
+    paddle.seed(config.SEED)  # the same initial weights on every rank
+    folder = _prepare_folder(config)
+    log = RunLog(folder, distributed.rank())
+    try:
+        log.text(
+            f"beit {__version__}, Paddle {paddle.__version__}, {config.TASK} {config.MODEL.NAME}, "
+            f"{distributed.world_size()} rank(s) on {device}, output in {folder}"
+        )
+        log.config_text(dump(config))
+        task = TASKS[config.TASK](config)
+        amp_dtype = _amp_dtype(config, device, log)
+        return _evaluate(task, log, amp_dtype) if config.EVAL else _train(task, log, amp_dtype)
+    finally:
+        log.close()
+
+
+def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
+    config = task.config
+    if not config.MODEL.PRETRAINED:
+        raise ValueError("-eval needs the weights to evaluate: -pretrained FILE")
+    _load(task, log)
+    with _evaluation(task, amp_dtype, log) as evaluation:
+        if evaluation is None:
+            raise ValueError(
+                f"-eval: there are no validation images in DATA.DATA_PATH={config.DATA.DATA_PATH}"
+            )
+        metrics = evaluation()
+    log.scalars("eval", metrics, 0)
+    log_report(task, log, 0)
+    log.text("evaluation: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    if distributed.rank() == 0:
+        result = {
+            "model": config.MODEL.NAME,
+            "weights": config.MODEL.PRETRAINED,
+            "data": str(config.DATA.DATA_PATH),
+            "image_size": config.DATA.IMAGE_SIZE,
+            "crop_pct": config.DATA.CROP_PCT,
+            "interpolation": config.DATA.INTERPOLATION,
+            "mean": config.DATA.IMAGENET_MEAN,
+            "std": config.DATA.IMAGENET_STD,
+            "precision": amp_dtype or "float32",
+            **metrics,
+        }
+        (Path(config.SAVE) / "eval.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return metrics
+
+
+def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
+    config = task.config
+    checkpoint = find_checkpoint(config)
+    if checkpoint is None and config.MODEL.RESUME:
+        log.text(f"-resume auto: no checkpoint in {config.SAVE} yet")
+    if checkpoint is not None:
+        log.text(f"initial weights: continue {checkpoint}")
+    elif config.MODEL.PRETRAINED:
+        _load(task, log)
+    else:
+        log.text("initial weights: random (neither -resume nor -pretrained)")
+    if config.TRAIN.FREEZE_LAYERS:
+        task.model.freeze_layers(config.TRAIN.FREEZE_LAYERS)
+
+    dataset = task.dataset("train")
+    assert dataset is not None
+    _write_class_names(task, dataset)
+    sampler = TrainSampler(
+        len(dataset),
+        batch_size=config.DATA.BATCH_SIZE,
+        accum_iter=config.TRAIN.ACCUM_ITER,
+        world_size=distributed.world_size(),
+        rank=distributed.rank(),
+        seed=config.SEED,
+        repeats=config.TRAIN.REPEATED_AUG,
+    )
+    groups = task.param_groups()
+    optimizer = paddle.optimizer.AdamW(
+        learning_rate=config.TRAIN.BASE_LR,
+        parameters=groups,
+        beta1=config.TRAIN.OPTIMIZER.BETAS[0],
+        beta2=config.TRAIN.OPTIMIZER.BETAS[1],
+        epsilon=config.TRAIN.OPTIMIZER.EPS,
+    )
+    _describe(task, sampler, groups, log)
+    with (
+        Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader,
+        _evaluation(task, amp_dtype, log) as evaluation,
+        _stop_signals() as stop,
+    ):
+        training = Training(
+            task=task,
+            parallel=paddle.DataParallel(task) if distributed.world_size() > 1 else task,
+            optimizer=optimizer,
+            scaler=paddle.amp.GradScaler(enable=amp_dtype == "float16"),
+            ema=Ema(task.model, config.TRAIN.MODEL_EMA_DECAY) if config.TRAIN.MODEL_EMA else None,
+            dataset=dataset,
+            sampler=sampler,
+            loader=loader,
+            evaluate=evaluation,
+            save=save,
+            log=log,
+            stop=stop,
+            amp_dtype=amp_dtype,
+            step=config.TRAIN.LAST_EPOCH * sampler.steps_per_epoch,
+        )
+        if checkpoint is not None:
+            restore(training, checkpoint)
+            if not (Path(config.SAVE) / LATEST).exists():  # it comes from another folder
+                save(training, "latest")
+        return fit(training)
+
+
+@contextmanager
+def _evaluation(
+    task: Task, amp_dtype: str | None, log: RunLog
+) -> Iterator[Callable[[], dict[str, float]] | None]:
+    """A function that evaluates the task on its validation data, if it has any; workers start at the first call."""
+    config = task.config
+    dataset = task.dataset("val")
+    if dataset is None:
+        log.text("evaluation data: none")
+        yield None
+        return
+    log.text(f"evaluation data: {len(dataset)} images")
+    sampler = EvalSampler(
+        len(dataset),
+        batch_size=batch_size_eval(config),
+        world_size=distributed.world_size(),
+        rank=distributed.rank(),
+    )
+    with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
+        yield lambda: evaluate(task, loader, sampler, amp_dtype=amp_dtype)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[distributed.StopVote]:
+    """SIGTERM and SIGINT ask the loop to save and stop; a second SIGINT interrupts at once."""
+    vote = distributed.StopVote()
+
+    def handle(number: int, _frame: Any) -> None:
+        if number == signal.SIGINT and vote.requested == signal.SIGINT:
+            raise KeyboardInterrupt
+        vote.request(number)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield vote
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _load(task: Task, log: RunLog) -> None:
+    report = task.load(task.config.MODEL.PRETRAINED)
+    log.text(f"initial weights: {task.config.MODEL.PRETRAINED}\n{report}")
+    for line in report.mismatches(task.config):
+        log.text(f"warning: {line}")
+
+
+def _prepare_folder(config: CfgNode) -> Path:
+    """The output folder, writable and not holding another training run; the resolved config is written into it."""
+    folder = Path(config.SAVE)
+    if not config.EVAL and not config.MODEL.RESUME and (folder / LATEST).exists():
+        raise ValueError(
+            f"{folder} already holds a training run; continue it with -resume auto or choose another -output"
+        )
+    if distributed.rank() == 0:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ("eval_config.yaml" if config.EVAL else "config.yaml")).write_text(
+                dump(config), encoding="utf-8"
+            )
+        except OSError as error:
+            raise OSError(
+                error.errno, f"the output folder cannot be written: {error.strerror}", str(folder)
+            ) from None
+    distributed.barrier()
+    return folder
+
+
+def _write_class_names(task: Task, dataset: Any) -> None:
+    names = dataset.images.class_names
+    if names and distributed.rank() == 0:
+        (Path(task.config.SAVE) / "class_names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+
+
+def _amp_dtype(config: CfgNode, device: str, log: RunLog) -> str | None:
+    """Type of mixed precision: bfloat16 where the GPU has it, else float16 with loss scaling."""
+    if not config.AMP:
+        return None
+    if device == "cpu":
+        log.text(
+            "warning: -amp changes nothing here, Paddle has mixed precision on GPUs only; this run is float32"
+        )
+        return None
+    return "bfloat16" if paddle.amp.is_bfloat16_supported(device) else "float16"
+
+
+def _describe(task: Task, sampler: TrainSampler, groups: list[dict[str, Any]], log: RunLog) -> None:
+    """Say what will be trained before the first step: data, total batch against the recipe, rates, groups."""
+    config = task.config
+    train, total = config.TRAIN, sampler.step_size
+    log.text(
+        f"training data: {sampler.length} images, {sampler.steps_per_epoch} steps an epoch, total batch {total} = "
+        f"{distributed.world_size()} rank(s) x {config.DATA.BATCH_SIZE} images x {train.ACCUM_ITER} micro-batch(es)"
+    )
+    peak = train.BASE_LR
+    if train.LINEAR_SCALED_LR:
+        peak *= total / train.LINEAR_SCALED_LR
+        log.text(
+            f"learning rate scaled from {train.BASE_LR:g} at batch {train.LINEAR_SCALED_LR} to {peak:g} at {total}"
+        )
+    elif train.TOTAL_BATCH and total != train.TOTAL_BATCH:
+        log.text(
+            f"warning: the recipe's rate {peak:g} is for a total batch of {train.TOTAL_BATCH}, this run has {total}; "
+            f"set TRAIN.ACCUM_ITER, or scale the rate with -opts TRAIN.LINEAR_SCALED_LR {train.TOTAL_BATCH}"
+        )
+    schedules = make_schedules(config, sampler.steps_per_epoch, total)
+    last = run_length(config, sampler.steps_per_epoch) - 1
+    points = sorted({0, warmup_length(config, sampler.steps_per_epoch), last // 2, last})
+    log.text("schedule: " + ", ".join(f"step {p}: lr {schedules(p)[0]:.3e}" for p in points if p <= last))
+    log.text("parameter groups:\n" + describe_groups(groups))
+
+
+# ------------------------------------------------------------------------------------------------- starting
+
+
+def _start(config: CfgNode, *, single: bool) -> int:
+    if distributed.is_launched_rank():
+        return _rank(config)
+    device = distributed.choose_device(config.DEVICE)
+    ranks = 1 if single else config.NPROCS or (paddle.device.cuda.device_count() if device == "gpu" else 1)
+    if single and (config.NPROCS or 1) > 1:
+        raise ValueError(f"-nprocs {config.NPROCS}: main_single_gpu.py runs one rank; use main_multi_gpu.py")
+    if ranks == 1:
+        return _rank(config)
+    return distributed.launch(_rank_process, (config,), ranks=ranks, device=device, grace=config.RANK_GRACE)
+
+
+def _rank(config: CfgNode) -> int:
+    run(config)
+    return 0
+
+
+def _rank_process(config: CfgNode) -> None:
+    sys.exit(_reporting(lambda: _rank(config)))
+
+
+def _reporting(action: Callable[[], int]) -> int:
+    """Exit status of an action; the user's mistakes become one line (with the traceback when BEIT_DEBUG is set)."""
+    try:
+        return action()
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        return distributed.EXIT_STOPPED
+    except (ValueError, OSError, FloatingPointError) as error:
+        if _comes_from_paddle(error):
+            raise
+        if os.environ.get("BEIT_DEBUG"):
+            traceback.print_exc()
+        where = f"rank {distributed.rank()}: " if distributed.world_size() > 1 else ""
+        print(f"error: {where}{error}", file=sys.stderr, flush=True)
+        return USER_ERROR
+
+
+def _comes_from_paddle(error: BaseException) -> bool:
+    """Whether Paddle raised it: then the fault is ours, not the user's, and the whole traceback is wanted."""
+    files = (Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
+    return "[Hint:" in str(error) or any("paddle" in file.parts for file in files)

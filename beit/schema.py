@@ -1,0 +1,353 @@
+"""Every config key once: default, allowed values, meaning and unit. Floor 0.
+
+`SCHEMA` is the only place where a key is declared; `beit/config.py` builds the tree from it and checks every
+value against it. `RENAMED` and `RETIRED` keep the YAML files of PaddleViT users loading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+Check = Callable[[Any], Any]
+
+
+def integer(low: int | None = None) -> Check:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | float) or int(value) != value:
+            raise ValueError("an integer")
+        if low is not None and value < low:
+            raise ValueError(f"an integer of at least {low}")
+        return int(value)
+
+    return check
+
+
+def number(low: float | None = None, high: float | None = None) -> Check:
+    def check(value: Any) -> float:
+        if isinstance(value, str):  # YAML 1.1 reads "4e-3" (no dot) as text
+            try:
+                value = float(value)
+            except ValueError:
+                raise ValueError("a number") from None
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise ValueError("a number")
+        if low is not None and value < low:
+            raise ValueError(f"a number of at least {low}")
+        if high is not None and value > high:
+            raise ValueError(f"a number of at most {high}")
+        return float(value)
+
+    return check
+
+
+def flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("True or False")
+    return value
+
+
+def text(*choices: str) -> Check:
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError("text")
+        if choices and value not in choices:
+            raise ValueError("one of " + ", ".join(repr(choice) for choice in choices))
+        return value
+
+    return check
+
+
+def numbers(length: int, low: float | None = None, high: float | None = None) -> Check:
+    one = number(low, high)
+
+    def check(value: Any) -> tuple[float, ...]:
+        if not isinstance(value, list | tuple) or len(value) != length:
+            raise ValueError(f"a list of {length} numbers")
+        return tuple(one(item) for item in value)
+
+    return check
+
+
+def several(one: Check) -> Check:
+    def check(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError("a list, not empty")
+        return tuple(one(item) for item in value)
+
+    return check
+
+
+def both(one: Check) -> Check:
+    def check(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple) or len(value) != 2:
+            raise ValueError("a pair")
+        return tuple(one(item) for item in value)
+
+    return check
+
+
+def optional(inner: Check) -> Check:
+    def check(value: Any) -> Any:
+        return None if value is None or value in ("", "None", "none") else inner(value)
+
+    return check
+
+
+optional_text = optional(text())
+
+
+def words(*choices: str) -> Check:
+    one = text(*choices)
+
+    def check(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError("a list of " + ", ".join(repr(choice) for choice in choices))
+        return tuple(one(item) for item in value)
+
+    return check
+
+
+def layers(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError("a list of blocks, counted from 1")
+    return tuple(integer(1)(item) for item in value)
+
+
+def image_size(value: Any) -> int | tuple[int, int]:
+    if isinstance(value, list | tuple) and len(value) == 2:
+        one = integer(1)
+        return (one(value[0]), one(value[1]))
+    try:
+        return integer(1)(value)
+    except ValueError:
+        raise ValueError("an integer or a pair (height, width)") from None
+
+
+class Key(NamedTuple):
+    """One config key: default value, check that returns the clean value, meaning with unit and source."""
+
+    default: Any
+    check: Check
+    meaning: str
+
+
+# fmt: off
+SCHEMA: dict[str, Key] = {
+    "TASK": Key("classify", text("classify", "knn", "pretrain", "probe", "segment", "tokenizer"), "what is trained or evaluated; the file of that name in beit/tasks"),
+    # ---- data
+    "DATA.DATASET": Key("imagenet2012", text("imagenet2012", "folder", "flat", "ade20k", "image_mask"), "imagenet2012: train_list.txt and val_list.txt; folder: train/<class>/…, val/<class>/…; flat: images without labels; with TASK: segment ade20k (images/training and annotations/training, …) or image_mask (images/train and masks/train, …)"),
+    "DATA.DATA_PATH": Key("/dataset/imagenet", text(), "folder that holds the data"),
+    "DATA.BATCH_SIZE": Key(32, integer(1), "images per rank and micro-batch in training"),
+    "DATA.BATCH_SIZE_EVAL": Key(None, optional(integer(1)), "images per rank in evaluation; None: BATCH_SIZE"),
+    "DATA.IMAGE_SIZE": Key(224, image_size, "pixels: side, or (height, width)"),
+    "DATA.CROP_PCT": Key(0.9, number(0.01, 1.0), "evaluation: crop side / resized shorter side"),
+    "DATA.INTERPOLATION": Key("bicubic", text("bicubic", "bilinear", "lanczos"), "resize filter of both transforms"),
+    "DATA.NUM_WORKERS": Key(4, integer(0), "decoding processes per rank; 0: in the training process"),
+    "DATA.WORKER_TIMEOUT": Key(300.0, number(0.0), "seconds to wait for one batch before the run stops; 0: for ever"),
+    "DATA.IMAGENET_MEAN": Key((0.5, 0.5, 0.5), numbers(3), "channel means on [0, 1]; belongs to the checkpoint"),
+    "DATA.IMAGENET_STD": Key((0.5, 0.5, 0.5), numbers(3, low=1e-6), "channel deviations on [0, 1]; belongs to the checkpoint"),
+    "DATA.EXIF_ORIENTATION": Key(False, flag, "turn pictures as their EXIF tag says; the published protocol does not"),
+    "DATA.MAX_PIXELS": Key(178956970, integer(1), "pixels beyond which a picture is refused before decoding"),
+    "DATA.MAX_BAD_FRACTION": Key(0.01, number(0.0, 1.0), "share of the training images that may be unreadable; beyond it the run stops"),
+    # ---- model
+    "MODEL.NAME": Key("beit", text(), "name of the variant, shown in logs and stored with the weights"),
+    "MODEL.PRETRAINED": Key(None, optional_text, "weights to start from or to evaluate"),
+    "MODEL.RESUME": Key(None, optional_text, "training checkpoint to continue; 'auto': the newest in the output folder"),
+    "MODEL.NUM_CLASSES": Key(1000, integer(0), "classes; 0: no head"),
+    "MODEL.PATCH_SIZE": Key(16, integer(1), "pixels: side of a patch"),
+    "MODEL.EMBED_DIM": Key(768, integer(1), "width D"),
+    "MODEL.DEPTH": Key(12, integer(1), "blocks L"),
+    "MODEL.NUM_HEADS": Key(12, integer(1), "attention heads H"),
+    "MODEL.ATTN_HEAD_SIZE": Key(None, optional(integer(1)), "channels per head; None: EMBED_DIM / NUM_HEADS"),
+    "MODEL.MLP_RATIO": Key(4.0, number(0.01), "hidden width of the MLP / D"),
+    "MODEL.QKV_BIAS": Key(True, flag, "learned q and v bias (the key has none)"),
+    "MODEL.QK_SCALE": Key(None, optional(number(0.0)), "factor of q; None: head size ** -0.5"),
+    "MODEL.DROPOUT": Key(0.0, number(0.0, 1.0), "dropout after embedding, attention projection and MLP"),
+    "MODEL.ATTENTION_DROPOUT": Key(0.0, number(0.0, 1.0), "dropout of the attention weights"),
+    "MODEL.DROPPATH": Key(0.0, number(0.0, 1.0), "stochastic depth of the last block, linear from 0"),
+    "MODEL.INIT_VALUES": Key(0.1, number(0.0), "initial LayerScale (0.1 base, 1e-5 large); 0: none"),
+    "MODEL.INIT_SCALE": Key(0.001, number(0.0), "factor on the initial head"),
+    "MODEL.USE_ABS_POS_EMB": Key(False, flag, "learned absolute positions"),
+    "MODEL.USE_REL_POS_BIAS": Key(True, flag, "one relative position table per block"),
+    "MODEL.USE_SHARED_REL_POS_BIAS": Key(False, flag, "one relative position table for all blocks"),
+    "MODEL.USE_MEAN_POOLING": Key(True, flag, "mean of patches + fc_norm; False: norm + class token"),
+    # ---- training
+    "TRAIN.LAST_EPOCH": Key(0, integer(0), "epochs already done when starting from weights alone"),
+    "TRAIN.NUM_EPOCHS": Key(100, integer(1), "epochs"),
+    "TRAIN.WARMUP_EPOCHS": Key(20.0, number(0.0), "epochs of linear warm-up"),
+    "TRAIN.MAX_STEPS": Key(None, optional(integer(1)), "optimizer steps of the whole run; None: NUM_EPOCHS"),
+    "TRAIN.SCHEDULE": Key("cosine", text("cosine", "poly"), "decay of the rate after the warm-up; poly: a straight line, which also runs under the warm-up"),
+    "TRAIN.WARMUP_STEPS": Key(None, optional(integer(0)), "steps of linear warm-up; None: WARMUP_EPOCHS"),
+    "TRAIN.LR_PER_EPOCH": Key(False, flag, "the rate changes between epochs only (the official linear probe)"),
+    "TRAIN.WARMUP_START_LR": Key(0.0, number(0.0), "learning rate of the first step"),
+    "TRAIN.BASE_LR": Key(4e-3, number(0.0), "peak learning rate"),
+    "TRAIN.END_LR": Key(1e-6, number(0.0), "learning rate at the end of the cosine"),
+    "TRAIN.LINEAR_SCALED_LR": Key(None, optional(integer(1)), "total batch the rates are stated for: they are scaled to the real one; None: rates are absolute"),
+    "TRAIN.TOTAL_BATCH": Key(None, optional(integer(1)), "total batch of the recipe: a different one is warned of"),
+    "TRAIN.WEIGHT_DECAY": Key(0.05, number(0.0), "weight decay of the first step"),
+    "TRAIN.WEIGHT_DECAY_END": Key(None, optional(number(0.0)), "weight decay at the end of its cosine; None: constant"),
+    "TRAIN.LAYER_DECAY": Key(1.0, number(1e-6, 1.0), "factor of the rate per layer towards the input; 1: off"),
+    "TRAIN.DECAY_REL_POS_BIAS": Key(True, flag, "weight decay on relative position tables, as the official code"),
+    "TRAIN.GRAD_CLIP": Key(None, optional(number(0.0)), "largest global gradient norm; None or 0: off"),
+    "TRAIN.ACCUM_ITER": Key(1, integer(1), "micro-batches per optimizer step"),
+    "TRAIN.OPTIMIZER.EPS": Key(1e-8, number(0.0), "AdamW epsilon"),
+    "TRAIN.OPTIMIZER.BETAS": Key((0.9, 0.999), numbers(2, 0.0, 1.0), "AdamW betas"),
+    "TRAIN.MODEL_EMA": Key(False, flag, "keep and evaluate a moving average of the weights"),
+    "TRAIN.MODEL_EMA_DECAY": Key(0.9999, number(0.0, 1.0), "decay of the moving average per step"),
+    "TRAIN.RECOMPUTE": Key(False, flag, "recompute block activations in the backward pass: less memory, more time"),
+    "TRAIN.FREEZE_LAYERS": Key(0, integer(0), "layers not trained, from the input: 1 is the embedding, k + 1 the first k blocks too"),
+    "TRAIN.SCALE": Key((0.08, 1.0), numbers(2, 0.0, 1.0), "area share of the random resized crop"),
+    "TRAIN.RATIO": Key((3 / 4, 4 / 3), numbers(2, 0.01), "aspect ratio of the random resized crop"),
+    "TRAIN.HFLIP": Key(0.5, number(0.0, 1.0), "probability of the horizontal flip"),
+    "TRAIN.AUTO_AUGMENT": Key("rand-m9-mstd0.5-inc1", text(), "RandAugment policy; empty: none"),
+    "TRAIN.COLOR_JITTER": Key(0.4, number(0.0), "strength of colour jitter; only without AUTO_AUGMENT, as timm"),
+    "TRAIN.RANDOM_ERASE_PROB": Key(0.25, number(0.0, 1.0), "probability of random erasing"),
+    "TRAIN.RANDOM_ERASE_MODE": Key("pixel", text("pixel", "rand", "const"), "fill: noise per pixel, one colour, zero"),
+    "TRAIN.RANDOM_ERASE_COUNT": Key(1, integer(1), "boxes per erased image"),
+    "TRAIN.REPEATED_AUG": Key(1, integer(1), "times each drawn image is repeated with new augmentation (DeiT)"),
+    "TRAIN.MIXUP_ALPHA": Key(0.8, number(0.0), "Beta parameter of mixup; 0: off"),
+    "TRAIN.CUTMIX_ALPHA": Key(1.0, number(0.0), "Beta parameter of cutmix; 0: off"),
+    "TRAIN.CUTMIX_MINMAX": Key(None, optional(numbers(2, 0.0, 1.0)), "side share of the cutmix box instead of Beta"),
+    "TRAIN.MIXUP_PROB": Key(1.0, number(0.0, 1.0), "probability of mixing at all"),
+    "TRAIN.MIXUP_SWITCH_PROB": Key(0.5, number(0.0, 1.0), "probability of cutmix when both are on"),
+    "TRAIN.MIXUP_MODE": Key("batch", text("batch", "pair", "elem"), "one draw per batch, pair or element"),
+    "TRAIN.SMOOTHING": Key(0.1, number(0.0, 1.0), "label smoothing"),
+    # ---- tokenizer
+    "TOKENIZER.TYPE": Key("vqkd", text("vqkd", "dall-e"), "what turns images into token ids: VQ-KD (BEiT v2) or DALL-E's dVAE (BEiT v1)"),
+    "TOKENIZER.PRETRAINED": Key(None, optional_text, "weights of the tokenizer (of DALL-E: the encoder)"),
+    "TOKENIZER.PRETRAINED_DECODER": Key(None, optional_text, "weights of DALL-E's decoder, for pictures only"),
+    "TOKENIZER.NUM_CODES": Key(8192, integer(1), "different tokens"),
+    "TOKENIZER.CODE_DIM": Key(32, integer(1), "VQ-KD: channels of a code; above 64 most codes stay unused"),
+    "TOKENIZER.PATCH_SIZE": Key(16, integer(1), "VQ-KD: pixels, side of a patch"),
+    "TOKENIZER.EMBED_DIM": Key(768, integer(1), "VQ-KD: width of encoder and decoder"),
+    "TOKENIZER.DEPTH": Key(12, integer(1), "VQ-KD: blocks of the encoder"),
+    "TOKENIZER.NUM_HEADS": Key(12, integer(1), "VQ-KD: attention heads of encoder and decoder"),
+    "TOKENIZER.DECODER_DEPTH": Key(3, integer(1), "VQ-KD: blocks of the decoder"),
+    "TOKENIZER.CODEBOOK_DECAY": Key(0.99, number(0.0, 1.0), "VQ-KD: share of a code that stays per step"),
+    "TOKENIZER.COMMITMENT": Key(1.0, number(0.0), "VQ-KD: weight of the distance between features and their codes"),
+    "TOKENIZER.KMEANS_INIT": Key(True, flag, "VQ-KD: start the codes at the k-means of the first batch; False: random"),
+    "TOKENIZER.DEAD_AFTER": Key(100, integer(1), "VQ-KD: steps without use after which a code counts as dead"),
+    "TOKENIZER.RESEED_DEAD_CODES": Key(False, flag, "VQ-KD: move dead codes onto features of the present batch"),
+    "TOKENIZER.TEACHER": Key("clip", text("clip", "dino", "features"), "VQ-KD: what is learned from: a frozen network, or stored features"),
+    "TOKENIZER.TEACHER_PRETRAINED": Key(None, optional_text, "VQ-KD: weights of the teacher, or the folder of stored features"),
+    "TOKENIZER.TEACHER_DIM": Key(512, integer(1), "VQ-KD: channels of the teacher's features: 512 CLIP ViT-B/16, 768 DINO ViT-B/16"),
+    "TOKENIZER.TEACHER_NUM_HEADS": Key(None, optional(integer(1)), "VQ-KD: attention heads of the teacher; None: one per 64 channels"),
+    "TOKENIZER.DALLE_WIDTH": Key(256, integer(4), "DALL-E: channels of its first group"),
+    "TOKENIZER.DALLE_GROUPS": Key(4, integer(1), "DALL-E: groups of two blocks; a token covers 2 ** (groups - 1) pixels a side"),
+    "TOKENIZER.DALLE_CODE_WIDTH": Key(128, integer(1), "DALL-E: channels a token is embedded into by the decoder"),
+    # ---- pretrain (TASK: pretrain)
+    "MODEL.EARLY_LAYERS": Key(0, integer(0), "BEiT v2: blocks before the patch aggregation branches off (9 base, 21 large); 0: BEiT v1"),
+    "MODEL.HEAD_LAYERS": Key(2, integer(1), "BEiT v2: extra blocks of the patch aggregation"),
+    "MODEL.SHARED_LM_HEAD": Key(True, flag, "BEiT v2: both branches use one norm and one head"),
+    "DATA.SECOND_INTERPOLATION": Key("lanczos", text("bicubic", "bilinear", "lanczos"), "resize filter of the tokenizer's view (v1 lanczos, v2 bicubic)"),
+    "DATA.TOKEN_CACHE": Key(None, optional_text, "file of token ids computed once per image, filled when it is not there; each image keeps one crop then"),
+    "MASK.RULE": Key("at_most", text("at_most", "exact", "random"), "blocks of at most NUM_PATCHES (v1), exactly NUM_PATCHES (v2), or single patches"),
+    "MASK.NUM_PATCHES": Key(None, optional(integer(1)), "hidden patches; None: 75 of 196, scaled to the grid and rounded"),
+    "MASK.MIN_BLOCK": Key(None, optional(integer(1)), "patches of the smallest block; None: 16 of 196, scaled to the grid and rounded"),
+    "MASK.MAX_BLOCK": Key(None, optional(integer(1)), "patches of the largest block; None: NUM_PATCHES"),
+    # ---- probe, knn
+    "PROBE.LAYERS": Key((), layers, "blocks whose features are classified, from 1; empty: all"),
+    "PROBE.KINDS": Key(("class", "patches", "both"), words("class", "patches", "both"), "features: class token, mean of the patch tokens, both concatenated"),
+    "PROBE.USE_NORM": Key(False, flag, "the final norm of the pre-trained model before features are taken; needs MODEL.USE_MEAN_POOLING False"),
+    "PROBE.NEIGHBOURS": Key(20, integer(1), "kNN: neighbours that vote"),
+    "PROBE.TEMPERATURE": Key(0.07, number(1e-6), "kNN: a neighbour votes with exp(cosine / TEMPERATURE)"),
+    "PROBE.KNN_IMAGES": Key(None, optional(integer(1)), "kNN: training images in the memory, spread evenly; None: all"),
+    # ---- segment (TASK: segment)
+    "DATA.REDUCE_ZERO_LABEL": Key(False, flag, "mask value 0 means no class and is ignored, 1 is the first class (ADE20K)"),
+    "DATA.IGNORE_LABEL": Key(255, integer(0), "mask value of pixels that count neither in the loss nor in the metrics"),
+    "DATA.RESIZE_LIMITS": Key((2048, 512), both(integer(1)), "pixels: pictures are scaled to the largest size within longer and shorter side"),
+    "MODEL.OUT_INDICES": Key(None, optional(several(integer(0))), "four blocks (from 0) whose outputs become the pyramid; None: as published for this depth"),
+    "MODEL.DECODER_CHANNELS": Key(None, optional(integer(1)), "channels inside UPerHead; None: EMBED_DIM"),
+    "MODEL.AUXILIARY_CHANNELS": Key(256, integer(0), "channels inside the auxiliary head; 0: none"),
+    "MODEL.POOL_SCALES": Key((1, 2, 3, 6), several(integer(1)), "sides of UPerHead's pooled maps"),
+    "MODEL.DECODER_DROPOUT": Key(0.1, number(0.0, 1.0), "dropout of channels before the classifiers of both heads"),
+    "TRAIN.AUXILIARY_WEIGHT": Key(0.4, number(0.0), "factor of the auxiliary head's loss"),
+    "TRAIN.RESIZE_RATIO": Key((0.5, 2.0), numbers(2, 0.01), "range of the random factor on RESIZE_LIMITS"),
+    "TRAIN.CAT_MAX_RATIO": Key(0.75, number(0.0, 1.0), "crops of which one class covers more are drawn again, up to ten times; 1: off"),
+    "TRAIN.PHOTOMETRIC": Key(True, flag, "random brightness, contrast, saturation, hue"),
+    "TEST.MODE": Key("slide", text("slide", "whole"), "slide: windows of DATA.IMAGE_SIZE; whole: the picture at once"),
+    "TEST.STRIDE": Key(None, optional(integer(1)), "pixels between windows; None: two thirds of the window"),
+    "TEST.SCALES": Key((1.0,), several(number(0.01)), "factors on RESIZE_LIMITS whose probabilities are averaged"),
+    "TEST.FLIP": Key(False, flag, "average with the mirrored picture"),
+    # ---- run
+    "SAVE": Key("./output", text(), "output folder: logs, config, checkpoints"),
+    "SAVE_FREQ": Key(1, integer(1), "epochs between kept checkpoints"),
+    "SAVE_STEPS": Key(0, integer(0), "steps between writes of the latest checkpoint inside an epoch; 0: at its end only"),
+    "KEEP_LAST": Key(3, integer(1), "kept epoch checkpoints"),
+    "REPORT_FREQ": Key(50, integer(1), "steps between log lines"),
+    "VALIDATE_FREQ": Key(1, integer(1), "epochs between evaluations"),
+    "SEED": Key(0, integer(0), "base of every random number"),
+    "EVAL": Key(False, flag, "evaluate only"),
+    "AMP": Key(False, flag, "bfloat16 where the device has it, else float16 with loss scaling"),
+    "DEVICE": Key("auto", text("auto", "cpu", "gpu"), "auto: GPUs where Paddle sees them, else the CPU with a warning"),
+    "NPROCS": Key(None, optional(integer(1)), "ranks on this machine; None: one per visible GPU, or one on a CPU"),
+    "RANK_GRACE": Key(10.0, number(0.0), "seconds the other ranks get to stop after one has died"),
+}
+# fmt: on
+
+_TRANS = (
+    "PATCH_SIZE EMBED_DIM DEPTH NUM_HEADS MLP_RATIO QKV_BIAS USE_ABS_POS_EMB USE_REL_POS_BIAS INIT_VALUES"
+)
+
+RENAMED: dict[str, str] = {
+    **{f"MODEL.TRANS.{leaf}": f"MODEL.{leaf}" for leaf in _TRANS.split()},
+    "AUG.COLOR_JITTER": "TRAIN.COLOR_JITTER",
+    "AUG.AUTO_AUGMENT": "TRAIN.AUTO_AUGMENT",
+    "AUG.RE_PROB": "TRAIN.RANDOM_ERASE_PROB",
+    "AUG.RE_MODE": "TRAIN.RANDOM_ERASE_MODE",
+    "AUG.RE_COUNT": "TRAIN.RANDOM_ERASE_COUNT",
+    "AUG.MIXUP": "TRAIN.MIXUP_ALPHA",
+    "AUG.CUTMIX": "TRAIN.CUTMIX_ALPHA",
+    "AUG.CUTMIX_MINMAX": "TRAIN.CUTMIX_MINMAX",
+    "AUG.MIXUP_PROB": "TRAIN.MIXUP_PROB",
+    "AUG.MIXUP_SWITCH_PROB": "TRAIN.MIXUP_SWITCH_PROB",
+    "AUG.MIXUP_MODE": "TRAIN.MIXUP_MODE",
+    "TRAIN.RAND_AUGMENT": "TRAIN.AUTO_AUGMENT",
+    "NGPUS": "NPROCS",
+}
+"""Keys of PaddleViT's BEiT files that live on under another name."""
+
+
+class Retired(NamedTuple):
+    """A key of PaddleViT that has no counterpart: the values that mean what this package does, and why."""
+
+    accepted: tuple[Any, ...] | None
+    reason: str
+
+
+RETIRED: dict[str, Retired] = {
+    "MODEL.TYPE": Retired(None, "TASK chooses what is built"),
+    "MODEL.VAE_TYPE": Retired(None, "only pre-training uses a tokenizer"),
+    "DATA.SECOND_IMAGE_SIZE": Retired(None, "only pre-training has a second view"),
+    "DATA.IMAGE_CHANNELS": Retired((3,), "pictures are RGB"),
+    "TRAIN.LR_SCHEDULER.NAME": Retired(("warmupcosine",), "the rate is linear warm-up and cosine, per step"),
+    "TRAIN.LR_SCHEDULER.MILESTONES": Retired(None, "the rate is linear warm-up and cosine, per step"),
+    "TRAIN.LR_SCHEDULER.DECAY_EPOCHS": Retired(None, "the rate is linear warm-up and cosine, per step"),
+    "TRAIN.LR_SCHEDULER.DECAY_RATE": Retired(None, "the rate is linear warm-up and cosine, per step"),
+    "TRAIN.OPTIMIZER.NAME": Retired(
+        ("AdamW", "AdamWDL"), "the optimizer is AdamW; TRAIN.LAYER_DECAY sets its layer decay"
+    ),
+    "TRAIN.OPTIMIZER.MOMENTUM": Retired(None, "AdamW has TRAIN.OPTIMIZER.BETAS"),
+    "TRAIN.RAND_AUGMENT_LAYERS": Retired(
+        (2,), "write the policy into TRAIN.AUTO_AUGMENT, e.g. rand-m9-n3-mstd0.5-inc1"
+    ),
+    "TRAIN.RAND_AUGMENT_MAGNITUDE": Retired(
+        (9,), "write the policy into TRAIN.AUTO_AUGMENT, e.g. rand-m7-mstd0.5-inc1"
+    ),
+    "TRAIN.RANDOM_ERASE_SPLIT": Retired((False,), "the recipes do not split"),
+    "TRAIN.MODEL_EMA_FORCE_CPU": Retired(None, "the average lives beside the weights"),
+    "TAG": Retired(None, "name the output folder with SAVE"),
+    "LOCAL_RANK": Retired(None, "ranks come from the launcher"),
+}
+
+
+def clean_legacy(key: str, value: Any) -> Any:
+    """Value of a renamed or reused PaddleViT key in today's meaning: True / False of AUTO_AUGMENT, -1 of NGPUS."""
+    if key == "TRAIN.AUTO_AUGMENT" and (isinstance(value, bool) or value is None):
+        return SCHEMA[key].default if value else ""
+    if key == "NPROCS" and value == -1:
+        return None
+    if key == "TRAIN.CUTMIX_MINMAX" and value == []:
+        return None
+    return value

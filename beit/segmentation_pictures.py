@@ -1,0 +1,86 @@
+"""Class maps drawn over their pictures, with a legend. Floor 2: Pillow and NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from beit.data.image_mask import Color
+
+# h, w size of the picture; K classes
+
+_LINE, _MARGIN, _SWATCH = 16, 8, 12  # pixels
+_MAX_LINES = 30
+
+
+def index_picture(classes: np.ndarray, palette: Sequence[Color]) -> Image.Image:
+    """Palette picture (mode P) whose pixels are the class numbers `[h, w]` and which viewers show in colours."""
+    picture = Image.fromarray(classes.astype(np.uint8))
+    picture.putpalette([channel for color in palette for channel in color])
+    return picture
+
+
+def overlay_picture(
+    image: Image.Image,
+    classes: np.ndarray,
+    names: Sequence[str],
+    palette: Sequence[Color],
+    *,
+    opacity: float = 0.5,
+) -> Image.Image:
+    """The picture under its classes' colours, beside it a legend of the classes by area.
+
+    Args:
+        image: RGB.
+        classes: class numbers `[h, w]`.
+        names: of the K classes.
+        palette: of the K classes.
+        opacity: of the colours, 0 to 1.
+    """
+    colors = np.asarray(palette, np.float32)[classes]
+    mixed = np.asarray(image, np.float32) * (1 - opacity) + colors * opacity
+    blended = Image.fromarray((mixed + 0.5).astype(np.uint8))
+    return _beside(blended, _legend(areas(classes, names), palette))
+
+
+def areas(classes: np.ndarray, names: Sequence[str]) -> list[dict[str, int | float | str]]:
+    """The classes of a map, largest first: `class`, `name`, `pixels`, and `share` of the picture."""
+    counts = np.bincount(classes.ravel(), minlength=len(names))
+    order = np.argsort(-counts, kind="stable")
+    return [
+        {
+            "class": int(k),
+            "name": names[k],
+            "pixels": int(counts[k]),
+            "share": round(float(counts[k] / classes.size), 6),
+        }
+        for k in order
+        if counts[k]
+    ]
+
+
+def _legend(rows: Sequence[dict[str, int | float | str]], palette: Sequence[Color]) -> Image.Image:
+    font = ImageFont.load_default()
+    shown = rows[:_MAX_LINES]
+    texts = [f"{row['name']}  {100 * float(row['share']):.1f} %" for row in shown]
+    if len(rows) > len(shown):
+        texts.append(f"and {len(rows) - len(shown)} more")
+    width = max(int(font.getlength(text)) for text in texts) + _SWATCH + 3 * _MARGIN
+    legend = Image.new("RGB", (width, len(texts) * _LINE + 2 * _MARGIN), "white")
+    draw = ImageDraw.Draw(legend)
+    for line, text in enumerate(texts):
+        top = _MARGIN + line * _LINE
+        if line < len(shown):
+            box = (_MARGIN, top, _MARGIN + _SWATCH, top + _SWATCH)
+            draw.rectangle(box, fill=palette[int(shown[line]["class"])], outline="black")
+        draw.text((2 * _MARGIN + _SWATCH, top), text, fill="black", font=font)
+    return legend
+
+
+def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    both = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), "white")
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width, 0))
+    return both

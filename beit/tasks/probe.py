@@ -1,0 +1,162 @@
+"""Linear probe: one linear classifier per layer and kind of feature, all trained at once on a frozen encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+from paddle.nn import functional as F
+from yacs.config import CfgNode
+
+from beit.beit import build_backbone
+from beit.checkpoint.load import load_pretrained
+from beit.checkpoint.report import LoadReport
+from beit.data.dataset import ImageDataset, build_dataset
+from beit.data.on_device import normalize
+from beit.metrics import topk_correct
+from beit.models.features import FeatureName, FrozenFeatures
+from beit.optim.groups import parameter_groups
+from beit.tasks.layer_table import LayerTable
+from beit.tasks.pictures import tile
+from beit.tasks.task import Batch, Task
+
+# B batch, K classes, P probes
+
+
+class LinearProbes(nn.Layer):
+    """A classifier per feature, by its name (`layer_09_class`): weight N(0, 0.01), bias 0.
+
+    Source: unilm/beit/run_linear_eval.py, `LinearClassifier`.
+    """
+
+    def __init__(self, widths: Mapping[FeatureName, int], num_classes: int) -> None:
+        super().__init__()
+        for name, width in widths.items():
+            linear = nn.Linear(width, num_classes)
+            nn.initializer.Normal(std=0.01)(linear.weight)
+            nn.initializer.Constant(0.0)(linear.bias)
+            self.add_sublayer(str(name), linear)
+
+    def forward(self, features: Mapping[FeatureName, Tensor]) -> dict[FeatureName, Tensor]:
+        """Logits `[B, K]` of each feature."""
+        probes = dict(self.named_children())
+        return {name: probes[str(name)](feature) for name, feature in features.items()}
+
+
+class Probe(Task):
+    """Train the linear classifiers; the encoder, from `-pretrained`, stays as it is and is in no checkpoint.
+
+    The loss is the sum over all classifiers. AdamW treats every parameter by itself, so each classifier becomes what
+    it would become alone. After each evaluation `probe.json`, `probe.txt` and `probe.png` hold every layer's accuracy.
+    Source: unilm/beit/run_linear_eval.py.
+
+    Raises:
+        ValueError: no classes, frozen layers or `-eval` are asked for, or a feature does not exist.
+    """
+
+    def __init__(self, config: CfgNode) -> None:
+        super().__init__()
+        refuse_without_classes(config)
+        if config.EVAL:
+            raise ValueError(
+                "TASK: probe evaluates while it trains and keeps its results in probe.json; -eval alone has nothing "
+                "to evaluate. TASK: knn needs no training"
+            )
+        if config.TRAIN.FREEZE_LAYERS:
+            raise ValueError("TRAIN.FREEZE_LAYERS: the encoder of a probe is frozen as a whole; set it to 0")
+        self.config = config
+        backbone = build_backbone(config)
+        # Here, and not where training starts: a run that continues needs the encoder, too.
+        self._loaded = load_pretrained(backbone, config.MODEL.PRETRAINED) if config.MODEL.PRETRAINED else None
+        self._features = build_features(config, backbone)
+        self.model = LinearProbes(self._features.widths, config.MODEL.NUM_CLASSES)
+        self._table: LayerTable | None = None
+
+    def load(self, path: str) -> LoadReport:
+        assert self._loaded is not None
+        return self._loaded
+
+    def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
+        bad_images = Path(self.config.SAVE) / "bad_images.txt" if split == "train" else None
+        return build_dataset(self.config, split, bad_images=bad_images)
+
+    def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        logits, labels = self.model(self._extract(batch)), batch["label"]
+        with paddle.amp.auto_cast(enable=False):
+            losses = [F.cross_entropy(value.astype("float32"), labels) for value in logits.values()]
+        correct = paddle.stack([(value.argmax(-1) == labels).astype("float32") for value in logits.values()])
+        return {"loss": paddle.add_n(losses), "accuracy": 100.0 * correct.mean().detach()}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        # The official optimizer decays the biases too.
+        return parameter_groups(
+            self.model.named_parameters(),
+            lambda name: 1,
+            num_layers=0,
+            layer_decay=1.0,
+            weight_decay=self.config.TRAIN.WEIGHT_DECAY,
+            no_decay=lambda name, parameter: False,
+        )
+
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self.model(self._extract(batch))
+        return count_correct(list(logits.values()), batch["label"])
+
+    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        title = f"linear probe of {self.config.MODEL.NAME}"
+        names = list(self._features.widths)
+        self._table = LayerTable.from_sums(title, describe_protocol(self.config), names, sums)
+        return self._table.metrics()
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        return metrics["top1"]
+
+    def picture(self, batch: Batch) -> np.ndarray:
+        return tile(batch["image"][:16].numpy())
+
+    def report(self, folder: Path) -> dict[str, np.ndarray]:
+        return self._table.write(folder, "probe") if self._table is not None else {}
+
+    def _extract(self, batch: Batch) -> dict[FeatureName, Tensor]:
+        data = self.config.DATA
+        return self._features(normalize(batch["image"], data.IMAGENET_MEAN, data.IMAGENET_STD))
+
+
+def build_features(config: CfgNode, backbone: Any) -> FrozenFeatures:
+    """The features of `PROBE.*`.
+
+    Raises:
+        ValueError: as `FrozenFeatures`.
+    """
+    probe = config.PROBE
+    return FrozenFeatures(backbone, layers=probe.LAYERS, kinds=probe.KINDS, use_norm=probe.USE_NORM)
+
+
+def count_correct(logits: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """Sums `count`, and `top1`, `top5` int64 `[P]` of several classifiers."""
+    correct = [topk_correct(value, labels) for value in logits]
+    sums = {key: paddle.stack([one[key] for one in correct]) for key in ("top1", "top5")}
+    return {"count": paddle.to_tensor(len(labels)), **sums}
+
+
+def describe_protocol(config: CfgNode) -> dict[str, Any]:
+    """What a result depends on, for its file."""
+    return {
+        "weights": config.MODEL.PRETRAINED,
+        "data": str(config.DATA.DATA_PATH),
+        "image_size": config.DATA.IMAGE_SIZE,
+        "use_norm": config.PROBE.USE_NORM,
+        "seed": config.SEED,
+    }
+
+
+def refuse_without_classes(config: CfgNode) -> None:
+    """Raises:
+    ValueError: the config has no classes.
+    """
+    if not config.MODEL.NUM_CLASSES:
+        raise ValueError(f"MODEL.NUM_CLASSES = 0; TASK: {config.TASK} needs classes to tell apart")

@@ -1,0 +1,104 @@
+"""Token ids computed once per image, for pre-training without running the tokenizer in each step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from yacs.config import CfgNode
+
+from beit import distributed
+from beit.checkpoint.atomic import replacing
+from beit.config import batch_size_eval, image_hw
+from beit.data.loader import Loader
+from beit.data.pretraining import PretrainDataset
+from beit.data.sampler import EvalSampler
+from beit.logging import progress
+
+# L tokens of an image
+
+
+class TokenCache:
+    """A file of ids, uint16 or int32 `[images, L]` (`.npy`), and beside it (`.json`) what they were made from.
+
+    Args:
+        file: of the ids; `.npy` is appended where it is missing.
+        dataset: training images with fixed views, so that an image has one answer.
+        tokenizer: of the second view.
+    """
+
+    def __init__(self, file: Path, dataset: PretrainDataset, tokenizer: paddle.nn.Layer) -> None:
+        self.file = file if file.suffix == ".npy" else file.with_name(f"{file.name}.npy")
+        self.record = self.file.with_suffix(".json")
+        self.dataset = dataset
+        self.tokenizer = tokenizer
+        self.identity = identify(dataset, tokenizer)
+
+    def ready(self, config: CfgNode) -> Path:
+        """The file, filled before by all ranks together if it is not there.
+
+        Raises:
+            ValueError: the file is there, but of another tokenizer, other images or other views.
+        """
+        if not (self.file.exists() and self.record.exists()):
+            self._fill(config)
+        stored = json.loads(self.record.read_text(encoding="utf-8"))
+        differing = [name for name, value in self.identity.items() if stored.get(name) != value]
+        if differing:
+            raise ValueError(
+                f"DATA.TOKEN_CACHE={self.file} was made with another {', another '.join(differing)}: "
+                "name another file, or delete this one to have it made anew"
+            )
+        return self.file
+
+    def _fill(self, config: CfgNode) -> None:
+        draft = self.file.with_suffix(".partial")
+        height, width = image_hw(config)
+        num_tokens = (height // config.MODEL.PATCH_SIZE) * (width // config.MODEL.PATCH_SIZE)
+        shape = (len(self.dataset), num_tokens)
+        if distributed.rank() == 0:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            dtype = np.uint16 if config.TOKENIZER.NUM_CODES <= 1 << 16 else np.int32
+            np.lib.format.open_memmap(draft, "w+", dtype, shape)
+        distributed.barrier()
+        ids = np.load(draft, mmap_mode="r+")
+        sampler = EvalSampler(
+            len(self.dataset),
+            batch_size=batch_size_eval(config),
+            world_size=distributed.world_size(),
+            rank=distributed.rank(),
+        )
+        data = config.DATA
+        with Loader(self.dataset, num_workers=data.NUM_WORKERS, timeout=data.WORKER_TIMEOUT) as loader:
+            batches = loader(list(sampler))
+            for batch in progress(batches, len(sampler), f"fill {self.file}", rank=distributed.rank()):
+                second = paddle.to_tensor(batch["second"]).astype("float32") / 255.0
+                ids[batch["index"]] = self.tokenizer.encode(second).numpy()
+        ids.flush()
+        distributed.barrier()
+        if distributed.rank() == 0:
+            draft.replace(self.file)
+            with replacing(self.record) as record:
+                record.write((json.dumps(self.identity, indent=2) + "\n").encode())
+        distributed.barrier()
+
+
+def identify(dataset: PretrainDataset, tokenizer: paddle.nn.Layer) -> dict[str, Any]:
+    """What ids depend on, in words and digests: tokenizer weights, images and their order, views and seed."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        weights.update(f"{name} {list(tensor.shape)}".encode())
+        weights.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    images = hashlib.sha256(dataset.images.names)
+    images.update(dataset.images.offsets.tobytes())
+    return {
+        "tokenizer": weights.hexdigest(),
+        "list of images": images.hexdigest(),
+        "transform": repr(dataset.transform),
+        "way of opening pictures": dict(dataset.open_options),
+        "seed": dataset.seed,
+    }

@@ -1,0 +1,183 @@
+"""Training of VQ-KD, the tokenizer of BEiT v2."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from PIL import Image
+from yacs.config import CfgNode
+
+from beit.config import image_hw
+from beit.data.features import TokenizerDataset, build_tokenizer_dataset
+from beit.models.teachers import Teacher, load_teacher
+from beit.models.tokenizer import build_vqkd
+from beit.optim.groups import is_no_decay, parameter_groups
+from beit.tasks.task import Batch, Task
+from beit.tasks.token_pictures import draw_code_map, draw_codebook
+
+# B batch, N patches, K codes, T channels of the teacher
+
+HEALTHY_USAGE = 0.5
+"""Share of codes alive below which the codebook counts as collapsing: reports of users (unilm issues 877, 936)."""
+_MAX_CODE_DIM = 64  # above it most codes stay unused: unilm issue 1556, 7342 of 8192 codes of 1024 channels
+_PICTURE_IMAGES = 16
+_MAP_IMAGES = 8
+
+
+class Tokenizer(Task):
+    """Rebuild the features of a frozen teacher through a codebook.
+
+    The teacher is in no checkpoint. `usage`, `perplexity` and `dead_codes` of a log line are those of the recent steps
+    (`NormEmaQuantizer.usage`); of an evaluation, `usage` and `perplexity` are those of its images.
+    Source: unilm/beit2/run_vqkd_training.py, engine_for_vqkd.py and TOKENIZER.md.
+
+    Raises:
+        ValueError, OSError: no teacher is named, it cannot be read, or its features do not fit.
+    """
+
+    def __init__(self, config: CfgNode) -> None:
+        super().__init__()
+        self.config = config
+        keys = config.TOKENIZER
+        if keys.TYPE != "vqkd":
+            raise ValueError(
+                f"TASK: tokenizer trains a VQ-KD, got TOKENIZER.TYPE = {keys.TYPE}; DALL-E comes trained"
+            )
+        if not keys.TEACHER_PRETRAINED:
+            what = "the folder of its features" if keys.TEACHER == "features" else "its published weights"
+            raise ValueError(f"TOKENIZER.TEACHER = {keys.TEACHER} needs TOKENIZER.TEACHER_PRETRAINED: {what}")
+        if config.TRAIN.MODEL_EMA:
+            raise ValueError(
+                "TRAIN.MODEL_EMA would average the codebook, a moving average itself; set it to False"
+            )
+        if keys.CODE_DIM > _MAX_CODE_DIM:
+            warnings.warn(
+                f"TOKENIZER.CODE_DIM = {keys.CODE_DIM}: with more than {_MAX_CODE_DIM} channels most codes stay "
+                "unused; the recipe has 32",
+                stacklevel=2,
+            )
+        self.model = build_vqkd(config)
+        # In a tuple, so that it is no sub-layer: not trained, averaged or synchronised.
+        self._frozen = () if keys.TEACHER == "features" else (self._teacher(),)
+        self._was_collapsing = False
+        self._pictures: dict[str, np.ndarray] = {}
+
+    def dataset(self, split: Literal["train", "val"]) -> TokenizerDataset | None:
+        keys = self.config.TOKENIZER
+        return build_tokenizer_dataset(
+            self.config,
+            split,
+            bad_images=Path(self.config.SAVE) / "bad_images.txt" if split == "train" else None,
+            features=keys.TEACHER_PRETRAINED if keys.TEACHER == "features" else None,
+        )
+
+    def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        images = _unit_range(batch["image"])
+        scalars = self.model(images, self._targets(batch, images), rng)
+        del scalars["ids"]
+        return scalars | self.model.quantize.usage()
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """No weight decay on vectors, biases, class tokens and positions; the codebook is no parameter."""
+        train = self.config.TRAIN
+        return parameter_groups(
+            self.model.named_parameters(),
+            self.model.layer_id,
+            num_layers=self.model.depth,
+            layer_decay=train.LAYER_DECAY,
+            weight_decay=train.WEIGHT_DECAY,
+            no_decay=partial(is_no_decay, decay_position_tables=train.DECAY_REL_POS_BIAS),
+        )
+
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        images = _unit_range(batch["image"])
+        found = self.model(images, self._targets(batch, images))
+        count = images.shape[0]
+        if "code map" not in self._pictures:
+            self._pictures["code map"] = self._code_map(batch["image"], found["ids"])
+        return {
+            "count": paddle.to_tensor(count),
+            "cosine_loss": count * found["cosine_loss"].astype("float64"),
+            "commitment_loss": count * found["commitment_loss"].astype("float64"),
+            "codes": paddle.bincount(found["ids"].flatten(), minlength=self.model.quantize.num_codes),
+        }
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        codes = np.atleast_1d(sums["codes"])
+        self._pictures["codebook"] = draw_codebook(codes)
+        share = codes[codes > 0] / codes.sum()
+        losses = {name: sums[name] / sums["count"] for name in ("cosine_loss", "commitment_loss")}
+        return {
+            "loss": losses["cosine_loss"] + losses["commitment_loss"],
+            **losses,
+            "codes_used": float(len(share)),
+            "usage": len(share) / len(codes),
+            "perplexity": float(np.exp(-(share * np.log(share)).sum())),
+            "count": sums["count"],
+        }
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        return -metrics["cosine_loss"]
+
+    def warnings(self, means: Mapping[str, float], is_warm: bool) -> list[str]:
+        is_collapsing = is_warm and means["usage"] < HEALTHY_USAGE
+        is_news, self._was_collapsing = is_collapsing and not self._was_collapsing, is_collapsing
+        if not is_news:
+            return []
+        keys = self.config.TOKENIZER
+        return [
+            f"the codebook collapses: {100 * means['usage']:.0f} % of {keys.NUM_CODES} codes were used in the last "
+            f"{keys.DEAD_AFTER} steps. Take a larger total batch, fewer TOKENIZER.NUM_CODES (small data), at most 64 "
+            "TOKENIZER.CODE_DIM, or TOKENIZER.RESEED_DEAD_CODES True"
+        ]
+
+    def picture(self, batch: Batch) -> np.ndarray:
+        """The first images of the batch, four a row."""
+        pixels = batch["image"][:_PICTURE_IMAGES].numpy()  # [B, 3, H, W]
+        pixels = pixels[: max(1, len(pixels) // 4 * 4)]
+        rows = np.split(pixels, max(1, len(pixels) // 4))
+        return np.concatenate([np.concatenate(list(row), axis=2) for row in rows], axis=1).transpose(1, 2, 0)
+
+    def report(self, folder: Path) -> dict[str, np.ndarray]:
+        """Codes of a few images, and how often each code was used, as PNG files and for the log."""
+        pictures, self._pictures = self._pictures, {}
+        for name, picture in pictures.items():
+            Image.fromarray(picture).save(folder / f"{name.replace(' ', '_')}.png")
+        return pictures
+
+    def _code_map(self, images: Tensor, ids: Tensor) -> np.ndarray:
+        pixels = images[:_MAP_IMAGES].numpy().transpose(0, 2, 3, 1)
+        maps = ids[:_MAP_IMAGES].numpy().reshape(-1, *self.model.grid_size)
+        return np.concatenate([draw_code_map(*pair) for pair in zip(pixels, maps, strict=True)])
+
+    def _teacher(self) -> Teacher:
+        keys = self.config.TOKENIZER
+        teacher = load_teacher(
+            keys.TEACHER,
+            keys.TEACHER_PRETRAINED,
+            image_size=image_hw(self.config),
+            num_heads=keys.TEACHER_NUM_HEADS,
+        )
+        if teacher.dim != keys.TEACHER_DIM:
+            raise ValueError(
+                f"the teacher {keys.TEACHER_PRETRAINED} gives {teacher.dim} channels; set TOKENIZER.TEACHER_DIM "
+                f"{teacher.dim} (it is {keys.TEACHER_DIM})"
+            )
+        return teacher
+
+    @paddle.no_grad()
+    def _targets(self, batch: Batch, images: Tensor) -> Tensor:
+        """Features `[B, N, T]`, stored or of the teacher."""
+        return self._frozen[0](images) if self._frozen else batch["target"]
+
+
+def _unit_range(images: Tensor) -> Tensor:
+    """Float32 in [0, 1] of uint8 images: what tokenizers and teachers read."""
+    return images.astype("float32") / 255.0

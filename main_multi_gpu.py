@@ -1,0 +1,8 @@
+"""Train or evaluate on all visible GPUs of this machine (or -nprocs ranks on a CPU): flags to config to run."""
+
+import sys
+
+if __name__ == "__main__":
+    from beit.run import main
+
+    sys.exit(main("main_multi_gpu.py", single=False))

@@ -1,0 +1,8 @@
+"""Train or evaluate on one device: flags to config to run."""
+
+import sys
+
+if __name__ == "__main__":
+    from beit.run import main
+
+    sys.exit(main("main_single_gpu.py", single=True))

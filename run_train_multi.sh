@@ -1,0 +1,13 @@
+#!/bin/sh
+# Train on 8 GPUs with the documented command; further arguments are appended and win:
+#   sh run_train_multi.sh -data_path=/data/imagenet -output=./output/base -pretrained=./beit_base_patch16_224_pt22k.pth
+set -eu
+CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0,1,2,3,4,5,6,7}"
+export CUDA_VISIBLE_DEVICES
+exec "${PYTHON:-python}" main_multi_gpu.py \
+    -cfg='./configs/beit_base_patch16_224.yaml' \
+    -dataset='imagenet2012' \
+    -batch_size=256 \
+    -data_path='/dataset/imagenet' \
+    -amp \
+    "$@"

@@ -1,0 +1,165 @@
+"""The libraries themselves: their files load here, ours load there. Deselected by default (marker `peers`).
+
+Needs torch, timm and transformers, which the test extras do not install; needs no Paddle:
+python -m pytest -m peers tests/checkpoint/test_peers.py
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from beit.checkpoint.dialects import from_canonical, to_canonical
+from beit.checkpoint.files import write
+from beit.checkpoint.resize import resample_patch_embedding, resize_absolute_position, resize_relative_position_bias
+from beit.checkpoint.source import open_checkpoint
+from beit.tools.convert import convert
+from tests.checkpoint import publishers
+from tests.reference_numpy import classify, encode, layer_norm
+
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
+TOLERANCE = 1e-5
+RNG = np.random.default_rng(0)
+IMAGES = RNG.standard_normal((2, 3, 12, 12)).astype(np.float32)
+
+
+def unilm_of(path):
+    """State in unilm's names from any file, by this package, and what it was."""
+    source = open_checkpoint(path)
+    state, info = to_canonical(source.tree, name=source.name, config=source.config)
+    assert info.unknown == ()
+    return from_canonical(state, "unilm"), info
+
+
+def randomise(torch, model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.2 + (0.5 if parameter.ndim == 1 else 0))
+    return model.eval()
+
+
+def difference(torch, model, expected, pick=lambda output: output):
+    with torch.no_grad():
+        return np.abs(pick(model(torch.from_numpy(IMAGES))).numpy() - expected).max()
+
+
+@pytest.mark.parametrize("pooling", ["avg", "token"])
+def test_timm(tmp_path, pooling):
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
+    options = {"img_size": 12, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
+    model = timm.models.beit.Beit(**options, init_values=0.1, use_abs_pos_emb=False, use_rel_pos_bias=True, global_pool=pooling)
+    randomise(torch, model)
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    unilm, info = unilm_of(tmp_path / "theirs.pth")
+    assert (info.publisher, info.kind) == ("timm", "classifier")
+    assert difference(torch, model, classify(unilm["model"], IMAGES, 3)) < TOLERANCE
+
+    convert(tmp_path / "theirs.pth", tmp_path / "ours", form="timm")
+    again = timm.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
+    assert difference(torch, again, classify(unilm["model"], IMAGES, 3)) < TOLERANCE
+
+
+def transformers_config(transformers, **options):
+    return transformers.BeitConfig(
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=3,
+        intermediate_size=96,
+        image_size=12,
+        patch_size=4,
+        layer_norm_eps=1e-6,
+        vocab_size=11,
+        num_labels=5,
+        **options,
+    )
+
+
+def no_differences(info):
+    return not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+@pytest.mark.parametrize("mean", [True, False])
+@pytest.mark.parametrize("original", [True, False])
+def test_transformers_classifier(tmp_path, mean, original):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = transformers_config(transformers, use_relative_position_bias=True, use_mean_pooling=mean)
+    model = randomise(torch, transformers.BeitForImageClassification(config))
+    model.save_pretrained(tmp_path / "theirs", save_original_format=original)
+    unilm, info = unilm_of(tmp_path / "theirs")
+    assert (info.publisher, info.kind) == ("huggingface", "classifier")
+    expected = classify(unilm["model"], IMAGES, 3)
+    assert difference(torch, model, expected, lambda output: output.logits) < TOLERANCE
+
+    convert(tmp_path / "theirs", tmp_path / "ours", form="huggingface")
+    again, loading = transformers.BeitForImageClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert no_differences(loading)
+    assert difference(torch, again.eval(), expected, lambda output: output.logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_transformers_pretraining(tmp_path, original):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = transformers_config(transformers, use_shared_relative_position_bias=True, use_mask_token=True)
+    model = randomise(torch, transformers.BeitForMaskedImageModeling(config))
+    model.save_pretrained(tmp_path / "theirs", save_original_format=original)
+    unilm, info = unilm_of(tmp_path / "theirs")
+    assert (info.publisher, info.kind) == ("huggingface", "mim_v1")
+    s = unilm["model"]
+    tokens = layer_norm(encode(s, IMAGES, 3), s["norm.weight"], s["norm.bias"])[:, 1:]
+    expected = tokens @ s["lm_head.weight"].T + s["lm_head.bias"]
+    assert difference(torch, model, expected, lambda output: output.logits) < TOLERANCE
+
+    convert(tmp_path / "theirs", tmp_path / "ours", form="huggingface")
+    again, loading = transformers.BeitForMaskedImageModeling.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert no_differences(loading)
+    assert difference(torch, again.eval(), expected, lambda output: output.logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_transformers_segmentation(tmp_path, original):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = transformers_config(transformers, use_relative_position_bias=True, out_indices=[1, 2, 3, 4])
+    model = randomise(torch, transformers.BeitForSemanticSegmentation(config))
+    model.save_pretrained(tmp_path / "theirs", save_original_format=original)
+    _, info = unilm_of(tmp_path / "theirs")
+    assert (info.publisher, info.kind, info.feature_layers["trained"]) == ("huggingface", "segmentation", (1, 2, 3, 4))
+    convert(tmp_path / "theirs", tmp_path / "ours", form="huggingface")
+    again, loading = transformers.BeitForSemanticSegmentation.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert no_differences(loading)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(IMAGES)).logits.numpy()
+    assert difference(torch, again.eval(), logits, lambda output: output.logits) < TOLERANCE
+
+
+def test_flava_codebook(tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = transformers.FlavaImageCodebookConfig(hidden_size=8, vocab_size=16)
+    torch.save(transformers.FlavaImageCodebook(config).state_dict(), tmp_path / "codebook.bin")
+    state, info = to_canonical(open_checkpoint(tmp_path / "codebook.bin").tree)
+    assert (info.kind, info.unknown) == ("dalle_encoder", ())
+    assert state.keys() == publishers.dalle(RNG).keys()
+
+
+def test_resizes_equal_timms():
+    torch, layers = pytest.importorskip("torch"), pytest.importorskip("timm.layers")
+    table = RNG.standard_normal((732, 2)).astype(np.float32)
+    theirs = layers.resize_rel_pos_bias_table(torch.from_numpy(table), (24, 24), (2212, 2)).numpy()
+    ours = resize_relative_position_bias(table, (14, 14), (24, 24), "linear")
+    assert np.abs(theirs - ours).max() < TOLERANCE
+    weight = RNG.standard_normal((2, 3, 16, 16)).astype(np.float32)
+    for side in (14, 32):
+        theirs = layers.resample_patch_embed(torch.from_numpy(weight), [side, side]).numpy()
+        assert np.abs(theirs - resample_patch_embedding(weight, side)).max() < 1e-4
+    positions = RNG.standard_normal((1, 197, 3)).astype(np.float32)
+    image = torch.from_numpy(positions[:, 1:].reshape(1, 14, 14, 3)).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(image, size=(24, 20), mode="bicubic", align_corners=False)
+    theirs = resized.permute(0, 2, 3, 1).reshape(1, -1, 3).numpy()
+    assert np.abs(theirs - resize_absolute_position(positions, (14, 14), (24, 20))[:, 1:]).max() < TOLERANCE
+
+
+def test_torch_reads_what_we_write(tmp_path):
+    torch = pytest.importorskip("torch")
+    load_file = pytest.importorskip("safetensors.torch").load_file
+    write(tmp_path / "vit.pdparams", publishers.paddlevit(publishers.unilm_classifier(RNG)))
+    convert(tmp_path / "vit.pdparams", tmp_path / "unilm.safetensors", form="unilm")
+    assert load_file(tmp_path / "unilm.safetensors")["blocks.0.attn.relative_position_index"].dtype == torch.int64

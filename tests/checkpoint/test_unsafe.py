@@ -1,0 +1,189 @@
+"""No reader runs code, whatever the file asks for."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import pickletools
+import struct
+
+import pytest
+
+from beit.checkpoint import rebuild, unpickle
+from beit.checkpoint.errors import CheckpointError, UnsafeFileError
+from beit.checkpoint.files import read, read_checkpoint
+from tests.checkpoint.container_writers import Call, Name, Persistent, body, dumps, torch_legacy, torch_zip
+
+CONTAINERS = {"m.pdparams": lambda code: code, "m.pth": torch_zip, "legacy.pkl": torch_legacy}
+
+# Ways to run code that are known from attacks on loaders with lists of forbidden or allowed names.
+GADGETS = [
+    ("os", "system"),
+    ("posix", "system"),
+    ("subprocess", "Popen"),
+    ("builtins", "eval"),
+    ("builtins", "exec"),
+    ("builtins", "getattr"),
+    ("builtins", "__import__"),
+    ("builtins", "open"),
+    ("__builtin__", "eval"),
+    ("operator", "attrgetter"),
+    ("importlib", "import_module"),
+    ("runpy", "run_path"),
+    ("pickle", "loads"),
+    ("pydoc", "pipepager"),
+    ("timeit", "timeit"),
+    ("types", "FunctionType"),
+    ("copyreg", "__newobj__"),
+    ("copyreg", "_reconstructor"),
+    ("numpy.testing._private.utils", "runstring"),
+    ("numpy.f2py.crackfortran", "myeval"),
+    ("numpy", "load"),
+    ("numpy", "core.multiarray._reconstruct.__globals__"),
+    ("collections", "_sys.modules"),
+    ("argparse", "_os.system"),
+    ("torch", "load"),
+    ("torch.hub", "load"),
+    ("torch.storage", "_load_from_bytes"),
+    ("torch.jit.unsupported_tensor_ops", "execWrapper"),
+    ("dall_e.encoder", "__builtins__"),
+]
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def refused(path, name):
+    with pytest.raises(UnsafeFileError, match=f"refused: it names {name}, .*nothing was run") as caught:
+        read(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_a_command_is_refused_and_not_run(tmp_path, container, protocol):
+    marker = tmp_path / "marker"
+    code = pickle.dumps({"epoch": 3, "extra": Payload(marker)}, protocol)
+    pickle.loads(code)
+    assert marker.exists()  # the payload works where nothing guards against it
+    marker.unlink()
+    (tmp_path / container).write_bytes(CONTAINERS[container](code))
+    refused(tmp_path / container, "posix.system")
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / container)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("gadget", GADGETS, ids=".".join)
+def test_gadgets_are_refused_by_name(tmp_path, container, gadget):
+    code = dumps({"w": Call(*gadget, ("echo",))})
+    (tmp_path / container).write_bytes(CONTAINERS[container](code))
+    refused(tmp_path / container, ".".join(gadget))
+
+
+SYSTEM = body(Name("os", "system"))
+WAYS = {
+    "stack_global": b"\x8c\x02os\x8c\x06system\x93\x85R",
+    "inst": b"(S'echo'\nios\nsystem\n",
+    "obj": b"(" + SYSTEM + b"S'echo'\no",
+    "newobj": SYSTEM + b")\x81",
+    "newobj_ex": SYSTEM + b")}\x92",
+    "partial": body(Call("functools", "partial", (Name("os", "system"), "echo"))),
+    "partial by state": body(
+        Call("functools", "partial", (Name("os", "system"),), state=(Name("os", "system"), (), {}, None))
+    ),
+    "inside a persistent id": body(Persistent(("storage", Call("os", "system", ("echo",)), "0", "cpu", 1))),
+    "a __setstate__": body(Call("argparse", "Namespace", (), state={"__setstate__": Name("os", "system")})),
+    "a __reduce__ by slots": body(
+        Call("argparse", "Namespace", (), state=(None, {"__reduce__": Name("os", "system")}))
+    ),
+    "a default factory": body(Call("collections", "defaultdict", (Name("os", "system"),))),
+    "the type of a tensor": body(
+        Call("torch._tensor", "_rebuild_from_type_v2", (Name("os", "system"), None, ("echo",), {}))
+    ),
+    "popped at once": SYSTEM + b"0N",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_name_a_function_is_refused(tmp_path, way):
+    (tmp_path / "m.pdparams").write_bytes(b"\x80\x04" + body({"w": b"raw:" + WAYS[way]}) + b".")
+    refused(tmp_path / "m.pdparams", "os.system")
+
+
+# Attacks with nothing but allowed names or no names at all.
+QUIET = {
+    "extension registry": (b"raw:\x82\x01", "opcode b'\\\\x82'"),
+    "out-of-band buffer": (b"raw:\x97", "opcode b'\\\\x97'"),
+    "a call of text": (b"raw:" + body("os.system") + body(("echo",)) + b"R", "calls something that is not a named"),
+    "a call of a result": (b"raw:" + body(Call("torch", "Size", ((1,),))) + b")R", "calls something that is not a named"),
+    "state of a function": (b"raw:" + body(Name("numpy", "dtype")) + body((None, {"__call__": 1})) + b"b", "sets the state"),
+    "state of a text": (b"raw:" + body("text") + body({"a": 1}) + b"b", "sets the state of a str"),
+    "items of a class": (b"raw:" + body(Name("collections", "OrderedDict")) + b"(" + body("a") + body(1) + b"u", "stores items"),
+    "members of a class": (b"raw:" + body(Name("collections", "OrderedDict")) + body("a") + b"a", "appends to a Global"),
+    "persistent id": (Persistent(("storage", Name("torch", "FloatStorage"), "0", "cpu", 1)), "outside of itself"),
+    "keyword arguments": (b"raw:" + body(Name("torch", "Size")) + b")" + body({"a": 1})[:-1] + b"u\x92", "keyword arguments"),
+    "array of objects": (
+        Call("numpy.core.multiarray", "_reconstruct", (Name("numpy", "ndarray"), (0,), b"b"),
+             (1, (1,), Call("numpy", "dtype", ("O8", False, True)), False, [1])),
+        "dtype 'O8', which is not of numbers",
+    ),
+    "array larger than its bytes": (
+        Call("numpy.core.multiarray", "_reconstruct", (Name("numpy", "ndarray"), (0,), b"b"),
+             (1, (1000,), Call("numpy", "dtype", ("f4", False, True)), False, b"1234")),
+        "has 4 bytes",
+    ),
+    "array of negative size": (
+        Call("numpy.core.multiarray", "_reconstruct", (Name("numpy", "ndarray"), (0,), b"b"),
+             (1, (-1, -1), Call("numpy", "dtype", ("f4", False, True)), False, b"1234")),
+        "shape",
+    ),
+    "bytes beyond the file": (b"raw:\x8e" + struct.pack("<Q", 2**62), "cut short"),
+    "text beyond the file": (b"raw:\x8d" + struct.pack("<Q", 2**62), "cut short"),
+    "negative length": (b"raw:T" + struct.pack("<i", -1), "cut short"),
+    "huge integer": (b"raw:\x8b" + struct.pack("<i", 2**30), "an integer of"),
+    "colliding keys": ({2**61 - 1: 0}, "dictionary key or set member of type int"),
+    "key of a tuple": ({(1, 2): 0}, "dictionary key or set member of type tuple"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", QUIET)
+def test_attacks_with_allowed_names_are_refused(tmp_path, attack):
+    value, text = QUIET[attack]
+    (tmp_path / "m.pdparams").write_bytes(dumps({"w": value}))
+    with pytest.raises(CheckpointError, match=text) as caught:
+        read(tmp_path / "m.pdparams")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_unfold_without_end_are_refused(tmp_path, monkeypatch):
+    """Lists of ten times the previous list (some hundred bytes, 10^30 entries), of themselves, 200,000 deep."""
+    monkeypatch.setattr(rebuild, "MAX_VALUES", 100_000)
+    laughs = b"]q\0"
+    for n in range(30):
+        laughs += b"0](" + (b"h" + bytes([n])) * 10 + b"eq" + bytes([n + 1])
+    ring = b"]q\0h\0a"
+    deep = b"(" * 200_000 + b"t" * 200_000
+    for code in (laughs, ring, deep):
+        (tmp_path / "m.pdparams").write_bytes(b"\x80\x02}X\x01\0\0\0w" + code + b"s.")
+        with pytest.raises(CheckpointError, match="nested or repeated without end"):
+            read(tmp_path / "m.pdparams")
+
+
+def test_opcodes_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpickle, "MAX_OPCODES", 100)
+    (tmp_path / "m.pdparams").write_bytes(b"\x80\x02" + b"N0" * 100 + b"}.")
+    with pytest.raises(CheckpointError, match="more than 100 pickle opcodes"):
+        read(tmp_path / "m.pdparams")
+
+
+def test_every_opcode_of_python_is_read_or_refused():
+    known = {ord(opcode.code) for opcode in pickletools.opcodes}
+    refused_on_purpose = {0x82, 0x83, 0x84, 0x97, 0x98}  # EXT1, EXT2, EXT4, NEXT_BUFFER, READONLY_BUFFER
+    assert known - set(unpickle._STEPS) == refused_on_purpose | {ord(".")}

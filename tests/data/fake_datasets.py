@@ -1,0 +1,63 @@
+"""Data sets for the tests of the loader, in a file of their own: workers import their class by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from beit.data.images import ImageError
+from beit.data.sampler import Draw
+
+
+class Numbers:
+    """Item: index and draw as arrays."""
+
+    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
+        return {"index": np.asarray(draw.index), "pair": np.asarray([draw.index, draw.draw])}
+
+    def describe(self, draw: Draw) -> str:
+        return f"number {draw.index}"
+
+
+class Process(Numbers):
+    """Item: what the process that reads it is like."""
+
+    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
+        time.sleep(0.02)
+        return {
+            "pid": np.asarray(os.getpid()),
+            "has_paddle": np.asarray("paddle" in sys.modules),
+            "threads": np.asarray(len(list(Path("/proc/self/task").iterdir()))),
+            "blocks_signals": np.asarray({signal.SIGINT, signal.SIGTERM} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        }
+
+
+class Unreadable(Numbers):
+    """Index 3 is no image."""
+
+    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
+        if draw.index == 3:
+            raise ImageError("third.jpg", "an empty file (0 bytes)")
+        return super().__getitem__(draw)
+
+
+class Slow(Numbers):
+    """Index 2 takes a minute."""
+
+    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
+        time.sleep(60 if draw.index == 2 else 0.01)
+        return super().__getitem__(draw)
+
+
+class Deadly(Numbers):
+    """Index 2 kills its process, as the system does when memory runs out."""
+
+    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
+        if draw.index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(draw)

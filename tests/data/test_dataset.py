@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from beit.data.dataset import ImageDataset, build_dataset
+from beit.data.image_list import ImageList
+from beit.data.images import ImageError
+from beit.data.sampler import Draw
+from beit.data.transforms import EvalTransform, TrainTransform
+
+BAD = {3, 4}
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Image k is of the colour 20 k; two of twelve are no images."""
+    for k in range(12):
+        path = tmp_path / f"{k}.png"
+        if k in BAD:
+            path.write_bytes(b"")
+        else:
+            Image.new("RGB", (20, 16), (20 * k,) * 3).save(path)
+    return ImageList.from_names(tmp_path, [f"{k}.png" for k in range(12)], np.arange(12) % 5)
+
+
+def noisy(image, rng):
+    return {"image": np.asarray(image)[..., 0], "noise": rng.random(4)}
+
+
+def test_evaluation_item(images):
+    item = ImageDataset(images, EvalTransform((8, 8), 1.0))[Draw(7, 7)]
+    assert set(item) == {"image", "label", "index"}
+    assert item["image"].shape == (3, 8, 8) and item["image"].dtype == np.uint8
+    assert (item["image"] == 140).all()
+    assert (item["label"], item["index"]) == (2, 7)
+    assert item["label"].dtype == item["index"].dtype == np.int64
+
+
+def test_training_item(images):
+    item = ImageDataset(images, TrainTransform((8, 8), erase_probability=1.0, erase_count=2))[Draw(1, 50)]
+    assert set(item) == {"image", "label", "index", "erase"}
+    assert item["erase"].shape == (2, 4) and item["erase"].dtype == np.int32
+
+
+def test_without_labels(images, tmp_path):
+    item = ImageDataset(ImageList.from_names(tmp_path, ["0.png"]), noisy)[Draw(0, 0)]
+    assert "label" not in item and item["index"] == 0
+
+
+def test_randomness_is_a_function_of_seed_and_draw(images):
+    dataset = ImageDataset(images, noisy, seed=5)
+    np.testing.assert_array_equal(dataset[Draw(1, 9)]["noise"], np.random.default_rng([5, 9]).random(4))
+    np.testing.assert_array_equal(dataset[Draw(1, 9)]["noise"], dataset[Draw(2, 9)]["noise"])
+    assert (dataset[Draw(1, 9)]["noise"] != dataset[Draw(1, 10)]["noise"]).all()
+    assert (ImageDataset(images, noisy, seed=6)[Draw(1, 9)]["noise"] != dataset[Draw(1, 9)]["noise"]).all()
+
+
+def test_evaluation_raises(images, tmp_path):
+    with pytest.raises(ImageError, match=r"3.png: an empty file \(0 bytes\) \(image 3 of the list, from 0\)"):
+        ImageDataset(images, noisy)[Draw(3, 3)]
+
+
+def test_training_takes_the_next_image_and_notes_the_bad_one(images, tmp_path):
+    notes = tmp_path / "bad.txt"
+    dataset = ImageDataset(images, noisy, bad_images=notes)
+    assert dataset[Draw(2, 8)]["index"] == 2
+    assert not notes.exists()
+    assert dataset.unreadable() == set()
+    item = dataset[Draw(3, 9)]
+    assert (item["index"], item["label"], item["image"][0, 0]) == (5, 0, 100)
+    np.testing.assert_array_equal(item["noise"], dataset[Draw(5, 9)]["noise"])
+    assert notes.read_text().splitlines() == [
+        f"{tmp_path / f'{k}.png'}\tan empty file (0 bytes)" for k in (3, 4)
+    ]
+    dataset[Draw(4, 10)]
+    assert len(notes.read_text().splitlines()) == 3
+    assert dataset.unreadable() == {str(tmp_path / f"{k}.png") for k in (3, 4)}
+
+
+def test_replacement_wraps_around(images, tmp_path):
+    (tmp_path / "11.png").unlink()
+    item = ImageDataset(images, noisy, bad_images=tmp_path / "bad.txt")[Draw(11, 0)]
+    assert item["index"] == 0
+    assert "11.png\tno such file" in (tmp_path / "bad.txt").read_text()
+
+
+def test_ten_bad_images_in_a_row_stop(tmp_path):
+    images = ImageList.from_names(tmp_path, [f"{k}.png" for k in range(20)])
+    with pytest.raises(ImageError, match=r"14.png: no such file; and so are the 9 images before it"):
+        ImageDataset(images, noisy, bad_images=tmp_path / "bad.txt")[Draw(5, 0)]
+    assert len((tmp_path / "bad.txt").read_text().splitlines()) == 10
+
+
+def test_errors_of_the_transform_are_not_bad_images(images, tmp_path):
+    def broken(image, rng):
+        raise ValueError("a mistake of ours")
+
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        ImageDataset(images, broken, bad_images=tmp_path / "bad.txt")[Draw(0, 0)]
+    assert not (tmp_path / "bad.txt").exists()
+
+
+def test_open_options_reach_the_decoder(images):
+    with pytest.raises(ImageError, match="20 x 16 pixels are more than DATA.MAX_PIXELS=10"):
+        ImageDataset(images, noisy, open_options={"max_pixels": 10})[Draw(0, 0)]
+
+
+def config(root):
+    data = {
+        "DATASET": "folder",
+        "DATA_PATH": str(root),
+        "IMAGE_SIZE": 8,
+        "CROP_PCT": 1.0,
+        "INTERPOLATION": "bicubic",
+        "IMAGENET_MEAN": (0.5, 0.5, 0.5),
+        "EXIF_ORIENTATION": True,
+        "MAX_PIXELS": 1000,
+    }
+    train = {
+        "SCALE": (0.08, 1.0),
+        "RATIO": (3 / 4, 4 / 3),
+        "HFLIP": 0.5,
+        "AUTO_AUGMENT": "",
+        "COLOR_JITTER": 0.0,
+        "RANDOM_ERASE_PROB": 0.25,
+        "RANDOM_ERASE_COUNT": 1,
+    }
+    return SimpleNamespace(
+        DATA=SimpleNamespace(**data),
+        TRAIN=SimpleNamespace(**train),
+        MODEL=SimpleNamespace(NUM_CLASSES=1),
+        SEED=17,
+    )
+
+
+def test_build_dataset(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (20, 16), "gray").save(tmp_path / split / "cat" / "a.png")
+    train = build_dataset(config(tmp_path), "train", bad_images=tmp_path / "bad.txt")
+    val = build_dataset(config(tmp_path), "val")
+    assert isinstance(train.transform, TrainTransform) and isinstance(val.transform, EvalTransform)
+    assert train.seed == 17 and train.bad_images == tmp_path / "bad.txt" and val.bad_images is None
+    assert train.open_options == {"exif_orientation": True, "max_pixels": 1000}
+    assert val.describe(Draw(0, 0)) == str(tmp_path / "val/cat/a.png")
+    assert set(train[Draw(0, 0)]) == {"image", "erase", "label", "index"}
+    assert len(val) == 1

@@ -1,0 +1,47 @@
+"""Stored features: read by image, refused when they are of other images."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beit.data.features import open_features
+from beit.data.image_list import ImageList
+
+NAMES = ["a.png", "folder/b.png", "c c.png"]
+IMAGES = ImageList.from_names(Path("/data"), NAMES)
+
+
+def store(folder, array, names=NAMES):
+    np.save(folder / "train.npy", array)
+    (folder / "train.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def test_a_row_is_read_as_float32_also_in_a_worker(tmp_path):
+    array = np.random.default_rng(0).standard_normal((3, 4, 2)).astype(np.float16)
+    store(tmp_path, array)
+    features = open_features(tmp_path, "train", IMAGES)
+    sent = pickle.dumps(features)
+    assert len(sent) < 1000  # the path travels, not the array
+    for index in range(3):
+        row = pickle.loads(sent)[index]
+        assert row.dtype == np.float32
+        np.testing.assert_array_equal(row, array[index].astype(np.float32))
+
+
+def test_features_of_other_images_are_refused(tmp_path):
+    array = np.zeros((3, 4, 2), np.float32)
+    with pytest.raises(FileNotFoundError, match=r"train\.npy does not exist; a folder of features holds"):
+        open_features(tmp_path, "train", IMAGES)
+    store(tmp_path, array, [NAMES[0], NAMES[2], NAMES[1]])
+    with pytest.raises(ValueError, match="line 2 is c c.png, image 2 of the data is folder/b.png"):
+        open_features(tmp_path, "train", IMAGES)
+    store(tmp_path, array[:2], NAMES[:2])
+    with pytest.raises(ValueError, match="names 2 images, the data has 3"):
+        open_features(tmp_path, "train", IMAGES)
+    store(tmp_path, array[:, 0])
+    with pytest.raises(ValueError, match=r"is \[3, 2\], expected \[3, N, T\]"):
+        open_features(tmp_path, "train", IMAGES)

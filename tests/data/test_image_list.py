@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from beit.data.image_list import ImageList, check_files, pack_offsets
+
+
+def test_names_and_paths(tmp_path):
+    images = ImageList.from_names(tmp_path, ["a/b c.jpg", "é.png", "x"], [4, 0, 2], ["p", "q"])
+    assert [images.name(i) for i in range(len(images))] == ["a/b c.jpg", "é.png", "x"]
+    assert images.path(0) == tmp_path / "a/b c.jpg"
+    assert images.labels.tolist() == [4, 0, 2] and images.class_names == ("p", "q")
+
+
+def test_names_of_any_bytes(tmp_path):
+    name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    assert ImageList.from_names(tmp_path, [name]).path(0) == tmp_path / name
+
+
+def test_unlabelled(tmp_path):
+    images = ImageList.from_names(tmp_path, ["a"])
+    assert images.labels is None and images.class_names is None
+
+
+def test_index_beyond_the_list(tmp_path):
+    with pytest.raises(IndexError):
+        ImageList.from_names(tmp_path, ["a"]).path(1)
+
+
+def test_offsets_grow_with_the_names():
+    assert pack_offsets(np.array([3, 5])).tolist() == [0, 3, 8]
+    assert pack_offsets(np.array([2**31, 2**31 - 1])).dtype == np.uint32
+    assert pack_offsets(np.array([2**31, 2**31])).dtype == np.uint64
+
+
+def test_check_files(tmp_path):
+    names = [f"{k}.jpg" for k in range(40)]
+    for k in set(range(40)) - {7, 8, 39}:
+        (tmp_path / names[k]).touch()
+    (tmp_path / names[8]).mkdir()  # a folder is no image
+    images = ImageList.from_names(tmp_path, names)
+    assert check_files(images, None) == [tmp_path / names[k] for k in (7, 8, 39)]
+    assert check_files(images) == [tmp_path / names[k] for k in (7, 8, 39)]
+    assert check_files(images, 2) == [tmp_path / "39.jpg"]  # looks at the first and the last

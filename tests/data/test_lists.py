@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from beit.data.lists import open_split
+
+
+def config(root, dataset="imagenet2012", num_classes=2):
+    data = SimpleNamespace(DATASET=dataset, DATA_PATH=str(root))
+    return SimpleNamespace(DATA=data, MODEL=SimpleNamespace(NUM_CLASSES=num_classes))
+
+
+def make(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_list_files(tmp_path):
+    (tmp_path / "train_list.txt").write_text("train/a.jpg 0\ntrain/b.jpg 1\n")
+    (tmp_path / "val_list.txt").write_text("val/c.jpg 1\n")
+    assert open_split(config(tmp_path), "train").labels.tolist() == [0, 1]
+    val = open_split(config(tmp_path), "val")
+    assert val.path(0) == tmp_path / "val/c.jpg" and val.class_names is None
+    (tmp_path / "class_names.txt").write_text("cat\ndog\n")
+    assert open_split(config(tmp_path), "val").class_names == ("cat", "dog")
+
+
+def test_class_folders(tmp_path):
+    make(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "val/cat/c.jpg", "val/dog/d.jpg")
+    val = open_split(config(tmp_path, "folder"), "val")
+    assert val.path(1) == tmp_path / "val/dog/d.jpg"
+    assert val.labels.tolist() == [0, 1] and val.class_names == ("cat", "dog")
+
+
+def test_evaluation_without_training_images(tmp_path):
+    make(tmp_path, "val/cat/c.jpg", "val/dog/d.jpg")
+    assert len(open_split(config(tmp_path, "folder"), "val")) == 2
+
+
+def test_splits_must_have_the_same_classes(tmp_path):
+    make(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "val/cat/c.jpg", "val/emu/d.jpg")
+    with pytest.raises(ValueError, match=r"different classes \(only in train: dog; only in val: emu\)"):
+        open_split(config(tmp_path, "folder"), "val")
+
+
+def test_number_of_class_folders(tmp_path):
+    make(tmp_path, "train/cat/a.jpg", "val/cat/c.jpg")
+    with pytest.raises(
+        ValueError, match="has 1 class folders for MODEL.NUM_CLASSES=2; say `-opts MODEL.NUM_CLASSES 1`"
+    ):
+        open_split(config(tmp_path, "folder"), "train")
+
+
+@pytest.mark.parametrize("dataset", ["imagenet2012", "folder"])
+def test_missing_data_names_both_layouts(tmp_path, dataset):
+    layouts = "[A-Z][a-z]+ layouts are understood: .*train_list.txt.*train/<class>/<image>"
+    with pytest.raises(FileNotFoundError, match=f"DATA.DATA_PATH=.*nowhere does not exist. {layouts}"):
+        open_split(config(tmp_path / "nowhere", dataset), "train")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match=f"file is a file, not a folder. {layouts}"):
+        open_split(config(tmp_path / "file", dataset), "train")
+    missing = {"imagenet2012": "train_list.txt does not exist", "folder": "train is not a folder"}[dataset]
+    with pytest.raises(FileNotFoundError, match=f"{missing}. {layouts}"):
+        open_split(config(tmp_path, dataset), "train")
+    (tmp_path / "train_list.txt").mkdir()
+    if dataset == "imagenet2012":
+        with pytest.raises(FileNotFoundError, match=f"train_list.txt is a folder. {layouts}"):
+            open_split(config(tmp_path), "train")

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from beit.data.dataset import ImageDataset
+from beit.data.image_list import ImageList
+from beit.data.images import ImageError
+from beit.data.loader import Loader, collate
+from beit.data.sampler import Draw, EvalSampler
+from beit.data.transforms import TrainTransform
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """The module of data sets, importable here and in workers."""
+    monkeypatch.syspath_prepend(HERE)
+    import fake_datasets
+
+    return fake_datasets
+
+
+@pytest.fixture(autouse=True)
+def enough_cpus(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+
+
+def test_collate():
+    batch = collate([{"a": np.zeros((2, 3), np.uint8), "b": np.asarray(k)} for k in range(4)])
+    assert batch["a"].shape == (4, 2, 3) and batch["a"].dtype == np.uint8
+    assert batch["b"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_come_in_order(fakes, num_workers):
+    with Loader(fakes.Numbers(), num_workers=num_workers) as loader:
+        assert [batch["index"].tolist() for batch in loader(EvalSampler(5, batch_size=2))] == [
+            [0, 1],
+            [2, 3],
+            [4],
+        ]
+        again = [batch["pair"].tolist() for batch in loader([[Draw(7, 8)], [Draw(1, 2)]])]
+        assert again == [[[7, 8]], [[1, 2]]]
+        assert list(loader([])) == []
+        assert loader.wait_seconds > 0
+
+
+def test_workers_give_the_same_samples(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(tmp_path / f"{k}.png")
+    images = ImageList.from_names(tmp_path, [f"{k}.png" for k in range(6)], range(6))
+    dataset = ImageDataset(images, TrainTransform((16, 16), erase_probability=0.5), seed=3)
+    draws = [[Draw(k, 100 + k) for k in (5, 1, 3)], [Draw(k, 200 + k) for k in (0, 4, 2)]]
+    here = list(Loader(dataset, num_workers=0)(draws))
+    with Loader(dataset, num_workers=2) as loader:
+        there = list(loader(draws))
+    for first, second in zip(here, there, strict=True):
+        assert set(first) == {"image", "label", "index", "erase"}
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_workers_are_light_and_stay(fakes):
+    import paddle  # noqa: F401  # here, so that a worker that inherits or imports it is noticed
+
+    with Loader(fakes.Process(), num_workers=2) as loader:
+        batches = [*loader(EvalSampler(6, batch_size=1)), *loader(EvalSampler(6, batch_size=1))]
+        workers = {int(batch["pid"][0]) for batch in batches}
+    assert os.getpid() not in workers and len(workers) == 2  # the second call starts no others
+    assert not any(batch["has_paddle"][0] for batch in batches)
+    assert {int(batch["threads"][0]) for batch in batches} == {
+        2
+    }  # the work, and waiting for the parent's end
+    assert all(batch["blocks_signals"][0] for batch in batches)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_read_ahead_is_bounded(fakes):
+    asked = []
+
+    def batches():
+        for index in range(20):
+            asked.append(index)
+            yield [Draw(index, 0)]
+
+    with Loader(fakes.Numbers(), num_workers=2, prefetch=3) as loader:
+        iterator = loader(batches())
+        next(iterator)
+        assert len(asked) == 6
+        next(iterator)
+        assert len(asked) == 7
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_error_arrives_as_it_is(fakes, num_workers):
+    with Loader(fakes.Unreadable(), num_workers=num_workers) as loader:
+        with pytest.raises(ImageError, match=r"^third.jpg: an empty file \(0 bytes\)$"):
+            list(loader(EvalSampler(6, batch_size=2)))
+        assert len(list(loader(EvalSampler(3, batch_size=2)))) == 2  # and the loader goes on
+
+
+def test_a_killed_worker_is_reported(fakes):
+    with Loader(fakes.Deadly(), num_workers=2) as loader:
+        with pytest.raises(RuntimeError, match="a data worker was killed .*lower DATA.NUM_WORKERS"):
+            list(loader(EvalSampler(6, batch_size=2)))
+        assert len(list(loader(EvalSampler(2, batch_size=2)))) == 1  # new workers
+
+
+def test_a_stuck_worker_is_reported_and_killed(fakes, monkeypatch):
+    monkeypatch.setattr("beit.data.loader._GRACE", 0.1)
+    begin = time.monotonic()
+    loader = Loader(fakes.Slow(), num_workers=2, timeout=0.2)
+    with pytest.raises(
+        RuntimeError, match="DATA.WORKER_TIMEOUT=0.2 seconds; it begins with number 2, number 3"
+    ):
+        list(loader(EvalSampler(4, batch_size=2)))
+    workers = list(loader._pool._processes)
+    loader.close()
+    assert time.monotonic() - begin < 5
+    time.sleep(0.05)
+    assert not any(is_running(pid) for pid in workers)
+
+
+def test_leaving_early_ends_the_workers(fakes):
+    with Loader(fakes.Process(), num_workers=2) as loader:
+        for batch in loader(EvalSampler(1000, batch_size=20)):
+            worker = int(batch["pid"][0])
+            begin = time.monotonic()
+            break
+    assert time.monotonic() - begin < 0.7  # four batches of 0.4 seconds were asked for, two are under way
+    assert not is_running(worker)
+    loader.close()  # twice does no harm
+
+
+def test_more_workers_than_cpus(fakes):
+    with pytest.warns(UserWarning, match="DATA.NUM_WORKERS=9, but 4 CPUs: 4 used"):
+        assert Loader(fakes.Numbers(), num_workers=9).num_workers == 4
+
+
+SCRIPT = """
+import sys, time
+sys.path[:0] = {paths!r}
+from beit.data.loader import Loader
+from beit.data.sampler import EvalSampler
+import fake_datasets
+loader = Loader(fake_datasets.Process(), num_workers=1)
+(batch,) = loader(EvalSampler(1, batch_size=1))
+print(int(batch["pid"][0]), flush=True)
+time.sleep(60)
+"""
+
+
+def test_workers_die_with_a_killed_parent(tmp_path):
+    """The script has no `if __name__ == "__main__"`: workers that imported it would start workers."""
+    script = tmp_path / "main.py"
+    script.write_text(SCRIPT.format(paths=[str(HERE.parents[1]), str(HERE)]))
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
+        worker = int(process.stdout.readline())
+        was_running = is_running(worker)
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while is_running(worker) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert was_running
+    assert not is_running(worker)
+
+
+def is_running(pid):
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beit.data.sampler import Draw, EvalSampler, TrainSampler
+
+SIZES = st.integers(1, 5)
+
+
+def steps(length, batch_size, accum_iter, world_size, *, epoch=0, first_step=0, **options):
+    """For each step, the draws of each rank and micro-batch: [step][rank][micro-batch][image]."""
+    ranks = [
+        TrainSampler(
+            length, batch_size=batch_size, accum_iter=accum_iter, world_size=world_size, rank=rank, **options
+        ).batches(epoch, first_step)
+        for rank in range(world_size)
+    ]
+    return list(zip(*ranks, strict=True))
+
+
+def flat(step):
+    return [draw for rank in step for micro in rank for draw in micro]
+
+
+@given(st.integers(1, 200), SIZES, SIZES, SIZES, st.integers(0, 3), st.integers(0, 5))
+def test_nothing_lost_and_nothing_twice(length, batch_size, accum_iter, world_size, epoch, seed):
+    size = batch_size * accum_iter * world_size
+    if length < size:
+        with pytest.raises(ValueError, match="batch larger than the data"):
+            TrainSampler(length, batch_size=batch_size, accum_iter=accum_iter, world_size=world_size)
+        return
+    epoch_steps = steps(length, batch_size, accum_iter, world_size, epoch=epoch, seed=seed)
+    assert len(epoch_steps) == length // size
+    for step in epoch_steps:
+        assert [len(rank) for rank in step] == [accum_iter] * world_size
+        assert all(len(micro) == batch_size for rank in step for micro in rank)
+    draws = [draw for step in epoch_steps for draw in flat(step)]
+    used = length - length % size
+    assert len({draw.index for draw in draws}) == used
+    assert {draw.index for draw in draws} <= set(range(length))
+    assert sorted(draw.draw for draw in draws) == list(range(epoch * length, epoch * length + used))
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("split", [(2, 2, 3), (6, 2, 1), (3, 4, 1), (12, 1, 1), (1, 1, 12)])
+def test_a_step_does_not_depend_on_how_it_is_split(split, repeats):
+    expected = [set(flat(step)) for step in steps(50, 4, 3, 1, seed=1, epoch=2, repeats=repeats)]
+    assert [set(flat(step)) for step in steps(50, *split, seed=1, epoch=2, repeats=repeats)] == expected
+
+
+def test_resume_in_the_middle_of_an_epoch():
+    assert steps(50, 2, 2, 3, first_step=2) == steps(50, 2, 2, 3)[2:]
+    assert steps(50, 2, 2, 3, first_step=4) == []
+
+
+def test_epochs_and_seeds_differ():
+    orders = [
+        TrainSampler(30, batch_size=1, seed=seed).order(epoch).tolist() for seed in (0, 1) for epoch in (0, 1)
+    ]
+    assert len({tuple(order) for order in orders}) == 4
+    assert all(sorted(order) == list(range(30)) for order in orders)
+    again = TrainSampler(30, batch_size=2, world_size=3, rank=1).order(0).tolist()
+    assert again == orders[0]
+
+
+def test_ranks_stride():
+    order = TrainSampler(8, batch_size=2).order(0)
+    (step, _) = steps(8, 2, 1, 2)
+    assert step[1][0][1] == Draw(int(order[3]), 3)  # rank 1, its second image: position 3
+
+
+@pytest.mark.parametrize(("length", "repeats"), [(30, 3), (31, 3), (29, 3), (10, 20)])
+def test_repeated_augmentation(length, repeats):
+    order = TrainSampler(length, batch_size=1, repeats=repeats).order(0)
+    counts = Counter(order.tolist())
+    assert len(order) == length
+    assert len(counts) == -(-length // repeats)
+    assert sorted(counts.values())[1:] == [repeats] * (len(counts) - 1)
+    np.testing.assert_array_equal(
+        np.flatnonzero(np.diff(order)) % repeats, repeats - 1
+    )  # copies are neighbours
+
+
+def test_copies_go_to_different_ranks():
+    for step in steps(30, 2, 1, 3, repeats=3):
+        indices = [{draw.index for micro in rank for draw in micro} for rank in step]
+        assert indices[0] == indices[1] == indices[2]
+
+
+def test_batch_larger_than_the_data_names_the_fix():
+    match = r"24 images \(DATA.BATCH_SIZE=4 x TRAIN.ACCUM_ITER=3 x 2 ranks\).* has 20; set DATA.BATCH_SIZE to 3 or less"
+    with pytest.raises(ValueError, match=match):
+        TrainSampler(20, batch_size=4, accum_iter=3, world_size=2)
+
+
+@given(st.integers(0, 60), SIZES, SIZES)
+def test_evaluation_takes_every_image_once(length, batch_size, world_size):
+    samplers = [
+        EvalSampler(length, batch_size=batch_size, world_size=world_size, rank=rank)
+        for rank in range(world_size)
+    ]
+    ranks = [list(sampler) for sampler in samplers]
+    assert [len(sampler) for sampler in samplers] == [len(batches) for batches in ranks]
+    assert all(0 < len(batch) <= batch_size for batches in ranks for batch in batches)
+    draws = [draw for batches in ranks for batch in batches for draw in batch]
+    assert sorted(draws) == [Draw(index, index) for index in range(length)]

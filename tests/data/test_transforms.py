@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from beit.data import transforms
+from beit.data.randaugment import RandAugment
+from beit.data.transforms import ColorJitter, EvalTransform, TrainTransform
+
+BICUBIC = Image.Resampling.BICUBIC
+
+
+def picture(width=90, height=70, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def config(**train):
+    data = {
+        "IMAGE_SIZE": 32,
+        "CROP_PCT": 0.875,
+        "INTERPOLATION": "bicubic",
+        "IMAGENET_MEAN": (0.485, 0.456, 0.406),
+    }
+    defaults = {
+        "SCALE": [0.08, 1.0],
+        "RATIO": [3 / 4, 4 / 3],
+        "HFLIP": 0.5,
+        "AUTO_AUGMENT": "rand-m9-mstd0.5-inc1",
+        "COLOR_JITTER": 0.4,
+        "RANDOM_ERASE_PROB": 0.25,
+        "RANDOM_ERASE_COUNT": 1,
+    }
+    return SimpleNamespace(DATA=SimpleNamespace(**data), TRAIN=SimpleNamespace(**{**defaults, **train}))
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 501), (333, 333), (40, 30)])
+@pytest.mark.parametrize(("side", "crop_pct", "resized"), [(224, 0.875, 256), (224, 0.9, 248), (64, 1.0, 64)])
+def test_eval_equals_pillow_written_out(width, height, side, crop_pct, resized):
+    image = picture(width, height)
+    if width <= height:
+        scaled = image.resize((resized, int(resized * height / width)), BICUBIC)
+    else:
+        scaled = image.resize((int(resized * width / height), resized), BICUBIC)
+    left, top = round((scaled.width - side) / 2), round((scaled.height - side) / 2)
+    expected = np.asarray(scaled)[top : top + side, left : left + side]
+    found = EvalTransform((side, side), crop_pct)(image)["image"]
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
+
+
+def test_picture_of_the_resized_size_is_not_resampled():
+    image = picture(32, 40)
+    assert transforms.resize_shorter_side(image, (32, 32)) is image
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 50), (50, 100), (61, 77), (77, 61)])
+def test_rectangle_is_covered_and_one_side_fits(width, height):
+    resized = transforms.resize_shorter_side(picture(width, height), (24, 40))
+    assert resized.height >= 24 and resized.width >= 40
+    assert resized.height == 24 or resized.width == 40
+    assert resized.width / resized.height == pytest.approx(width / height, rel=0.05)
+    assert EvalTransform((24, 40), 0.9)(picture(width, height))["image"].shape == (3, 24, 40)
+
+
+@pytest.mark.parametrize("size", [(1, 20000), (20000, 1)])
+def test_elongated_picture_loses_its_ends_not_the_memory(size, monkeypatch):
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[9000:11000] = pixels[:, 9000:11000] = 77
+    seen = []
+    resize = transforms.resize_shorter_side
+    monkeypatch.setattr(
+        transforms,
+        "resize_shorter_side",
+        lambda image, *rest: seen.append(image.size) or resize(image, *rest),
+    )
+    found = EvalTransform((32, 32), 1.0)(Image.fromarray(pixels))["image"]
+    assert (found == 77).all()
+    assert sorted(seen[0]) == [1, 64]
+
+
+def test_center_crop_rounds_half_to_even_as_torchvision():
+    image = picture(13, 11)
+    for side, margins in {(8, 8): (2, 2), (10, 10): (2, 0)}.items():  # 2.5, 1.5 -> 2, 2; 1.5, 0.5 -> 2, 0
+        left, top = margins
+        expected = np.asarray(image)[top : top + side[0], left : left + side[1]]
+        np.testing.assert_array_equal(np.asarray(transforms.center_crop(image, side)), expected)
+
+
+def test_center_crop_pads_small_pictures():
+    image = picture(3, 2)
+    expected = np.zeros((5, 8, 3), np.uint8)
+    expected[1:3, 2:5] = np.asarray(image)  # 5 columns missing: 2 left, 3 right; 3 rows: 1 above, 2 below
+    np.testing.assert_array_equal(np.asarray(transforms.center_crop(image, (5, 8))), expected)
+
+
+def reference_box(width, height, scale, ratio, rng):
+    """torchvision's get_params, in its own order of draws."""
+    for _ in range(10):
+        target = rng.uniform(*scale) * width * height
+        aspect = math.exp(rng.uniform(*np.log(ratio)))
+        w, h = int(round(math.sqrt(target * aspect))), int(round(math.sqrt(target / aspect)))
+        if w <= width and h <= height:
+            i, j = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            return j, i, j + w, i + h
+    raise AssertionError
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_train_geometry_equals_pillow_written_out(seed):
+    image = picture(seed=seed)
+    transform = TrainTransform((32, 48), hflip=0.5)
+    rng = np.random.default_rng(seed)
+    left, top, right, bottom = reference_box(90, 70, (0.08, 1), (3 / 4, 4 / 3), rng)
+    cropped = Image.fromarray(np.asarray(image)[top:bottom, left:right])
+    expected = np.asarray(cropped.resize((48, 32), BICUBIC))
+    if rng.random() < 0.5:
+        expected = expected[:, ::-1]
+    found = transform(image, np.random.default_rng(seed))
+    np.testing.assert_array_equal(found["image"], expected.transpose(2, 0, 1))
+    np.testing.assert_array_equal(found["erase"], np.zeros((1, 4)))
+
+
+def test_resized_crop_stays_inside_and_in_range():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        left, top, right, bottom = transforms.resized_crop_box(500, 375, (0.08, 1.0), (3 / 4, 4 / 3), rng)
+        width, height = right - left, bottom - top
+        assert 0 <= left < right <= 500 and 0 <= top < bottom <= 375
+        assert 0.079 < width * height / (500 * 375) <= 1
+        assert 0.74 < width / height < 1.35
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1000, 10), (493, 0, 506, 10)), ((10, 1000), (0, 493, 10, 506)), ((1, 1), (0, 0, 1, 1))],
+)
+def test_resized_crop_falls_back_to_the_centre(size, expected):
+    ratio = (3 / 4, 4 / 3)
+    scale = (0.9, 1.0) if size != (1, 1) else (0.01, 0.02)  # of one pixel: rounds to none
+    assert transforms.resized_crop_box(*size, scale, ratio, np.random.default_rng(0)) == expected
+
+
+def test_erase_boxes_follow_the_rule():
+    rng = np.random.default_rng(0)
+    boxes = np.stack([transforms.erase_boxes((224, 224), 0.25, 1, rng)[0] for _ in range(4000)])
+    erased = boxes[boxes[:, 2] > 0]
+    assert len(erased) / len(boxes) == pytest.approx(0.25, abs=0.02)
+    top, left, height, width = erased.T
+    assert (
+        (top >= 0).all() and (left >= 0).all() and (top + height <= 224).all() and (left + width <= 224).all()
+    )
+    share, aspect = height * width / 224**2, np.log(height / width)
+    assert 0.019 < share.min() < 0.025 and 0.32 < share.max() < 0.337
+    assert share.mean() == pytest.approx((0.02 + 1 / 3) / 2, abs=0.01)
+    assert aspect.mean() == pytest.approx(0, abs=0.06)
+    assert np.abs(aspect).max() < math.log(1 / 0.3) + 0.05
+    assert np.abs(aspect).max() > math.log(1 / 0.3) - 0.1
+
+
+def test_erase_count_shares_the_area():
+    rng = np.random.default_rng(0)
+    boxes = np.stack([transforms.erase_boxes((64, 96), 1.0, 3, rng) for _ in range(300)])
+    assert boxes.shape == (300, 3, 4) and boxes.dtype == np.int32
+    share = (boxes[..., 2] * boxes[..., 3]) / (64 * 96)
+    assert share.max() < 1 / 9 + 0.01
+
+
+def test_erase_probability_zero_and_boxes_that_never_fit():
+    rng = np.random.default_rng(0)
+    assert not transforms.erase_boxes((224, 224), 0.0, 2, rng).any()
+    boxes = transforms.erase_boxes((1, 1), 1.0, 2, rng)
+    assert not (boxes[:, 2] * boxes[:, 3]).any()
+
+
+def test_color_jitter_equals_three_enhancements_in_drawn_order():
+    image = picture(8, 8)
+    rng = np.random.default_rng(3)
+    expected = image
+    for choice in rng.permutation(3):
+        factor = rng.uniform(0.6, 1.4)
+        enhancer = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color][choice]
+        expected = enhancer(expected).enhance(factor)
+    found = ColorJitter(0.4)(image, np.random.default_rng(3))
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+def test_build_train_transform_reads_every_key():
+    transform = transforms.build_train_transform(
+        config(SCALE=[0.2, 0.9], RATIO=[1, 2], HFLIP=0.1, RANDOM_ERASE_COUNT=3)
+    )
+    assert transform.size == (32, 32) and transform.resample == BICUBIC
+    assert (transform.scale, transform.ratio, transform.hflip) == ((0.2, 0.9), (1, 2), 0.1)
+    assert (transform.erase_probability, transform.erase_count) == (0.25, 3)
+    assert isinstance(transform.augment, RandAugment)
+    assert transform.augment.fill == (124, 116, 104)
+
+
+def test_colour_jitter_only_without_auto_augment():
+    jitter = transforms.build_train_transform(config(AUTO_AUGMENT="")).augment
+    assert jitter == ColorJitter(0.4)
+    assert transforms.build_train_transform(config(AUTO_AUGMENT="", COLOR_JITTER=0.0)).augment is None
+
+
+def test_build_eval_transform_reads_every_key():
+    settings = config()
+    settings.DATA.IMAGE_SIZE = [24, 40]
+    settings.DATA.INTERPOLATION = "lanczos"
+    assert transforms.build_eval_transform(settings) == EvalTransform(
+        (24, 40), 0.875, Image.Resampling.LANCZOS
+    )
+
+
+def test_same_generator_same_sample():
+    transform = transforms.build_train_transform(config())
+    first, again = (transform(picture(), np.random.default_rng([7, 5])) for _ in range(2))
+    other = transform(picture(), np.random.default_rng([7, 6]))
+    np.testing.assert_array_equal(first["image"], again["image"])
+    assert (first["image"] != other["image"]).any()

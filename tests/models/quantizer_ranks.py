@@ -1,0 +1,31 @@
+"""What each rank of the two-process test of the codebook does; a module of its own, so that ranks can import it."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import paddle
+
+from beit import distributed
+from beit.models.quantizer import NormEmaQuantizer
+
+
+def train(rank, world_size):
+    """Codebook tensors after five steps on this rank's share of each batch, dealt as the sampler deals images."""
+    quantizer = NormEmaQuantizer(12, 4, dead_after=2, reseed_dead_codes=True)
+    quantizer.train()
+    states = []
+    for step in range(5):
+        batch = np.random.default_rng(step).standard_normal((8, 5, 4)).astype("float32")
+        quantizer(paddle.to_tensor(batch[rank::world_size]), np.random.default_rng([step, rank]))
+        states.append({name: tensor.numpy() for name, tensor in quantizer.state_dict().items()})
+    return states
+
+
+def worker(folder):
+    distributed.start("cpu")
+    states = train(distributed.rank(), distributed.world_size())
+    flat = {f"{step}.{name}": array for step, state in enumerate(states) for name, array in state.items()}
+    np.savez(f"{folder}/{distributed.rank()}.npz", **flat)
+    sys.exit(0)

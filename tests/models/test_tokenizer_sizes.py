@@ -1,0 +1,49 @@
+"""Parameter counts of the published tokenizers: recipes section 5, exact."""
+
+from __future__ import annotations
+
+import paddle
+import pytest
+
+import beit
+from beit.models.dalle import DalleDecoder, DalleEncoder
+from beit.models.tokenizer import build_vqkd
+
+VQKD = {"1x768x12_clip": 94_655_008, "3x768x12_clip": 108_829_216, "1x768x12_dino": 94_851_872}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Zeros instead of random weights: only shapes matter."""
+    monkeypatch.setattr(paddle.nn.initializer, "TruncatedNormal", lambda **_: lambda parameter: None)
+    monkeypatch.setattr(paddle.nn.initializer, "Normal", lambda *_: paddle.nn.initializer.Constant(0.0))
+    paddle.nn.initializer.set_global_initializer(paddle.nn.initializer.Constant(0.0))
+    yield
+    paddle.nn.initializer.set_global_initializer(None)
+
+
+def count(model):
+    return sum(parameter.size for parameter in model.parameters())
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", VQKD)
+def test_vqkd(name):
+    """Counted on two shallow models, since every block has the same parameters."""
+
+    def shallow(blocks):
+        depths = ["TOKENIZER.DEPTH", blocks, "TOKENIZER.DECODER_DEPTH", 1]
+        return build_vqkd(beit.get_config(f"vqkd_encoder_base_decoder_{name}", depths))
+
+    keys = beit.get_config(f"vqkd_encoder_base_decoder_{name}").TOKENIZER
+    first, block = count(shallow(1)), count(shallow(2)) - count(shallow(1))
+    assert first + block * (keys.DEPTH - 1 + keys.DECODER_DEPTH - 1) == VQKD[name]
+    assert shallow(1).grid_size == (14, 14)
+    assert shallow(1).quantize.embedding.weight.shape == [8192, 32]
+
+
+@pytest.mark.usefixtures("quick")
+def test_dalle():
+    encoder, decoder = DalleEncoder(), DalleDecoder()
+    assert (count(encoder), len(encoder.parameters())) == (53_786_240, 74)
+    assert (count(decoder), len(decoder.parameters())) == (43_829_766, 76)

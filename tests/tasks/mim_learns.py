@@ -1,0 +1,176 @@
+"""Does pre-training help? Handwritten digits, a tiny model, minutes on a CPU; prints a table. Not part of the test run.
+
+    python tests/tasks/mim_learns.py OUTPUT_FOLDER
+
+A VQ-KD learns tokens from label-free features (the pixels around each patch); BEiT and BEiT v2 are pre-trained on its
+tokens without labels; then a linear probe with all labels, nearest neighbours, and fine-tuning with a tenth of the
+labels, each also from random initial weights, over three seeds. Folders that exist are used again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+warnings.filterwarnings("ignore", message="No ccache found")
+
+SIDE, PATCH, GRID = 32, 8, 4  # pixels; a patch is 2 x 2 pixels of the original 8 x 8
+TRAIN, SEEDS = 1437, (0, 1, 2)
+
+MODEL: dict[str, Any] = {
+    "DATA.IMAGE_SIZE": SIDE,
+    "DATA.CROP_PCT": 1.0,
+    "DATA.NUM_WORKERS": 1,
+    "MODEL.PATCH_SIZE": PATCH,
+    "MODEL.EMBED_DIM": 96,
+    "MODEL.DEPTH": 6,
+    "MODEL.NUM_HEADS": 3,
+    "MODEL.NUM_CLASSES": 10,
+    "MODEL.USE_REL_POS_BIAS": False,
+    "MODEL.USE_SHARED_REL_POS_BIAS": True,
+    "TRAIN.HFLIP": 0.0,
+    "TRAIN.AUTO_AUGMENT": "",
+    "TRAIN.COLOR_JITTER": 0.0,
+    "TRAIN.RANDOM_ERASE_PROB": 0.0,
+    "TRAIN.MIXUP_ALPHA": 0.0,
+    "TRAIN.CUTMIX_ALPHA": 0.0,
+    "TRAIN.SCALE": [0.6, 1.0],
+    "TRAIN.WARMUP_EPOCHS": 2.0,
+    "DEVICE": "cpu",
+    "REPORT_FREQ": 1000,
+    "VALIDATE_FREQ": 1000,
+    "SAVE_FREQ": 1000,
+}
+TOKENIZER: dict[str, Any] = {
+    "TOKENIZER.NUM_CODES": 64,
+    "TOKENIZER.CODE_DIM": 8,
+    "TOKENIZER.PATCH_SIZE": PATCH,
+    "TOKENIZER.EMBED_DIM": 48,
+    "TOKENIZER.DEPTH": 2,
+    "TOKENIZER.NUM_HEADS": 3,
+    "TOKENIZER.DECODER_DEPTH": 1,
+    "TOKENIZER.TEACHER_DIM": 17,
+}
+PRETRAIN = MODEL | TOKENIZER | {"TASK": "pretrain", "DATA.BATCH_SIZE": 64, "TRAIN.NUM_EPOCHS": 60, "TRAIN.BASE_LR": 2e-3}
+PRETRAIN |= {"TRAIN.END_LR": 1e-5, "DATA.SECOND_INTERPOLATION": "bicubic"}
+VERSIONS: dict[str, dict[str, Any]] = {
+    "BEiT": {"MASK.RULE": "at_most"},
+    "BEiT v2": {"MASK.RULE": "exact", "MODEL.EARLY_LAYERS": 4},
+}
+PROBE = MODEL | {"MODEL.USE_MEAN_POOLING": False, "DATA.BATCH_SIZE": 64, "TRAIN.WARMUP_EPOCHS": 0.0, "TRAIN.END_LR": 0.0}
+LINEAR = PROBE | {"TASK": "probe", "TRAIN.NUM_EPOCHS": 20, "TRAIN.BASE_LR": 4e-3, "TRAIN.WEIGHT_DECAY": 1e-4}
+FINETUNE = MODEL | {"DATA.BATCH_SIZE": 16, "TRAIN.NUM_EPOCHS": 60, "TRAIN.BASE_LR": 1e-3, "TRAIN.WARMUP_EPOCHS": 5.0}
+FINETUNE |= {"MODEL.USE_REL_POS_BIAS": True, "MODEL.USE_SHARED_REL_POS_BIAS": False, "TRAIN.LAYER_DECAY": 0.75}
+
+
+def train(folder: Path, keys: dict[str, Any]) -> dict[str, float]:
+    """Metrics of a run in `folder`, made if it is not there."""
+    from beit.config import get_config
+    from beit.run import run
+
+    result = folder / "result.json"
+    if not result.exists():
+        pairs = [item for pair in (keys | {"SAVE": str(folder)}).items() for item in pair]
+        result.write_text(json.dumps(run(get_config(opts=pairs))) + "\n", encoding="utf-8")
+    return json.loads(result.read_text(encoding="utf-8"))
+
+
+def write_digits(root: Path) -> None:
+    """All labels in `all`, a tenth of the training labels in `tenth`, features of patches in `features`."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    rows: dict[str, list[str]] = {"train": [], "val": []}
+    for place, index in enumerate(order):
+        split = "train" if place < TRAIN else "val"
+        pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
+        name = f"images/{index:04d}.png"
+        file = root / "all" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file)
+        rows[split].append(f"{name} {digits.target[index]}\n")
+    labels = [row.split()[1] for row in rows["train"]]
+    tenth = [row for k, row in enumerate(rows["train"]) if labels[:k].count(labels[k]) < TRAIN // 100]
+    (root / "tenth").mkdir()
+    (root / "tenth" / "images").symlink_to(root.resolve() / "all" / "images")
+    (root / "features").mkdir()
+    for split, lines in rows.items():
+        (root / "all" / f"{split}_list.txt").write_text("".join(lines), encoding="utf-8")
+        few = tenth if split == "train" else lines
+        (root / "tenth" / f"{split}_list.txt").write_text("".join(few), encoding="utf-8")
+        names = [line.split()[0] for line in lines]
+        indices = [int(Path(name).stem) for name in names]
+        np.save(root / "features" / f"{split}.npy", describe_patches(digits.images[indices] / 16))
+        (root / "features" / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+
+
+def describe_patches(images: np.ndarray) -> np.ndarray:
+    """The 4 x 4 original pixels around each patch, and a constant, so that empty patches have a direction."""
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
+    windows = [padded[:, y : y + 4, x : x + 4].reshape(len(images), 16) for y in range(0, 8, 2) for x in range(0, 8, 2)]
+    features = np.stack(windows, axis=1)  # [images, N, 16]
+    return np.concatenate([features, np.full((*features.shape[:2], 1), 0.5)], axis=2).astype(np.float32)
+
+
+def most_frequent_share(root: Path, tokenizer: Path) -> float:
+    """Share of the most frequent token among those of the validation images: what guessing it would reach."""
+    import paddle
+
+    from beit.config import get_config
+    from beit.data.pretraining import build_pretrain_dataset
+    from beit.data.sampler import Draw
+    from beit.models.tokenizer import build_tokenizer
+
+    keys = PRETRAIN | {"DATA.DATA_PATH": str(root / "all"), "TOKENIZER.PRETRAINED": str(tokenizer)}
+    config = get_config(opts=[item for pair in keys.items() for item in pair])
+    dataset = build_pretrain_dataset(config, "val", (SIDE, SIDE))
+    assert dataset is not None
+    items = [dataset[Draw(index, index)] for index in range(len(dataset))]
+    ids = build_tokenizer(config).encode(paddle.to_tensor(np.stack([i["second"] for i in items])).astype("float32") / 255)
+    hidden = ids.numpy()[np.stack([item["mask"] for item in items])]
+    return float(np.bincount(hidden).max() / len(hidden))
+
+
+def main(root: Path) -> None:
+    if not (root / "all" / "val_list.txt").exists():
+        write_digits(root)
+    everything = {"DATA.DATA_PATH": str(root / "all")}
+    tokenizer = MODEL | TOKENIZER | everything | {"TASK": "tokenizer", "DATA.BATCH_SIZE": 64, "TRAIN.NUM_EPOCHS": 30}
+    tokenizer |= {"TOKENIZER.TEACHER": "features", "TOKENIZER.TEACHER_PRETRAINED": str(root / "features")}
+    tokenizer |= {"TRAIN.BASE_LR": 2e-3, "TRAIN.SCALE": [1.0, 1.0], "TRAIN.RATIO": [1.0, 1.0]}
+    report = {"tokenizer": train(root / "tokenizer", tokenizer)}
+    weights = root / "tokenizer" / "model.pdparams"
+    report["most frequent token"] = {"share": most_frequent_share(root, weights)}
+    starts: dict[str, Any] = {"random": lambda seed: {}}
+    for name, version in VERSIONS.items():
+        for seed in SEEDS:
+            folder = root / f"{name} {seed}"
+            keys = PRETRAIN | version | everything | {"TOKENIZER.PRETRAINED": str(weights), "SEED": seed}
+            report[f"pre-training, {name}, seed {seed}"] = train(folder, keys)
+        starts[name] = lambda seed, name=name: {"MODEL.PRETRAINED": str(root / f"{name} {seed}" / "model.pdparams")}
+    rows = []
+    for name, start in starts.items():
+        scores: dict[str, list[float]] = {"linear": [], "tenth": []}
+        for seed in SEEDS:
+            common = start(seed) | {"SEED": seed}
+            scores["linear"].append(train(root / f"linear {name} {seed}", LINEAR | everything | common)["top1"])
+            few = {"DATA.DATA_PATH": str(root / "tenth")}
+            scores["tenth"].append(train(root / f"tenth {name} {seed}", FINETUNE | few | common)["top1"])
+        rows.append((name, scores))
+    for name, metrics in report.items():
+        print(name + ": " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+    for name, scores in rows:
+        cells = [f"{key} {np.mean(v):.1f} ± {np.std(v):.1f} ({' '.join(f'{x:.1f}' for x in v)})" for key, v in scores.items()]
+        print(f"{name}: " + ", ".join(cells))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,228 @@
+"""The pre-training task: loss, gradients and optimizer steps against float64 NumPy, sums, groups, pictures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import paddle
+import pytest
+
+from beit.config import get_config
+from beit.engine import _clip
+from beit.optim.groups import set_step
+from beit.tasks import TASKS, pretrain
+from tests.reference_numpy import predict_tokens, softmax
+
+LR, DECAY, BETAS, EPS, CLIP = 1e-2, 0.05, (0.9, 0.98), 1e-8, 0.5
+TINY = {
+    "TASK": "pretrain",
+    "DATA.IMAGE_SIZE": 4,
+    "MODEL.PATCH_SIZE": 2,
+    "MODEL.EMBED_DIM": 6,
+    "MODEL.DEPTH": 2,
+    "MODEL.NUM_HEADS": 2,
+    "MODEL.MLP_RATIO": 1.0,
+    "MODEL.USE_REL_POS_BIAS": False,
+    "MODEL.USE_SHARED_REL_POS_BIAS": True,
+    "TOKENIZER.TYPE": "dall-e",
+    "TOKENIZER.NUM_CODES": 5,
+    "TOKENIZER.DALLE_WIDTH": 4,
+    "TOKENIZER.DALLE_CODE_WIDTH": 4,
+    "TRAIN.WEIGHT_DECAY": DECAY,
+}
+
+
+def build(version=1, **keys):
+    keys = {name.replace("__", "."): value for name, value in keys.items()}
+    values = TINY | {"MODEL.EARLY_LAYERS": 1 if version == 2 else 0} | keys
+    config = get_config(opts=[item for pair in values.items() for item in pair])
+    return TASKS["pretrain"](config)
+
+
+def draw_batch(rng, batch=3, tokens=True):
+    mask = np.arange(batch * 4).reshape(batch, 4) % 3 == 1
+    items = {"image": rng.standard_normal((batch, 3, 4, 4)), "mask": mask}
+    items |= {"tokens": rng.integers(0, 5, (batch, 4))} if tokens else {}
+    return items
+
+
+def to_tensors(batch):
+    return {name: paddle.to_tensor(value) for name, value in batch.items()}
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Models in float64, images taken as they are, the loss in the type of the logits."""
+    paddle.set_default_dtype("float64")
+    monkeypatch.setattr(pretrain, "normalize", lambda images, mean, std: images)
+    astype = paddle.Tensor.astype
+    keep = lambda tensor, dtype: tensor if dtype == "float32" else astype(tensor, dtype)  # noqa: E731
+    monkeypatch.setattr(paddle.Tensor, "astype", keep)
+    yield
+    paddle.set_default_dtype("float32")
+
+
+def randomise(model, rng):
+    """Weights away from the tiny initial ones, so that every gradient says something."""
+    for parameter in model.parameters():
+        parameter.set_value(0.5 * rng.standard_normal(parameter.shape) + (parameter.ndim == 1))
+
+
+def torch_layout(state):
+    """Linear weights (out, in), as the reference has them."""
+    linear = ("qkv.weight", "attn.proj.weight", "fc1.weight", "fc2.weight", "lm_head.weight")
+    return {name: value.T if name.endswith(linear) else value for name, value in state.items()}
+
+
+def reference_loss(state, batch, early):
+    """Sum over the branches of the mean cross entropy."""
+    targets = batch["tokens"][batch["mask"]]
+    branches = predict_tokens(torch_layout(state), batch["image"], batch["mask"], 2, early)
+    return [-np.log(softmax(logits)[np.arange(len(targets)), targets]).mean() for logits in branches]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.usefixtures("double")
+def test_ten_steps_follow_a_float64_reference(version):
+    """Loss of every step, the gradient of every tensor (by differences along a random direction) and AdamW by hand."""
+    rng = np.random.default_rng(version)
+    task = build(version)
+    randomise(task.model, rng)
+    groups = task.param_groups()
+    optimizer = paddle.optimizer.AdamW(
+        learning_rate=LR, parameters=groups, beta1=BETAS[0], beta2=BETAS[1], epsilon=EPS
+    )
+    decays = {parameter.name: group["decays"] for group in groups for parameter in group["params"]}
+    weights = {name: value.numpy().copy() for name, value in task.model.named_parameters()}
+    moments = {name: np.zeros((2, *value.shape)) for name, value in weights.items()}
+    for step in range(1, 11):
+        batch = draw_batch(rng)
+        set_step(optimizer, LR / step, DECAY)
+        scalars = task(to_tensors(batch), rng)
+        losses = reference_loss(weights, batch, early=version - 1)
+        assert float(scalars["loss"]) == pytest.approx(sum(losses), rel=1e-10)
+        scalars["loss"].backward()
+        norm = math.sqrt(sum(float((p.grad.numpy() ** 2).sum()) for p in task.model.parameters()))
+        raw = {name: value.grad.numpy().copy() for name, value in task.model.named_parameters()}
+        _clip(task, CLIP)
+        optimizer.step()
+        optimizer.clear_grad()
+        before = dict(weights)
+        for name, parameter in task.model.named_parameters():
+            direction = rng.standard_normal(parameter.shape)
+            shifted = [
+                sum(reference_loss({**before, name: before[name] + h * direction}, batch, version - 1))
+                for h in (1e-6, -1e-6)
+            ]
+            slope = (shifted[0] - shifted[1]) / 2e-6
+            assert (raw[name] * direction).sum() == pytest.approx(slope, rel=1e-5, abs=1e-8), name
+            gradient = raw[name] * min(1.0, CLIP / (norm + 1e-6))
+            first, second = moments[name]
+            first += (1 - BETAS[0]) * (gradient - first)
+            second += (1 - BETAS[1]) * (gradient**2 - second)
+            update = first / (1 - BETAS[0] ** step) / (np.sqrt(second / (1 - BETAS[1] ** step)) + EPS)
+            weights[name] = (
+                weights[name] * (1 - LR / step * DECAY * decays[parameter.name]) - LR / step * update
+            )
+            np.testing.assert_allclose(parameter.numpy(), weights[name], rtol=1e-8, atol=1e-10, err_msg=name)
+
+
+def test_v1_logs_loss_and_accuracy_of_the_masked_patches():
+    rng = np.random.default_rng(3)
+    task, batch = build(), to_tensors(draw_batch(rng))
+    batch["image"] = (batch["image"] * 50 + 100).astype("uint8")
+    scalars = task(batch, rng)
+    assert list(scalars) == ["loss", "mlm_acc"]
+    logits = task.model((batch["image"].astype("float32") / 255 - 0.5) / 0.5, batch["mask"]).numpy()
+    right = logits.argmax(-1) == batch["tokens"].numpy()[batch["mask"].numpy()]
+    assert float(scalars["mlm_acc"]) == pytest.approx(right.mean())
+    assert float(scalars["loss"]) == pytest.approx(math.log(5), abs=0.1)
+
+
+def test_v2_logs_both_branches_and_minimises_their_sum():
+    rng = np.random.default_rng(4)
+    scalars = build(2)(to_tensors(draw_batch(rng)), rng)
+    assert list(scalars) == ["loss", "loss_main", "loss_cls_pt", "mlm_acc", "mlm_acc_cls_pt"]
+    assert float(scalars["loss"]) == pytest.approx(
+        float(scalars["loss_main"]) + float(scalars["loss_cls_pt"])
+    )
+    assert not scalars["loss"].stop_gradient
+    assert scalars["loss_main"].stop_gradient
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_evaluation_does_not_depend_on_the_batches(version):
+    rng = np.random.default_rng(5)
+    task, batch = build(version), to_tensors(draw_batch(rng, batch=6))
+    batch["image"] = (batch["image"] * 50 + 100).astype("uint8")
+    task.eval()
+    whole = {name: float(value) for name, value in task.eval_step(batch).items()}
+    parts = [task.eval_step({name: value[k : k + 2] for name, value in batch.items()}) for k in (0, 2, 4)]
+    for name, value in whole.items():
+        assert sum(float(part[name]) for part in parts) == pytest.approx(value, rel=1e-6), name
+    assert (whole["count"], whole["tokens"]) == (6, 8)
+    metrics = task.metrics(whole)
+    assert metrics["loss"] == pytest.approx(sum(v for k, v in whole.items() if k.startswith("loss_")) / 8)
+    assert ("loss_main" in metrics) == ("mlm_acc_cls_pt" in metrics) == (version == 2)
+    assert task.score(metrics) == metrics["mlm_acc"]
+
+
+def test_groups_have_no_layer_decay_and_the_official_exemptions():
+    task = build(2, MODEL__USE_ABS_POS_EMB=True)
+    groups = task.param_groups()
+    assert {group["learning_rate"] for group in groups} == {1.0}
+    names = {parameter.name: name for name, parameter in task.model.named_parameters()}
+    decaying = {names[p.name] for group in groups if group["decays"] for p in group["params"]}
+    assert {"mask_token", "rel_pos_bias.relative_position_bias_table", "lm_head.weight"} <= decaying
+    assert "cls_pt_layers.1.attn.qkv.weight" in decaying
+    exempt = set(names.values()) - decaying
+    assert {"cls_token", "pos_embed", "norm.weight", "lm_head.bias", "blocks.0.gamma_1"} <= exempt
+    assert all(
+        name in ("cls_token", "pos_embed") or task.model.state_dict()[name].ndim == 1 for name in exempt
+    )
+
+
+def test_the_tokenizer_is_frozen_and_in_no_checkpoint():
+    task = build()
+    task.train()
+    tokenizer = task._frozen[0]
+    assert not tokenizer.training
+    own = {parameter.name for parameter in tokenizer.parameters()}
+    assert own.isdisjoint(parameter.name for parameter in task.parameters())
+    assert not any("encoder" in name for name in task.state_dict())
+
+
+def test_tokens_come_from_the_second_view_in_0_to_1(monkeypatch):
+    rng = np.random.default_rng(6)
+    task, batch = build(), to_tensors(draw_batch(rng, tokens=False))
+    batch["image"] = (batch["image"] * 50 + 100).astype("uint8")
+    batch["second"] = paddle.to_tensor(rng.integers(0, 256, (3, 3, 16, 16)).astype("uint8"))
+    seen = []
+
+    class Tokenizer:
+        def encode(self, images):
+            seen.append(images)
+            return paddle.zeros([3, 4], "int64")
+
+    monkeypatch.setattr(task, "_frozen", (Tokenizer(),))
+    task(batch, rng)
+    np.testing.assert_allclose(seen[0].numpy(), batch["second"].numpy() / 255.0, rtol=1e-6)
+
+
+def test_pictures_show_original_mask_and_what_the_tokens_mean():
+    rng = np.random.default_rng(7)
+    task = build()
+    batch = to_tensors(draw_batch(rng))
+    batch["image"] = paddle.to_tensor(rng.integers(0, 256, (3, 3, 4, 4)).astype("uint8"))
+    picture = task.picture(batch)
+    assert (picture.shape, picture.dtype) == ((12, 12, 3), np.uint8)  # original, masked, decoded
+    np.testing.assert_array_equal(picture[:4, :4].transpose(2, 0, 1), batch["image"][0].numpy())
+    hidden = batch["mask"].numpy()[0].reshape(2, 2).repeat(2, 0).repeat(2, 1)
+    assert np.all(picture[:4, 4:8][hidden] == 127)
+    np.testing.assert_array_equal(picture[:4, 4:8][~hidden], picture[:4, :4][~hidden])
+    task.eval()
+    task.eval_step(batch)
+    (drawn,) = task.report(None).values()
+    assert drawn.shape == (12, 16, 3)  # and what the prediction decodes to
+    assert task.report(None) == {}

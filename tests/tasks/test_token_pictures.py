@@ -1,0 +1,64 @@
+"""Pictures of tokens: what they show, pixel by pixel where that is defined."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from beit.tasks.token_pictures import (
+    code_colours,
+    draw_code_map,
+    draw_code_patches,
+    draw_codebook,
+    draw_reconstructions,
+)
+
+
+def images(count=2, side=8):
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def test_code_map_colours_each_patch():
+    image, ids = images()[0], np.array([[3, 5], [5, 3]])
+    picture = draw_code_map(image, ids)
+    assert picture.shape == (8, 24, 3)
+    np.testing.assert_array_equal(picture[:, :8], image)
+    colours = code_colours(ids)
+    np.testing.assert_array_equal(picture[:, 8:16], colours.repeat(4, 0).repeat(4, 1))
+    blend = (image.astype(float) + colours.repeat(4, 0).repeat(4, 1)) / 2
+    assert np.abs(picture[:, 16:] - blend).max() <= 1
+
+
+def test_a_code_keeps_its_colour():
+    np.testing.assert_array_equal(code_colours(np.array([7, 9]))[0], code_colours(np.array([[7]]))[0, 0])
+    assert len(np.unique(code_colours(np.arange(200)), axis=0)) > 150
+
+
+def test_patches_of_a_code_stand_in_their_surroundings():
+    pictures, ids = images(), np.zeros((2, 4, 4), int)
+    ids[1, 2, 1] = 6
+    picture = draw_code_patches(pictures, ids, 6, columns=3)
+    assert picture.shape == (8, 24, 3)  # tiles of 3 x 3 patches of 2 pixels, and a gap of 2
+    np.testing.assert_array_equal(picture[2 + 0 : 4, 2:4], pictures[1, 4:6, 2:4])
+    np.testing.assert_array_equal(picture[0, :6], pictures[1, 2, 0:6])
+    assert (picture[:, 8:] == 255).all()
+    assert draw_code_patches(pictures, ids, 0, count=5, columns=3).shape == (16, 24, 3)
+    with pytest.raises(ValueError, match="has code 9; frequent ones are"):
+        draw_code_patches(pictures, ids, 9)
+
+
+def test_codebook_shows_the_used_share():
+    half = draw_codebook(np.array([100, 10, 0, 0]))
+    assert half.shape == (320, 640, 3)
+    ink = (half == (40, 70, 120)).all(-1)[200:290]  # below one use and above the axis
+    columns = ink.any(0)[62:628]
+    assert columns[: len(columns) // 2 - 2].all()
+    assert not columns[len(columns) // 2 + 2 :].any()
+    assert draw_codebook(np.zeros(4)).shape == (320, 640, 3)
+
+
+def test_reconstructions_stand_below_their_originals():
+    rebuilt = np.linspace(-0.5, 1.5, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
+    picture = draw_reconstructions(images(), rebuilt)
+    assert picture.shape == (8, 8, 3)
+    np.testing.assert_array_equal(picture[4:, :4], np.rint(255 * rebuilt[0].clip(0, 1)).transpose(1, 2, 0))

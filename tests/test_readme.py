@@ -1,0 +1,77 @@
+"""What the README tells people to type works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from beit.config import config_from_arguments, get_config
+from tests.stories import ROOT, environment
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Every command line of the README's shell blocks, words as a shell splits them."""
+    text = "\n".join(body for language, body in BLOCKS if language == "sh").replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
+
+
+def test_the_snippet_runs_on_a_file_in_paddlevits_form(tmp_path: Path) -> None:
+    """The first Python block, unchanged, with weights of the documented name beside it."""
+    config = get_config("beit_base_patch16_224")
+    from beit import build_beit
+
+    model = build_beit(config)
+    state = dict(model.state_dict())
+    for i in range(12):
+        state[f"blocks.{i}.attn.relative_position_index"] = paddle.zeros([197, 197], dtype="int64")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    paddle.save(state, str(tmp_path / "beit_base_patch16_224.pdparams"))
+    snippet = next(body for language, body in BLOCKS if language == "python")
+    check = "import numpy as np\nnp.save('head.npy', model.head.weight.numpy())\n"
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import warnings; warnings.filterwarnings('ignore', message='No ccache')\n" + snippet + check],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "head.npy"), model.head.weight.numpy())
+
+
+RUNS = [words for words in commands() if any(word in ("main_multi_gpu.py", "main_single_gpu.py") for word in words)]
+
+
+@pytest.mark.parametrize("words", RUNS, ids=lambda words: " ".join(words)[-60:])
+def test_every_training_command_has_known_flags_and_values(words: list[str]) -> None:
+    script = next(i for i, word in enumerate(words) if word.endswith("_gpu.py"))
+    assert (ROOT / words[script]).is_file()
+    config = config_from_arguments(words[script + 1 :])
+    assert config.MODEL.NAME != "beit"
+
+
+def test_the_readme_has_the_documented_commands() -> None:
+    lines = [" ".join(words) for words in commands()]
+    documented = (
+        "CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 python main_multi_gpu.py -cfg=./configs/beit_base_patch16_224.yaml "
+        "-dataset=imagenet2012 -batch_size=256 -data_path=/dataset/imagenet"
+    )
+    assert f"{documented} -eval -pretrained=./beit_base_patch16_224.pdparams -amp" in lines
+    assert f"{documented} -amp" in lines
+    assert len(RUNS) >= 4
+
+
+def test_every_file_and_config_named_exists() -> None:
+    for name in re.findall(r"\b(?:run|main)_\w+\.(?:sh|py)\b", README):
+        assert (ROOT / name).is_file(), name
+    for name in set(re.findall(r"`?(beit(?:v2)?_(?:base|large)_patch16_\d+\w*)(?:`|\.yaml| \|)", README)):
+        assert get_config(name).MODEL.NAME == name
+    for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / target).exists(), target

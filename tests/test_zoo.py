@@ -1,0 +1,118 @@
+"""The table of published checkpoints, and models made from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from beit import zoo
+from beit.checkpoint.dialects import PUBLISHERS
+from beit.checkpoint.download import DownloadError
+from beit.checkpoint.files import write
+from beit.config import get_config
+from beit.published import PUBLISHED
+
+BASE, LARGE = (12, 768), (24, 1024)
+
+
+def test_every_published_checkpoint_is_listed():
+    """Counts of dialects.md section 8, publisher by publisher."""
+    counts = {}
+    for entry in PUBLISHED.values():
+        counts[entry.form] = counts.get(entry.form, 0) + 1
+    assert counts == {
+        "paddlevit": 5,
+        "passl": 5 + 2,
+        "paddleclas": 2,
+        "unilm": 17 + 7 + 3 + 6,  # classifiers, pre-trained, tokenizers, segmentation
+        "timm": 13,
+        "huggingface": 11,
+        "openmmlab": 6 + 2 + 2,
+        "openai": 2,
+    }
+    assert zoo.list_models() == sorted(PUBLISHED)
+    assert zoo.list_models("beit_large_patch16_512*") == [
+        "beit_large_patch16_512",
+        "beit_large_patch16_512.in22k_ft_in22k_in1k",
+        "beit_large_patch16_512_pt22k_ft22kto1k",
+    ]
+
+
+def test_entries_agree_with_their_configs():
+    for name, entry in PUBLISHED.items():
+        assert entry.form in {*PUBLISHERS, "paddleclas"}
+        assert entry.page.startswith("https://")
+        assert entry.licence in ("MIT", "Apache-2.0", "modified MIT")
+        assert entry.url == "" or entry.url.startswith("https://")
+        if entry.config is None:
+            assert entry.kind in ("vqkd", "segmentation", "dalle_encoder", "dalle_decoder"), name
+            continue
+        config = get_config(entry.config, list(entry.options))
+        assert entry.preprocessing.image_size == config.DATA.IMAGE_SIZE, name
+        assert (LARGE if "large" in name else BASE) == (config.MODEL.DEPTH, config.MODEL.EMBED_DIM), name
+        if entry.kind == "classifier":
+            assert entry.num_classes == config.MODEL.NUM_CLASSES, name
+            assert tuple(config.DATA.IMAGENET_MEAN) == entry.preprocessing.mean, name
+            pooling = "mean" if config.MODEL.USE_MEAN_POOLING else "token"
+            assert pooling == entry.preprocessing.pooling, name
+    assert len({entry.file_name for entry in PUBLISHED.values()}) == len(PUBLISHED)
+
+
+def test_published_numbers():
+    assert zoo.published("beit_base_patch16_224").metrics == {"top1": 85.21, "top5": 97.66}
+    assert zoo.published("beitv2_large_patch16_224_pt1k_ft21ktoade20k").metrics == {"miou": 57.5}
+    assert (
+        zoo.published("microsoft/beit-base-patch16-224").file_name == "microsoft--beit-base-patch16-224.bin"
+    )
+    assert zoo.published("beit-base-p16_beit-in21k-pre_3rdparty_in1k").sha256 == "c0a4df23"
+
+
+def test_unknown_name():
+    with pytest.raises(
+        ValueError, match="no published checkpoint is called 'beit_base_patch16_225'; similar: beit_base"
+    ):
+        zoo.get_model("beit_base_patch16_225")
+    with pytest.raises(ValueError, match="is a segmentation checkpoint; get_model builds classifiers"):
+        zoo.get_model("microsoft/beit-base-finetuned-ade-640-640")
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The table's configs at a width that a test can afford."""
+
+    def tiny_config(path, options):
+        shape = ["MODEL.EMBED_DIM", 24, "MODEL.DEPTH", 1, "MODEL.NUM_HEADS", 3, "DATA.IMAGE_SIZE", 32]
+        return get_config(path, [*options, *shape])
+
+    monkeypatch.setattr(zoo, "get_config", tiny_config)
+
+
+def test_models_from_files(tiny, tmp_path, caplog):
+    paddle.seed(0)
+    model = zoo.get_model("beit_base_patch16_224", num_classes=5)
+    assert model.head.weight.shape == [24, 5]
+    path = tmp_path / "own.pdparams"
+    write(path, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    with caplog.at_level("INFO"):
+        again = zoo.get_model("beit_base_patch16_224", pretrained=path, num_classes=5)
+    np.testing.assert_array_equal(again.head.weight.numpy(), model.head.weight.numpy())
+    assert "own.pdparams: canonical classifier" in caplog.text
+    assert (
+        zoo.get_model("beit_base_patch16_224_pt22k", num_classes=0)
+        .state_dict()
+        .keys()
+        .isdisjoint({"head.weight"})
+    )
+    assert not zoo.get_model("BEiTv2_vit_base_patch16_224").use_mean_pooling
+
+
+def test_download_comes_from_the_cache(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path))
+    monkeypatch.setenv("BEIT_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="beit_base_patch16_224.pdparams is not in the cache"):
+        zoo.get_model("beit_base_patch16_224", pretrained=True)
+    model = zoo.get_model("beit_base_patch16_224", num_classes=5)
+    write(tmp_path / "beit_base_patch16_224.pdparams", {k: v.numpy() for k, v in model.state_dict().items()})
+    again = zoo.get_model("beit_base_patch16_224", pretrained=True, num_classes=5)
+    np.testing.assert_array_equal(again.cls_token.numpy(), model.cls_token.numpy())
