@@ -11,12 +11,15 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from beit.beit import Beit, build_backbone, build_beit, build_head
+    from beit.beit import Beit, BeitOutput, build_backbone, build_beit, build_head
+    from beit.checkpoint.dialects.preprocessing import Preprocessing
     from beit.checkpoint.load import load_pretrained
     from beit.config import get_config
+    from beit.image_processor import BeitImageProcessor
     from beit.models.mim import build_mim
     from beit.models.tokenizer import build_tokenizer
     from beit.models.upernet import build_upernet
+    from beit.predict import extract_feat, inference_model, load_predictor
     from beit.zoo import get_model, list_models
 
 __version__ = "0.1.0"
@@ -26,6 +29,12 @@ warnings.filterwarnings("ignore", message="No ccache found")
 
 _HOME = {
     "Beit": "beit.beit",
+    "BeitOutput": "beit.beit",
+    "Preprocessing": "beit.checkpoint.dialects.preprocessing",
+    "extract_feat": "beit.predict",
+    "inference_model": "beit.predict",
+    "load_predictor": "beit.predict",
+    "BeitImageProcessor": "beit.image_processor",
     "build_beit": "beit.beit",
     "build_backbone": "beit.beit",
     "build_head": "beit.beit",
@@ -40,15 +49,21 @@ _HOME = {
 
 __all__ = [
     "Beit",
+    "BeitOutput",
+    "Preprocessing",
+    "BeitImageProcessor",
     "build_backbone",
     "build_beit",
     "build_head",
     "build_upernet",
     "build_mim",
     "build_tokenizer",
+    "extract_feat",
     "get_config",
     "get_model",
+    "inference_model",
     "list_models",
+    "load_predictor",
     "load_pretrained",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 from yacs.config import CfgNode
 
+from beit.checkpoint.class_names import ClassNames
+from beit.checkpoint.dialects.preprocessing import Preprocessing, preprocessing_of
 from beit.config import image_hw
 from beit.layers.attention import Attention
 from beit.layers.block import LN_EPSILON, Block
@@ -19,7 +22,22 @@ from beit.layers.init import init_convolution, init_weights, rescale_block, trun
 from beit.layers.patch_embed import PatchEmbed
 from beit.layers.relative_position import RelativePositionBias, relative_position_index
 
-# B batch, L patches, N = L + 1 tokens (class token first), D width, K classes
+# B batch, L patches, N = L + 1 tokens (class token first), D width, H heads, K classes
+
+
+@dataclass(frozen=True)
+class BeitOutput:
+    """What the encoder makes of images, under the names transformers has for it.
+
+    `last_hidden_state` is `[B, N, D]` after the final norm where the model has one (class token pooling),
+    `pooler_output` `[B, D]` the features that are classified. `hidden_states` `[B, N, D]` and `attentions`
+    `[B, H, N, N]` (rows sum to 1) are those of the blocks that were asked for, in that order.
+    """
+
+    last_hidden_state: paddle.Tensor
+    pooler_output: paddle.Tensor
+    hidden_states: tuple[paddle.Tensor, ...] = ()
+    attentions: tuple[paddle.Tensor, ...] = ()
 
 
 class Beit(nn.Layer):
@@ -78,6 +96,9 @@ class Beit(nn.Layer):
         self.embed_dim = embed_dim
         self.depth = depth
         self.use_mean_pooling = use_mean_pooling
+        # What pictures must go through, and what the outputs mean: parts of the weights, see `load_pretrained`.
+        self.preprocessing: Preprocessing | None = None
+        self.class_names: ClassNames | None = None
         self.recompute_blocks = recompute_blocks
 
         self.patch_embed = PatchEmbed(
@@ -144,6 +165,8 @@ class Beit(nn.Layer):
     ) -> paddle.Tensor | list[paddle.Tensor]:
         """Pooled features `[B, D]`, or the tokens `[B, N, D]` after each block of `return_layers` (from 0).
 
+        Blocks after the last of `return_layers` do not run.
+
         With `any_size` the images may have any size in whole patches: positions are then resized by the rule of
         loading (`beit.checkpoint.resize`).
 
@@ -159,9 +182,43 @@ class Beit(nn.Layer):
             raise ValueError(
                 f"return_layers {unknown} do not exist; the model has blocks 0 to {self.depth - 1}"
             )
-        states = self.run_blocks(x, keep=frozenset(return_layers), change=change)
         order = sorted(set(return_layers))
+        needed = list(self.blocks)[: order[-1] + 1]
+        states = self.run_blocks(x, keep=frozenset(order), blocks=needed, change=change)
         return [states[order.index(layer)] for layer in return_layers]
+
+    def extract_feat(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Pooled features `[B, D]` of normalised images, as mmpretrain calls it; of pictures see `beit.extract_feat`."""
+        return self.forward_features(images)
+
+    def forward_outputs(
+        self,
+        images: paddle.Tensor,
+        return_layers: Sequence[int] = (),
+        return_attentions: Sequence[int] = (),
+        any_size: bool = False,
+    ) -> BeitOutput:
+        """Tokens, pooled features, and the tokens after and attention weights in the blocks asked for (from 0).
+
+        transformers' `hidden_states[i + 1]` is block i here; its first entry is `embed(images)`.
+
+        Raises:
+            ValueError: the image size is not the model's (without `any_size`), or a block does not exist.
+        """
+        unknown = [layer for layer in (*return_layers, *return_attentions) if not 0 <= layer < self.depth]
+        if unknown:
+            raise ValueError(f"blocks {unknown} do not exist; the model has blocks 0 to {self.depth - 1}")
+        change = self._grid_change(images) if any_size else None
+        x = self.add_class_token(self.patch_embed(images, any_size), change)
+        weights: dict[int, paddle.Tensor | None] = dict.fromkeys(return_attentions)
+        states = self.run_blocks(x, keep=frozenset(return_layers), change=change, attentions=weights)
+        order = sorted(set(return_layers))
+        return BeitOutput(
+            last_hidden_state=self.norm(states[-1]),
+            pooler_output=self.pool(states[-1]),
+            hidden_states=tuple(states[order.index(layer)] for layer in return_layers),
+            attentions=tuple(weights[layer] for layer in return_attentions),
+        )
 
     def embed(self, images: paddle.Tensor) -> paddle.Tensor:
         """Tokens `[B, N, D]` before the first block."""
@@ -181,11 +238,13 @@ class Beit(nn.Layer):
         keep: frozenset[int] = frozenset(),
         blocks: Iterable[Block] | None = None,
         change: GridChange | None = None,
+        attentions: dict[int, paddle.Tensor | None] | None = None,
     ) -> list[paddle.Tensor]:
         """Tokens after each block of `keep` and after the last one, each `[B, N, D]`.
 
-        `blocks` (other blocks on the same grid) run in place of the model's own, with the same shared table.
-        `change` says that the tokens come from another grid than the model's.
+        `blocks` (a part of the model's own, or others on the same grid) run in place of all, with the same shared table.
+        `change` says that the tokens come from another grid than the model's. The blocks that are keys of `attentions`
+        leave their attention weights `[B, H, N, N]` there.
         """
         index = self.relative_position_index if change is None else None
         shared_bias = None
@@ -194,7 +253,9 @@ class Beit(nn.Layer):
         states = []
         for number, block in enumerate(self.blocks if blocks is None else blocks):
             bias = shared_bias if change is None else change.bias(block.attn, shared_bias)
-            if self.recompute_blocks and self.training:
+            if attentions is not None and number in attentions:
+                x, attentions[number] = block(x, bias, index, return_weights=True)
+            elif self.recompute_blocks and self.training:
                 x = recompute(block, x, bias, index, use_reentrant=False)
             else:
                 x = block(x, bias, index)
@@ -287,12 +348,14 @@ def build_head(config: CfgNode) -> nn.Linear:
 
 
 def _build(config: CfgNode, num_classes: int) -> Beit:
-    return Beit(
+    model = Beit(
         num_classes=num_classes,
         init_scale=config.MODEL.INIT_SCALE,
         use_mean_pooling=config.MODEL.USE_MEAN_POOLING,
         **encoder_arguments(config),
     )
+    model.preprocessing = preprocessing_of(config)
+    return model
 
 
 def encoder_arguments(config: CfgNode) -> dict[str, Any]:

@@ -38,6 +38,23 @@ def get_config(path: str | Path | None = None, opts: Sequence[Any] | None = None
     return _tree(values)
 
 
+def with_options(config: CfgNode, opts: Sequence[Any]) -> CfgNode:
+    """The same config with other values, as a tree of its own.
+
+    Raises:
+        ValueError: as `get_config`.
+    """
+    values = {}
+    for key in SCHEMA:
+        node: Any = config
+        for name in key.split("."):
+            node = node[name]
+        values[key] = node
+    _merge_options(values, opts)
+    _check_relations(values)
+    return _tree(values)
+
+
 def config_path(name: str | Path) -> Path:
     """Path of a config file: as given, or by its bare name among the shipped configs.
 
@@ -273,17 +290,25 @@ FLAGS: dict[str, tuple[str, str]] = {
 """Command line flag -> config key and help. Flags take one dash or two."""
 
 
-def config_from_arguments(argv: Sequence[str] | None = None, program: str = "main_multi_gpu.py") -> CfgNode:
+def config_from_arguments(
+    argv: Sequence[str] | None = None, program: str = "main_multi_gpu.py", epilog: str = ""
+) -> CfgNode:
     """Frozen config from the documented flags, e.g. `-cfg=… -dataset=… -batch_size=256 -eval -amp`.
 
     Every other key is set with `-opts KEY VALUE …`. Ends the process with status 2 and one line for an unknown
-    or half-typed flag (the nearest flag is named).
+    or half-typed flag (the nearest flag is named). `epilog` ends the help text.
 
     Raises:
         FileNotFoundError, ValueError: as `get_config`.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False, description="Train or evaluate BEiT.")
+    parser = argparse.ArgumentParser(
+        prog=program,
+        allow_abbrev=False,
+        description="Train or evaluate BEiT.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("-cfg", "--cfg", help="YAML config file")
     for name, (key, meaning) in FLAGS.items():
         is_switch = isinstance(SCHEMA[key].default, bool)

@@ -9,11 +9,17 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 from paddle import distributed
+
+from beit import watchdog
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Signals that ask a run to save and stop: of systems, of people, and of batch systems before the time is up."""
 
 EXIT_STOPPED = 128 + signal.SIGTERM
 """Exit status of a run that was asked to stop and saved its state."""
@@ -104,6 +110,7 @@ class StopVote:
 
     def passed(self) -> bool:
         """Whether the ranks agree to stop now; to be called once after each step by every rank."""
+        watchdog.beat()
         if world_size() == 1:
             return bool(self.requested)
         votes = paddle.to_tensor(float(self.requested))
@@ -150,6 +157,11 @@ def start(device: str) -> None:
         distributed.init_parallel_env()
 
 
+def announced_ranks() -> int:
+    """Number of ranks the launcher means to start, also before they have joined."""
+    return int(distributed.ParallelEnv().world_size)
+
+
 def is_launched_rank() -> bool:
     """Whether a launcher (`paddle.distributed.launch`, or `launch` below) started this process as one of its ranks."""
     return "PADDLE_TRAINER_ID" in os.environ
@@ -183,7 +195,7 @@ def _supervise(processes: list[Any], errors: list[Any], grace: float) -> int:
             if process.is_alive():
                 os.kill(process.pid, number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     try:
         running = {process.sentinel: index for index, process in enumerate(processes)}
         while running:
@@ -209,6 +221,12 @@ def _end_all(processes: list[Any], errors: list[Any], failed: int, grace: float)
         file=sys.stderr,
         flush=True,
     )
+    for index, process in enumerate(processes):
+        if process.is_alive() and _is_stopped(process.pid):
+            print(
+                f"error: rank {index} of {len(processes)} is stopped (SIGSTOP, or a debugger)",
+                file=sys.stderr,
+            )
     deadline = time.monotonic() + grace
     for process in processes:
         if process.is_alive():
@@ -219,3 +237,12 @@ def _end_all(processes: list[Any], errors: list[Any], failed: int, grace: float)
             process.kill()
             process.join()
     return 128 - code if code < 0 else code
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether the system holds the process; False where it does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] in "Tt"

@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from beit import distributed
+from beit import distributed, watchdog
 from beit.data.dataset import ImageDataset
 from beit.data.loader import Loader
 from beit.data.sampler import Draw, EvalSampler, TrainSampler
@@ -28,7 +28,7 @@ from beit.tasks import Task
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or the gradient became NaN or infinite."""
+    """A loss, a gradient or a weight became NaN or infinite."""
 
 
 class StoppedError(Exception):
@@ -137,6 +137,9 @@ def evaluate(
     """Metrics of the task over a dataset, every sample exactly once for any number of ranks and batch size.
 
     `images_per_second` counts all ranks, decoding included.
+
+    Raises:
+        NonFiniteLossError: the loss is NaN or infinite.
     """
     was_training = task.training
     task.eval()
@@ -149,13 +152,17 @@ def evaluate(
     for batch in progress(loader(batches), len(batches), "evaluate", rank=distributed.rank()):
         with autocast(amp_dtype):
             step_sums = task.eval_step(to_device(batch))
+        watchdog.beat()
         for name, value in step_sums.items():
             sums[name] = sums[name] + weight * value if name in sums else weight * value
     totals = distributed.all_reduce_sum(sums)
     seconds = time.perf_counter() - started
     if was_training:
         task.train()
-    return {**task.metrics(totals), "images_per_second": totals["count"] / seconds}
+    metrics = task.metrics(totals)
+    if not math.isfinite(metrics.get("loss", 0.0)):
+        raise NonFiniteLossError(f"the evaluation's loss is {metrics['loss']}: its metrics mean nothing")
+    return {**metrics, "images_per_second": totals["count"] / seconds}
 
 
 def make_schedules(
@@ -254,6 +261,7 @@ class Meter:
         if run.scaler.is_enable():
             means["loss_scale"] = float(run.scaler.state_dict()["scale"])
         self._refuse_non_finite(means)
+        self._refuse_overflow_storm(means)
         self._count_unreadable()
         run.log.scalars("train", means, run.step)
         run.log.text(self._line(means, seconds / steps))
@@ -310,6 +318,14 @@ class Meter:
             "without -amp, and continue with -resume auto"
         )
 
+    def _refuse_overflow_storm(self, means: dict[str, float]) -> None:
+        """Each step that float16 cannot hold is skipped and halves the scale; below 1 the last 17 or more were."""
+        if means.get("loss_scale", 1.0) < 1.0:
+            raise NonFiniteLossError(
+                f"step {self._run.step}: the gradients overflow float16 again and again (loss scale "
+                f"{means['loss_scale']:g}) and every step is skipped. Lower TRAIN.BASE_LR, or run without -amp"
+            )
+
 
 def due(count: int, every: int) -> bool:
     """Whether something that happens every `every` (0: never) happens after `count`."""
@@ -364,7 +380,10 @@ def _end_epoch(run: Training, epoch: int, is_last: bool) -> dict[str, float]:
         run.log.scalars("val", metrics, run.step)
         log_report(run.task, run.log, run.step)
         text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != "count")
-        run.log.text(f"evaluation after epoch {epoch}: {text}" + ("  (best so far)" if is_best else ""))
+        run.log.text(
+            f"evaluation after epoch {run.step / run.sampler.steps_per_epoch:.4g}: {text}"
+            + ("  (best so far)" if is_best else "")
+        )
     if due(epoch, config.SAVE_FREQ) or is_last:
         run.save(run, "epoch")
     if is_last:

@@ -12,7 +12,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import paddle
@@ -25,9 +25,9 @@ from beit.models.segmentation_heads import resize_bilinear as resize_logits
 
 # H, W size of a picture; C channels; K classes
 
-Picture = Image.Image | np.ndarray | paddle.Tensor
-Pictures = Picture | Sequence[Picture]
-Size = int | Sequence[int] | Mapping[str, int]
+Picture: TypeAlias = "Image.Image | np.ndarray | paddle.Tensor"
+Pictures: TypeAlias = "Picture | Sequence[Picture]"
+Size: TypeAlias = int | Sequence[int] | Mapping[str, int]
 ChannelOrder = Literal["channels_first", "channels_last"]
 
 NEAREST, BILINEAR, BICUBIC = 0, 2, 3  # Pillow's numbers of its filters, which config files hold

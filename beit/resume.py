@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from paddle import Tensor
 
-from beit import distributed
-from beit.checkpoint.files import read_checkpoint, write, write_checkpoint
+from beit import distributed, watchdog
+from beit.checkpoint.errors import CheckpointError
+from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
 from beit.config import dump
-from beit.engine import Training
+from beit.engine import NonFiniteLossError, Training
 from beit.optim.groups import load_named_optimizer_state, named_optimizer_state
 
 LATEST, BEST, MODEL = "latest.pdparams", "best.pdparams", "model.pdparams"
@@ -30,28 +31,51 @@ def save(run: Training, kind: str) -> None:
 
     Raises:
         OSError: the disk is full or read-only; the previous file is untouched.
+        NonFiniteLossError: a weight is NaN or infinite; the previous file is untouched.
     """
     if distributed.rank() != 0:
         return
     folder = Path(run.task.config.SAVE)
     if kind == "latest":
-        write_checkpoint(folder / LATEST, _state(run))
+        state = _state(run)
+        _refuse_non_finite(run, state["model"], state["model_ema"] or {}, state["optimizer"])
+        write_checkpoint(folder / LATEST, state)
     elif kind == "epoch":
-        if not (folder / LATEST).exists():  # another run's checkpoint of an epoch's end, continued in a new folder
+        if not (
+            folder / LATEST
+        ).exists():  # another run's checkpoint of an epoch's end, continued in a new folder
             write_checkpoint(folder / LATEST, _state(run))
-        _keep_epoch(folder, run.step // run.sampler.steps_per_epoch, run.task.config.KEEP_LAST)
+        begun = -(-run.step // run.sampler.steps_per_epoch)  # TRAIN.MAX_STEPS may end a run within an epoch
+        _keep_epoch(folder, begun, run.task.config.KEEP_LAST)
     else:
-        write(folder / {"best": BEST, "model": MODEL}[kind], _arrays(run.task.model.state_dict()))
+        weights = _arrays(run.task.model.state_dict())
+        _refuse_non_finite(run, weights)
+        write(folder / {"best": BEST, "model": MODEL}[kind], weights)
+    watchdog.beat()
 
 
-def restore(run: Training, path: Path) -> None:
-    """Continue from a training checkpoint: weights, average, optimizer, scaler, step, best score.
+def restore(run: Training, paths: Sequence[Path]) -> None:
+    """Continue from the first undamaged of these checkpoints: weights, average, optimizer, scaler, step, best score.
+
+    A damaged one is named in the log, and the next is tried.
 
     Raises:
-        ValueError: the file is no training checkpoint, is damaged, belongs to another model, or was written by a
-            run whose order of images this run would not continue.
+        ValueError: all are damaged, or the file is no training checkpoint, belongs to another model, or was written
+            by a run whose order of images this run would not continue.
     """
-    state = read_checkpoint(path)
+    for path, is_last in zip(paths, [False] * (len(paths) - 1) + [True], strict=True):
+        try:
+            state = read_checkpoint(path)
+        except CheckpointError as damage:
+            if is_last:
+                raise
+            run.log.text(f"warning: {damage}. The checkpoint before it is taken, its steps are run again")
+            continue
+        _restore(run, path, state)
+        return
+
+
+def _restore(run: Training, path: Path, state: Any) -> None:
     if not isinstance(state, Mapping) or "optimizer" not in state or "order" not in state:
         raise ValueError(
             f"{path} holds weights, not a training state; start a new run from them with -pretrained {path}"
@@ -68,23 +92,23 @@ def restore(run: Training, path: Path) -> None:
     run.step, run.best, run.is_resumed = int(state["step"]), float(state["best"]), True
 
 
-def find_checkpoint(config: Any) -> Path | None:
-    """The file `MODEL.RESUME` means: `auto` is the newest of the output folder, None when it has none.
+def find_checkpoints(config: Any) -> list[Path]:
+    """The files `MODEL.RESUME` means: `auto` is those of the output folder, newest first; empty when it has none.
 
     Raises:
         FileNotFoundError: a named file does not exist.
     """
     wanted = config.MODEL.RESUME
     if not wanted:
-        return None
+        return []
     if wanted == "auto":
         latest = Path(config.SAVE) / LATEST
-        return latest if latest.is_file() else None
+        return [path for path in (latest, *reversed(_kept_epochs(Path(config.SAVE)))) if path.is_file()]
     if not Path(wanted).is_file():
         raise FileNotFoundError(
             f"-resume {wanted}: no such file; -resume auto takes the newest of {config.SAVE}"
         )
-    return Path(wanted)
+    return [Path(wanted)]
 
 
 def _state(run: Training) -> dict[str, Any]:
@@ -101,17 +125,28 @@ def _state(run: Training) -> dict[str, Any]:
     }
 
 
-def _order(run: Training) -> dict[str, int]:
+def _refuse_non_finite(run: Training, *states: Mapping[str, np.ndarray]) -> None:
+    bad = [name for state in states for name in describe_nonfinite(state)]
+    if bad:
+        raise NonFiniteLossError(
+            f"NaN or infinity in {len(bad)} tensors at step {run.step}, first {bad[0]}: not saved, the newest "
+            f"checkpoint in {run.task.config.SAVE} is from before. Lower TRAIN.BASE_LR or set TRAIN.GRAD_CLIP, and "
+            "continue with -resume auto"
+        )
+
+
+def _order(run: Training) -> dict[str, int | str]:
     """What the order of images depends on; ranks and accumulation only through their product."""
     return {
         "images": run.sampler.length,
+        "list of images": run.dataset.images.fingerprint(),
         "total batch": run.sampler.step_size,
         "SEED": run.task.config.SEED,
         "TRAIN.REPEATED_AUG": run.task.config.TRAIN.REPEATED_AUG,
     }
 
 
-def _check_order(path: Path, stored: Mapping[str, int], current: Mapping[str, int]) -> None:
+def _check_order(path: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     changed = [
         f"{name} {stored.get(name)} -> {value}"
         for name, value in current.items()
@@ -151,8 +186,14 @@ def _keep_epoch(folder: Path, epoch: int, keep: int) -> None:
     except OSError:  # a file system without hard links
         shutil.copyfile(folder / LATEST, partial)
     partial.replace(target)
-    for old in sorted(folder.glob("epoch_[0-9][0-9][0-9][0-9].pdparams"))[:-keep]:
+    partial.unlink(missing_ok=True)  # renaming one name of a file to another of its names does nothing
+    for old in _kept_epochs(folder)[:-keep]:
         old.unlink()
+
+
+def _kept_epochs(folder: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(folder.glob("epoch_[0-9]*.pdparams"), key=lambda path: (len(path.name), path.name))
 
 
 def _parameter_names(run: Training) -> dict[str, str]:

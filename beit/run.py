@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import paddle
 from yacs.config import CfgNode
 
-from beit import __version__, distributed
+from beit import __version__, distributed, watchdog
+from beit.checkpoint.report import LoadReport
 from beit.config import batch_size_eval, config_from_arguments, dump
 from beit.data.loader import Loader
 from beit.data.sampler import EvalSampler, TrainSampler
@@ -32,16 +33,24 @@ from beit.engine import (
 from beit.logging import RunLog
 from beit.optim.ema import Ema
 from beit.optim.groups import describe_groups
-from beit.resume import LATEST, find_checkpoint, restore, save
+from beit.output import output_folder
+from beit.resume import LATEST, find_checkpoints, restore, save
 from beit.tasks import TASKS, Task
 
-USER_ERROR = 2
-"""Exit status when the input is wrong; 1 is a fault of the program or the machine, 143 a stop that was asked for."""
+MACHINE_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 128 + signal.SIGINT
+"""Exit statuses: a fault of the program or the machine; wrong input; Ctrl-C outside of training, or twice.
+
+143 is a stop that was asked for, 124 a rank that hung (beit/watchdog.py)."""
+
+_MEMORY_ADVICE = (
+    "Halve DATA.BATCH_SIZE and double TRAIN.ACCUM_ITER (the same steps in less memory), lower DATA.BATCH_SIZE_EVAL if "
+    "it was an evaluation, or set -amp; the newest checkpoint is whole, continue with -resume auto"
+)
 
 
-def main(program: str, *, single: bool) -> int:
-    """Entry of the two scripts: flags to exit status. `single` runs one rank whatever is visible."""
-    return _reporting(lambda: _start(config_from_arguments(program=program), single=single))
+def main(program: str, *, single: bool, argv: Sequence[str] | None = None, epilog: str = "") -> int:
+    """Entry of the scripts and verbs: flags to exit status. `single` runs one rank whatever is visible."""
+    return _reporting(lambda: _start(config_from_arguments(argv, program, epilog), single=single))
 
 
 def run(config: CfgNode) -> dict[str, float]:
@@ -55,9 +64,17 @@ def run(config: CfgNode) -> dict[str, float]:
         NonFiniteLossError, StoppedError: as `engine.fit`.
     """
     device = distributed.choose_device(config.DEVICE)
-    distributed.start(device)
-    paddle.seed(config.SEED)  # the same initial weights on every rank
-    folder = _prepare_folder(config)
+    ranks = distributed.announced_ranks()
+    name = f"rank {distributed.rank()} of {ranks}"
+    limit = config.RANK_TIMEOUT if ranks > 1 else 0.0
+    with watchdog.watching(limit, name=name, may_block=device == "gpu"):
+        distributed.start(device)
+        paddle.seed(config.SEED)  # the same initial weights on every rank
+        with output_folder(config) as folder:
+            return _run_in(folder, config, device)
+
+
+def _run_in(folder: Path, config: CfgNode, device: str) -> dict[str, float]:
     log = RunLog(folder, distributed.rank())
     try:
         log.text(
@@ -76,7 +93,12 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
     config = task.config
     if not config.MODEL.PRETRAINED:
         raise ValueError("-eval needs the weights to evaluate: -pretrained FILE")
-    _load(task, log)
+    report = _load(task, log)
+    if report.new:
+        raise ValueError(
+            f"{config.MODEL.PRETRAINED} cannot be evaluated, it lacks {', '.join(list(report.new)[:4])}: "
+            f"{next(iter(report.new.values()))}; set the config to the checkpoint, or train first"
+        )
     with _evaluation(task, amp_dtype, log) as evaluation:
         if evaluation is None:
             raise ValueError(
@@ -105,11 +127,11 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
 
 def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
     config = task.config
-    checkpoint = find_checkpoint(config)
-    if checkpoint is None and config.MODEL.RESUME:
+    checkpoints = find_checkpoints(config)
+    if not checkpoints and config.MODEL.RESUME:
         log.text(f"-resume auto: no checkpoint in {config.SAVE} yet")
-    if checkpoint is not None:
-        log.text(f"initial weights: continue {checkpoint}")
+    if checkpoints:
+        log.text(f"initial weights: continue {checkpoints[0]}")
     elif config.MODEL.PRETRAINED:
         _load(task, log)
     else:
@@ -120,6 +142,7 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
     dataset = task.dataset("train")
     assert dataset is not None
     _write_class_names(task, dataset)
+    _warn_of_overlap(task, dataset, log)
     sampler = TrainSampler(
         len(dataset),
         batch_size=config.DATA.BATCH_SIZE,
@@ -130,13 +153,7 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         repeats=config.TRAIN.REPEATED_AUG,
     )
     groups = task.param_groups()
-    optimizer = paddle.optimizer.AdamW(
-        learning_rate=config.TRAIN.BASE_LR,
-        parameters=groups,
-        beta1=config.TRAIN.OPTIMIZER.BETAS[0],
-        beta2=config.TRAIN.OPTIMIZER.BETAS[1],
-        epsilon=config.TRAIN.OPTIMIZER.EPS,
-    )
+    optimizer = task.optimizer(groups)
     _describe(task, sampler, groups, log)
     with (
         Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader,
@@ -159,8 +176,8 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
             amp_dtype=amp_dtype,
             step=config.TRAIN.LAST_EPOCH * sampler.steps_per_epoch,
         )
-        if checkpoint is not None:
-            restore(training, checkpoint)
+        if checkpoints:
+            restore(training, checkpoints)
             if not (Path(config.SAVE) / LATEST).exists():  # it comes from another folder
                 save(training, "latest")
         return fit(training)
@@ -190,7 +207,7 @@ def _evaluation(
 
 @contextmanager
 def _stop_signals() -> Iterator[distributed.StopVote]:
-    """SIGTERM and SIGINT ask the loop to save and stop; a second SIGINT interrupts at once."""
+    """SIGTERM, SIGINT and SIGUSR1 ask the loop to save and stop; a second SIGINT interrupts at once."""
     vote = distributed.StopVote()
 
     def handle(number: int, _frame: Any) -> None:
@@ -198,7 +215,7 @@ def _stop_signals() -> Iterator[distributed.StopVote]:
             raise KeyboardInterrupt
         vote.request(number)
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, handle) for number in distributed.STOP_SIGNALS}
     try:
         yield vote
     finally:
@@ -206,32 +223,26 @@ def _stop_signals() -> Iterator[distributed.StopVote]:
             signal.signal(number, handler)
 
 
-def _load(task: Task, log: RunLog) -> None:
+def _load(task: Task, log: RunLog) -> LoadReport:
     report = task.load(task.config.MODEL.PRETRAINED)
     log.text(f"initial weights: {task.config.MODEL.PRETRAINED}\n{report}")
+    if report.non_finite:
+        raise ValueError(
+            f"{task.config.MODEL.PRETRAINED}: NaN or infinity in {len(report.non_finite)} tensors, first "
+            f"{report.non_finite[0]}; the run that wrote it had gone wrong, take an earlier checkpoint"
+        )
     for line in report.mismatches(task.config):
         log.text(f"warning: {line}")
+    return report
 
 
-def _prepare_folder(config: CfgNode) -> Path:
-    """The output folder, writable and not holding another training run; the resolved config is written into it."""
-    folder = Path(config.SAVE)
-    if not config.EVAL and not config.MODEL.RESUME and (folder / LATEST).exists():
-        raise ValueError(
-            f"{folder} already holds a training run; continue it with -resume auto or choose another -output"
+def _warn_of_overlap(task: Task, dataset: Any, log: RunLog) -> None:
+    validation = task.dataset("val")
+    shared = dataset.images.overlap(validation.images) if validation is not None else 0
+    if validation is not None and shared:
+        log.text(
+            f"warning: {shared} of {len(validation)} validation images are training images too; metrics will flatter"
         )
-    if distributed.rank() == 0:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ("eval_config.yaml" if config.EVAL else "config.yaml")).write_text(
-                dump(config), encoding="utf-8"
-            )
-        except OSError as error:
-            raise OSError(
-                error.errno, f"the output folder cannot be written: {error.strerror}", str(folder)
-            ) from None
-    distributed.barrier()
-    return folder
 
 
 def _write_class_names(task: Task, dataset: Any) -> None:
@@ -309,6 +320,12 @@ def _reporting(action: Callable[[], int]) -> int:
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         return distributed.EXIT_STOPPED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except MemoryError as error:
+        print(f"error: out of memory: {_first_line(error)}. {_MEMORY_ADVICE}", file=sys.stderr, flush=True)
+        return MACHINE_ERROR
     except (ValueError, OSError, FloatingPointError) as error:
         if _comes_from_paddle(error):
             raise
@@ -317,6 +334,13 @@ def _reporting(action: Callable[[], int]) -> int:
         where = f"rank {distributed.rank()}: " if distributed.world_size() > 1 else ""
         print(f"error: {where}{error}", file=sys.stderr, flush=True)
         return USER_ERROR
+
+
+def _first_line(error: BaseException) -> str:
+    """What Paddle says of an error, without its stack of C++ calls."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("(ResourceExhausted)") or "Out of memory" in line]
+    return (said or lines or ["no details"])[0].rstrip(".")
 
 
 def _comes_from_paddle(error: BaseException) -> bool:

@@ -229,7 +229,7 @@ SCHEMA: dict[str, Key] = {
     "TOKENIZER.KMEANS_INIT": Key(True, flag, "VQ-KD: start the codes at the k-means of the first batch; False: random"),
     "TOKENIZER.DEAD_AFTER": Key(100, integer(1), "VQ-KD: steps without use after which a code counts as dead"),
     "TOKENIZER.RESEED_DEAD_CODES": Key(False, flag, "VQ-KD: move dead codes onto features of the present batch"),
-    "TOKENIZER.TEACHER": Key("clip", text("clip", "dino", "features"), "VQ-KD: what is learned from: a frozen network, or stored features"),
+    "TOKENIZER.TEACHER": Key("clip", text("clip", "dino", "beit", "features"), "VQ-KD: what is learned from: a frozen network (beit: a classifier of one's own), or stored features"),
     "TOKENIZER.TEACHER_PRETRAINED": Key(None, optional_text, "VQ-KD: weights of the teacher, or the folder of stored features"),
     "TOKENIZER.TEACHER_DIM": Key(512, integer(1), "VQ-KD: channels of the teacher's features: 512 CLIP ViT-B/16, 768 DINO ViT-B/16"),
     "TOKENIZER.TEACHER_NUM_HEADS": Key(None, optional(integer(1)), "VQ-KD: attention heads of the teacher; None: one per 64 channels"),
@@ -249,6 +249,7 @@ SCHEMA: dict[str, Key] = {
     # ---- probe, knn
     "PROBE.LAYERS": Key((), layers, "blocks whose features are classified, from 1; empty: all"),
     "PROBE.KINDS": Key(("class", "patches", "both"), words("class", "patches", "both"), "features: class token, mean of the patch tokens, both concatenated"),
+    "PROBE.OPTIMIZER": Key("adamw", text("adamw", "sgd"), "linear probe: AdamW with TRAIN.WEIGHT_DECAY, or SGD (momentum 0.9) without"),
     "PROBE.USE_NORM": Key(False, flag, "the final norm of the pre-trained model before features are taken; needs MODEL.USE_MEAN_POOLING False"),
     "PROBE.NEIGHBOURS": Key(20, integer(1), "kNN: neighbours that vote"),
     "PROBE.TEMPERATURE": Key(0.07, number(1e-6), "kNN: a neighbour votes with exp(cosine / TEMPERATURE)"),
@@ -282,6 +283,7 @@ SCHEMA: dict[str, Key] = {
     "AMP": Key(False, flag, "bfloat16 where the device has it, else float16 with loss scaling"),
     "DEVICE": Key("auto", text("auto", "cpu", "gpu"), "auto: GPUs where Paddle sees them, else the CPU with a warning"),
     "NPROCS": Key(None, optional(integer(1)), "ranks on this machine; None: one per visible GPU, or one on a CPU"),
+    "RANK_TIMEOUT": Key(1800.0, number(0.0), "seconds without a step, evaluation batch or save after which a rank of several ends the job; 0: never"),
     "RANK_GRACE": Key(10.0, number(0.0), "seconds the other ranks get to stop after one has died"),
 }
 # fmt: on

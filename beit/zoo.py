@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from beit.beit import Beit, build_beit
+from beit.checkpoint.class_names import PUBLISHED_LISTS
 from beit.checkpoint.download import fetch
 from beit.checkpoint.load import load_pretrained
 from beit.config import get_config
@@ -59,6 +60,8 @@ def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int
     if pretrained is not False:
         path = fetch_published(entry) if pretrained is True else Path(pretrained)
         _LOGGER.info("%s", load_pretrained(model, path))
+        if model.class_names is None and num_classes is None:
+            model.class_names = PUBLISHED_LISTS.get(entry.num_classes)
     return model
 
 

@@ -75,6 +75,19 @@ def test_saved_weights_evaluate_to_the_same_numbers(data: Path, tmp_path: Path) 
         report = json.loads((tmp_path / name / "eval.json").read_text(encoding="utf-8"))
         assert report["top1"] == trained["top1"]
         assert report["mean"] == [0.5, 0.5, 0.5]
+        log = (tmp_path / name / "log.txt").read_text(encoding="utf-8")
+        assert "size 16, crop 1.0, bicubic, mean pooling (config.yaml beside the weights)" in log
+        assert "warning" not in log
+
+
+def test_an_evaluation_under_another_preprocessing_is_warned_of(data: Path, tmp_path: Path) -> None:
+    run(tiny_config(data, tmp_path / "train", TRAIN__NUM_EPOCHS=1))
+    pretrained = str(tmp_path / "train" / "model.pdparams")
+    other = {"DATA__IMAGENET_MEAN": [0.485, 0.456, 0.406], "DATA__CROP_PCT": 0.9}
+    run(tiny_config(data, tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=pretrained, **other))
+    log = (tmp_path / "eval" / "log.txt").read_text(encoding="utf-8")
+    assert "warning: DATA.IMAGENET_MEAN is (0.485, 0.456, 0.406), the checkpoint's is (0.5, 0.5, 0.5)" in log
+    assert "warning: DATA.CROP_PCT is 0.9, the checkpoint's is 1.0" in log
 
 
 @pytest.mark.parametrize("step", [2, 6, 9])
@@ -256,6 +269,14 @@ def test_the_split_of_a_batch_may_change_at_a_resume(data: Path, tmp_path: Path)
 def test_wrong_input_is_named(data: Path, tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, OSError), match=message):
         run(tiny_config(data, tmp_path, **keys))
+
+
+def test_weights_without_the_head_are_not_evaluated(data: Path, tmp_path: Path) -> None:
+    run(tiny_config(data, tmp_path / "train", TRAIN__NUM_EPOCHS=1))
+    pretrained = str(tmp_path / "train" / "model.pdparams")
+    config = tiny_config(data, tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=pretrained, MODEL__NUM_CLASSES=4)
+    with pytest.raises(ValueError, match=r"cannot be evaluated, it lacks head.weight, head.bias: 3 classes in the file"):
+        run(config)
 
 
 def damage(data: Path, count: int, folder: Path) -> Path:

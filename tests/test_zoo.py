@@ -17,7 +17,7 @@ BASE, LARGE = (12, 768), (24, 1024)
 
 
 def test_every_published_checkpoint_is_listed():
-    """Counts of dialects.md section 8, publisher by publisher."""
+    """How many checkpoints each publisher has."""
     counts = {}
     for entry in PUBLISHED.values():
         counts[entry.form] = counts.get(entry.form, 0) + 1

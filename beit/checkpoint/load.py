@@ -14,11 +14,13 @@ import paddle
 
 from beit.checkpoint.adapt import TABLE, Changes, Shapes, adapt
 from beit.checkpoint.canonical import Architecture, State, describe, kind_of
+from beit.checkpoint.class_names import find_class_names
 from beit.checkpoint.dialects import DialectInfo, to_canonical
+from beit.checkpoint.dialects.preprocessing import Preprocessing
 from beit.checkpoint.files import describe_nonfinite
 from beit.checkpoint.report import LoadReport, reshaped_tensors
 from beit.checkpoint.resize import Interpolation
-from beit.checkpoint.source import open_checkpoint
+from beit.checkpoint.source import Source, open_checkpoint
 
 _STRIP = 64  # columns: a strip of a large matrix stays in the cache
 _SHOWN = 12  # lines of each list in an error
@@ -26,7 +28,7 @@ _SHOWN = 12  # lines of each list in an error
 
 def load_pretrained(
     model: paddle.nn.Layer,
-    path_or_state: str | Path | Mapping[str, object],
+    path_or_state: str | Path | Mapping[str, object] | Source,
     *,
     ema: bool | None = None,
     interpolation: Interpolation = "geometric",
@@ -36,10 +38,11 @@ def load_pretrained(
 
     Position tables, absolute positions and the patch embedding are resized to the model; a head of another class
     count, and the heads of another task, are left out and the model's own stay as they are. All else must fit.
+    A `Beit` whose head came from the file then has the file's `preprocessing` and `class_names`.
 
     Args:
         model: canonical tensor names; its `patch_embed.grid_size` (h, w), where it has one, is the target grid.
-        path_or_state: a file, a folder of transformers or timm, or a state in memory.
+        path_or_state: a file, a folder of transformers or timm, one that is read already, or a state in memory.
         ema: take averaged weights; None for what the publisher's evaluation does (PaddleViT does, unilm does not).
         interpolation: of relative position tables: "geometric" as the official code, or "linear" as timm.
         allow_missing: patterns (`*`, `?`) of model tensors that may keep their initial values.
@@ -66,6 +69,7 @@ def load_pretrained(
     reshaped = reshaped_tensors(info)
     # Tensors that keep their values are passed along, so that nothing is reported missing by Paddle.
     model.set_state_dict({name: state.get(name, tensor) for name, tensor in current.items()})
+    _tell_model(model, info, source.config, head_is_new="head.weight" in changes.new)
     return LoadReport(
         source=source.name,
         container=source.container,
@@ -78,6 +82,24 @@ def load_pretrained(
         num_parameters=sum(array.size for array in state.values()),
         non_finite=non_finite,
     )
+
+
+def _tell_model(model: Any, info: DialectInfo, config: Mapping[str, object], *, head_is_new: bool) -> None:
+    """Preprocessing and class names belong to the weights: a model that remembers them (`Beit`) takes the file's.
+
+    A model whose head is new is going to be trained as its config says.
+    """
+    if head_is_new or not hasattr(model, "preprocessing"):
+        return
+    wants, own = info.preprocessing, model.preprocessing or Preprocessing()
+    if wants.mean is not None or own.mean is None:
+        # Of pre-training checkpoints no evaluation crop is known, and no published file says anything of EXIF.
+        crop = own.crop_pct if wants.crop_pct is None else wants.crop_pct
+        model.preprocessing = replace(
+            wants, crop_pct=crop, exif_orientation=wants.exif_orientation or own.exif_orientation
+        )
+    if getattr(model, "num_classes", 0) == info.architecture.num_classes:
+        model.class_names = find_class_names(info.publisher, info.architecture.num_classes, config)
 
 
 def _grid(model: Any) -> tuple[int, int] | None:

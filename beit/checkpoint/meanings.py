@@ -43,7 +43,9 @@ def script_names(pickle: bytes) -> frozenset[Global]:
     names = (str(argument).split(" ", 1) for op, argument, _ in genops(pickle) if op.name == "GLOBAL")
     found = (Global(module, name) for module, name in names)
     return frozenset(
-        name for name in found if name.module == _SCRIPT_HELPERS or name.module.split(".")[0] == _SCRIPT_CLASSES
+        name
+        for name in found
+        if name.module == _SCRIPT_HELPERS or name.module.split(".")[0] == _SCRIPT_CLASSES
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +63,24 @@ class ImageList:
     def path(self, index: int) -> Path:
         """Where one image lies."""
         return self.root / self.name(index)
+
+    def fingerprint(self) -> str:
+        """The same for the same names and labels in the same order, wherever they lie."""
+        digest = hashlib.sha256(self.names)
+        digest.update(np.asarray(self.offsets, np.uint64).tobytes())
+        if self.labels is not None:
+            digest.update(np.asarray(self.labels, np.int64).tobytes())
+        return digest.hexdigest()[:16]
+
+    def overlap(self, other: ImageList) -> int:
+        """How many images of `other` are listed here too."""
+        if self.root != other.root:
+            return 0
+        return len(set(other._encoded()).intersection(self._encoded()))
+
+    def _encoded(self) -> Iterator[bytes]:
+        ends = self.offsets.tolist()
+        return (self.names[start:end] for start, end in itertools.pairwise(ends))
 
 
 def pack_offsets(lengths: np.ndarray) -> np.ndarray:

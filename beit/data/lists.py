@@ -52,8 +52,10 @@ def open_split(config: CfgNode, split: Literal["train", "val"]) -> ImageList:
         raise ValueError(
             f"DATA.DATASET = flat has no labels, and TASK: {config.TASK} needs them: use imagenet2012 or folder"
         )
-    read = {"imagenet2012": _open_list, "folder": _open_folder}[config.DATA.DATASET]
-    return read(root, split, config.MODEL.NUM_CLASSES)
+    readers = {"imagenet2012": _open_list, "folder": _open_folder}
+    if config.DATA.DATASET not in readers:
+        raise ValueError(f"DATA.DATASET = {config.DATA.DATASET} is for TASK: segment. {_LAYOUTS}")
+    return readers[config.DATA.DATASET](root, split, config.MODEL.NUM_CLASSES)
 
 
 def open_unlabelled(config: CfgNode, split: Literal["train", "val"]) -> ImageList | None:

@@ -33,6 +33,7 @@ from beit.data.sampler import Draw
 Batch = dict[str, np.ndarray]
 
 _GRACE = 2.0  # seconds for workers to finish the image at hand before they are killed
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -207,11 +208,12 @@ def _start_fork_server() -> None:
     """Start the process that workers are forked from: what a worker needs is imported there, once.
 
     It is single-threaded, also in NumPy's linear algebra, so that forking it is safe. It and the workers inherit a
-    mask that blocks SIGTERM and SIGINT: batch systems send them to every process of a job, and it is the main
+    mask that blocks SIGTERM, SIGINT and SIGUSR1: batch systems send them to every process of a job, and it is the main
     process that answers, with the workers' help to finish its step.
     """
-    multiprocessing.resource_tracker.ensure_running()  # it unblocks both signals when it starts
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    multiprocessing.resource_tracker.ensure_running()  # it inherits the mask, and unblocks two of them here
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:

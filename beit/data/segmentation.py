@@ -25,6 +25,7 @@ Size = tuple[int, int]  # height, width in pixels
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels
 
 _MAX_TRIES = 10  # of crops that one class fills; mmseg RandomCrop
+_MAX_RESIZED_PIXELS = 2**26  # a picture of 1 x 20000 would be resized to 5 million columns
 
 
 def fitting_size(size: Size, limits: tuple[float, float]) -> Size:
@@ -33,7 +34,7 @@ def fitting_size(size: Size, limits: tuple[float, float]) -> Size:
     Source: mmcv/image/geometric.py `rescale_size`.
     """
     factor = min(max(limits) / max(size), min(limits) / min(size))
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+    return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 
 
 def covering_size(size: Size, shorter: int) -> Size:
@@ -46,8 +47,16 @@ def resize_bilinear(pixels: np.ndarray, size: Size, box: Box | None = None) -> n
 
     Two neighbours per axis whatever the scale, as OpenCV's INTER_LINEAR, which the published results were trained
     and measured with; Pillow's filter would average all pixels when shrinking.
+
+    Raises:
+        ValueError: the result has more than 2^26 pixels.
     """
     top, left, bottom, right = box or (0, 0, *size)
+    if (bottom - top) * (right - left) > _MAX_RESIZED_PIXELS:
+        raise ValueError(
+            f"{pixels.shape[1]} x {pixels.shape[0]} pixels are too elongated: resized they become "
+            f"{right - left} x {bottom - top}"
+        )
     values: np.ndarray = pixels
     for axis, first, last in ((0, top, bottom), (1, left, right)):
         length = pixels.shape[axis]
@@ -153,7 +162,6 @@ class SegmentTrainTransform:
         factor = rng.uniform(*self.ratio)
         limits = (int(self.limits[0] * factor), int(self.limits[1] * factor))
         scaled = fitting_size((image.height, image.width), limits)
-        scaled = (max(scaled[0], 1), max(scaled[1], 1))
         labels = resize_labels(labels, scaled)
         box = choose_crop(labels, self.size, self.cat_max_ratio, rng)
         labels = labels[box[0] : box[2], box[1] : box[3]]

@@ -53,18 +53,24 @@ class Attention(nn.Layer):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(
-        self, x: paddle.Tensor, shared_bias: paddle.Tensor | None = None, index: paddle.Tensor | None = None
-    ) -> paddle.Tensor:
-        """Mixed tokens `[B, N, D]`.
+        self,
+        x: paddle.Tensor,
+        shared_bias: paddle.Tensor | None = None,
+        index: paddle.Tensor | None = None,
+        return_weights: bool = False,
+    ) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
+        """Mixed tokens `[B, N, D]`; with `return_weights` also the attention weights `[B, H, N, N]`, rows that sum to 1.
 
         Args:
             x: tokens `[B, N, D]`.
             shared_bias: bias of all blocks `[1, H, N, N]`, or None.
             index: relative position index `[N, N]` of the own table; None leaves the own table out.
+            return_weights: also what each token (row) takes from each token (column), before dropout.
         """
         bias = None
         if self.q_bias is not None:
-            bias = paddle.concat([self.q_bias, paddle.zeros_like(self.v_bias), self.v_bias])
+            no_key_bias = paddle.zeros(self.q_bias.shape, self.q_bias.dtype)
+            bias = paddle.concat([self.q_bias, no_key_bias, self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)  # [B, N, 3 H d]
         qkv = qkv.reshape([0, 0, 3, self.num_heads, self.head_dim]).transpose([2, 0, 3, 1, 4])
         q, k, v = qkv.unbind(0)  # [B, H, N, d]
@@ -74,9 +80,10 @@ class Attention(nn.Layer):
             # In float32 under autocast too, as PyTorch promotes it. Paddle's broadcast add on a CPU is ten times
             # slower than the add of an expanded view.
             logits = logits.astype(position.dtype) + position.expand_as(logits)
-        weights = self.attn_drop(F.softmax(logits, axis=-1))
-        mixed = paddle.matmul(weights, v).transpose([0, 2, 1, 3]).flatten(2)  # [B, N, H d]
-        return self.proj_drop(self.proj(mixed))
+        weights = F.softmax(logits, axis=-1)
+        mixed = paddle.matmul(self.attn_drop(weights), v).transpose([0, 2, 1, 3]).flatten(2)  # [B, N, H d]
+        mixed = self.proj_drop(self.proj(mixed))
+        return (mixed, weights) if return_weights else mixed
 
     def _position_bias(
         self, shared: paddle.Tensor | None, index: paddle.Tensor | None

@@ -35,9 +35,7 @@ class Mlp(nn.Layer):
     The official file has no dropout between activation and `fc2`.
     """
 
-    def __init__(
-        self, dim: int, hidden_dim: int, drop: float = 0.0, activation: Activation = F.gelu
-    ) -> None:
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0, activation: Activation = F.gelu) -> None:
         super().__init__()
         self.activation = activation
         self.fc1 = nn.Linear(dim, hidden_dim)
@@ -85,13 +83,20 @@ class Block(nn.Layer):
         self.gamma_2 = self.create_parameter([dim], default_initializer=layer_scale) if init_values else None
 
     def forward(
-        self, x: paddle.Tensor, shared_bias: paddle.Tensor | None = None, index: paddle.Tensor | None = None
-    ) -> paddle.Tensor:
-        """`[B, N, D]` to `[B, N, D]`; the other arguments go to the attention."""
-        branch = self.attn(self.norm1(x), shared_bias, index)
+        self,
+        x: paddle.Tensor,
+        shared_bias: paddle.Tensor | None = None,
+        index: paddle.Tensor | None = None,
+        return_weights: bool = False,
+    ) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
+        """`[B, N, D]` to `[B, N, D]`; the other arguments go to the attention, whose weights may come second."""
+        branch, weights = self.attn(self.norm1(x), shared_bias, index, return_weights), None
+        if return_weights:
+            branch, weights = branch
         x = x + self._scale_and_drop(branch, self.gamma_1)
         branch = self.mlp(self.norm2(x))
-        return x + self._scale_and_drop(branch, self.gamma_2)
+        x = x + self._scale_and_drop(branch, self.gamma_2)
+        return (x, weights) if return_weights else x
 
     def _scale_and_drop(self, branch: paddle.Tensor, gamma: paddle.Tensor | None) -> paddle.Tensor:
         if gamma is not None:

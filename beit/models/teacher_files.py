@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from beit.checkpoint.canonical import State, is_linear_weight
+from beit.checkpoint.dialects import to_canonical
 from beit.checkpoint.dialects.form import Rules, rename, under
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.qkv import fuse_qkv, split_qkv_bias
-from beit.checkpoint.source import open_checkpoint
+from beit.checkpoint.source import Source, open_checkpoint
 
 HEAD_WIDTH = 64  # of every published CLIP and DINO vision transformer
 
@@ -114,12 +115,14 @@ def read_teacher(path: str | Path, kind: str) -> State:
 
     Args:
         path: file, or folder of transformers.
-        kind: `"clip"` or `"dino"`.
+        kind: `"clip"` or `"dino"`, or `"beit"` for a classifier of this package without relative positions.
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: it cannot be read, is no such teacher, or has tensors that do not belong to one.
     """
     source = open_checkpoint(path)
+    if kind == "beit":
+        return _classifier(source)
     arrays = _vision_part(source.tree)
     form = next((form for form in _FORMS if form.has in arrays), None)
     if form is None or form.kind != kind:
@@ -146,6 +149,23 @@ def read_teacher(path: str | Path, kind: str) -> State:
     state["pos_embed"] = state["pos_embed"].reshape(1, -1, width)
     state.setdefault("patch_embed.proj.bias", np.zeros(width, np.float32))  # CLIP has none
     return state
+
+
+def _classifier(source: Source) -> State:
+    """A BEiT classifier of any publisher, as far as it is a plain vision transformer; its norm on every patch token."""
+    state, info = to_canonical(source.tree, name=source.name, config=source.config)
+    has = info.architecture
+    if not has.has_absolute_positions or has.has_relative_positions or has.has_layer_scale:
+        raise CheckpointError(
+            f"{source.name} is no plain vision transformer: a teacher needs absolute positions "
+            "(MODEL.USE_ABS_POS_EMB True) and neither relative ones nor LayerScale (MODEL.USE_REL_POS_BIAS False, "
+            "MODEL.INIT_VALUES 0)"
+        )
+    return {
+        name.replace("fc_norm.", "norm."): array
+        for name, array in state.items()
+        if not name.startswith(("head.", "mask_token"))
+    }
 
 
 def _in_out(name: str, ours: str, array: np.ndarray) -> np.ndarray:

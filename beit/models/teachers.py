@@ -108,10 +108,11 @@ def load_teacher(
 
     Known forms: CLIP of OpenAI (state dict with or without `visual.`) and of transformers (`CLIPModel`,
     `CLIPVisionModelWithProjection`); DINO of facebookresearch (backbone alone or training checkpoint, whose teacher
-    is taken), of timm and of transformers (`ViTModel`).
+    is taken), of timm and of transformers (`ViTModel`). A teacher of one's own is a classifier of this package with
+    absolute positions alone, trained with ImageNet's mean and deviation.
 
     Args:
-        kind: `"clip"` or `"dino"`; a file of the other kind is refused.
+        kind: `"clip"`, `"dino"` or `"beit"` (a classifier); a file of another kind is refused.
         path: the file, or a folder of transformers.
         image_size: (height, width) the teacher will be given; positions are resized. None for the file's own.
         num_heads: None for one per 64 channels, as in every published one.

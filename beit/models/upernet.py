@@ -64,8 +64,11 @@ class UperNet(nn.Layer):
         self.depth = backbone.depth
         self.backbone = backbone
         width = backbone.embed_dim
-        # Features are block outputs. A norm that nothing reads would wait for its gradient on every rank.
+        # Features are block outputs. What nothing reads, a norm or later blocks, would wait for gradients on each rank.
         backbone.norm, backbone.fc_norm = nn.Identity(), None
+        for block in list(backbone.blocks)[max(out_indices) + 1 :]:
+            for parameter in block.parameters():
+                parameter.stop_gradient = True
         # Published files keep the pyramid among the encoder's tensors.
         backbone.fpn1 = nn.Sequential(_upsample(width), SyncBatchNorm(width), nn.GELU(), _upsample(width))
         backbone.fpn2 = nn.Sequential(_upsample(width))

@@ -26,6 +26,8 @@ from beit.tasks.task import Batch, Task
 
 # B batch, K classes, P probes
 
+_MOMENTUM = 0.9  # of SGD: unilm/beit/run_linear_eval.py
+
 
 class LinearProbes(nn.Layer):
     """A classifier per feature, by its name (`layer_09_class`): weight N(0, 0.01), bias 0.
@@ -92,14 +94,24 @@ class Probe(Task):
         return {"loss": paddle.add_n(losses), "accuracy": 100.0 * correct.mean().detach()}
 
     def param_groups(self) -> list[dict[str, Any]]:
-        # The official optimizer decays the biases too.
+        """Weight decay on everything, biases too, with AdamW, and on nothing with SGD: as the official script."""
+        is_sgd = self.config.PROBE.OPTIMIZER == "sgd"
         return parameter_groups(
             self.model.named_parameters(),
             lambda name: 1,
             num_layers=0,
             layer_decay=1.0,
             weight_decay=self.config.TRAIN.WEIGHT_DECAY,
-            no_decay=lambda name, parameter: False,
+            no_decay=lambda name, parameter: is_sgd,
+        )
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> paddle.optimizer.Optimizer:
+        if self.config.PROBE.OPTIMIZER == "adamw":
+            return super().optimizer(groups)
+        # Momentum rewrites the groups it is given.
+        copies = [dict(group) for group in groups]
+        return paddle.optimizer.Momentum(
+            learning_rate=self.config.TRAIN.BASE_LR, momentum=_MOMENTUM, parameters=copies
         )
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:

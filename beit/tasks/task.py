@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import paddle
 from paddle import Tensor, nn
 from yacs.config import CfgNode
 
@@ -44,6 +45,17 @@ class Task(nn.Layer):
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimizer, made by `optim.groups.parameter_groups`."""
         raise NotImplementedError
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> paddle.optimizer.Optimizer:
+        """The optimizer over `param_groups()`; the loop sets its rate and weight decay before each step."""
+        train = self.config.TRAIN
+        return paddle.optimizer.AdamW(
+            learning_rate=train.BASE_LR,
+            parameters=groups,
+            beta1=train.OPTIMIZER.BETAS[0],
+            beta2=train.OPTIMIZER.BETAS[1],
+            epsilon=train.OPTIMIZER.EPS,
+        )
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """Sums over the samples of a batch, with their `"count"`; nothing is divided here."""

@@ -14,6 +14,7 @@ from paddle import Tensor
 from PIL import Image
 from yacs.config import CfgNode
 
+from beit import distributed
 from beit.config import image_hw
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset
 from beit.models.teachers import Teacher, load_teacher
@@ -64,6 +65,7 @@ class Tokenizer(Task):
                 stacklevel=2,
             )
         self.model = build_vqkd(config)
+        self._check_first_batch()
         # In a tuple, so that it is no sub-layer: not trained, averaged or synchronised.
         self._frozen = () if keys.TEACHER == "features" else (self._teacher(),)
         self._was_collapsing = False
@@ -156,6 +158,17 @@ class Tokenizer(Task):
         pixels = images[:_MAP_IMAGES].numpy().transpose(0, 2, 3, 1)
         maps = ids[:_MAP_IMAGES].numpy().reshape(-1, *self.model.grid_size)
         return np.concatenate([draw_code_map(*pair) for pair in zip(pixels, maps, strict=True)])
+
+    def _check_first_batch(self) -> None:
+        keys, (height, width) = self.config.TOKENIZER, self.model.grid_size
+        features = self.config.DATA.BATCH_SIZE * distributed.world_size() * height * width
+        if keys.KMEANS_INIT and features < keys.NUM_CODES:
+            warnings.warn(
+                f"the codebook starts at the k-means of one batch of {features} features, fewer than its "
+                f"{keys.NUM_CODES} codes; take larger batches, fewer TOKENIZER.NUM_CODES, or "
+                "TOKENIZER.RESEED_DEAD_CODES True",
+                stacklevel=3,
+            )
 
     def _teacher(self) -> Teacher:
         keys = self.config.TOKENIZER

@@ -12,11 +12,12 @@ import numpy as np
 
 from beit.checkpoint.atomic import replacing
 from beit.checkpoint.canonical import State, missing_names
+from beit.checkpoint.class_names import find_class_names
 from beit.checkpoint.dialects import PUBLISHERS, DialectInfo, from_canonical, to_canonical
 from beit.checkpoint.dialects.companions import companion_files, pretrained_cfg
 from beit.checkpoint.files import write
 from beit.checkpoint.report import LoadReport, reshaped_tensors
-from beit.checkpoint.source import open_checkpoint
+from beit.checkpoint.source import described_in, open_checkpoint
 
 _FOLDER_FORMS = ("huggingface", "timm")
 _SHOWN = 8
@@ -30,7 +31,8 @@ def convert(
     Args:
         source: file, or folder of transformers or timm.
         target: `.pdparams` or `.safetensors` file; for timm and transformers also a folder, which then holds
-            model.safetensors and the JSON files these libraries read. Written whole or not at all.
+            model.safetensors and the JSON files these libraries read. Written whole or not at all. What a
+            `.pdparams` file cannot hold, preprocessing and class names, goes into `NAME.pretrained_cfg.json` beside it.
         form: publisher whose names, layout and wrapper are written.
         ema: take averaged weights; None for what the publisher of `source` does.
     Raises:
@@ -41,6 +43,7 @@ def convert(
     info = replace(info, casts={**info.casts, **opened.casts})
     _check_complete(state, info, opened.name)
     tree = from_canonical(state, form)
+    described = _description(info, opened.config)
     path = Path(target)
     if path.suffix not in (".pdparams", ".safetensors"):
         if form not in _FOLDER_FORMS:
@@ -50,10 +53,11 @@ def convert(
         path.mkdir(parents=True, exist_ok=True)
         trained = info.feature_layers.get("trained", ())
         for name, content in companion_files(form, state, info.preprocessing, trained).items():
-            with replacing(path / name) as file:
-                file.write(json.dumps(content, indent=2).encode())
+            _write_json(path / name, content)
         path = path / "model.safetensors"
-    _write(path, tree, info, form)
+    _write(path, tree, described, form)
+    if path.suffix == ".pdparams":
+        _write_json(described_in(path), described)
     reshaped = reshaped_tensors(info)
     return LoadReport(
         source=opened.name,
@@ -98,16 +102,26 @@ def _check_complete(state: State, info: DialectInfo, name: str) -> None:
             )
 
 
-def _write(path: Path, tree: Mapping[str, object], info: DialectInfo, form: str) -> None:
-    """The tree into its container. A safetensors file is flat and carries the preprocessing as metadata."""
+def _description(info: DialectInfo, config: Mapping[str, object]) -> dict[str, object]:
+    """What no tensor tells and `open_checkpoint` reads back: preprocessing and class names, as far as known."""
+    names = find_class_names(info.publisher, info.architecture.num_classes, config)
+    described: dict[str, object] = {"pretrained_cfg": pretrained_cfg(info.preprocessing)}
+    return described | ({"class_names": names} if names else {})
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _write(path: Path, tree: Mapping[str, object], described: Mapping[str, object], form: str) -> None:
+    """The tree into its container. A safetensors file is flat and carries the description as metadata."""
     wrapper = next((key for key, value in tree.items() if isinstance(value, dict)), None)
     flat = tree[wrapper] if wrapper else tree
     assert isinstance(flat, Mapping)  # from_canonical: a state, or one under its wrapper
     arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
     if path.suffix == ".safetensors":
-        cfg = json.dumps(pretrained_cfg(info.preprocessing))
-        write(
-            path, arrays, metadata={"format": "pt" if form in _FOLDER_FORMS else "pd", "pretrained_cfg": cfg}
-        )
+        metadata = {key: json.dumps(value) for key, value in described.items()}
+        write(path, arrays, metadata={"format": "pt" if form in _FOLDER_FORMS else "pd", **metadata})
     else:
         write(path, {wrapper: arrays} if wrapper else arrays)

@@ -80,7 +80,7 @@ def store_features(config: CfgNode, folder: str | Path) -> dict[str, tuple[int, 
     keys = config.TOKENIZER
     if keys.TEACHER == "features" or not keys.TEACHER_PRETRAINED:
         raise ValueError(
-            "set TOKENIZER.TEACHER to clip or dino and TOKENIZER.TEACHER_PRETRAINED to its weights"
+            "set TOKENIZER.TEACHER to a network (clip, dino, beit) and TOKENIZER.TEACHER_PRETRAINED to its weights"
         )
     size = tokenizer_image_size(config)
     teacher = load_teacher(

@@ -20,7 +20,7 @@ from tests.checkpoint import publishers
 BASE = {"width": 768, "depth": 12, "heads": 12, "patch": 16}
 LARGE = {"width": 1024, "depth": 24, "heads": 16, "patch": 16}
 
-# (network, its options, published number of parameters: recipes.md section 5)
+# (network, its options, published number of parameters)
 PUBLISHED = {
     "base 224": (publishers.unilm_classifier, {**BASE, "side": 14, "classes": 1000}, 86_530_984),
     "base 384": (publishers.unilm_classifier, {**BASE, "side": 24, "classes": 1000}, 86_744_104),

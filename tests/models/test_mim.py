@@ -105,6 +105,17 @@ def test_v2_files_fill_a_v1_model_but_not_the_other_way_round():
         load_pretrained(build(2), publishers.unilm_file(publishers.unilm_mim(rng)))
 
 
+def test_a_file_of_another_grid_continues_with_resized_tables():
+    model = build(2, image_size=(16, 20))
+    unilm = publishers.unilm_mim(np.random.default_rng(3), version=2)
+    report = load_pretrained(model, publishers.unilm_file(unilm))
+    name = "rel_pos_bias.relative_position_bias_table"
+    assert list(report.resized) == [name]
+    table = model.state_dict()[name].numpy()
+    assert table.shape == (7 * 9 + 3, 3)
+    np.testing.assert_array_equal(table[-3:], unilm[name][-3:])
+
+
 def test_branches_are_named():
     rng = np.random.default_rng(4)
     images, mask = inputs(rng)

@@ -6,8 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
+from beit.beit import Beit
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.files import write
+from beit.data.on_device import normalize
 from beit.models.teachers import load_teacher
 from tests.models import teacher_numpy as reference
 
@@ -57,6 +59,39 @@ def test_dino_features(tmp_path, form):
     found = teacher(paddle.to_tensor(images()))
     assert teacher.dim == 16
     np.testing.assert_allclose(found.numpy(), reference.dino(state, images(), HEADS), atol=1e-5, rtol=1e-5)
+
+
+def own_classifier(**options):
+    sizes = {
+        "image_size": (12, 12),
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depth": 2,
+        "num_heads": HEADS,
+        "num_classes": 3,
+    }
+    positions = {"use_abs_pos_emb": True, "use_rel_pos_bias": False, "init_values": 0.0}
+    model = Beit(**sizes | positions | options)
+    rng = np.random.default_rng(3)
+    for parameter in model.parameters():
+        parameter.set_value(0.3 * rng.standard_normal(parameter.shape).astype("float32"))
+    model.eval()
+    return model
+
+
+def test_a_classifier_of_ones_own_teaches(tmp_path):
+    model = own_classifier()
+    path = saved(tmp_path, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    teacher = load_teacher("beit", path, num_heads=HEADS)
+    pixels = paddle.to_tensor(np.round(255 * images()).astype("uint8"))
+    normalised = normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    tokens = model.run_blocks(model.embed(normalised))[-1]
+    found = teacher(pixels.astype("float32") / 255.0)
+    np.testing.assert_allclose(found.numpy(), model.fc_norm(tokens[:, 1:]).numpy(), atol=1e-5)
+    other = own_classifier(use_rel_pos_bias=True)
+    path = saved(tmp_path, {name: tensor.numpy() for name, tensor in other.state_dict().items()})
+    with pytest.raises(CheckpointError, match="no plain vision transformer"):
+        load_teacher("beit", path, num_heads=HEADS)
 
 
 def test_half_precision_files_are_read_as_float32(tmp_path):

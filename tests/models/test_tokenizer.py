@@ -188,3 +188,23 @@ def test_built_tokenizers_are_frozen_and_evaluate():
 def test_the_patch_must_divide_the_image():
     with pytest.raises(ValueError, match=r"no multiple of TOKENIZER\.PATCH_SIZE = 5"):
         build_vqkd(config(VQKD | {"PATCH_SIZE": 5}, "TASK", "tokenizer"))
+
+
+def test_keys_of_the_config_reach_the_model():
+    keys = VQKD | {"CODEBOOK_DECAY": 0.5, "COMMITMENT": 0.25, "DEAD_AFTER": 3, "RESEED_DEAD_CODES": True}
+    model = build_vqkd(
+        config(keys | {"KMEANS_INIT": False, "DEPTH": 3, "DECODER_DEPTH": 2}, "TRAIN.RECOMPUTE", True)
+    )
+    quantizer = model.quantize
+    assert (quantizer.decay, quantizer.commitment, quantizer.dead_after) == (0.5, 0.25, 3)
+    assert quantizer.reseed_dead_codes
+    assert float(quantizer.embedding.initted) == 1
+    assert (model.encoder.depth, model.decoder.depth) == (3, 2)
+    assert model.encoder.recompute_blocks
+    assert {block.attn.num_heads for half in (model.encoder, model.decoder) for block in half.blocks} == {3}
+    assert model.decode_task_layer[2].weight.shape == [24, 6]
+    dalle = build_tokenizer(config(DALLE | {"DALLE_GROUPS": 3, "DALLE_WIDTH": 12, "DALLE_CODE_WIDTH": 5}))
+    assert dalle.encoder.stride == 4
+    assert dalle.encoder.blocks[0].w.shape == [12, 3, 7, 7]
+    assert dalle.decoder.blocks[0].w.shape == [5, 16, 1, 1]
+    assert dalle.decode(dalle.encode(paddle.zeros([1, 3, 8, 8]))).shape == [1, 3, 8, 8]

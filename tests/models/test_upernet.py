@@ -84,6 +84,9 @@ def test_the_choice_of_layers_changes_the_logits_as_the_reference_says():
     np.testing.assert_allclose(model(paddle.to_tensor(images)).numpy(), expected, atol=1e-4)
     other, _ = upernet(state(), images, HEADS, LAYERS)
     assert np.abs(other - expected).max() > 0.01
+    # The last block, which nothing reads, is not trained and has no part in a step.
+    assert {n for n, _ in learned(model) if n.startswith("backbone.blocks.3.")} == set()
+    assert any(n.startswith("backbone.blocks.2.") for n, _ in learned(model))
 
 
 @pytest.mark.parametrize("grid", [(6, 6), (3, 5), (2, 2)])
@@ -220,3 +223,15 @@ def test_the_report_tells_the_layers_and_warns_of_others():
     assert not any("OUT_INDICES" in line for line in report.mismatches(trained))
     other = tiny("MODEL.DEPTH", 12, "MODEL.OUT_INDICES", "[2, 5, 8, 11]", "TASK", "segment")
     assert any("nobody feeds" in line for line in report.mismatches(other))
+
+
+def test_recomputing_blocks_gives_the_same_gradients():
+    gradients = []
+    for flag in (False, True):
+        model = build_upernet(tiny("TRAIN.RECOMPUTE", flag))
+        load_pretrained(model, state_file())
+        outputs = model(paddle.to_tensor(pictures()))
+        sum(value.square().mean() for value in outputs.values()).backward()
+        gradients.append({name: p.grad.numpy() for name, p in learned(model)})
+    for name, gradient in gradients[0].items():
+        np.testing.assert_allclose(gradients[1][name], gradient, atol=1e-6, err_msg=name)

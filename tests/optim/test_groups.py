@@ -96,7 +96,7 @@ def test_groups_in_order_with_multipliers():
 
 
 def test_published_multipliers_of_base_and_large():
-    """recipes.md 11.3: the patch embedding gets decay^13 in base and decay^25 in large, the head 1."""
+    """Official base and large recipes: the patch embedding gets decay^13 in base and decay^25 in large, the head 1."""
     weight = paddle.create_parameter([2, 2], "float32")
     for layers, decay in ((12, 0.65), (24, 0.75)):
         for layer, power in ((0, layers + 1), (layers, 1), (layers + 1, 0)):

@@ -14,6 +14,8 @@ from beit.optim.groups import set_step
 from beit.tasks import TASKS, pretrain
 from tests.reference_numpy import predict_tokens, softmax
 
+pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
+
 LR, DECAY, BETAS, EPS, CLIP = 1e-2, 0.05, (0.9, 0.98), 1e-8, 0.5
 TINY = {
     "TASK": "pretrain",
@@ -226,3 +228,8 @@ def test_pictures_show_original_mask_and_what_the_tokens_mean():
     (drawn,) = task.report(None).values()
     assert drawn.shape == (12, 16, 3)  # and what the prediction decodes to
     assert task.report(None) == {}
+
+
+def test_a_tokenizer_without_weights_is_warned_of():
+    with pytest.warns(UserWarning, match="TOKENIZER.PRETRAINED names no file: the tokens"):
+        build()

@@ -17,6 +17,8 @@ from beit.models.mim import BeitForMaskedImageModeling, MimLogits
 from beit.run import run
 from tests.stories import QUIET, losses, tiny_config, write_dataset
 
+pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
+
 MIM: dict[str, Any] = {
     "TASK": "pretrain",
     "DATA__DATASET": "flat",

@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from beit.beit import Beit
+from beit.data.sampler import Draw
 from beit.models.features import FeatureName, FrozenFeatures
+from beit.optim.groups import set_step
+from beit.run import run
 from beit.tasks import TASKS
 from beit.tasks.knn import neighbour_votes
 from beit.tasks.layer_table import LayerTable
@@ -122,6 +125,26 @@ def test_each_probe_becomes_what_it_becomes_alone(tmp_path):
         np.testing.assert_array_equal(value.numpy(), backbone[name])  # frozen
 
 
+def test_sgd_has_momentum_and_no_weight_decay(tmp_path):
+    write_dataset(tmp_path, train=8, val=2)
+    sgd = task("probe", tmp_path, PROBE__OPTIMIZER="sgd", PROBE__LAYERS=[1], PROBE__KINDS=["class"])
+    groups = sgd.param_groups()
+    optimizer = sgd.optimizer(groups)
+    assert [group["decays"] for group in groups] == [False]
+    weight = sgd.model.state_dict()["layer_01_class.weight"]
+    expected, velocity, gradient = weight.numpy().copy(), 0.0, np.full(weight.shape, 0.5, np.float32)
+    for rate in (0.1, 0.05):
+        set_step(optimizer, rate, 0.05)
+        (weight * paddle.to_tensor(gradient)).sum().backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        velocity = 0.9 * velocity + gradient
+        expected = expected - rate * velocity
+        np.testing.assert_allclose(weight.numpy(), expected, atol=1e-6)
+    metrics = run(tiny_config(tmp_path, tmp_path / "run", TASK="probe", PROBE__OPTIMIZER="sgd"))
+    assert metrics["count"] == 2
+
+
 def test_probe_refuses_what_it_cannot_do(tmp_path):
     with pytest.raises(ValueError, match="TASK: probe evaluates while it trains"):
         task("probe", tmp_path, EVAL=True)
@@ -165,8 +188,6 @@ def test_training_images_are_their_own_neighbours(tmp_path):
     write_dataset(tmp_path, train=12, val=3)
     knn = task("knn", tmp_path, PROBE__NEIGHBOURS=1, PROBE__KINDS=["class", "both"])
     dataset = knn.dataset("train")
-    from beit.data.sampler import Draw
-
     items = [dataset[Draw(index, index)] for index in range(12)]
     batch = {key: paddle.to_tensor(np.stack([item[key] for item in items])) for key in items[0]}
     sums = knn.eval_step(batch)

@@ -12,6 +12,8 @@ from beit.data.sampler import Draw
 from beit.tasks import TASKS
 from tests.stories import tiny_config, write_dataset
 
+pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
+
 KEYS = {
     "TASK": "pretrain",
     "MODEL__USE_REL_POS_BIAS": False,

@@ -142,7 +142,8 @@ def test_a_collapsing_codebook_is_said_once(build):
 
 
 def test_a_collapse_is_written_to_the_log(build, tmp_path):
-    run(build(TOKENIZER__NUM_CODES=4000, TOKENIZER__DEAD_AFTER=1))
+    with pytest.warns(UserWarning, match="one batch of 64 features, fewer than its 4000 codes"):
+        run(build(TOKENIZER__NUM_CODES=4000, TOKENIZER__DEAD_AFTER=1))
     assert "warning: the codebook collapses" in (tmp_path / "out/log.txt").read_text()
 
 

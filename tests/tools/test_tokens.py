@@ -54,5 +54,5 @@ def test_dalle_is_shown_with_its_reconstructions(data, tmp_path):
 def test_what_is_refused(data, tmp_path):
     with pytest.raises(ValueError, match="set TOKENIZER.PRETRAINED"):
         draw_tokens(config(data, tmp_path, VQKD))
-    with pytest.raises(ValueError, match="set TOKENIZER.TEACHER to clip or dino"):
+    with pytest.raises(ValueError, match="set TOKENIZER.TEACHER to a network"):
         store_features(config(data, tmp_path, VQKD), tmp_path)

@@ -47,6 +47,10 @@ def pretrained_cfg(preprocessing: Preprocessing) -> dict[str, object]:
         "crop_pct": preprocessing.crop_pct,
         "interpolation": preprocessing.interpolation,
         "input_size": [3, size, size] if size else None,
+        "crop_mode": "squash"
+        if preprocessing.squash
+        else None,  # timm's word; without it the crop is central
+        "exif_orientation": preprocessing.exif_orientation or None,  # ours
     }
     return {key: value for key, value in entries.items() if value is not None}
 

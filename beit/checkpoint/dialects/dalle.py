@@ -1,4 +1,4 @@
-"""DALL-E's discrete VAE in its published spellings. Source: dialects.md (h). Convolutions need no transposition."""
+"""DALL-E's discrete VAE in its published spellings. Source: openai/DALL-E, dall_e/encoder.py and decoder.py. Convolutions need no transposition."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """HuggingFace transformers: BEiT in the published key layout, the 5.x run-time layout and without prefix.
 
-Source: dialects.md (f). The published layout is what every release writes by default; the 5.x names are aliases.
+Source: transformers, models/beit/modeling_beit.py and conversion_mapping. The published layout is what every release writes by default; the 5.x names are aliases.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""OpenMMLab: mmpretrain, mmselfsup, mmseg (.pth). Source: dialects.md (g).
+"""OpenMMLab: mmpretrain, mmselfsup, mmseg (.pth). Source: mmpretrain/models/backbones/beit.py, mmselfsup 1.x, mmseg/models/backbones/beit.py.
 
 `layers.{i}.ln1` and `ln2` are the norms of a block; `backbone.ln1` and `ln2` are final norms.
 """

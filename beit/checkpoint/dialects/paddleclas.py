@@ -1,4 +1,4 @@
-"""PaddleClas foundation models BEiTv2_vit_* (.pdparams). Source: dialects.md (j)."""
+"""PaddleClas foundation models BEiTv2_vit_* (.pdparams). Source: ppcls/arch/backbone/model_zoo/foundation_vit.py."""
 
 from __future__ import annotations
 

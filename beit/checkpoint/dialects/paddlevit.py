@@ -1,4 +1,4 @@
-"""PaddleViT (.pdparams) and this package's own files: the canonical names. Source: dialects.md section 1 and (a)."""
+"""PaddleViT (.pdparams) and this package's own files: the canonical names. Source: PaddleViT, image_classification/BEiT/beit.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PASSL v110 (.pdparams): PaddleViT's encoder under `backbone.`. Source: dialects.md (b)."""
+"""PASSL v110 (.pdparams): PaddleViT's encoder under `backbone.`. Source: passl_v110/modeling/backbones/beit.py."""
 
 from __future__ import annotations
 

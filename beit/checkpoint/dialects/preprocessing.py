@@ -1,4 +1,4 @@
-"""Which normalisation, crop and pooling belong to a checkpoint. Source: dialects.md 7, recipes.md 18.
+"""Which normalisation, crop and pooling belong to a checkpoint. Source: the README files and configs of the publishers.
 
 They are part of the weights: BEiT v1 was trained with mean and deviation 0.5, BEiT v2 with ImageNet's, and the
 tensors of a classifier do not tell which of the two it is. What is not known is left unknown and said.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from beit.checkpoint.canonical import DALLE, MIM, MIM_V1, MIM_V2, SEGMENTATION, VQKD, Architecture
 
@@ -33,7 +34,8 @@ class Preprocessing:
     """What an image must go through for a checkpoint. None where neither weights nor companions tell.
 
     `mean`, `std` are per channel on [0, 1]; `crop_pct` is crop side / resized shorter side; sizes in pixels.
-    `squash` says that images are resized to a square without regard to their shape, and not cropped.
+    `squash` says that images are resized to a square without regard to their shape, and not cropped;
+    `exif_orientation` that they are turned as their EXIF tag says first.
     """
 
     mean: Triple | None = None
@@ -44,6 +46,27 @@ class Preprocessing:
     pooling: str = ""
     squash: bool = False
     source: str = ""
+    exif_orientation: bool = False
+
+    @property
+    def unknown(self) -> list[str]:
+        """Names of the fields without which no picture can be prepared."""
+        return [name for name in ("mean", "std", "crop_pct") if getattr(self, name) is None]
+
+
+def preprocessing_of(config: Any) -> Preprocessing:
+    """The preprocessing that a config evaluates with (`DATA.*`). `config` is the tree of `beit.config.get_config`."""
+    data = config.DATA
+    return Preprocessing(
+        _triple(data.IMAGENET_MEAN),
+        _triple(data.IMAGENET_STD),
+        data.CROP_PCT,
+        data.INTERPOLATION,
+        data.IMAGE_SIZE if isinstance(data.IMAGE_SIZE, int) else None,
+        "mean" if config.MODEL.USE_MEAN_POOLING else "token",
+        source="config",
+        exif_orientation=data.EXIF_ORIENTATION,
+    )
 
 
 def find_preprocessing(
@@ -86,6 +109,7 @@ def _known(publisher: str, kind: str, architecture: Architecture, name: str) -> 
         # timm takes a tighter crop for the large model of v2 than for the other three.
         crop = 0.95 if publisher == "timm" and architecture.depth == 24 else crop
         return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, crop, "bicubic", size, source=source)
+    crop = None if publisher == "canonical" else crop  # not even who evaluated it is known
     return Preprocessing(None, None, crop, "bicubic", size, source=source)
 
 
@@ -130,7 +154,9 @@ def _with_timm_config(found: Preprocessing, config: Mapping[str, object]) -> Pre
         crop_pct=float(crop) if isinstance(crop, int | float) else found.crop_pct,
         interpolation=interpolation if isinstance(interpolation, str) else found.interpolation,
         image_size=found.image_size or (side if isinstance(side, int) else None),
-        source="config.json beside the weights",
+        squash=config["crop_mode"] == "squash" if "crop_mode" in config else found.squash,
+        source=str(config.get("source", "config.json beside the weights")),
+        exif_orientation=bool(config.get("exif_orientation", False)),
     )
 
 

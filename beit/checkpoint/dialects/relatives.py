@@ -1,4 +1,4 @@
-"""Models that look like BEiT and are not: refused with their names. Source: dialects.md (k)."""
+"""Models that look like BEiT and are not: refused with their names."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def _cast(state: State) -> tuple[State, dict[str, int]]:
 
 
 def _fill_patch_bias(state: State) -> list[str]:
-    """PaddleClas leaves out the bias of the patch embedding (dialects.md PC-1)."""
+    """PaddleClas leaves out the bias of the patch embedding."""
     for prefix in ("", "backbone."):
         weight = state.get(f"{prefix}patch_embed.proj.weight")
         if weight is not None and f"{prefix}patch_embed.proj.bias" not in state:
@@ -289,5 +289,5 @@ def _feature_layers(
         return {"trained": trained} if trained else {}
     listed = config.get("out_indices", config.get("segmentation_indices"))
     indices = tuple(int(i) for i in listed) if isinstance(listed, list | tuple) else trained
-    # Hidden state k, the output of block k - 1, is kept when k + 1 is listed (dialects.md HF-1).
+    # Hidden state k, the output of block k - 1, is kept when k + 1 is listed: transformers, BeitForSemanticSegmentation.forward.
     return {"trained": indices, "huggingface": tuple(i - 2 for i in indices)} if indices else {}

@@ -1,4 +1,4 @@
-"""microsoft/unilm: beit and beit2 (.pth), and timm, which kept the names. Source: dialects.md (c), (d), (e), (i)."""
+"""microsoft/unilm: beit and beit2 (.pth), and timm, which kept the names. Source: beit/modeling_*.py, beit2/modeling_*.py."""
 
 from __future__ import annotations
 

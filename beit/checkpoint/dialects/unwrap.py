@@ -1,4 +1,4 @@
-"""From the tree a file holds to one flat state: wrapper keys, moving averages, prefixes. Source: dialects.md 5."""
+"""From the tree a file holds to one flat state: wrapper keys, moving averages, prefixes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,50 @@
+"""Which classes a checkpoint tells apart, as far as the file, what lies beside it or its publisher tells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+PUBLISHED_LISTS = {1000: "imagenet-1k", 21841: "imagenet-21k"}
+"""Outputs of a published head -> list of `beit.data.imagenet_classes` that it was trained on."""
+
+ClassNames = tuple[str, ...] | str
+"""Names in the order of the outputs, or the name of such a list."""
+
+
+def find_class_names(publisher: str, num_classes: int, config: Mapping[str, object]) -> ClassNames | None:
+    """Names of the classes of a checkpoint; None where nothing tells.
+
+    What stands beside the weights goes first: `class_names.txt` of a run, `class_names` of a converted file,
+    transformers' `id2label`, timm's `label_names`. A publisher's file with 1,000 or 21,841 outputs has ImageNet's.
+
+    Args:
+        publisher: form of the file; "canonical" is anybody's.
+        num_classes: outputs of its head; lists of another length are not taken.
+        config: JSON beside the weights, or their metadata.
+    """
+    if not num_classes:
+        return None
+    cfg = config.get("pretrained_cfg")
+    candidates = (
+        config.get("class_names"),
+        cfg.get("label_names") if isinstance(cfg, Mapping) else None,
+        _from_labels(config.get("id2label")),
+    )
+    for names in candidates:
+        if isinstance(names, str) and PUBLISHED_LISTS.get(num_classes) == names:
+            return names
+        if isinstance(names, list | tuple) and len(names) == num_classes:
+            return tuple(str(name) for name in names)
+    return PUBLISHED_LISTS.get(num_classes) if publisher != "canonical" else None
+
+
+def _from_labels(labels: object) -> list[str] | None:
+    """transformers' `{"0": "tench", …}` in order; None for its placeholders `LABEL_0`."""
+    if not isinstance(labels, Mapping):
+        return None
+    try:
+        names = [str(labels[key]) for key in sorted(labels, key=int)]
+    except (TypeError, ValueError):
+        return None
+    return None if any(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

@@ -1,0 +1,152 @@
+"""A network written as a static graph of Paddle or as ONNX."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from beit.deploy.network import ExportedNetwork
+
+_OPSET = 17  # the newest that paddle2onnx 2.1 writes without translating again
+_NO_ONNX = (
+    'ONNX needs paddle2onnx and onnxruntime, which are not installed: pip install "beit-paddle[onnx]" (paddle2onnx '
+    "2.1.0 asks for onnx 1.16.1 to 1.17.0; where another package wants a newer one, use an environment of its own)"
+)
+
+
+def write_graph(network: ExportedNetwork, target: Path) -> list[Path]:
+    """Write `target` + `.json` and `.pdiparams`; the number of images is free. The files.
+
+    With FLAGS_enable_pir_api=0 in the environment Paddle writes its former format instead, `.pdmodel`.
+
+    Raises:
+        ValueError: this Paddle cannot write the former format.
+    """
+    dtype = "float32" if network.mean is None else "uint8"
+    spec = paddle.static.InputSpec([None, 3, *network.size], dtype, "images")
+    try:
+        paddle.jit.save(paddle.jit.to_static(network, input_spec=[spec], full_graph=True), str(target))
+    except TypeError as error:
+        if paddle.get_flags("FLAGS_enable_pir_api")["FLAGS_enable_pir_api"]:
+            raise
+        raise ValueError(
+            f"Paddle {paddle.__version__} cannot write .pdmodel files any more (its matmul takes no variables of the "
+            "former graph); export with Paddle 3.0 for them, or without FLAGS_enable_pir_api=0 for .json"
+        ) from error
+    return [graph_file(target), target.with_suffix(".pdiparams")]
+
+
+def graph_file(target: Path) -> Path:
+    """The graph beside its parameters: `.json`, or `.pdmodel` in the former format.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    for suffix in (".json", ".pdmodel"):
+        if target.with_suffix(suffix).is_file():
+            return target.with_suffix(suffix)
+    raise FileNotFoundError(f"{target}.json does not exist, nor {target.name}.pdmodel")
+
+
+def write_onnx(target: Path, outputs: Sequence[str]) -> Path:
+    """Translate the graph at `target` into `target` + `.onnx`, results called `outputs`; the file.
+
+    Raises:
+        ValueError: paddle2onnx is not installed or cannot translate the graph.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401  # without it the file could not be checked
+        import paddle2onnx
+    except ImportError as error:
+        raise ValueError(_NO_ONNX) from error
+    file = target.with_suffix(".onnx")
+    try:
+        # Its optimizer folds constants wrongly where the batch is free.
+        paddle2onnx.export(
+            str(graph_file(target)),
+            str(target.with_suffix(".pdiparams")),
+            str(file),
+            opset_version=_OPSET,
+            auto_upgrade_opset=False,
+            verbose=False,
+            optimize_tool="None",
+        )
+    except (RuntimeError, UnboundLocalError) as error:  # it logs what went wrong and goes on without a result
+        raise ValueError(
+            f"paddle2onnx {paddle2onnx.__version__} cannot translate the graph: {error}"
+        ) from error
+    model = onnx.load(str(file))
+    _mend(model, outputs)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(file))
+    return file
+
+
+def write_int8(target: Path) -> Path:
+    """Write `target` + `.int8.onnx`: the ONNX file with the weights of its matrix products in 8 bits; the file.
+
+    Activations are scaled as they come (onnxruntime's dynamic quantisation), so no calibration is needed.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    source, file = target.with_suffix(".onnx"), target.with_suffix(".int8.onnx")
+    graph = onnx.load(str(source)).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    products = [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    with _quiet():
+        quantize_dynamic(
+            str(source),
+            str(file),
+            nodes_to_quantize=products,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+    return file
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No log lines: the quantiser writes one for each tensor."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _mend(model: Any, outputs: Sequence[str]) -> None:
+    """Repair what paddle2onnx 2.1 writes for graphs with a free batch, and name the results.
+
+    Paddle's expand says "keep this length" with -1; ONNX has no such number and keeps a length with 1. Weights become
+    initializers, where tools look for them.
+    """
+    from onnx import numpy_helper
+
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input}
+    shapes = {node.input[1] for node in graph.node if node.op_type == "Expand"}
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        graph.node.remove(node)
+        name = node.output[0]
+        if name in shapes:
+            shape = numpy_helper.to_array(node.attribute[0].t)
+            graph.initializer.append(numpy_helper.from_array(np.where(shape < 0, 1, shape), name))
+        elif name in used:
+            tensor = node.attribute[0].t
+            tensor.name = name
+            graph.initializer.append(tensor)
+    names = {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in graph.output:
+        value.name = names[value.name]

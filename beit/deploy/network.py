@@ -1,0 +1,140 @@
+"""What goes into a file: a model with its normalisation before it and its last step after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.nn import functional as F
+
+from beit.data.on_device import normalize
+from beit.models.segmentation_heads import resize_bilinear
+
+# B batch, K classes, D width, k best classes, H x W pixels
+
+Outputs = tuple[paddle.Tensor, ...]
+
+
+class ExportedNetwork(nn.Layer):
+    """A model in evaluation mode as one graph: images to named outputs (`OUTPUTS`).
+
+    Args:
+        model: normalised images to logits, `[B, K]` or for each pixel `[B, K, h, w]`.
+        output: a key of `OUTPUTS`.
+        size: (height, width) of the images, pixels.
+        mean, std: of the channels on [0, 1], to put the normalisation inside, which then takes uint8; None to
+            leave it outside.
+        topk: k.
+
+    Raises:
+        ValueError: no such output.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        output: str,
+        *,
+        size: tuple[int, int],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        topk: int = 5,
+    ) -> None:
+        super().__init__()
+        if output not in OUTPUTS:
+            raise ValueError(f"there is no output {output!r}; choose one of {', '.join(OUTPUTS)}")
+        self.model = model
+        self.wants_features = output == "features"
+        self.finish: Callable[..., Outputs] = _FINISH[output]
+        self.size, self.mean, self.std, self.topk = size, mean, std, topk
+        self.eval()
+
+    def forward(self, images: paddle.Tensor) -> Outputs:
+        """The outputs of `images`, `[B, 3, height, width]`: uint8, or float32 that is normalised already."""
+        if self.mean is not None and self.std is not None:
+            images = normalize(images, self.mean, self.std)
+        values = self.model.forward_features(images) if self.wants_features else self.model(images)
+        return self.finish(values, self)
+
+
+class FixedPool(nn.Layer):
+    """Adaptive average pooling of maps whose size is known, as two matrix products.
+
+    ONNX has no adaptive pooling, and paddle2onnx writes windows of one size, which is another result wherever the
+    bins do not divide the map.
+    """
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """`[B, D, h, w]` to `[B, D, bins, bins]`."""
+        rows, columns = (paddle.to_tensor(_pooling_matrix(int(side), self.bins)) for side in x.shape[2:])
+        return paddle.matmul(paddle.matmul(rows, x), columns, transpose_y=True)
+
+
+def _pooling_matrix(length: int, bins: int) -> np.ndarray:
+    """Averages over the windows of adaptive pooling, float32 `[bins, length]`: bin k is floor(k l / n) to ceil((k+1) l / n)."""
+    matrix = np.zeros((bins, length), np.float32)
+    for k in range(bins):
+        start, end = k * length // bins, -(-(k + 1) * length // bins)
+        matrix[k, start:end] = 1 / (end - start)
+    return matrix
+
+
+@contextmanager
+def fixed_pools(model: nn.Layer) -> Iterator[None]:
+    """The model with `FixedPool` in place of its adaptive pools; afterwards as it was."""
+    pools = [
+        (parent, name, child)
+        for parent in model.sublayers(include_self=True)
+        for name, child in parent.named_children()
+        if isinstance(child, nn.AdaptiveAvgPool2D)
+    ]
+    for parent, name, child in pools:
+        parent.add_sublayer(name, FixedPool(child._output_size))
+    try:
+        yield
+    finally:
+        for parent, name, child in pools:
+            parent.add_sublayer(name, child)
+
+
+def _probabilities(logits: paddle.Tensor, _: Any) -> Outputs:
+    return (F.softmax(logits, axis=1),)
+
+
+def _best(logits: paddle.Tensor, network: ExportedNetwork) -> Outputs:
+    scores, classes = paddle.topk(F.softmax(logits, axis=-1), network.topk, axis=-1)
+    return scores, classes.astype("int32")
+
+
+def _class_map(logits: paddle.Tensor, network: ExportedNetwork) -> Outputs:
+    return (resize_bilinear(logits, network.size).argmax(axis=1).astype("int32"),)
+
+
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "logits": ("logits",),
+    "probabilities": ("probabilities",),
+    "topk": ("scores", "classes"),
+    "features": ("features",),
+    "class_map": ("class_map",),
+}
+"""What a graph can end with, and the names of its results.
+
+logits `[B, K]` (segmentation `[B, K, H/4, W/4]`), probabilities of the same shape; topk: probabilities `[B, k]` falling,
+and their classes int32; features `[B, D]`; class_map: the class of each pixel, int32 `[B, H, W]`.
+"""
+
+_FINISH: dict[str, Callable[..., Outputs]] = {
+    "logits": lambda logits, _: (logits,),
+    "probabilities": _probabilities,
+    "topk": _best,
+    "features": lambda features, _: (features,),
+    "class_map": _class_map,
+}

@@ -1,0 +1,106 @@
+"""Does an exported graph compute what its model does?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from beit.deploy.runner import Runner
+
+# B batch, K classes, H, W pixels
+
+TOLERANCE = 1e-4
+"""Largest difference of a result, as a share of the largest value of its kind (at least 1)."""
+
+Reference = Callable[[np.ndarray], np.ndarray]
+"""Uint8 images `[B, 3, H, W]` to what the model itself gives: logits, or features; for class maps `[B, K, H, W]`."""
+
+
+def largest_difference(runner: Runner, reference: Reference, images: np.ndarray, batch: int = 0) -> float:
+    """Largest difference between a graph and its model over images, relative to the model's largest value (at least 1).
+
+    Of classes it is by how much the model prefers another one: 0 where they agree, and small where two are equal.
+
+    Args:
+        images: uint8 `[B, 3, H, W]`.
+        batch: images at once; 0 for all.
+
+    Raises:
+        ValueError: the graph gives NaN or infinity, or another shape.
+    """
+    batch = batch or len(images)
+    worst = 0.0
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        outputs = runner(part)
+        for name, values in outputs.items():
+            if not np.isfinite(values).all():
+                raise ValueError(f"the exported graph gives NaN or infinite {name}")
+        worst = max(worst, _COMPARE[runner.description.output](outputs, reference(part)))
+    return worst
+
+
+def agreement(runner: Runner, reference: Reference, images: np.ndarray) -> dict[str, float]:
+    """How a graph of lower precision differs: `largest` and `mean` difference of its results, as `largest_difference`
+    counts them, and `same_class`, the share of images (of pixels) whose first class is the model's."""
+    expected = reference(images)
+    outputs = runner(images)
+    largest = _COMPARE[runner.description.output](outputs, expected)
+    found = {"largest": largest}
+    first = {
+        "logits": lambda: outputs["logits"].argmax(1),
+        "probabilities": lambda: outputs["probabilities"].argmax(1),
+        "topk": lambda: outputs["classes"][:, 0],
+        "class_map": lambda: outputs["class_map"],
+    }
+    if runner.description.output in first:
+        same = first[runner.description.output]() == expected.argmax(1)
+        found["same_class"] = float(same.mean())
+    return found
+
+
+def _direct(name: str) -> Callable[[dict[str, np.ndarray], np.ndarray], float]:
+    def compare(outputs: dict[str, np.ndarray], expected: np.ndarray) -> float:
+        return _relative(outputs[name], expected)
+
+    return compare
+
+
+def _probabilities(outputs: dict[str, np.ndarray], logits: np.ndarray) -> float:
+    return _relative(outputs["probabilities"], _softmax(logits))
+
+
+def _topk(outputs: dict[str, np.ndarray], logits: np.ndarray) -> float:
+    probabilities = _softmax(logits)
+    best = -np.sort(-probabilities, axis=1)[:, : outputs["scores"].shape[1]]
+    chosen = np.take_along_axis(probabilities, outputs["classes"].astype(np.int64), axis=1)
+    return max(_relative(outputs["scores"], best), _relative(outputs["scores"], chosen))
+
+
+def _class_map(outputs: dict[str, np.ndarray], logits: np.ndarray) -> float:
+    chosen = np.take_along_axis(logits, outputs["class_map"].astype(np.int64)[:, None], axis=1)[:, 0]
+    return _relative(chosen, logits.max(axis=1))
+
+
+def _relative(values: np.ndarray, expected: np.ndarray) -> float:
+    if values.shape != expected.shape:
+        raise ValueError(
+            f"the exported graph gives shape {list(values.shape)}, its model {list(expected.shape)}"
+        )
+    scale = max(1.0, float(np.abs(expected).max()))
+    return float(np.abs(values.astype(np.float64) - expected).max()) / scale
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+_COMPARE: dict[str, Callable[[dict[str, np.ndarray], np.ndarray], float]] = {
+    "logits": _direct("logits"),
+    "features": _direct("features"),
+    "probabilities": _probabilities,
+    "topk": _topk,
+    "class_map": _class_map,
+}

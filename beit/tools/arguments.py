@@ -1,0 +1,62 @@
+"""Command lines of the verbs: one shape of help, with examples that are run by the tests."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from yacs.config import CfgNode
+
+from beit.checkpoint.dialects.preprocessing import Preprocessing
+from beit.config import config_from_arguments
+
+CONFIG_FLAGS = (
+    "Every flag of training goes too: -cfg -data_path -dataset -output … -opts KEY VALUE (beit train --help)."
+)
+
+
+def verb_parser(verb: str, description: str | None, examples: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser whose help ends with examples."""
+    return argparse.ArgumentParser(
+        prog=f"python -m beit {verb}",
+        description=description,
+        epilog=examples_text(examples) if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def examples_text(examples: Sequence[str]) -> str:
+    """The last part of a help text."""
+    return "\n".join([f"example{'s' if len(examples) > 1 else ''}:", *(f"  {line}" for line in examples)])
+
+
+def with_config(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, CfgNode]:
+    """The parser's own arguments, and the config of all others (the documented flags)."""
+    own, rest = parser.parse_known_args(argv)
+    return own, config_from_arguments(rest, program=parser.prog)
+
+
+def add_preprocessing(parser: argparse.ArgumentParser) -> None:
+    """Flags for weights that do not say how pictures are prepared."""
+    group = parser.add_argument_group("preprocessing, for weights that do not carry theirs")
+    group.add_argument("--mean", type=float, nargs=3, metavar="M", help="channel means on [0, 1]")
+    group.add_argument("--std", type=float, nargs=3, metavar="S", help="channel deviations on [0, 1]")
+    group.add_argument("--crop-pct", type=float, metavar="C", help="crop side / resized shorter side")
+    group.add_argument("--interpolation", choices=("bicubic", "bilinear", "lanczos"), help="resize filter")
+
+
+def preprocessing_from(given: Any) -> Preprocessing | None:
+    """What `add_preprocessing` read; None where nothing was given."""
+    if not any((given.mean, given.std, given.crop_pct, given.interpolation)):
+        return None
+    return Preprocessing(
+        mean=tuple(given.mean) if given.mean else None,
+        std=tuple(given.std) if given.std else None,
+        crop_pct=given.crop_pct,
+        interpolation=given.interpolation or "",
+        source="command line",
+    )

@@ -1,0 +1,151 @@
+"""Every picture of a data set opened once: what cannot be read, sizes, classes, and pictures in both splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from beit.data.dataset import ImageDataset
+from beit.data.images import ImageError, OpenOptions, open_image
+from beit.logging import progress
+
+_CHUNK = 64  # pictures handed to a worker at a time
+_LISTED = 20  # of each kind of problem
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one picture turned out to be: its size (width, height) in pixels and digest, or why it cannot be read."""
+
+    path: str
+    size: tuple[int, int] = (0, 0)
+    digest: bytes = b""
+    reason: str = ""
+
+
+@dataclass
+class SplitReport:
+    """One split of a data set: `looks` at its pictures in order, and `counts` of each class."""
+
+    name: str
+    looks: list[Look]
+    counts: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def look_at_split(
+    name: str, dataset: ImageDataset, num_classes: int | None, smallest: int, *, workers: int
+) -> SplitReport:
+    """Open every picture of a split, in several processes.
+
+    A problem is a picture that cannot be read and a class of the training split without one. Remarked are pictures
+    smaller than the model's input, classes ten times smaller than the largest, and pictures listed twice.
+
+    Args:
+        num_classes: of the model; None where there are no labels.
+        smallest: shorter side of the model's input, pixels.
+        workers: processes; 0 looks in this one.
+    """
+    images = dataset.images
+    paths = [str(images.path(index)) for index in range(len(images))]
+    looks = list(
+        progress(_look_at_all(paths, dataset.open_options, workers), len(paths), f"open {name}", rank=0)
+    )
+    report = SplitReport(name, looks, class_names=images.class_names)
+    report.problems += [f"{look.path}: {look.reason}" for look in looks if look.reason]
+    if images.labels is not None and num_classes:
+        report.counts = np.bincount(images.labels, minlength=num_classes)
+        _judge_classes(report)
+    small = [look for look in looks if not look.reason and min(look.size) < smallest]
+    if small:
+        report.remarks.append(
+            f"{len(small)} of {len(looks)} pictures are smaller than the model's {smallest} pixels and are enlarged, "
+            f"e.g. {small[0].path} ({small[0].size[0]}x{small[0].size[1]})"
+        )
+    twice = len(paths) - len(set(paths))
+    if twice:
+        report.remarks.append(f"{twice} lines name a picture that another line names too")
+    return report
+
+
+def overlap(train: SplitReport, val: SplitReport) -> list[str]:
+    """Validation pictures that are training pictures too: the same file, or another with the same bytes."""
+    by_path = {str(Path(look.path).resolve()) for look in train.looks}
+    by_digest = {look.digest: look.path for look in train.looks if look.digest}
+    found = []
+    for look in val.looks:
+        if str(Path(look.path).resolve()) in by_path:
+            found.append(f"{look.path} is in both splits")
+        elif look.digest in by_digest:
+            found.append(f"{look.path} has the bytes of {by_digest[look.digest]}")
+    return found
+
+
+def describe_split(report: SplitReport) -> list[str]:
+    """Lines for people: number, sizes, images a class."""
+    good = np.array([look.size for look in report.looks if not look.reason]).reshape(-1, 2)
+    lines = [f"{report.name}: {len(report.looks)} pictures, {len(report.looks) - len(good)} unreadable"]
+    if len(good):
+        low, middle, high = good.min(0), np.median(good, axis=0).astype(int), good.max(0)
+        sizes = ", ".join(
+            f"{word} {size[0]}x{size[1]}"
+            for word, size in zip(("least", "median", "largest"), (low, middle, high), strict=True)
+        )
+        lines.append(f"  sizes (width x height, each for itself): {sizes}")
+    if report.counts is not None:
+        counts = report.counts
+        lines.append(
+            f"  {len(counts)} classes, {counts.min()} to {counts.max()} images each, median {int(np.median(counts))}"
+        )
+    return lines + [f"  note: {remark}" for remark in report.remarks]
+
+
+def shortened(problems: list[str]) -> list[str]:
+    """The first problems of a kind and how many more there are."""
+    more = len(problems) - _LISTED
+    return problems[:_LISTED] + ([f"… and {more} more"] if more > 0 else [])
+
+
+def _judge_classes(report: SplitReport) -> None:
+    assert report.counts is not None
+    names = report.class_names or tuple(f"class {label}" for label in range(len(report.counts)))
+    empty = [names[label] for label in np.flatnonzero(report.counts == 0)]
+    if empty:
+        shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+        line = f"{report.name}: {len(empty)} of {len(names)} classes have no image: {shown}"
+        (report.problems if report.name == "train" else report.remarks).append(line)
+    rare = [
+        names[label]
+        for label in np.flatnonzero((report.counts > 0) & (10 * report.counts < report.counts.max()))
+    ]
+    if rare:
+        report.remarks.append(
+            f"{len(rare)} classes have less than a tenth of the images of the largest, e.g. {rare[0]}"
+        )
+
+
+def _look_at_all(paths: list[str], options: OpenOptions, workers: int) -> Iterator[Look]:
+    if not workers:
+        yield from (_look(path, options) for path in paths)
+        return
+    # Started afresh: a fork of a process with Paddle's threads may hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(partial(_look, options=options), paths, chunksize=_CHUNK)
+
+
+def _look(path: str, options: OpenOptions) -> Look:
+    try:
+        image = open_image(path, **options)
+        digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+    except ImageError as error:
+        return Look(path, reason=error.reason)
+    return Look(path, image.size, digest)

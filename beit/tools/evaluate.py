@@ -1,0 +1,20 @@
+"""`python -m beit evaluate`: the documented evaluation command without a script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from beit.run import main as run_main
+from beit.tools.arguments import examples_text
+
+EXAMPLES = (
+    "python -m beit evaluate -cfg=output/run/config.yaml -pretrained=output/run/model.pdparams -data_path=digits "
+    "-output=output/evaluation -device=cpu",
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate as main_multi_gpu.py -eval does; its exit status."""
+    return run_main(
+        "python -m beit evaluate", single=False, argv=["-eval", *argv], epilog=examples_text(EXAMPLES)
+    )

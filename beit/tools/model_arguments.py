@@ -1,0 +1,42 @@
+"""The arguments by which verbs name a model that is ready to predict."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from beit.checkpoint.class_names import ClassNames
+from beit.data.imagenet_classes import CLASS_LISTS
+from beit.predict import Predictor, load_predictor
+from beit.tools.arguments import add_preprocessing, preprocessing_from
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`MODEL`, `--cfg`, `--class-names`, and the preprocessing for weights that do not carry theirs."""
+    parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint, or name of a published model")
+    parser.add_argument("--cfg", help="config of the weights, where it is not beside them")
+    parser.add_argument(
+        "--class-names", metavar="NAMES", help=f"file with a name a line, or {' or '.join(CLASS_LISTS)}"
+    )
+    add_preprocessing(parser)
+
+
+def model_from(given: argparse.Namespace) -> Predictor:
+    """The model that the arguments name.
+
+    Raises:
+        ValueError, FileNotFoundError, OSError: as `beit.predict.load_predictor`.
+    """
+    return load_predictor(
+        given.model,
+        config=given.cfg,
+        preprocessing=preprocessing_from(given),
+        class_names=_class_names(given.class_names),
+    )
+
+
+def _class_names(given: str | None) -> ClassNames | None:
+    if given is None or given in CLASS_LISTS:
+        return given
+    lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())

@@ -1,0 +1,138 @@
+"""Trained models by name, run folder or file: which config belongs to the weights, and the model with them. Floor 3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from beit.beit import Beit, build_beit
+from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, Architecture
+from beit.checkpoint.dialects import DialectInfo, to_canonical
+from beit.checkpoint.load import load_pretrained
+from beit.checkpoint.source import RUN_CONFIG, Source, is_run_file, open_checkpoint
+from beit.config import get_config
+from beit.published import PUBLISHED
+from beit.zoo import fetch_published, published
+
+_RUN_WEIGHTS = ("model.pdparams", "best.pdparams", "latest.pdparams")
+"""What a run folder holds, the finished model first."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights on disk and the config that builds their model; None where only the file itself tells."""
+
+    path: Path
+    config: CfgNode | None
+    name: str
+
+
+def find_weights(source: str | Path, config: CfgNode | str | Path | None = None) -> Weights:
+    """The weights that a published name, a run folder or a file means, with their config.
+
+    Args:
+        source: name from `list_models()` (its file is fetched into the cache), the output folder of a run, or any
+            checkpoint; a file in a run folder goes with the run's `config.yaml`.
+        config: another config, or the file or name of one.
+
+    Raises:
+        ValueError: unknown name, or a published model this package has no config for.
+        FileNotFoundError: there is no such file.
+        DownloadError: as `beit.checkpoint.download.fetch`.
+    """
+    tree = get_config(config) if isinstance(config, str | Path) else config
+    path = Path(source)
+    if path.is_dir() and (path / RUN_CONFIG).is_file():
+        found = [path / name for name in _RUN_WEIGHTS if (path / name).is_file()]
+        if not found:
+            raise FileNotFoundError(f"the run folder {path} holds none of {', '.join(_RUN_WEIGHTS)} yet")
+        return Weights(found[0], tree or get_config(path / RUN_CONFIG), str(source))
+    if path.exists():
+        if tree is None and is_run_file(path):
+            tree = get_config(path.with_name(RUN_CONFIG))
+        return Weights(path, tree, str(source))
+    if str(source) in PUBLISHED or not path.suffix:
+        entry = published(str(source))
+        if tree is None and entry.config is not None and entry.kind == CLASSIFIER:
+            tree = get_config(entry.config, list(entry.options))
+        return Weights(fetch_published(entry), tree, entry.name)
+    raise FileNotFoundError(
+        f"{source} is no file, no folder and no name of beit.list_models(); name a run folder, a checkpoint or a "
+        "published model"
+    )
+
+
+def load_classifier(weights: Weights) -> Beit:
+    """The classifier, or the encoder where the file has no head, with its weights, in evaluation mode.
+
+    Without a config the architecture is read off the file.
+
+    Raises:
+        ValueError: the file holds another kind of model, or does not tell the image size; it lacks tensors.
+        CheckpointError: it cannot be read.
+    """
+    opened = open_checkpoint(weights.path)
+    config = weights.config
+    unsure = False
+    if config is None:
+        config, info = config_of_file(opened, weights.name)
+        unsure = info.preprocessing.mean is None
+    model = build_beit(config)
+    if unsure:
+        model.preprocessing = info.preprocessing  # and not the defaults of the config
+    report = load_pretrained(model, opened)
+    if report.new:
+        raise ValueError(
+            f"{weights.path} has no weights for {', '.join(list(report.new)[:4])} ({next(iter(report.new.values()))}): "
+            "fine-tune it first, or take its features with the config MODEL.NUM_CLASSES 0"
+        )
+    model.eval()
+    return model
+
+
+def config_of_file(opened: Source, name: str) -> tuple[CfgNode, DialectInfo]:
+    """The config of the classifier or encoder that a checkpoint holds, from the shapes of its tensors.
+
+    Raises:
+        ValueError: it is another kind of model, or its grid is not square; a config is needed then.
+    """
+    state, info = to_canonical(opened.tree, name=opened.name, config=opened.config)
+    if info.kind not in (CLASSIFIER, BACKBONE):
+        raise ValueError(
+            f"{name} holds a {info.kind} model, which the file alone does not describe: give the config it was "
+            "trained with (config=…, on the command line --cfg)"
+        )
+    size = info.architecture.image_size or info.preprocessing.image_size
+    if not size:
+        raise ValueError(f"{name} does not tell its image size: give its config (config=…, --cfg)")
+    options = {
+        "MODEL.NAME": Path(opened.name).stem,
+        "DATA.IMAGE_SIZE": size,
+        **_model_options(info.architecture),
+        "MODEL.QKV_BIAS": "blocks.0.attn.q_bias" in state,
+    }
+    if info.preprocessing.mean and info.preprocessing.std:
+        options |= {
+            "DATA.IMAGENET_MEAN": info.preprocessing.mean,
+            "DATA.IMAGENET_STD": info.preprocessing.std,
+        }
+    return get_config(None, [item for pair in options.items() for item in pair]), info
+
+
+def _model_options(found: Architecture) -> dict[str, Any]:
+    return {
+        "MODEL.NUM_CLASSES": found.num_classes,
+        "MODEL.PATCH_SIZE": found.patch_size,
+        "MODEL.EMBED_DIM": found.width,
+        "MODEL.DEPTH": found.depth,
+        "MODEL.NUM_HEADS": found.num_heads,
+        "MODEL.MLP_RATIO": found.mlp_width / found.width,
+        "MODEL.INIT_VALUES": 0.1 if found.has_layer_scale else 0.0,
+        "MODEL.USE_ABS_POS_EMB": found.has_absolute_positions,
+        "MODEL.USE_REL_POS_BIAS": found.has_relative_positions,
+        "MODEL.USE_SHARED_REL_POS_BIAS": found.has_shared_relative_positions,
+        "MODEL.USE_MEAN_POOLING": found.pooling != "token",
+    }

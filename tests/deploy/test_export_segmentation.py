@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from beit.deploy.network import FixedPool, fixed_pools
+from beit.deploy.runner import load_runner
+from beit.models.upernet import build_upernet
+from beit.segmentation_predict import load_segmenter
+from beit.tools.export import export
+from beit.tools.scenes import draw_scene
+from tests.models.test_upernet import CLASSES, tiny
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):
+    return trained_segmenter(tmp_path_factory.mktemp("run"))
+
+
+def trained_segmenter(folder):
+    """A model with weights in a folder that also holds three pictures."""
+    paddle.seed(1)
+    model = build_upernet(tiny())
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.set_value(paddle.randn(parameter.shape) * 0.2)
+    paddle.save(model.state_dict(), str(folder / "best.pdparams"))
+    for k in range(3):
+        draw_scene(np.random.default_rng(k))[0].save(folder / f"{k}.png")
+    return load_segmenter(
+        tiny("MODEL.PRETRAINED", str(folder / "best.pdparams"), "TEST.MODE", "whole")
+    ), folder
+
+
+def test_logits(segmenter, tmp_path):
+    model, folder = segmenter
+    pictures = sorted(folder.glob("*.png"))
+    export(model, tmp_path / "out", pictures, normalised=True)
+    runner = load_runner(tmp_path / "out", threads=1)
+    images = np.stack([runner.description.open(path) for path in pictures])
+    mean, std = (np.reshape(value, (1, 3, 1, 1)) for value in (model.mean, model.std))
+    inputs = paddle.to_tensor(((images / 255 - mean) / std).astype(np.float32))
+    with paddle.no_grad():
+        expected = model.model(inputs).numpy()
+    assert expected.shape[:2] == (3, CLASSES) and np.ptp(expected) > 0.01
+    np.testing.assert_allclose(runner(images)["logits"], expected, atol=1e-5)
+
+
+def test_the_class_of_each_pixel_is_what_predict_says(segmenter, tmp_path):
+    """Pictures of the window's size, which need no resizing on either side."""
+    model, folder = segmenter
+    description = export(model, tmp_path / "out", sorted(folder.glob("*.png")), output="class_map")
+    assert description.class_names == model.class_names and description.palette == model.palette
+    runner = load_runner(tmp_path / "out", threads=1)
+    window = Image.open(folder / "0.png").convert("RGB").resize(description.image_size[::-1])
+    found = runner(description.prepare(window)[None])["class_map"][0]
+    expected = load_segmenter(
+        tiny(
+            *("MODEL.PRETRAINED", str(folder / "best.pdparams"), "TEST.MODE", "whole"),
+            *("DATA.RESIZE_LIMITS", list(description.image_size)),
+        )
+    )(window)
+    assert len(np.unique(expected)) > 1
+    assert (found == expected).mean() > 0.99
+
+
+@pytest.mark.parametrize("size", [(16, 16), (5, 7), (3, 2)])
+def test_the_fixed_pool_is_adaptive_pooling(size):
+    maps = paddle.randn([2, 3, *size])
+    for bins in (1, 2, 3, 6):
+        expected = paddle.nn.functional.adaptive_avg_pool2d(maps, bins)
+        np.testing.assert_allclose(FixedPool(bins)(maps).numpy(), expected.numpy(), atol=1e-6)
+
+
+def test_the_model_keeps_its_own_pools(segmenter):
+    before = [type(layer) for layer in segmenter[0].model.sublayers()]
+    with fixed_pools(segmenter[0].model):
+        assert FixedPool in [type(layer) for layer in segmenter[0].model.sublayers()]
+    assert [type(layer) for layer in segmenter[0].model.sublayers()] == before
+
+
+def test_outputs_of_classifiers_are_refused(segmenter, tmp_path):
+    with pytest.raises(ValueError, match="choose one of logits, class_map"):
+        export(segmenter[0], tmp_path / "out", [segmenter[1] / "0.png"], output="topk")

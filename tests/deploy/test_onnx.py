@@ -1,0 +1,84 @@
+"""ONNX files give what the model gives. Marked `onnx`: paddle2onnx wants an older onnx than other packages do."""
+
+from __future__ import annotations
+
+import builtins
+
+import numpy as np
+import paddle
+import pytest
+
+from beit.beit import build_beit
+from beit.classifier import classifier
+from beit.deploy.runner import load_runner
+from beit.tools.export import export
+from tests.deploy.test_export import logits_of, photographs  # noqa: F401
+from tests.deploy.test_export_segmentation import trained_segmenter
+from tests.stories import tiny_config
+
+POSITIONS = {
+    "own tables": {},
+    "shared table": {"MODEL__USE_REL_POS_BIAS": False, "MODEL__USE_SHARED_REL_POS_BIAS": True},
+    "absolute, class token": {
+        "MODEL__USE_REL_POS_BIAS": False,
+        "MODEL__USE_ABS_POS_EMB": True,
+        "MODEL__USE_MEAN_POOLING": False,
+    },
+}
+
+
+def random_classifier(**keys):
+    paddle.seed(3)
+    beit = build_beit(tiny_config("unused", "unused", **keys))
+    for parameter in beit.parameters():
+        parameter.set_value(parameter + paddle.randn(parameter.shape) * 0.1)
+    beit.eval()
+    return classifier(beit)
+
+
+@pytest.mark.onnx
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_logits_at_any_batch(positions, photographs, tmp_path):  # noqa: F811
+    model = random_classifier(**POSITIONS[positions])
+    description = export(model, tmp_path / "out", photographs, onnx=True)
+    assert description.measured["onnx"] < 1e-5
+    runner = load_runner(tmp_path / "out", "onnx", threads=1)
+    images = np.stack([runner.description.open(path) for path in photographs])
+    expected = logits_of(model, photographs)
+    for batch in (1, 3):
+        np.testing.assert_allclose(runner(images[:batch])["logits"], expected[:batch], atol=1e-4)
+
+
+@pytest.mark.onnx
+def test_the_best_classes_in_float32_and_int8(photographs, tmp_path):  # noqa: F811
+    model = random_classifier(MODEL__EMBED_DIM=48)
+    description = export(model, tmp_path / "out", photographs, output="topk", topk=2, int8=True)
+    assert 0 < description.measured["int8"]["largest"] < 0.2
+    files = {file.name: file.stat().st_size for file in (tmp_path / "out").iterdir()}
+    assert files["model.int8.onnx"] < 0.7 * files["model.onnx"]
+    runner = load_runner(tmp_path / "out", "onnx", precision="int8", threads=1)
+    assert runner(np.zeros((2, 3, 16, 16), np.uint8))["classes"].shape == (2, 2)
+    with pytest.raises(ValueError, match="there are float32 and int8"):
+        load_runner(tmp_path / "out", "onnx", precision="bfloat16")
+
+
+@pytest.mark.onnx
+def test_segmentation(tmp_path):
+    (tmp_path / "run").mkdir()
+    model, folder = trained_segmenter(tmp_path / "run")
+    description = export(model, tmp_path / "out", sorted(folder.glob("*.png")), output="class_map", onnx=True)
+    assert description.measured["onnx"] < 1e-4
+
+
+def test_a_sentence_where_it_is_not_installed(photographs, tmp_path, monkeypatch):  # noqa: F811
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name in ("onnx", "paddle2onnx", "onnxruntime"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ValueError, match=r'pip install "beit-paddle\[onnx\]"'):
+        export(random_classifier(), tmp_path / "out", photographs, onnx=True)
+    assert list(tmp_path.iterdir()) == []

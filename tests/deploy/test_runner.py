@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from beit.checkpoint.dialects.preprocessing import Preprocessing
+from beit.deploy.description import Description, read_description, write_description
+from beit.deploy.runner import Runner, load_runner
+
+IMAGES = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.9, "bilinear", 4)
+DESCRIPTION = Description("classify", "topk", ("scores", "classes"), (4, 6), True, IMAGES, ("a", "b"))
+
+
+def test_what_is_written_is_read(tmp_path):
+    for description in (
+        DESCRIPTION,
+        Description("segment", "class_map", ("class_map",), (4, 6), False, IMAGES, None, ((1, 2, 3), (4, 5, 6)), {"paddle": 0.5}),
+    ):  # fmt: skip
+        write_description(tmp_path, description)
+        assert read_description(tmp_path) == description
+
+
+def test_a_folder_that_is_no_export(tmp_path):
+    with pytest.raises(FileNotFoundError, match="python -m beit export"):
+        load_runner(tmp_path)
+    for content in ("{", "[]", "{}", json.dumps({"format": 2}), json.dumps({"format": 1, "task": "x"})):
+        (tmp_path / "export.json").write_text(content)
+        with pytest.raises(ValueError, match="does not describe an export"):
+            load_runner(tmp_path)
+    write_description(tmp_path, DESCRIPTION)
+    with pytest.raises(FileNotFoundError, match="model.json does not exist"):
+        load_runner(tmp_path)
+    with pytest.raises(ValueError, match="unknown backend 'tensorrt'; there are paddle, onnx"):
+        load_runner(tmp_path, "tensorrt")
+    with pytest.raises(ValueError, match="there are float32 and bfloat16"):
+        load_runner(tmp_path, precision="int4")
+
+
+def test_images_are_checked_normalised_and_results_named():
+    seen = []
+
+    def session(images):
+        seen.append(images)
+        return [np.zeros(1), np.ones(1)]
+
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 6)).astype(np.uint8)
+    assert list(Runner(DESCRIPTION, session)(images)) == ["scores", "classes"]
+    expected = (images / 255 - np.reshape(IMAGES.mean, (3, 1, 1))) / np.reshape(IMAGES.std, (3, 1, 1))
+    np.testing.assert_allclose(seen[0], expected, atol=1e-6)
+    assert seen[0].dtype == np.float32
+    for wrong in (images[:, :, :3], images[0], images.astype(np.float32)):
+        with pytest.raises(ValueError, match=r"expected uint8 images \[B, 3, 4, 6\]"):
+            Runner(DESCRIPTION, session)(wrong)

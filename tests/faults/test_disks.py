@@ -1,0 +1,159 @@
+"""Disks that are full, read-only, slow or gone, and output folders that two runs want."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness import (
+    Row,
+    different_weights,
+    finish,
+    leftovers,
+    message,
+    start,
+    step_of,
+    succeed,
+)
+from tests.stories import command
+
+KEYS = {"TRAIN__NUM_EPOCHS": 3, "SAVE_STEPS": 4, "KEEP_LAST": 1}
+
+
+def can_mount() -> bool:
+    """Whether this user may mount a tmpfs in a namespace of its own, seen by nobody else."""
+    if shutil.which("unshare") is None:
+        return False
+    words = [*namespace(), "mount -t tmpfs -o size=64k tmpfs /mnt"]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def namespace() -> list[str]:
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+
+
+needs_mount = pytest.mark.skipif(not can_mount(), reason="no right to mount a file system, even in an own namespace")
+
+
+@needs_mount
+@pytest.mark.parametrize("size", ["300k", "520k", "700k"])
+def test_full_disk(data: Path, tmp_path: Path, row: Row, size: str) -> None:
+    row.fault = f"disk of {size} for the output (a tmpfs)"
+    row.expected = "status 2, one line with the file and `No space left`; the last checkpoint whole; with room it resumes to the same bytes"
+    succeed(command("main_single_gpu.py", data, tmp_path / "whole", **KEYS), tmp_path / "whole")
+    small, kept = tmp_path / "small", tmp_path / "kept"
+    small.mkdir()
+    arguments = command("main_single_gpu.py", data, small / "run", "-resume=auto", **KEYS)
+    script = f'mount -t tmpfs -o size={size} tmpfs "{small}" || exit 99; "$@"; status=$?; cp -r "{small}/run" "{kept}"; exit $status'
+    status, text, row.seconds = finish([*namespace(), script, "sh", *arguments], tmp_path / "out")
+    assert status == 2, text[-1500:]
+    said = next(line for line in text.splitlines() if line.startswith("error:"))
+    assert "No space left on device" in said and str(small) in said and "Traceback" not in text, text[-1500:]
+    step = step_of(kept)
+    assert leftovers(kept) == []
+    succeed(command("main_single_gpu.py", data, kept, "-resume=auto", **KEYS), kept)
+    assert different_weights(tmp_path / "whole", kept) == []
+    row.seen = f"{said[:150]}; checkpoint of step {step} whole, resumed, bytes equal"
+
+
+@needs_mount
+def test_read_only_output(data: Path, tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = "output on a read-only disk", "status 2 and one line before the first step"
+    script = f'mount -t tmpfs -o size=1m,ro tmpfs "{tmp_path}" || exit 99; exec "$@"'
+    target = tmp_path / "run"
+    arguments = command("main_single_gpu.py", data, target)
+    status, text, row.seconds = finish([*namespace(), script, "sh", *arguments], tmp_path.with_name(f"{tmp_path.name}-log"))
+    assert status == 2 and "the output folder cannot be written: Read-only file system" in text, text[-1500:]
+    row.seen = message(text)
+
+
+@needs_mount
+def test_output_becomes_read_only(data: Path, tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = "the disk turns read-only during the run (as after an I/O error)", "status 2, one line; the last checkpoint whole"
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    arguments = command("main_single_gpu.py", data, disk / "run", TRAIN__NUM_EPOCHS=500, SAVE_STEPS=3)
+    script = (
+        f'mount -t tmpfs -o size=64m tmpfs "{disk}" || exit 99; "$@" & pid=$!; '
+        f'until [ -e "{disk}/run/latest.pdparams" ]; do sleep 0.05; kill -0 $pid || exit 98; done; '
+        f'sync; until mount -o remount,ro "{disk}" 2>/dev/null || umount -r "{disk}" 2>/dev/null; do sleep 0.01; kill -0 $pid || break; done; '
+        f'wait $pid; status=$?; cp -r "{disk}/run" "{kept}"; exit $status'
+    )
+    run = start([*namespace(), script, "sh", *arguments], tmp_path / "out")
+    try:
+        status = run.end(25)
+    except AssertionError:
+        pytest.skip("a disk with open files cannot be remounted read-only here")
+    text = run.text()
+    assert status == 2 and "Traceback" not in text, text[-1500:]
+    row.seen = f"{message(text)[:150]}; checkpoint of step {step_of(kept)} whole"
+
+
+def test_output_removed(data: Path, tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = "the output folder is removed during the run", "status 2 and one line that names it, at the next save"
+    run = start(command("main_single_gpu.py", data, tmp_path / "run", TRAIN__NUM_EPOCHS=500, SAVE_STEPS=5), tmp_path / "run")
+    run.wait_for_step(7)
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    begin = time.monotonic()
+    status = run.end(60)
+    row.seconds = time.monotonic() - begin
+    assert status == 2 and "Traceback" not in run.text(), run.text()[-1500:]
+    assert str(tmp_path / "run") in message(run.text())
+    row.seen = message(run.text())
+
+
+def test_two_runs_in_one_folder(data: Path, tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = "a second run and an evaluation into the folder of a run", "both refused, status 2; the first goes on"
+    keys = {"TRAIN__NUM_EPOCHS": 500, "SAVE_STEPS": 5}
+    first = start(command("main_single_gpu.py", data, tmp_path / "run", **keys), tmp_path / "run")
+    first.wait_for_step(10)
+    weights = tmp_path / "run" / "latest.pdparams"
+    begin = time.monotonic()
+    second = start(command("main_single_gpu.py", data, tmp_path / "run", "-resume=auto", **keys), tmp_path / "run")
+    third = start(command("main_single_gpu.py", data, tmp_path / "run", "-eval", f"-pretrained={weights}"), tmp_path / "run")
+    for run in (second, third):
+        assert run.end(60) == 2
+        assert f"another run is writing into {tmp_path / 'run'}" in run.text(), run.text()[-1500:]
+    row.seconds = time.monotonic() - begin
+    row.seen = message(second.text())
+    assert first.process.poll() is None
+    first.sweep()
+    # The lock of a killed run is gone with it.
+    again = start(command("main_single_gpu.py", data, tmp_path / "run", "-resume=auto", **keys), tmp_path / "run")
+    again.wait_for_step(1)
+    again.sweep()
+
+
+def test_output_used_again(data: Path, tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = "a new run into the folder of a finished one", "refused, status 2; no file is touched"
+    succeed(command("main_single_gpu.py", data, tmp_path / "run", TRAIN__NUM_EPOCHS=1), tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    status, text, row.seconds = finish(command("main_single_gpu.py", data, tmp_path / "run"), tmp_path / "run")
+    assert status == 2 and "already holds a training run; continue it with -resume auto or choose another -output" in text
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    row.seen = message(text)
+
+
+def test_slow_disk(data: Path, tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = "every sync of the disk takes 1 s, two ranks", "slower, nothing else; bytes of the fast run"
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "sitecustomize.py").write_text(
+        "import os, time\nreal = os.fsync\n\ndef fsync(handle):\n    time.sleep(1.0)\n    return real(handle)\n\nos.fsync = fsync\n",
+        encoding="utf-8",
+    )
+    keys = {"TRAIN__NUM_EPOCHS": 1, "SAVE_STEPS": 4, "RANK_TIMEOUT": 10.0}
+    arguments = command("main_multi_gpu.py", data, tmp_path / "fast", "-nprocs=2", **keys)
+    succeed(arguments, tmp_path / "fast")
+    arguments = command("main_multi_gpu.py", data, tmp_path / "run", "-nprocs=2", **keys)
+    path = os.pathsep.join([str(slow), str(Path(__file__).parent.parent.parent)])
+    status, text, seconds = finish(arguments, tmp_path / "run", extra={"PYTHONPATH": path})
+    assert status == 0, text[-1500:]
+    assert different_weights(tmp_path / "fast", tmp_path / "run") == []
+    row.seen = f"finished after {seconds:.0f} s, bytes equal"

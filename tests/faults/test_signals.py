@@ -1,0 +1,100 @@
+"""Requests to stop: the step is finished and saved, the status says so, and the resumed run ends in the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from beit.distributed import EXIT_STOPPED
+from tests.faults.harness import Row, different_weights, kill, start, step_of, succeed
+from tests.stories import command
+
+KEYS = {"TRAIN__NUM_EPOCHS": 6, "DATA__NUM_WORKERS": 1}
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("whole") / "run"
+    succeed(command("main_single_gpu.py", data, output, **KEYS), output)
+    return output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_one_rank(data: Path, tmp_path: Path, whole: Path, row: Row, number: signal.Signals) -> None:
+    row.fault = f"{number.name} to the run"
+    row.expected = f"checkpoint of that step, status {EXIT_STOPPED}, resumed byte-identical"
+    arguments = command("main_single_gpu.py", data, tmp_path / "run", "-resume=auto", **KEYS)
+    run = start(arguments, tmp_path / "run")
+    run.wait_for_step(30)
+    begin = time.monotonic()
+    kill(run.process.pid, number)
+    assert run.end(30) == EXIT_STOPPED, run.text()[-1500:]
+    row.seconds = time.monotonic() - begin
+    step = step_of(tmp_path / "run")
+    assert f"stopped by {number.name} after step {step}; the state is saved, continue with -resume auto" in run.text()
+    assert "Traceback" not in run.text() and run.survivors() == []
+    succeed(arguments, tmp_path / "run")
+    assert different_weights(whole, tmp_path / "run") == []
+    row.seen = f"stopped by {number.name} after step {step}, status {EXIT_STOPPED}, bytes equal"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_two_ranks_and_repeated_signals(data: Path, tmp_path: Path, row: Row, number: signal.Signals) -> None:
+    row.fault = f"{number.name} to every process of a run of two ranks, 5 times in a row (as launchers repeat it)"
+    row.expected = f"one checkpoint, status {EXIT_STOPPED}, no traceback"
+    run = start(
+        command("main_multi_gpu.py", data, tmp_path / "run", "-nprocs=2", TRAIN__NUM_EPOCHS=500, DATA__NUM_WORKERS=1),
+        tmp_path / "run",
+    )
+    run.wait_for_step(5)
+    begin = time.monotonic()
+    for _ in range(5):
+        try:
+            os.killpg(run.process.pid, number)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    assert run.end(60) == EXIT_STOPPED, run.text()[-1500:]
+    row.seconds = time.monotonic() - begin
+    assert f"stopped by {number.name} after step {step_of(tmp_path / 'run')}" in run.text()
+    assert "Traceback" not in run.text() and run.survivors() == []
+    row.seen = f"stopped after step {step_of(tmp_path / 'run')}, status {EXIT_STOPPED}"
+
+
+def test_second_interrupt(data: Path, tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = "Ctrl-C twice, the second while the last image hangs (a FIFO)", "ends at once, status 130, no traceback"
+    root = tmp_path / "data"
+    (root / "my images").mkdir(parents=True)
+    for path in data.rglob("*.*"):
+        if path.name != "train_7.png":
+            (root / path.relative_to(data)).symlink_to(path)
+    os.mkfifo(root / "my images" / "train_7.png")
+    run = start(command("main_single_gpu.py", root, tmp_path / "run", DATA__NUM_WORKERS=1), tmp_path / "run")
+    run.wait_for_text("parameter groups")
+    time.sleep(1.5)
+    kill(run.process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    begin = time.monotonic()
+    kill(run.process.pid, signal.SIGINT)
+    assert run.end(20) == 130, run.text()[-1500:]
+    row.seconds = time.monotonic() - begin
+    assert "Traceback" not in run.text(), run.text()[-1500:]
+    assert run.survivors() == []
+    row.seen = "interrupted, status 130, no worker left"
+
+
+def test_interrupt_while_starting(data: Path, tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = "Ctrl-C before the first step", "ends within seconds, status 130 (or 143 when it had begun), nothing half-written"
+    run = start(command("main_single_gpu.py", data, tmp_path / "run"), tmp_path / "run")
+    run.wait_for(lambda: (tmp_path / "run" / "config.yaml").exists())
+    begin = time.monotonic()
+    kill(run.process.pid, signal.SIGINT)
+    status = run.end(30)
+    row.seconds = time.monotonic() - begin
+    assert status in (130, EXIT_STOPPED), run.text()[-1500:]
+    assert "Traceback" not in run.text(), run.text()[-1500:]
+    row.seen = f"status {status}"

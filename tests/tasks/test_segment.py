@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+
+from beit import distributed, run
+from beit.data.sampler import Draw
+from beit.losses import segmentation_cross_entropy
+from beit.tasks.segment import Segment
+from tests.tasks.segment_story import QUIET, losses, make_scenes, tiny_config, weights, worker
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return make_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+def first_batch(task, count=2):
+    dataset = task.dataset("train")
+    samples = [dataset[Draw(k, k)] for k in range(count)]
+    return {name: paddle.to_tensor(np.stack([s[name] for s in samples])) for name in samples[0]}
+
+
+def test_trains_evaluates_and_writes_results(scenes, tmp_path):
+    metrics = run.run(tiny_config(scenes, tmp_path / "out"))
+    assert set(metrics) == {"mIoU", "mAcc", "aAcc", "count", "images_per_second"}
+    assert metrics["count"] == 3
+    assert all(np.isfinite(value) for value in losses(tmp_path / "out").values())
+    result = json.loads((tmp_path / "out" / "segmentation.json").read_text())
+    assert result["mIoU"] == pytest.approx(metrics["mIoU"], abs=1e-4)
+    assert list(result["classes"]) == ["sky", "hill", "water", "house", "tree"]
+    assert result["protocol"]["mode"] == "slide"
+    table = (tmp_path / "out" / "segmentation.txt").read_text()
+    assert "house" in table and f"mIoU {metrics['mIoU']:.2f}" in table
+    assert (tmp_path / "out" / "class_names.txt").read_text().startswith("sky\n")
+
+    # -eval of the weights at the end gives the metrics of the last evaluation again.
+    config = tiny_config(
+        scenes, tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=str(tmp_path / "out" / "model.pdparams")
+    )
+    again = run.run(config)
+    assert {k: again[k] for k in ("mIoU", "mAcc", "aAcc")} == {
+        k: metrics[k] for k in ("mIoU", "mAcc", "aAcc")
+    }
+
+
+def test_a_resumed_run_repeats_the_unbroken_one(scenes, tmp_path):
+    # Four steps an epoch; the run ends in the middle of the second, with BatchNorm statistics to carry over.
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    run.run(tiny_config(scenes, whole, TRAIN__MAX_STEPS=6))
+    run.run(tiny_config(scenes, part, TRAIN__MAX_STEPS=6, MODEL__RESUME=str(whole / "epoch_0001.pdparams")))
+    unbroken, resumed = losses(whole), losses(part)
+    assert sorted(unbroken) == [1, 2, 3, 4, 5, 6] and sorted(resumed) == [5, 6]
+    assert all(resumed[step] == unbroken[step] for step in resumed)
+    first, second = weights(whole), weights(part)
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_two_ranks_train_and_evaluate_as_one(scenes, tmp_path):
+    one = tiny_config(scenes, tmp_path / "one", DATA__BATCH_SIZE=4, **_flat(QUIET))
+    run.run(one)
+    two = tiny_config(scenes, tmp_path / "two", DATA__BATCH_SIZE=2, **_flat(QUIET))
+    assert distributed.launch(worker, (two,), ranks=2, device="cpu", grace=5.0) == 0
+    first, second = losses(tmp_path / "one"), losses(tmp_path / "two")
+    np.testing.assert_allclose(
+        [second[k] for k in sorted(second)], [first[k] for k in sorted(first)], rtol=1e-4
+    )
+    alone, together = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, value in alone.items():
+        np.testing.assert_allclose(together[name], value, atol=1e-3, err_msg=name)
+
+    # The same weights, evaluated by one and by two ranks (three pictures), count the same pixels.
+    pretrained = str(tmp_path / "one" / "model.pdparams")
+    results = []
+    for ranks in (1, 2):
+        output = tmp_path / f"eval{ranks}"
+        config = tiny_config(scenes, output, EVAL=True, MODEL__PRETRAINED=pretrained)
+        if ranks == 1:
+            run.run(config)
+        else:
+            assert distributed.launch(worker, (config,), ranks=2, device="cpu", grace=5.0) == 0
+        results.append(json.loads((output / "segmentation.json").read_text()))
+    assert results[0] == results[1]
+
+
+def _flat(keys):
+    return {name.replace(".", "__"): value for name, value in keys.items()}
+
+
+def test_the_loss_adds_the_auxiliary_head_by_its_weight(scenes, tmp_path):
+    sums = {}
+    for weight in (0.0, 0.4):
+        task = Segment(tiny_config(scenes, tmp_path, TRAIN__AUXILIARY_WEIGHT=weight, **_flat(QUIET)))
+        paddle.seed(0)
+        task.model.apply(_fill)
+        result = task(first_batch(task), np.random.default_rng(0))
+        sums[weight] = {name: float(value) for name, value in result.items()}
+    assert sums[0.0]["loss"] == pytest.approx(sums[0.0]["loss_logits"])
+    assert sums[0.4]["loss"] == pytest.approx(sums[0.4]["loss_logits"] + 0.4 * sums[0.4]["loss_auxiliary"])
+    assert 0 <= sums[0.4]["accuracy"] <= 100
+
+
+def _fill(layer):
+    for parameter in layer.parameters(include_sublayers=False):
+        if not parameter.stop_gradient:
+            parameter.set_value(paddle.full_like(parameter, 0.05))
+
+
+def test_normalised_crops_are_zero_around_the_picture(scenes, tmp_path):
+    task = Segment(tiny_config(scenes, tmp_path, DATA__IMAGE_SIZE=80, TRAIN__RESIZE_RATIO=[1.0, 1.0]))
+    batch = first_batch(task)
+    height, width = batch["box"].numpy()[0, 2:]
+    images = task._train_images(batch).numpy()[0]
+    assert (height, width) == (48, 64)
+    assert (images[:, height:] == 0).all() and (images[:, :, width:] == 0).all()
+    assert np.abs(images[:, :height, :width]).mean() > 0.1
+    assert (batch["label"].numpy()[0, height:] == 255).all()
+    assert task.picture(batch).shape == (160, 160, 3)
+
+
+def test_heads_learn_at_full_rate_and_the_encoder_by_layer(scenes, tmp_path):
+    task = Segment(tiny_config(scenes, tmp_path, TRAIN__LAYER_DECAY=0.5))
+    rates = {group["layer"]: group["learning_rate"] for group in task.param_groups()}
+    assert rates == {layer: 0.5 ** (5 - layer) for layer in range(6)}
+    names = {p.name: name for name, p in task.model.named_parameters()}
+    last = {names[p.name] for group in task.param_groups() if group["layer"] == 5 for p in group["params"]}
+    assert any(name.startswith("backbone.fpn1") for name in last)
+    assert {name.split(".")[0] for name in last} == {"backbone", "decode_head", "auxiliary_head"}
+
+
+def test_errors(scenes, tmp_path):
+    with pytest.raises(ValueError, match="BATCH_SIZE_EVAL 1"):
+        Segment(tiny_config(scenes, tmp_path, DATA__BATCH_SIZE_EVAL=2))
+    with pytest.raises(ValueError, match="leaves gaps"):
+        Segment(tiny_config(scenes, tmp_path, TEST__STRIDE=40))
+
+
+def test_loss_counts_ignored_pixels_in_the_mean_as_the_official_code():
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((2, 3, 4, 4)).astype("float32")
+    labels = rng.integers(0, 3, (2, 4, 4))
+    labels[0, :2] = 255
+    got = float(
+        segmentation_cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(labels.astype("uint8")))
+    )
+    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    picked = [log_probs[b, labels[b, y, x], y, x] for b, y, x in np.argwhere(labels != 255)]
+    assert got == pytest.approx(-sum(picked) / labels.size, rel=1e-5)
+    resized = segmentation_cross_entropy(
+        paddle.to_tensor(logits), paddle.to_tensor(labels.repeat(2, 1).repeat(2, 2))
+    )
+    assert np.isfinite(float(resized))
+    with pytest.raises(ValueError, match="Label maps need logits"):
+        segmentation_cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(labels[:1]))

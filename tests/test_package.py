@@ -1,0 +1,58 @@
+"""The wheel: everything the checkout has inside the package, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+import beit
+from tests.stories import ROOT, environment
+
+BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """Files of a wheel built from a copy of the checkout (a build writes into its folder)."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("beit", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    result = subprocess.run(
+        [sys.executable, "-c", BUILD, str(target)],
+        cwd=source, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    with zipfile.ZipFile(next(target.iterdir())) as wheel:
+        return {name for name in wheel.namelist() if ".dist-info/" not in name}
+
+
+def test_the_wheel_holds_the_modules_the_configs_and_the_lists(names):
+    package = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "beit").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    configs = {f"beit/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
+    assert names == package | configs
+    assert {path.split("/")[2] for path in configs if path.count("/") > 2} >= {
+        "_base_",
+        "pretrain",
+        "segment",
+    }
+    assert any(name.endswith("imagenet_1k.txt") for name in names)
+
+
+def test_one_version():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'\nversion = "{beit.__version__}"\n' in project
+    assert re.fullmatch(r"\d+\.\d+\.\d+", beit.__version__)
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{beit.__version__}]" in changelog
+    assert f"version: {beit.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from beit.tools.scenes import CLASS_NAMES, IMAGES, SIZE, draw_scene, write_scenes
+
+
+def test_the_same_scenes_every_time_in_the_documented_layout(tmp_path):
+    write_scenes(tmp_path / "a", images={"train": 4, "val": 2})
+    write_scenes(tmp_path / "b", images={"train": 4, "val": 2})
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
+    assert len(files) == 2 * 6 + 2
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    with Image.open(tmp_path / "a/masks/val/scene_0001.png") as mask:
+        assert (mask.mode, mask.size) == ("L", SIZE)
+    assert IMAGES["train"] > IMAGES["val"]
+
+
+def test_every_class_is_drawn_and_labels_follow_the_picture():
+    found = set()
+    for seed in range(10):
+        picture, labels = draw_scene(np.random.default_rng(seed))
+        classes, pixels = np.array(labels), np.array(picture).astype(int)
+        found |= set(np.unique(classes))
+        # Trees are dark, the sky is bright: colours and labels tell of the same places.
+        if (classes == 4).any():
+            assert pixels[classes == 4].mean() < pixels[classes == 0].mean()
+    assert found == set(range(len(CLASS_NAMES)))
