@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from beit.startup import before_paddle
+
 VERBS: dict[str, tuple[str, str]] = {
     "predict": ("beit.tools.predict", "say what a model sees in pictures, folders of them, patterns"),
     "train": ("beit.tools.train", "train what a config describes"),
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in VERBS:
         print(f"error: unknown verb {words[0]!r}; there are {', '.join(VERBS)}", file=sys.stderr)
         return 2
+    before_paddle()
     try:
         return importlib.import_module(VERBS[words[0]][0]).main(words[1:]) or 0
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""A trained classifier with what belongs to it: pictures in, names and scores out. Floor 4."""
+"""A trained classifier with what belongs to it: pictures in, names and scores out. Floor 3.5."""
 
 from __future__ import annotations
 

@@ -222,7 +222,11 @@ class _Loader(yaml.SafeLoader):
 def _read_yaml(path: Path) -> dict[Any, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, numbers and dates that are none
         raise ValueError(f"{path} is not a valid YAML file: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
@@ -237,6 +241,8 @@ def _leaves(content: Mapping[Any, Any], path: Path, prefix: str = "") -> Iterato
         key = f"{prefix}{name}"
         is_section = any(known.startswith(f"{key}.") for known in (*SCHEMA, *RENAMED, *RETIRED))
         if isinstance(value, dict):
+            if key in SCHEMA:
+                raise ValueError(f"{path}: {key} is a section here, expected a value ({SCHEMA[key].meaning})")
             if not is_section:
                 raise ValueError(f"{path}: unknown section {key}{_nearest(key)}")
             yield from _leaves(value, path, f"{key}.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
+import socket
 import sys
 import time
 import warnings
@@ -17,9 +19,7 @@ import paddle
 from paddle import distributed
 
 from beit import watchdog
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Signals that ask a run to save and stop: of systems, of people, and of batch systems before the time is up."""
+from beit.signals import STOP_SIGNALS, blocked_for_children
 
 EXIT_STOPPED = 128 + signal.SIGTERM
 """Exit status of a run that was asked to stop and saved its state."""
@@ -148,13 +148,38 @@ def choose_device(wanted: str) -> str:
 
 
 def start(device: str) -> None:
-    """Set the device of this rank and, with several ranks, join them."""
+    """Set the device of this rank and, with several ranks, join them.
+
+    Paddle's own signal handlers are taken away: they answer a SIGTERM with a page of C++ frames. A crash prints the
+    Python frames instead.
+    """
+    paddle.disable_signal_handler()
+    faulthandler.enable()
     if device == "gpu":
         paddle.device.set_device(f"gpu:{distributed.ParallelEnv().device_id}")
     else:
         paddle.device.set_device("cpu")
     if distributed.ParallelEnv().world_size > 1 and not distributed.is_initialized():
+        _refuse_taken_port()
         distributed.init_parallel_env()
+
+
+def _refuse_taken_port() -> None:
+    """Paddle aborts the process when the port of rank 0, where the ranks meet, is taken."""
+    environment = distributed.ParallelEnv()
+    place = os.environ.get("PADDLE_MASTER") or environment.trainer_endpoints[0]
+    if environment.rank != 0 or not place:
+        return
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", int(place.rpartition(":")[2])))
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"the ranks cannot meet at {place}: {error.strerror}; another job on this machine? Choose another port "
+            "(--master of paddle.distributed.launch)",
+        ) from None
 
 
 def announced_ranks() -> int:
@@ -176,13 +201,15 @@ def launch(
     """Run `worker(*arguments)` in `ranks` processes on this machine; exit status, 0 when all of them succeeded.
 
     When a rank dies the others, who would wait for it for ever, get SIGTERM and after `grace` seconds SIGKILL.
-    SIGTERM and SIGINT sent to this process are passed on.
+    `STOP_SIGNALS` sent to this process are passed on.
     """
     options: dict[str, Any] = {"backend": "nccl" if device == "gpu" else "gloo", "start_method": "spawn"}
     if device == "cpu":
         # Several ranks with all threads each would fight for the cores.
         cores = len(os.sched_getaffinity(0))
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
+    with blocked_for_children():
+        pass  # the resource tracker; the ranks do answer signals
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Your model will be trained under CPUONLY")
         context = distributed.spawn(worker, args=arguments, nprocs=ranks, join=False, daemon=False, **options)

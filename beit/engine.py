@@ -259,7 +259,7 @@ class Meter:
         means["images_per_second"] = steps * run.sampler.step_size / seconds
         means["data_wait"] = (run.loader.wait_seconds - self._waited) / seconds
         if run.scaler.is_enable():
-            means["loss_scale"] = float(run.scaler.state_dict()["scale"])
+            means["loss_scale"] = float(run.scaler.state_dict()["scale"].item())  # of shape [1]
         self._refuse_non_finite(means)
         self._refuse_overflow_storm(means)
         self._count_unreadable()

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import struct
 import sys
 import time
@@ -187,6 +188,11 @@ class _LineFile:
     def append(self, line: str) -> None:
         rest = memoryview(f"{line}\n".encode())
         try:
+            if (
+                os.fstat(self._file.fileno()).st_nlink == 0
+            ):  # somebody removed it: go on in a new one, if the folder is there
+                self._file.close()
+                self._file = self._path.open("ab", buffering=0)
             while rest:  # a nearly full disk takes a part and refuses the rest at the next call
                 rest = rest[self._file.write(rest) or 0 :]
         except OSError as error:
@@ -259,5 +265,5 @@ def _number(value: float) -> float:
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    text = f"cannot write the run log ({error.strerror}); free space or choose another output folder"
+    text = f"cannot write the run log ({error.strerror}); free space, or choose another output folder"
     return OSError(error.errno, text, str(path))

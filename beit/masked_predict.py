@@ -1,4 +1,4 @@
-"""Masked image modelling on single pictures: which visual tokens a model puts into the holes. Floor 4."""
+"""Masked image modelling on single pictures: which visual tokens a model puts into the holes. Floor 4.5."""
 
 from __future__ import annotations
 

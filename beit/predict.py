@@ -1,8 +1,8 @@
-"""Three lines of Python from a model to class names: `inference_model`, `extract_feat`. Floor 5."""
+"""Three lines of Python from a model to class names: `inference_model`, `extract_feat`. Floor 4.8."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,10 @@ def load_predictor(
         return classifier(model, preprocessing=preprocessing, class_names=class_names)
     weights = find_weights(model, config)
     task = weights.config.TASK if weights.config is not None else "classify"
-    loaders = {"segment": load_segmenter, "pretrain": load_masked_model}
+    loaders: dict[str, Callable[[CfgNode], Predictor]] = {
+        "segment": load_segmenter,
+        "pretrain": load_masked_model,
+    }
     if task in loaders:
         if preprocessing is not None or class_names is not None:
             raise ValueError(f"TASK: {task} takes its preprocessing and class names from its config alone")

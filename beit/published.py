@@ -17,15 +17,16 @@ class Published:
     """One published checkpoint.
 
     `form` is the publisher's form (`python -m beit convert --to`), `kind` what the network is for; `config` a config that
-    comes with this package, with `options` on top, or None where the package has no such model yet. `metrics` in percent,
-    `num_parameters` in millions, both as published. `url` is empty where a program cannot fetch the file. `sha256` is the
-    digest or its beginning, None where none is published.
+    comes with this package, with `options` on top; `classifier_config` that of the classifier which starts from a
+    pre-training checkpoint, "" for other kinds. `metrics` in percent, `num_parameters` in millions, both as published.
+    `url` is empty where a program cannot fetch the file. `sha256` is the digest or its beginning, None where none is
+    published.
     """
 
     name: str
     form: str
     kind: str
-    config: str | None
+    config: str
     preprocessing: Preprocessing
     num_classes: int
     url: str
@@ -35,6 +36,7 @@ class Published:
     num_parameters: float | None = None
     sha256: str | None = None
     options: tuple[object, ...] = ()
+    classifier_config: str = ""
 
     @property
     def file_name(self) -> str:
@@ -92,19 +94,10 @@ def _paddlevit_and_passl() -> Iterator[Published]:
         config = f"beit_{size}_patch16_{pixels}"
         images, metrics = _images(1, pixels, crop), _accuracy(top1, top5)
         # Google Drive and Baidu give no file to a program.
-        yield Published(
-            config,
-            "paddlevit",
-            "classifier",
-            config,
-            images,
-            1000,
-            "",
-            _PADDLEVIT_PAGE,
-            _APACHE,
-            metrics,
-            millions,
+        entry = Published(
+            config, "paddlevit", "classifier", config, images, 1000, "", _PADDLEVIT_PAGE, _APACHE
         )
+        yield replace(entry, metrics=metrics, num_parameters=millions)
         name = f"beit_{size}_p16_{pixels}_ft"
         url = f"{_PASSL_FILES}/{name}.pdparams"
         yield Published(
@@ -143,42 +136,54 @@ def _unilm_classifiers() -> Iterator[Published]:
 
 
 def _unilm_pretraining() -> Iterator[Published]:
-    """Their configs build the classifier that starts from these encoders."""
-    for size in ("base", "large"):
-        name, config = f"beit_{size}_patch16_224_pt22k", f"beit_{size}_patch16_224_pt22k_ft1k"
-        images, url = _images(1, 224, None, ""), f"{_UNILM_FILES}/{name}.pth"
-        yield Published(name, "unilm", "mim_v1", config, images, _TOKENS, url, _UNILM_PAGE, _MIT)
-        for suffix in ("pt1k", "pt1k_300e"):
-            name = f"beitv2_{size}_patch16_224_{suffix}"
-            images, url = _images(2, 224, None, ""), f"{_UNILM2_FILES}/{name}.pth"
-            yield Published(name, "unilm", "mim_v2", f"{name}_ft1k", images, _TOKENS, url, _UNILM2_PAGE, _MIT)
-    name, images = "beit_base_patch16_224_pt1k_800ep", _images(2, 224, None, "")
-    url, config = f"{_UNILM_FILES}/{name}.pth", "beit_base_patch16_224_pt1k_ft1k"
-    yield Published(name, "unilm", "mim_v1", config, images, _TOKENS, url, _UNILM_PAGE, _MIT)
+    """Pre-trained models, whose configs bear their names, and tokenizers, whose names end with a digest."""
+    mim_v1 = [(f"beit_{size}_patch16_224_pt22k", 1, "_ft1k") for size in ("base", "large")]
+    for name, version, tuned in (*mim_v1, ("beit_base_patch16_224_pt1k_800ep", 2, "")):
+        images, url = _images(version, 224, None, ""), f"{_UNILM_FILES}/{name}.pth"
+        classifier = f"{name}{tuned}" if tuned else "beit_base_patch16_224_pt1k_ft1k"
+        entry = Published(name, "unilm", "mim_v1", name, images, _TOKENS, url, _UNILM_PAGE, _MIT)
+        yield replace(entry, classifier_config=classifier)
+    for name in (
+        f"beitv2_{size}_patch16_224_pt1k{end}" for size in ("base", "large") for end in ("", "_300e")
+    ):
+        images, url, tuned = _images(2, 224, None, ""), f"{_UNILM2_FILES}/{name}.pth", f"{name}_ft1k"
+        yield Published(
+            name, "unilm", "mim_v2", name, images, _TOKENS, url, _UNILM2_PAGE, _MIT, classifier_config=tuned
+        )
     for name in ("1x768x12_clip-d93179da", "3x768x12_clip-d5036aa7", "1x768x12_dino-663c55d7"):
         name = f"vqkd_encoder_base_decoder_{name}"
-        url = f"{_UNILM2_FILES}/{name}.pth"
+        config, url = name.rpartition("-")[0], f"{_UNILM2_FILES}/{name}.pth"
         yield Published(
-            name, "unilm", "vqkd", None, _images(1, 224, None, ""), _TOKENS, url, _UNILM2_PAGE, _MIT
+            name, "unilm", "vqkd", config, _images(1, 224, None, ""), _TOKENS, url, _UNILM2_PAGE, _MIT
         )
 
 
 def _unilm_segmentation() -> Iterator[Published]:
     rows = (
-        ("beit_base_patch16_640_pt22k_ft22ktoade20k", 640, 53.6, 54.2, 163),
-        ("beit_large_patch16_640_pt22k_ft22ktoade20k", 640, 56.7, 57.0, 441),
-        ("beitv2_base_patch16_224_pt1k_ftade20k", 512, 53.1, None, 163),
-        ("beitv2_base_patch16_224_pt1k_ft21ktoade20k", 512, 53.5, None, 163),
-        ("beitv2_large_patch16_224_pt1k_ftade20k", 512, 56.7, None, 441),
-        ("beitv2_large_patch16_224_pt1k_ft21ktoade20k", 512, 57.5, None, 441),
+        # name, config after upernet_, mIoU, with several scales and mirrored, million parameters
+        ("beit_base_patch16_640_pt22k_ft22ktoade20k", "beit_base_patch16_640_pt22k_ft22k", 53.6, 54.2, 163),
+        ("beit_large_patch16_640_pt22k_ft22ktoade20k", "beit_large_patch16_640_pt22k_ft22k", 56.7, 57.0, 441),
+        ("beitv2_base_patch16_224_pt1k_ftade20k", "beitv2_base_patch16_512_pt1k", 53.1, None, 163),
+        ("beitv2_base_patch16_224_pt1k_ft21ktoade20k", "beitv2_base_patch16_512_pt1k_ft21k", 53.5, None, 163),
+        ("beitv2_large_patch16_224_pt1k_ftade20k", "beitv2_large_patch16_512_pt1k", 56.7, None, 441),
+        (
+            "beitv2_large_patch16_224_pt1k_ft21ktoade20k",
+            "beitv2_large_patch16_512_pt1k_ft21k",
+            57.5,
+            None,
+            441,
+        ),
     )
-    for name, pixels, miou, miou_flip, millions in rows:
+    for name, config, miou, miou_flip, millions in rows:
         version = 2 if name.startswith("beitv2") else 1
         folder, page = (_UNILM_FILES, _UNILM_PAGE) if version == 1 else (_UNILM2_FILES, _UNILM2_PAGE)
+        pixels, config = 640 if "_640_" in config else 512, f"upernet_{config}"
         images = _images(2, pixels, None, "", interpolation="bilinear")  # ImageNet statistics for v1 as well
         metrics = {"miou": miou} | ({"miou_ms_flip": miou_flip} if miou_flip else {})
         url = f"{folder}/{name}.pth"
-        yield Published(name, "unilm", "segmentation", None, images, 150, url, page, _MIT, metrics, millions)
+        yield Published(
+            name, "unilm", "segmentation", config, images, 150, url, page, _MIT, metrics, millions
+        )
 
 
 def _timm() -> Iterator[Published]:
@@ -203,26 +208,19 @@ def _timm() -> Iterator[Published]:
         classes, page = 1000 if tag.endswith("in1k") else _22K, f"{_HUB}/timm/{name}"
         url, metrics = f"{page}/resolve/main/model.safetensors", _accuracy(top1, top5)
         options = ("MODEL.NUM_CLASSES", classes) if classes == _22K else ()
-        yield Published(
-            name,
-            "timm",
-            "classifier",
-            config,
-            images,
-            classes,
-            url,
-            page,
-            _APACHE,
-            metrics,
-            millions,
-            None,
-            options,
-        )
+        entry = Published(name, "timm", "classifier", config, images, classes, url, page, _APACHE)
+        yield replace(entry, metrics=metrics, num_parameters=millions, options=options)
 
 
 def _huggingface() -> Iterator[Published]:
     def entry(
-        name: str, kind: str, config: str | None, classes: int, images: Preprocessing, *options: object
+        name: str,
+        kind: str,
+        config: str,
+        classes: int,
+        images: Preprocessing,
+        *options: object,
+        classifier: str = "",
     ) -> Published:
         page = f"{_HUB}/microsoft/{name}"
         url = f"{page}/resolve/main/pytorch_model.bin"
@@ -237,6 +235,7 @@ def _huggingface() -> Iterator[Published]:
             page,
             _APACHE,
             options=options,
+            classifier_config=classifier,
         )
 
     for size, pixels in (("base", 224), ("base", 384), ("large", 224), ("large", 384), ("large", 512)):
@@ -247,9 +246,10 @@ def _huggingface() -> Iterator[Published]:
         config, images = f"beit_{size}_patch16_224", _squashed(224)
         classes = ("MODEL.NUM_CLASSES", _22K)
         yield entry(f"beit-{size}-patch16-224-pt22k-ft22k", "classifier", config, _22K, images, *classes)
-        yield entry(f"beit-{size}-patch16-224-pt22k", "mim_v1", config, _TOKENS, _squashed(224, ""))
-        images = _squashed(640, "")
-        yield entry(f"beit-{size}-finetuned-ade-640-640", "segmentation", None, 150, images)
+        mim, images = f"{config}_pt22k", _squashed(224, "")
+        yield entry(f"beit-{size}-patch16-224-pt22k", "mim_v1", mim, _TOKENS, images, classifier=config)
+        segmentation, images = f"upernet_beit_{size}_patch16_640_pt22k_ft22k", _squashed(640, "")
+        yield entry(f"beit-{size}-finetuned-ade-640-640", "segmentation", segmentation, 150, images)
 
 
 def _openmmlab() -> Iterator[Published]:
@@ -259,13 +259,13 @@ def _openmmlab() -> Iterator[Published]:
     # fmt: off
     rows: tuple[tuple[str, str, str, int, str, dict[str, float]], ...] = (
         # name, kind, config, version of the images, path, metrics
-        ("beit_beit-base-p16_8xb256-amp-coslr-300e_in1k", "mim_v1", "beit_base_patch16_224_pt22k_ft1k", 2,
+        ("beit_beit-base-p16_8xb256-amp-coslr-300e_in1k", "mim_v1", "beit_base_patch16_224_pt1k", 2,
          f"{v1}/beit_vit-base-p16_8xb256-amp-coslr-300e_in1k_20221128-ab79e626.pth", {}),
         ("beit-base-p16_beit-pre_8xb128-coslr-100e_in1k", "classifier", "beit_base_patch16_224_pt22k_ft1k", 1,
          f"{v1}/{tuned}/{tuned}_20221128-0ca393e9.pth", _accuracy(83.1)),
         ("beit-base-p16_beit-in21k-pre_3rdparty_in1k", "classifier", "beit_base_patch16_224_pt22k_ft22kto1k", 1,
          "mmclassification/v0/beit/beit-base_3rdparty_in1k_20221114-c0a4df23.pth", _accuracy(85.28, 97.59)),
-        ("beitv2_beit-base-p16_8xb256-amp-coslr-300e_in1k", "mim_v2", "beitv2_base_patch16_224_pt1k_300e_ft1k", 2,
+        ("beitv2_beit-base-p16_8xb256-amp-coslr-300e_in1k", "mim_v2", "beitv2_base_patch16_224_pt1k_300e", 2,
          f"{v2}/beitv2_vit-base-p16_8xb256-amp-coslr-300e_in1k_20221212-a157be30.pth", {}),
         ("beit-base-p16_beitv2-pre_8xb128-coslr-100e_in1k", "classifier", "beitv2_base_patch16_224_pt1k_300e_ft1k", 2,
          f"{v2}/{tuned}/{tuned}_20221212-d1c0789e.pth", _accuracy(85.0)),
@@ -280,9 +280,9 @@ def _openmmlab() -> Iterator[Published]:
         # OpenMMLab ends its file names with eight digits of the SHA-256 (mmpretrain, tools/…/publish_model.py).
         classes, digest = 1000 if is_classifier else _TOKENS, path.rpartition("-")[2].removesuffix(".pth")
         url, millions = f"{_OPENMMLAB_FILES}/{path}", None if kind == "mim_v2" else 86.53
-        yield Published(
-            name, "openmmlab", kind, config, images, classes, url, page, _APACHE, metrics, millions, digest
-        )
+        start = {"mim_v1": "beit_base_patch16_224_pt22k_ft1k", "mim_v2": f"{config}_ft1k"}.get(kind, "")
+        entry = Published(name, "openmmlab", kind, config, images, classes, url, page, _APACHE)
+        yield replace(entry, metrics=metrics, num_parameters=millions, sha256=digest, classifier_config=start)
     for name, miou, flip, digest in (
         ("upernet_beit-base_8x2_640x640_160k_ade20k", 53.08, 53.84, "eead221d"),
         ("upernet_beit-large_fp16_8x1_640x640_160k_ade20k", 56.33, 56.84, "8fc0dd5d"),
@@ -290,28 +290,19 @@ def _openmmlab() -> Iterator[Published]:
         images = _images(2, 640, None, "", interpolation="bilinear")
         metrics = {"miou": miou, "miou_ms_flip": flip}
         url = f"{_OPENMMLAB_FILES}/mmsegmentation/v0.5/beit/{name}/{name}-{digest}.pth"
-        yield Published(
-            name,
-            "openmmlab",
-            "segmentation",
-            None,
-            images,
-            150,
-            url,
-            _MMSEG_PAGE,
-            _APACHE,
-            metrics,
-            None,
-            digest,
-        )
+        config = f"upernet_beit_{'large' if 'large' in name else 'base'}_patch16_640_pt22k_ft22k"
+        entry = Published(name, "openmmlab", "segmentation", config, images, 150, url, _MMSEG_PAGE, _APACHE)
+        yield replace(entry, metrics=metrics, sha256=digest)
     for target, kind in (("dalle_encoder", "dalle_encoder"), ("vqkd_encoder", "vqkd")):
         url = f"{_OPENMMLAB_FILES}/mmselfsup/1.x/target_generator_ckpt/{target}.pth"
-        images = _DALLE_IMAGES if kind == "dalle_encoder" else _images(1, 224, None, "")
+        is_dalle = kind == "dalle_encoder"
+        images = _DALLE_IMAGES if is_dalle else _images(1, 224, None, "")
+        config = _DALLE_CONFIG if is_dalle else "vqkd_encoder_base_decoder_3x768x12_clip"
         yield Published(
             f"mmselfsup_{target}",
             "openmmlab",
             kind,
-            None,
+            config,
             images,
             _TOKENS,
             url,
@@ -320,6 +311,8 @@ def _openmmlab() -> Iterator[Published]:
         )
 
 
+_DALLE_CONFIG = "beit_base_patch16_224_pt22k"
+"""A config whose tokenizer is DALL-E's."""
 _DALLE_IMAGES = Preprocessing((-0.125,) * 3, (1.25,) * 3, None, "lanczos", 112, "", False, "published table")
 
 
@@ -328,27 +321,21 @@ def _paddleclas_and_dalle() -> Iterator[Published]:
     for size in ("base", "large"):
         name, config = f"BEiTv2_vit_{size}_patch16_224", f"beitv2_{size}_patch16_224"
         images, url = _images(2, 224, 0.875, "token"), f"{_PADDLECLAS_FILES}/{name}.pdparams"
-        yield Published(
-            name,
-            "paddleclas",
-            "classifier",
-            config,
-            images,
-            1000,
-            url,
-            _PADDLECLAS_PAGE,
-            _APACHE,
-            options=token_pooling,
+        entry = Published(
+            name, "paddleclas", "classifier", config, images, 1000, url, _PADDLECLAS_PAGE, _APACHE
         )
+        yield replace(entry, options=token_pooling)
     for part, millions in (("encoder", 53.786240), ("decoder", 43.829766)):
         images, licence = _DALLE_IMAGES, "modified MIT"
-        url = f"https://cdn.openai.com/dall-e/{part}.pkl"
         kind = f"dalle_{part}"
-        yield Published(kind, "openai", kind, None, images, _TOKENS, url, _OPENAI_PAGE, licence, {}, millions)
-        url = f"{_PASSL_FILES}/{part}.pdparams"
-        yield Published(
-            f"passl_{kind}", "passl", kind, None, images, _TOKENS, url, _PASSL_PAGE, licence, {}, millions
+        rows = (
+            (kind, "openai", f"https://cdn.openai.com/dall-e/{part}.pkl", _OPENAI_PAGE),
+            (f"passl_{kind}", "passl", f"{_PASSL_FILES}/{part}.pdparams", _PASSL_PAGE),
         )
+        for name, form, url, page in rows:
+            yield Published(
+                name, form, kind, _DALLE_CONFIG, images, _TOKENS, url, page, licence, {}, millions
+            )
 
 
 PUBLISHED: dict[str, Published] = {

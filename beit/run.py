@@ -15,10 +15,11 @@ from typing import Any
 import paddle
 from yacs.config import CfgNode
 
-from beit import __version__, distributed, watchdog
+from beit import __version__, distributed, startup, watchdog
 from beit.checkpoint.report import LoadReport
 from beit.config import batch_size_eval, config_from_arguments, dump
-from beit.data.loader import Loader
+from beit.data.image_list import require_files
+from beit.data.loader import Loader, WorkerError
 from beit.data.sampler import EvalSampler, TrainSampler
 from beit.engine import (
     StoppedError,
@@ -35,6 +36,7 @@ from beit.optim.ema import Ema
 from beit.optim.groups import describe_groups
 from beit.output import output_folder
 from beit.resume import LATEST, find_checkpoints, restore, save
+from beit.signals import STOP_SIGNALS
 from beit.tasks import TASKS, Task
 
 MACHINE_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 128 + signal.SIGINT
@@ -68,7 +70,8 @@ def run(config: CfgNode) -> dict[str, float]:
     name = f"rank {distributed.rank()} of {ranks}"
     limit = config.RANK_TIMEOUT if ranks > 1 else 0.0
     with watchdog.watching(limit, name=name, may_block=device == "gpu"):
-        distributed.start(device)
+        with watchdog.starting(limit, name=name):
+            distributed.start(device)
         paddle.seed(config.SEED)  # the same initial weights on every rank
         with output_folder(config) as folder:
             return _run_in(folder, config, device)
@@ -81,6 +84,8 @@ def _run_in(folder: Path, config: CfgNode, device: str) -> dict[str, float]:
             f"beit {__version__}, Paddle {paddle.__version__}, {config.TASK} {config.MODEL.NAME}, "
             f"{distributed.world_size()} rank(s) on {device}, output in {folder}"
         )
+        if device == "cpu":
+            log.text(startup.tune_cpu())
         log.config_text(dump(config))
         task = TASKS[config.TASK](config)
         amp_dtype = _amp_dtype(config, device, log)
@@ -141,6 +146,7 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
 
     dataset = task.dataset("train")
     assert dataset is not None
+    _require_files(dataset, config.DATA.MAX_BAD_FRACTION)
     _write_class_names(task, dataset)
     _warn_of_overlap(task, dataset, log)
     sampler = TrainSampler(
@@ -195,6 +201,7 @@ def _evaluation(
         yield None
         return
     log.text(f"evaluation data: {len(dataset)} images")
+    _require_files(dataset, 0.0)
     sampler = EvalSampler(
         len(dataset),
         batch_size=batch_size_eval(config),
@@ -215,7 +222,7 @@ def _stop_signals() -> Iterator[distributed.StopVote]:
             raise KeyboardInterrupt
         vote.request(number)
 
-    previous = {number: signal.signal(number, handle) for number in distributed.STOP_SIGNALS}
+    previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:
         yield vote
     finally:
@@ -234,6 +241,11 @@ def _load(task: Task, log: RunLog) -> LoadReport:
     for line in report.mismatches(task.config):
         log.text(f"warning: {line}")
     return report
+
+
+def _require_files(dataset: Any, tolerated: float) -> None:
+    if distributed.rank() == 0:
+        require_files(dataset.images, tolerated)
 
 
 def _warn_of_overlap(task: Task, dataset: Any, log: RunLog) -> None:
@@ -326,6 +338,9 @@ def _reporting(action: Callable[[], int]) -> int:
     except MemoryError as error:
         print(f"error: out of memory: {_first_line(error)}. {_MEMORY_ADVICE}", file=sys.stderr, flush=True)
         return MACHINE_ERROR
+    except WorkerError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return MACHINE_ERROR
     except (ValueError, OSError, FloatingPointError) as error:
         if _comes_from_paddle(error):
             raise
@@ -344,6 +359,15 @@ def _first_line(error: BaseException) -> str:
 
 
 def _comes_from_paddle(error: BaseException) -> bool:
-    """Whether Paddle raised it: then the fault is ours, not the user's, and the whole traceback is wanted."""
-    files = (Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
-    return "[Hint:" in str(error) or any("paddle" in file.parts for file in files)
+    """Whether Paddle raised it: then the fault is ours, not the user's, and the whole traceback is wanted.
+
+    The innermost frame of either decides: Paddle's decorators and `Layer.__call__` stand in many tracebacks of ours.
+    """
+    own = Path(__file__).parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_relative_to(own):
+            break
+        if "paddle" in file.parts:
+            return True
+    return "[Hint:" in str(error)

@@ -6,6 +6,7 @@ value against it. `RENAMED` and `RETIRED` keep the YAML files of PaddleViT users
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,8 +15,11 @@ Check = Callable[[Any], Any]
 
 def integer(low: int | None = None) -> Check:
     def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | float) or int(value) != value:
+        is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not is_whole:
             raise ValueError("an integer")
+        if abs(value) >= 2**63:
+            raise ValueError("an integer below 2 ** 63")
         if low is not None and value < low:
             raise ValueError(f"an integer of at least {low}")
         return int(value)
@@ -30,8 +34,10 @@ def number(low: float | None = None, high: float | None = None) -> Check:
                 value = float(value)
             except ValueError:
                 raise ValueError("a number") from None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError("a number")
+        if not abs(value) <= sys.float_info.max:  # also NaN
+            raise ValueError("a finite number")
         if low is not None and value < low:
             raise ValueError(f"a number of at least {low}")
         if high is not None and value > high:
@@ -251,6 +257,7 @@ SCHEMA: dict[str, Key] = {
     "PROBE.KINDS": Key(("class", "patches", "both"), words("class", "patches", "both"), "features: class token, mean of the patch tokens, both concatenated"),
     "PROBE.OPTIMIZER": Key("adamw", text("adamw", "sgd"), "linear probe: AdamW with TRAIN.WEIGHT_DECAY, or SGD (momentum 0.9) without"),
     "PROBE.USE_NORM": Key(False, flag, "the final norm of the pre-trained model before features are taken; needs MODEL.USE_MEAN_POOLING False"),
+    "PROBE.BATCH_NORM": Key(False, flag, "linear probe: normalise features over the batch first (MAE); helps where they are small or training is short"),
     "PROBE.NEIGHBOURS": Key(20, integer(1), "kNN: neighbours that vote"),
     "PROBE.TEMPERATURE": Key(0.07, number(1e-6), "kNN: a neighbour votes with exp(cosine / TEMPERATURE)"),
     "PROBE.KNN_IMAGES": Key(None, optional(integer(1)), "kNN: training images in the memory, spread evenly; None: all"),

@@ -1,4 +1,4 @@
-"""Trained models by name, run folder or file: which config belongs to the weights, and the model with them. Floor 3."""
+"""Trained models by name, run folder or file: which config belongs to the weights, and the model with them. Floor 3.5."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def find_weights(source: str | Path, config: CfgNode | str | Path | None = None)
         config: another config, or the file or name of one.
 
     Raises:
-        ValueError: unknown name, or a published model this package has no config for.
+        ValueError: unknown name.
         FileNotFoundError: there is no such file.
         DownloadError: as `beit.checkpoint.download.fetch`.
     """
@@ -56,7 +56,7 @@ def find_weights(source: str | Path, config: CfgNode | str | Path | None = None)
         return Weights(path, tree, str(source))
     if str(source) in PUBLISHED or not path.suffix:
         entry = published(str(source))
-        if tree is None and entry.config is not None and entry.kind == CLASSIFIER:
+        if tree is None and not entry.kind.startswith("dalle"):  # their config is that of a model they serve
             tree = get_config(entry.config, list(entry.options))
         return Weights(fetch_published(entry), tree, entry.name)
     raise FileNotFoundError(

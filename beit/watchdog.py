@@ -62,6 +62,23 @@ def watching(seconds: float, *, name: str, may_block: bool = False) -> Iterator[
             faulthandler.cancel_dump_traceback_later()
 
 
+@contextlib.contextmanager
+def starting(seconds: float, *, name: str) -> Iterator[None]:
+    """The same while the ranks look for each other; 0 for never. Paddle holds the interpreter there, and with it the thread of `watching`.
+
+    The interpreter's own timer then prints `Timeout` and where this rank is.
+    """
+    if not seconds:
+        yield
+        return
+    print(f"{name}: waits for the other ranks, {seconds:g} seconds at most (RANK_TIMEOUT)", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def _watch(seconds: float, name: str, may_block: bool, over: threading.Event) -> None:
     while not over.wait(_TICK):
         _Process.idle += _TICK

@@ -5,14 +5,37 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
+
+from yacs.config import CfgNode
 
 from beit.beit import Beit, build_beit
+from beit.checkpoint.canonical import CLASSIFIER
 from beit.checkpoint.class_names import PUBLISHED_LISTS
 from beit.checkpoint.download import fetch
 from beit.checkpoint.load import load_pretrained
 from beit.config import get_config
+from beit.models.dalle import DalleDecoder, DalleEncoder, DalleTokenizer
+from beit.models.mim import build_mim
+from beit.models.tokenizer import TRAINING_STATE, build_dalle_decoder, build_dalle_encoder, build_tokenizer
+from beit.models.upernet import UperNet, build_upernet
+from beit.models.vqkd import VqKd
 from beit.published import PUBLISHED, Published
+
+Network: TypeAlias = Beit | UperNet | VqKd | DalleTokenizer | DalleEncoder | DalleDecoder
+
+BUILDERS: dict[str, Callable[[CfgNode], Network]] = {
+    "classifier": build_beit,
+    "mim_v1": build_mim,
+    "mim_v2": build_mim,
+    "segmentation": build_upernet,
+    "vqkd": build_tokenizer,
+    "dalle_encoder": build_dalle_encoder,
+    "dalle_decoder": build_dalle_decoder,
+}
+"""What builds the network of each kind of checkpoint (`Published.kind`) from its config."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -37,31 +60,33 @@ def published(name: str) -> Published:
     return PUBLISHED[name]
 
 
-def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int | None = None) -> Beit:
+def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int | None = None) -> Network:
     """The network of a published checkpoint, with its weights if asked for. What was loaded is logged.
 
     Args:
-        name: from `list_models()`. A pre-training checkpoint gives the classifier that starts from its encoder.
+        name: from `list_models()`. A pre-training checkpoint gives the model that predicts hidden patches, or, with
+            `num_classes`, the classifier that starts from its encoder; a VQ-KD comes without its decoder.
         pretrained: True downloads the file into the cache (`beit.checkpoint.download`); a path takes that file.
         num_classes: another number of classes, whose head is new; 0 for none.
     Raises:
-        ValueError: unknown name, or a kind of network that is no classifier; the weights do not fit.
+        ValueError: unknown name; classes for a tokenizer; the weights do not fit.
         DownloadError: the file could not be fetched; the message says where to put it.
     """
     entry = published(name)
-    if entry.config is None:
-        raise ValueError(
-            f"{name} is a {entry.kind} checkpoint; get_model builds classifiers. Its file: {entry.page}"
-        )
+    kind, config = entry.kind, entry.config
     options = list(entry.options)
     if num_classes is not None:
+        if kind not in (CLASSIFIER, "segmentation") and not entry.classifier_config:
+            raise ValueError(f"{name} is a {kind}, which tells no classes apart: leave num_classes out")
         options += ["MODEL.NUM_CLASSES", num_classes]
-    model = build_beit(get_config(entry.config, options))
+        if entry.classifier_config:
+            kind, config = CLASSIFIER, entry.classifier_config
+    model = BUILDERS[kind](get_config(config, options))
     if pretrained is not False:
         path = fetch_published(entry) if pretrained is True else Path(pretrained)
-        _LOGGER.info("%s", load_pretrained(model, path))
-        if model.class_names is None and num_classes is None:
-            model.class_names = PUBLISHED_LISTS.get(entry.num_classes)
+        _LOGGER.info("%s", load_pretrained(model, path, allow_missing=TRAINING_STATE))
+        if isinstance(model, Beit) and entry.kind == CLASSIFIER and num_classes is None:
+            model.class_names = model.class_names or PUBLISHED_LISTS.get(entry.num_classes)
     return model
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+_SAMPLE = 1000  # files of a list that a run looks at before it starts
+
 
 @dataclass(frozen=True, eq=False)
 class ImageList:
@@ -89,7 +91,7 @@ def pack_offsets(lengths: np.ndarray) -> np.ndarray:
     return offsets.astype(np.uint32 if offsets[-1] < 2**32 else np.uint64)
 
 
-def check_files(images: ImageList, sample: int | None = 1000) -> list[Path]:
+def check_files(images: ImageList, sample: int | None = _SAMPLE) -> list[Path]:
     """The listed files that do not exist, in the order of the list.
 
     Looking at every file of ImageNet takes seconds on a local disk and minutes on a network drive. A run
@@ -101,6 +103,21 @@ def check_files(images: ImageList, sample: int | None = 1000) -> list[Path]:
     parts = np.array_split(indices, max(1, count // 1000))
     with ThreadPoolExecutor(16) as pool:  # waiting for a network drive, not computing
         return [path for missing in pool.map(lambda part: _missing(images, part), parts) for path in missing]
+
+
+def require_files(images: ImageList, tolerated: float) -> None:
+    """Look at the files of the list, as `check_files` does, before hours are spent on it.
+
+    Raises:
+        FileNotFoundError: a larger share than `tolerated` of those looked at does not exist.
+    """
+    missing = check_files(images)
+    seen = min(len(images), _SAMPLE)
+    if len(missing) > tolerated * seen:
+        raise FileNotFoundError(
+            f"{len(missing)} of {seen} listed images do not exist, first {missing[0]}; is DATA.DATA_PATH the folder the "
+            "list is relative to, and was everything copied?"
+        )
 
 
 def _missing(images: ImageList, indices: np.ndarray) -> list[Path]:

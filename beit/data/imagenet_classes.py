@@ -55,7 +55,8 @@ def _read(name: str) -> tuple[tuple[str, str], ...]:
         raise ValueError(
             f"no list of class names is called {name!r}; there are {', '.join(CLASS_LISTS)}{hint}"
         )
-    text = resources.files("beit.data").joinpath("class_names", CLASS_LISTS[name]).read_text(encoding="utf-8")
+    folder = resources.files("beit.data") / "class_names"
+    text = (folder / CLASS_LISTS[name]).read_text(encoding="utf-8")
     rows = tuple(tuple(line.split("\t", 1)) for line in text.splitlines())
     assert len(rows) == _LENGTHS[name]
     return rows  # type: ignore[return-value]  # each line has one tabulator

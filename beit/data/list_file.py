@@ -13,6 +13,7 @@ from beit.data.image_list import ImageList, pack_offsets
 
 _BLANK = np.zeros(256, dtype=bool)
 _BLANK[[ord(character) for character in " \t\r\v\f"]] = True
+_SHOWN = 80  # characters of a bad line in a message: the file may be no list at all
 _MAX_DIGITS = 18  # of a label: 10^18 still fits int64
 
 
@@ -153,11 +154,11 @@ def _describe_bad_line(data: bytes, lines: _Lines, is_line: np.ndarray, list_fil
     label = line.rsplit(None, 1)[-1]
     if label == line:
         hint = "; separate the columns by a blank or tab" if "," in line else ""
-        found = f"one column {line!r}, expected `path label`{hint}"
+        found = f"one column {line[:_SHOWN]!r}, expected `path label`{hint}"
     elif label.startswith("-") and label[1:].isdigit():
-        found = f"negative label {label}, labels count from 0"
+        found = f"negative label {label[:_SHOWN]}, labels count from 0"
     else:
-        found = f"label {label!r} is not an integer, expected `path label`"
+        found = f"label {label[:_SHOWN]!r} is not an integer, expected `path label`"
     others = int((~is_line).sum()) - 1
     return f"{list_file}:{lines.numbers[row]}: {found}" + (f" ({others} more such lines)" if others else "")
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.forkserver
-import multiprocessing.resource_tracker
 import os
-import signal
 import sys
 import threading
 import time
@@ -29,12 +27,16 @@ from typing import Protocol
 import numpy as np
 
 from beit.data.sampler import Draw
+from beit.signals import blocked_for_children
 
 Batch = dict[str, np.ndarray]
 
 _GRACE = 2.0  # seconds for workers to finish the image at hand before they are killed
-_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class WorkerError(RuntimeError):
+    """A data worker was killed or stands still: a fault of the machine or its disks."""
 
 
 class Dataset(Protocol):
@@ -68,7 +70,7 @@ class Loader:
         wait_seconds: time spent waiting for data so far, all calls together.
 
     Raises:
-        RuntimeError: while iterating, a worker was killed, or a batch took longer than `timeout`.
+        WorkerError: while iterating, a worker was killed, or a batch took longer than `timeout`.
     """
 
     def __init__(
@@ -143,12 +145,12 @@ class Loader:
             if future.done():  # the dataset's own TimeoutError: the same class from Python 3.11 on
                 raise
             paths = ", ".join(self.dataset.describe(draw) for draw in draws[:3])
-            raise RuntimeError(
+            raise WorkerError(
                 f"no batch within DATA.WORKER_TIMEOUT={self.timeout:g} seconds; it begins with {paths}"
             ) from error
         except BrokenProcessPool as error:
             self.close()
-            raise RuntimeError(_KILLED) from error
+            raise WorkerError(_KILLED) from error
         finally:
             self.wait_seconds += time.perf_counter() - begin
 
@@ -161,20 +163,26 @@ class Loader:
                 return self._pool.submit(_load_batch, draws)
         except BrokenProcessPool as error:
             self.close()
-            raise RuntimeError(_KILLED) from error
+            raise WorkerError(_KILLED) from error
 
     def _start(self) -> None:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
         if method == "forkserver":
             _start_fork_server()
-        self._stop = context.Event()
-        self._pool = ProcessPoolExecutor(
-            self.num_workers,
-            mp_context=context,
-            initializer=_start_worker,
-            initargs=(self.dataset, self._stop),
-        )
+        try:
+            self._stop = context.Event()
+            self._pool = ProcessPoolExecutor(
+                self.num_workers,
+                mp_context=context,
+                initializer=_start_worker,
+                initargs=(self.dataset, self._stop),
+            )
+        except OSError as error:
+            raise WorkerError(
+                f"the data workers cannot be started: {error.strerror or error}. Their locks need some 100 KB of "
+                "/dev/shm: give it more (docker run --shm-size), or say DATA.NUM_WORKERS 0"
+            ) from error
 
 
 _KILLED = (
@@ -207,21 +215,15 @@ def _hidden_main() -> Iterator[None]:
 def _start_fork_server() -> None:
     """Start the process that workers are forked from: what a worker needs is imported there, once.
 
-    It is single-threaded, also in NumPy's linear algebra, so that forking it is safe. It and the workers inherit a
-    mask that blocks SIGTERM, SIGINT and SIGUSR1: batch systems send them to every process of a job, and it is the main
-    process that answers, with the workers' help to finish its step.
+    It is single-threaded, also in NumPy's linear algebra, so that forking it is safe.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    multiprocessing.resource_tracker.ensure_running()  # it inherits the mask, and unblocks two of them here
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
-        with _hidden_main():
+        with _hidden_main(), blocked_for_children():
             multiprocessing.forkserver.set_forkserver_preload(["beit.data.dataset"])
             multiprocessing.forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

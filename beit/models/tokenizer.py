@@ -11,8 +11,8 @@ from beit.models.dalle import DalleDecoder, DalleEncoder, DalleTokenizer
 from beit.models.quantizer import NormEmaQuantizer
 from beit.models.vqkd import VqKd
 
-# Of training alone; files for encoding (mmselfsup's vqkd_encoder.pth) leave them out.
-_TRAINING_STATE = ("quantize.embedding.embed_avg", "quantize.embedding.cluster_size")
+TRAINING_STATE = ("quantize.embedding.embed_avg", "quantize.embedding.cluster_size")
+"""Tensors of training alone; files for encoding (mmselfsup's vqkd_encoder.pth) leave them out."""
 
 
 def build_tokenizer(config: CfgNode) -> VqKd | DalleTokenizer:
@@ -29,7 +29,7 @@ def build_tokenizer(config: CfgNode) -> VqKd | DalleTokenizer:
     if keys.TYPE == "vqkd":
         tokenizer: VqKd | DalleTokenizer = build_vqkd(config, with_decoder=False)
         if keys.PRETRAINED:
-            load_pretrained(tokenizer, keys.PRETRAINED, allow_missing=_TRAINING_STATE)
+            load_pretrained(tokenizer, keys.PRETRAINED, allow_missing=TRAINING_STATE)
     else:
         tokenizer = _build_dalle(config)
     tokenizer.eval()
@@ -76,6 +76,21 @@ def build_vqkd(config: CfgNode, *, with_decoder: bool = True) -> VqKd:
     return VqKd(encoder, quantizer, decoder, code_dim=keys.CODE_DIM, teacher_dim=keys.TEACHER_DIM)
 
 
+def build_dalle_encoder(config: CfgNode) -> DalleEncoder:
+    """DALL-E's encoder with random weights, of the sizes of `TOKENIZER.*`."""
+    return DalleEncoder(**_dalle_sizes(config))
+
+
+def build_dalle_decoder(config: CfgNode) -> DalleDecoder:
+    """DALL-E's decoder with random weights, of the sizes of `TOKENIZER.*`."""
+    return DalleDecoder(code_width=config.TOKENIZER.DALLE_CODE_WIDTH, **_dalle_sizes(config))
+
+
+def _dalle_sizes(config: CfgNode) -> dict[str, int]:
+    keys = config.TOKENIZER
+    return {"width": keys.DALLE_WIDTH, "groups": keys.DALLE_GROUPS, "num_codes": keys.NUM_CODES}
+
+
 def _encoder(
     config: CfgNode, image_size: tuple[int, int], patch_size: int, channels: int, depth: int
 ) -> Beit:
@@ -97,13 +112,12 @@ def _encoder(
 
 def _build_dalle(config: CfgNode) -> DalleTokenizer:
     keys = config.TOKENIZER
-    sizes = {"width": keys.DALLE_WIDTH, "groups": keys.DALLE_GROUPS, "num_codes": keys.NUM_CODES}
-    encoder = DalleEncoder(**sizes)
+    encoder = build_dalle_encoder(config)
     if keys.PRETRAINED:
         load_pretrained(encoder, keys.PRETRAINED)
     if keys.PRETRAINED and not keys.PRETRAINED_DECODER:
         return DalleTokenizer(encoder)
-    decoder = DalleDecoder(code_width=keys.DALLE_CODE_WIDTH, **sizes)
+    decoder = build_dalle_decoder(config)
     if keys.PRETRAINED_DECODER:
         load_pretrained(decoder, keys.PRETRAINED_DECODER)
     return DalleTokenizer(encoder, decoder)

@@ -29,19 +29,50 @@ from beit.tasks.task import Batch, Task
 _MOMENTUM = 0.9  # of SGD: unilm/beit/run_linear_eval.py
 
 
+class BatchStandard(nn.Layer):
+    """Each channel of `[B, F]` with mean 0 and deviation 1: of the batch in training, of the recent ones otherwise.
+
+    BatchNorm without scale and shift; Paddle's own warns in each step.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", paddle.zeros([width]))
+        self.register_buffer("variance", paddle.ones([width]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self.mean, self.variance
+        if self.training:
+            mean, variance = x.mean(0), x.var(0, unbiased=False)
+            paddle.assign(0.9 * self.mean + 0.1 * mean.detach(), output=self.mean)
+            paddle.assign(0.9 * self.variance + 0.1 * variance.detach(), output=self.variance)
+        return (x - mean) * (variance + 1e-6).rsqrt()
+
+
 class LinearProbes(nn.Layer):
     """A classifier per feature, by its name (`layer_09_class`): weight N(0, 0.01), bias 0.
 
-    Source: unilm/beit/run_linear_eval.py, `LinearClassifier`.
+    Source: unilm/beit/run_linear_eval.py, `LinearClassifier`; the normalisation is that of MAE, arXiv 2111.06377,
+    appendix A.1.
+
+    Args:
+        widths: channels of each feature.
+        num_classes: K.
+        batch_norm: normalise each channel over the batch first, without learned scale.
     """
 
-    def __init__(self, widths: Mapping[FeatureName, int], num_classes: int) -> None:
+    def __init__(
+        self, widths: Mapping[FeatureName, int], num_classes: int, *, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         for name, width in widths.items():
             linear = nn.Linear(width, num_classes)
             nn.initializer.Normal(std=0.01)(linear.weight)
             nn.initializer.Constant(0.0)(linear.bias)
-            self.add_sublayer(str(name), linear)
+            self.add_sublayer(
+                str(name),
+                nn.Sequential(("norm", BatchStandard(width)), ("linear", linear)) if batch_norm else linear,
+            )
 
     def forward(self, features: Mapping[FeatureName, Tensor]) -> dict[FeatureName, Tensor]:
         """Logits `[B, K]` of each feature."""
@@ -75,7 +106,9 @@ class Probe(Task):
         # Here, and not where training starts: a run that continues needs the encoder, too.
         self._loaded = load_pretrained(backbone, config.MODEL.PRETRAINED) if config.MODEL.PRETRAINED else None
         self._features = build_features(config, backbone)
-        self.model = LinearProbes(self._features.widths, config.MODEL.NUM_CLASSES)
+        self.model = LinearProbes(
+            self._features.widths, config.MODEL.NUM_CLASSES, batch_norm=config.PROBE.BATCH_NORM
+        )
         self._table: LayerTable | None = None
 
     def load(self, path: str) -> LoadReport:
@@ -162,6 +195,7 @@ def describe_protocol(config: CfgNode) -> dict[str, Any]:
         "data": str(config.DATA.DATA_PATH),
         "image_size": config.DATA.IMAGE_SIZE,
         "use_norm": config.PROBE.USE_NORM,
+        "batch_norm": config.PROBE.BATCH_NORM,
         "seed": config.SEED,
     }
 

@@ -48,7 +48,7 @@ def look_at_split(
     """Open every picture of a split, in several processes.
 
     A problem is a picture that cannot be read and a class of the training split without one. Remarked are pictures
-    smaller than the model's input, classes ten times smaller than the largest, and pictures listed twice.
+    smaller than the model's input and classes ten times smaller than the largest.
 
     Args:
         num_classes: of the model; None where there are no labels.
@@ -71,9 +71,6 @@ def look_at_split(
             f"{len(small)} of {len(looks)} pictures are smaller than the model's {smallest} pixels and are enlarged, "
             f"e.g. {small[0].path} ({small[0].size[0]}x{small[0].size[1]})"
         )
-    twice = len(paths) - len(set(paths))
-    if twice:
-        report.remarks.append(f"{twice} lines name a picture that another line names too")
     return report
 
 

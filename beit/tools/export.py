@@ -58,7 +58,7 @@ def export(
     Args:
         source: the model with its preprocessing and class names.
         folder: to write; new, or of a former export.
-        pictures: real ones; up to eight are taken.
+        pictures: real ones; of many, eight spread over the list are taken.
         output: what the graph ends with, of `OUTPUTS_OF`.
         normalised: leave the normalisation outside: the graph takes float32 that is normalised. Else uint8.
         topk: classes of "topk".
@@ -79,7 +79,7 @@ def export(
     if not pictures:
         raise ValueError("no pictures to compare on were given")
     description = _describe(source, output, normalised)
-    images = np.stack([description.open(path) for path in pictures[:_PICTURES]])
+    images = np.stack([description.open(path) for path in _spread(pictures)])
     mean, std = description.preprocessing.mean, description.preprocessing.std
     inside: dict[str, Any] = {} if normalised else {"mean": mean, "std": std}
     source.model.eval()
@@ -110,6 +110,11 @@ def export(
     return description
 
 
+def _spread(pictures: Sequence[Path]) -> list[Path]:
+    count = min(_PICTURES, len(pictures))
+    return [pictures[k * len(pictures) // count] for k in range(count)]
+
+
 def _describe(source: Classifier | Segmenter, output: str, normalised: bool) -> Description:
     possible = next(outputs for kind, outputs in OUTPUTS_OF.items() if isinstance(source, kind))
     if output not in possible:
@@ -119,18 +124,18 @@ def _describe(source: Classifier | Segmenter, output: str, normalised: bool) -> 
     if isinstance(source, Classifier):
         if not source.model.num_classes and output != "features":
             raise ValueError("the model has no head, it gives features: choose the output 'features'")
-        size, wants, palette = source.model.patch_embed.image_size, source.preprocessing, ()
+        encoder, wants = source.model, source.preprocessing
     else:
-        size, palette = source.model.backbone.patch_embed.image_size, source.palette
-        options = source.open_options
+        encoder, options = source.model.backbone, source.open_options
         wants = Preprocessing(
-            source.mean,
-            source.std,
+            (source.mean[0], source.mean[1], source.mean[2]),
+            (source.std[0], source.std[1], source.std[2]),
             interpolation="bilinear",
             squash=True,
             source="config",
             exif_orientation=options.get("exif_orientation", False),
         )
+    size = encoder.patch_embed.image_size
     return Description(
         task="classify" if isinstance(source, Classifier) else "segment",
         output=output,
@@ -139,7 +144,7 @@ def _describe(source: Classifier | Segmenter, output: str, normalised: bool) -> 
         normalised=normalised,
         preprocessing=wants,
         class_names=source.class_names,
-        palette=palette,
+        palette=source.palette if isinstance(source, Segmenter) else (),
     )
 
 
@@ -151,13 +156,13 @@ def _classes(source: Classifier | Segmenter, topk: int) -> int:
 
 def _reference(source: Classifier | Segmenter, description: Description) -> Reference:
     """What the model itself makes of uint8 images, by the code that predicts."""
-    images, model = description.preprocessing, source.model
+    mean, std, model = description.preprocessing.mean, description.preprocessing.std, source.model
+    assert mean is not None and std is not None  # no predictor is built without
     run = model.extract_feat if description.output == "features" else model
-    assert images.mean is not None and images.std is not None  # a predictor is not built without
 
     def reference(pixels: np.ndarray) -> np.ndarray:
         with paddle.no_grad():
-            values = run(normalize(paddle.to_tensor(pixels), images.mean, images.std))
+            values = run(normalize(paddle.to_tensor(pixels), mean, std))
             if description.output == "class_map":
                 values = resize_bilinear(values, description.image_size)
             return values.numpy()

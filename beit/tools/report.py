@@ -26,7 +26,7 @@ from beit.tools.counting import (
 
 EXAMPLES = (
     "python -m beit report -cfg=beit_base_patch16_224 --batch 64",
-    "python -m beit report -cfg=beit_base_patch16_224 -opts MODEL.NUM_CLASSES 10 --json",
+    "python -m beit report -cfg=beit_tiny_patch16_224 --json -opts MODEL.NUM_CLASSES 10",
 )
 _BUILDERS = {
     "classify": build_beit,

@@ -24,6 +24,7 @@ from beit.tools.plots import Tile, draw_tiles, pyplot, save_figure
 _NOT_CURVES = ("count", "images_per_second", "data_wait", "weight_decay", "loss_scale")
 _POINTS = 2000  # of a schedule that are drawn
 _VIEWS = 7  # random views of each picture
+_SMALLEST = 200  # pixels, side of a picture on disk
 
 
 def draw_curves(folder: Path, target: Path | None = None) -> Path:
@@ -173,12 +174,13 @@ def draw_masked(config: CfgNode, count: int = 8) -> list[Path]:
 
 
 def save_pictures(pictures: dict[str, np.ndarray], folder: Path) -> list[Path]:
-    """Write pictures uint8 `[H, W, 3]` as PNG under their names; the paths."""
+    """Write pictures uint8 `[H, W, 3]` as PNG under their names, tiny ones enlarged in whole pixels; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, pixels in pictures.items():
         words = "".join(letter if letter.isalnum() else " " for letter in name).split()
         path = folder / f"{'_'.join(words)}.png"
-        Image.fromarray(pixels).save(path)
+        factor = -(-_SMALLEST // min(pixels.shape[:2]))
+        Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1)).save(path)
         paths.append(path)
     return paths

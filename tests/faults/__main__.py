@@ -8,4 +8,6 @@ from pathlib import Path
 import pytest
 
 if __name__ == "__main__":
-    sys.exit(pytest.main([str(Path(__file__).parent), "-m", "faults", "-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
+    words = sys.argv[1:]
+    places = [] if any(Path(word.split("::")[0]).exists() for word in words) else [str(Path(__file__).parent)]
+    sys.exit(pytest.main([*places, "-m", "faults", "-q", "-p", "no:cacheprovider", *words]))

@@ -26,7 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed and FAILURE not in item.stash:
         lines = str(call.excinfo.value if call.excinfo else report.longrepr).splitlines()
@@ -76,6 +78,8 @@ def table(rows: list[Row]) -> list[str]:
         seen = f"FAILED: {row.failure}" if row.failure else row.seen
         seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
         cells = [row.family, row.fault, row.expected, seen, seconds]
-        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "/")[:240] for cell in cells) + " |")
+        lines.append(
+            "| " + " | ".join(" ".join(cell.split()).replace("|", "/")[:240] for cell in cells) + " |"
+        )
     bad = sum(bool(row.failure) for row in rows)
     return [*lines, "", f"{len(rows) - bad} of {len(rows)} rows as expected"]

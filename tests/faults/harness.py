@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,7 +16,7 @@ from beit.checkpoint.files import read, read_checkpoint
 from tests.stories import ROOT, environment, losses
 
 LATEST = "latest.pdparams"
-START = 90.0  # seconds a command may take to its first step on a busy machine
+START = 240.0  # seconds a command may take to its first step on a busy machine
 
 
 @dataclass
@@ -46,7 +47,9 @@ class Command:
     def wait_for(self, happened: Callable[[], bool], timeout: float = START, pause: float = 0.005) -> None:
         deadline = time.monotonic() + timeout
         while not happened():
-            assert self.process.poll() is None, f"ended with {self.process.returncode} too early: {self.text()[-1500:]}"
+            assert self.process.poll() is None, (
+                f"ended with {self.process.returncode} too early: {self.text()[-1500:]}"
+            )
             assert time.monotonic() < deadline, f"did not happen in {timeout:g} s: {self.text()[-1500:]}"
             time.sleep(pause)
 
@@ -99,7 +102,9 @@ def start(arguments: list[str], output: Path, *, extra: Mapping[str, str] | None
 start.count = 0  # type: ignore[attr-defined]
 
 
-def finish(arguments: list[str], output: Path, *, timeout: float = 180, **options: Mapping[str, str]) -> tuple[int, str, float]:
+def finish(
+    arguments: list[str], output: Path, *, timeout: float = 300, **options: Mapping[str, str]
+) -> tuple[int, str, float]:
     """Exit status, output and seconds of a command that ends by itself."""
     begin = time.monotonic()
     command = start(arguments, output, **options)
@@ -133,7 +138,11 @@ def ranks_of(command: Command) -> list[int]:
     """Process ids of the ranks that the launching process started, in order."""
     pid = command.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return [child for child in map(int, children) if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8")]
+    return [
+        child
+        for child in map(int, children)
+        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8")
+    ]
 
 
 def workers_of(command: Command) -> list[int]:
@@ -163,6 +172,19 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         return
 
 
+def make_hang(image: Path) -> None:
+    """From now on the image never answers, as on a network drive that hangs: a FIFO takes its place."""
+    fifo = image.with_name(f"{image.name}.fifo")
+    os.mkfifo(fifo)
+    fifo.replace(image)
+
+
+def copied(data: Path, root: Path) -> Path:
+    """A copy of the data that may be damaged."""
+    shutil.copytree(data, root)
+    return root
+
+
 def lines_of(output: Path) -> int:
     """Training lines written so far, repeated steps included."""
     file = output / "metrics.jsonl"
@@ -187,7 +209,12 @@ def different_states(first: Path, second: Path) -> list[str]:
     a, b = (read_checkpoint(folder / LATEST) for folder in (first, second))
     parts = [part for part in ("model", "model_ema", "optimizer") if a[part] is not None]
     assert all(a[part].keys() == b[part].keys() for part in parts) and a["step"] == b["step"]
-    return [f"{part}.{name}" for part in parts for name in a[part] if a[part][name].tobytes() != b[part][name].tobytes()]
+    return [
+        f"{part}.{name}"
+        for part in parts
+        for name in a[part]
+        if a[part][name].tobytes() != b[part][name].tobytes()
+    ]
 
 
 def leftovers(output: Path) -> list[str]:
@@ -197,7 +224,11 @@ def leftovers(output: Path) -> list[str]:
 
 def message(text: str) -> str:
     """The line of the output that says what went wrong."""
-    lines = [line for line in text.splitlines() if line.startswith("error:") or "stopped by" in line or "warning:" in line]
+    lines = [
+        line
+        for line in text.splitlines()
+        if line.startswith("error:") or "stopped by" in line or "warning:" in line
+    ]
     return lines[-1] if lines else text[-300:]
 
 

@@ -31,17 +31,25 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def picture(size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1] // 2 + 1, size[0] // 2 + 1, 3)).astype(np.uint8)
+    pixels = (
+        np.random.default_rng(0).integers(0, 256, (size[1] // 2 + 1, size[0] // 2 + 1, 3)).astype(np.uint8)
+    )
     return Image.fromarray(pixels).resize(size).convert(mode)
 
 
 def bomb() -> bytes:
     """A PNG of 30000 x 30000 pixels in a few hundred bytes."""
+
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", 30000, 30000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(30001))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(30001)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def animated() -> bytes:
@@ -74,7 +82,7 @@ REFUSED = {
     "EPS, a format outside of the allowed ones": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "no image in one of the formats"),
     "JPEG without its last 2 bytes": (JPEG[:-2], "cannot be decoded"),
     "JPEG cut at 50 %": (JPEG[: len(JPEG) // 2], "cannot be decoded"),
-    "decompression bomb, 900 megapixels": (bomb(), "more than DATA.MAX_PIXELS"),
+    "decompression bomb, 900 megapixels": (bomb(), "more pixels than"),
     "float TIFF outside of 0 to 1": (encoded(Image.fromarray(np.full((9, 9), 7.5, np.float32)), "TIFF"), "float pixels from 7.5 to 7.5"),
     "float TIFF with NaN": (encoded(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), "float pixels"),
 }  # fmt: skip
@@ -126,7 +134,10 @@ def expected_pixels(name: str, content: bytes) -> np.ndarray | None:
 
 @pytest.mark.parametrize("name", OPENED)
 def test_opened(tmp_path: Path, row: Row, name: str) -> None:
-    row.fault, row.expected = name, "opened as 8-bit RGB by the stated rule; training and evaluation transforms give a full, finite image"
+    row.fault, row.expected = (
+        name,
+        "opened as 8-bit RGB by the stated rule; training and evaluation transforms give a full, finite image",
+    )
     path = tmp_path / "picture.JPEG"
     path.write_bytes(OPENED[name])
     with warnings.catch_warnings():
@@ -146,11 +157,16 @@ def test_opened(tmp_path: Path, row: Row, name: str) -> None:
         for draw in range(20):
             sample = dataset[Draw(draw % len(dataset), draw)]
             assert sample["image"].shape == (3, 16, 16) and sample["image"].dtype == np.uint8
-    row.seen = f"{image.size[0]}x{image.size[1]} RGB, mean {pixels.mean():.0f}; 40 augmented samples are whole"
+    row.seen = (
+        f"{image.size[0]}x{image.size[1]} RGB, mean {pixels.mean():.0f}; 40 augmented samples are whole"
+    )
 
 
 def test_truncated_anywhere(tmp_path: Path, row: Row) -> None:
-    row.fault, row.expected = "a JPEG and a PNG cut at 300 random offsets each", "each refused with its name; nothing else raised"
+    row.fault, row.expected = (
+        "a JPEG and a PNG cut at 300 random offsets each",
+        "each refused with its name; nothing else raised",
+    )
     rng = np.random.default_rng(0)
     path = tmp_path / "picture.jpg"
     refused = 0
@@ -180,7 +196,9 @@ def test_flipped_bytes(tmp_path: Path, row: Row) -> None:
         images = sum(batch["image"].shape[0] for batch in loader(batches))
     assert images == FLIPS
     named = dataset.unreadable()
-    reasons = Counter(line.split("\t")[1].split(":")[0][:40] for line in bad.read_text(encoding="utf-8").splitlines())
+    reasons = Counter(
+        line.split("\t")[1].split(":")[0][:40] for line in bad.read_text(encoding="utf-8").splitlines()
+    )
     for path in list(named)[:50]:
         with pytest.raises(ImageError):
             open_image(path)
@@ -189,7 +207,9 @@ def test_flipped_bytes(tmp_path: Path, row: Row) -> None:
 
 
 def test_training_command(tmp_path: Path, row: Row) -> None:
-    row.fault = f"training data with {len(REFUSED)} bad files of 200 and every odd one that can be opened, 2 workers"
+    row.fault = (
+        f"training data with {len(REFUSED)} bad files of 200 and every odd one that can be opened, 2 workers"
+    )
     row.expected = "trains to its end; each bad file counted, named in bad_images.txt"
     root = write_dataset(tmp_path / "data", train=200, val=11)
     for number, content in enumerate([*[content for content, _ in REFUSED.values()], *OPENED.values()]):
@@ -199,28 +219,43 @@ def test_training_command(tmp_path: Path, row: Row) -> None:
     assert status == 0, text[-2000:]
     assert f"{len(REFUSED)} of 200 training images cannot be read and were replaced by others" in text
     lines = (tmp_path / "run" / "bad_images.txt").read_text(encoding="utf-8").splitlines()
-    assert {line.split("\t")[0] for line in lines} == {str(root / "my images" / f"train_{number * 5}.png") for number in range(len(REFUSED))}
+    assert {line.split("\t")[0] for line in lines} == {
+        str(root / "my images" / f"train_{number * 5}.png") for number in range(len(REFUSED))
+    }
     row.seen = f"status 0; {len(REFUSED)} of 200 training images cannot be read and were replaced by others"
 
 
 def test_too_many_bad_images(tmp_path: Path, row: Row) -> None:
-    row.fault, row.expected = "5 of 50 training images are empty, DATA.MAX_BAD_FRACTION=0.01", "status 2 with the count and the list"
+    row.fault, row.expected = (
+        "5 of 50 training images are empty, DATA.MAX_BAD_FRACTION=0.01",
+        "status 2 with the count and the list",
+    )
     root = write_dataset(tmp_path / "data", train=50, val=5)
     for number in range(0, 50, 10):
         (root / "my images" / f"train_{number}.png").write_bytes(b"")
-    status, text, row.seconds = finish(command("main_single_gpu.py", root, tmp_path / "run"), tmp_path / "run")
-    assert status == 2 and "more than DATA.MAX_BAD_FRACTION = 0.01; they are listed in" in text and "Traceback" not in text, text[-1500:]
+    status, text, row.seconds = finish(
+        command("main_single_gpu.py", root, tmp_path / "run"), tmp_path / "run"
+    )
+    assert (
+        status == 2
+        and "more than DATA.MAX_BAD_FRACTION = 0.01; they are listed in" in text
+        and "Traceback" not in text
+    ), text[-1500:]
     row.seen = message(text)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_is_never_of_other_images(tmp_path: Path, row: Row, workers: int) -> None:
-    row.fault, row.expected = f"a truncated validation image, {workers} workers", "training ends with status 2 at the evaluation, image and place in the list named; no number printed"
+    row.fault, row.expected = (
+        f"a truncated validation image, {workers} workers",
+        "training ends with status 2 at the evaluation, image and place in the list named; no number printed",
+    )
     root = write_dataset(tmp_path / "data", train=12, val=9)
     path = root / "my images" / "val_5.png"
     path.write_bytes(path.read_bytes()[:200])
     status, text, row.seconds = finish(
-        command("main_single_gpu.py", root, tmp_path / "run", DATA__NUM_WORKERS=workers, TRAIN__NUM_EPOCHS=1), tmp_path / "run"
+        command("main_single_gpu.py", root, tmp_path / "run", DATA__NUM_WORKERS=workers, TRAIN__NUM_EPOCHS=1),
+        tmp_path / "run",
     )
     assert status == 2 and f"{path}: " in text and "(image 5 of the list, from 0)" in text, text[-1500:]
     assert "top1" not in text and "Traceback" not in text, text[-1500:]

@@ -40,7 +40,7 @@ def strike(run: Command, moment: str, rng: np.random.Generator) -> None:
         run.wait_for_step(1)
         time.sleep(pause)
         if moment == "save":
-            run.wait_for(lambda: any(name.startswith(".latest") for name in os.listdir(run.output)), pause=0.0)  # noqa: PTH208
+            run.wait_for(lambda: any(run.output.glob(".latest*")), pause=0.0)
     except AssertionError:
         if run.process.poll() != 0:
             raise
@@ -48,7 +48,9 @@ def strike(run: Command, moment: str, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_at_random_moments(data: Path, tmp_path: Path, row: Row, ranks: int) -> None:
-    row.fault = f"kill -9 of {'the run' if ranks == 1 else 'one of two ranks'}, {KILLS} times at random moments"
+    row.fault = (
+        f"kill -9 of {'the run' if ranks == 1 else 'one of two ranks'}, {KILLS} times at random moments"
+    )
     row.expected = "resumed each time; weights, average and optimizer byte-identical; nobody survives"
     script, extra = ("main_single_gpu.py", ()) if ranks == 1 else ("main_multi_gpu.py", ("-nprocs=2",))
     keys = KEYS | {"DATA__NUM_WORKERS": 2 - ranks, "DATA__BATCH_SIZE": 4 // ranks}
@@ -87,8 +89,14 @@ def test_killed_at_random_moments(data: Path, tmp_path: Path, row: Row, ranks: i
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
 def test_a_rank_crashes(data: Path, tmp_path: Path, row: Row, number: signal.Signals) -> None:
-    row.fault, row.expected = f"{number.name} in one of two ranks", "the job ends, the message names rank and signal"
-    run = start(command("main_multi_gpu.py", data, tmp_path, "-nprocs=2", TRAIN__NUM_EPOCHS=500, RANK_GRACE=1.0), tmp_path)
+    row.fault, row.expected = (
+        f"{number.name} in one of two ranks",
+        "the job ends, the message names rank and signal",
+    )
+    run = start(
+        command("main_multi_gpu.py", data, tmp_path, "-nprocs=2", TRAIN__NUM_EPOCHS=500, RANK_GRACE=1.0),
+        tmp_path,
+    )
     run.wait_for_step(3)
     kill(ranks_of(run)[1], number)
     begin = time.monotonic()

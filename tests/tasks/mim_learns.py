@@ -3,8 +3,8 @@
     python tests/tasks/mim_learns.py OUTPUT_FOLDER
 
 A VQ-KD learns tokens from label-free features (the pixels around each patch); BEiT and BEiT v2 are pre-trained on its
-tokens without labels; then come a linear probe with all labels and fine-tuning with a tenth of them, each also from
-random initial weights, over three seeds. Folders that exist are used again.
+tokens without labels; then come a linear probe with all labels and fine-tuning with a tenth of them, over three seeds,
+each also from random initial weights. Folders that exist are used again.
 """
 
 from __future__ import annotations
@@ -74,7 +74,13 @@ PROBE = MODEL | {
     "TRAIN.WARMUP_EPOCHS": 0.0,
     "TRAIN.END_LR": 0.0,
 }
-LINEAR = PROBE | {"TASK": "probe", "TRAIN.NUM_EPOCHS": 20, "TRAIN.BASE_LR": 4e-3, "TRAIN.WEIGHT_DECAY": 1e-4}
+LINEAR = PROBE | {
+    "TASK": "probe",
+    "PROBE.BATCH_NORM": True,
+    "TRAIN.NUM_EPOCHS": 25,
+    "TRAIN.WEIGHT_DECAY": 1e-4,
+}
+LINEAR |= {"TRAIN.BASE_LR": 1e-2, "TRAIN.SCALE": [1.0, 1.0], "TRAIN.RATIO": [1.0, 1.0]}
 FINETUNE = MODEL | {
     "DATA.BATCH_SIZE": 16,
     "TRAIN.NUM_EPOCHS": 60,
@@ -175,19 +181,16 @@ def main(root: Path) -> None:
     report = {"tokenizer": train(root / "tokenizer", tokenizer)}
     weights = root / "tokenizer" / "model.pdparams"
     report["most frequent token"] = {"share": most_frequent_share(root, weights)}
+    for start, version in VERSIONS.items():
+        keys = PRETRAIN | version | everything | {"TOKENIZER.PRETRAINED": str(weights)}
+        report[f"pre-training, {start}"] = train(root / start, keys)
     scores: dict[tuple[str, str], list[float]] = {}
-    for seed in SEEDS:
-        for start in ("random", *VERSIONS):
-            common: dict[str, Any] = {"SEED": seed}
-            if start != "random":
-                keys = (
-                    PRETRAIN
-                    | VERSIONS[start]
-                    | everything
-                    | {"TOKENIZER.PRETRAINED": str(weights), "SEED": seed}
-                )
-                report[f"pre-training, {start}, seed {seed}"] = train(root / f"{start} {seed}", keys)
-                common["MODEL.PRETRAINED"] = str(root / f"{start} {seed}" / "model.pdparams")
+    for start in ("random", *VERSIONS):
+        for seed in SEEDS:
+            pretrained = (
+                {} if start == "random" else {"MODEL.PRETRAINED": str(root / start / "model.pdparams")}
+            )
+            common = {"SEED": seed, **pretrained}
             linear = train(root / f"linear {start} {seed}", LINEAR | everything | common)
             tenth = {"DATA.DATA_PATH": str(root / "tenth")}
             tuned = train(root / f"tenth {start} {seed}", FINETUNE | tenth | common)

@@ -85,6 +85,26 @@ def test_probes_start_as_the_official_ones():
     assert float(state["layer_01_both.bias"].abs().max()) == 0
 
 
+def test_features_can_be_normalised_over_the_batch():
+    name = FeatureName(1, "class")
+    probes = LinearProbes({name: 6}, 2, batch_norm=True)
+    features = 3 + 0.01 * np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
+    state = {key: value.numpy() for key, value in probes.state_dict().items()}
+    expected = (features - features.mean(0)) / np.sqrt(features.var(0) + 1e-6)
+    expected = expected @ state["layer_01_class.linear.weight"]
+    found = probes({name: paddle.to_tensor(features)})[name].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert len(probes.parameters()) == 2  # nothing learned but the classifier
+    probes.eval()
+    for key, value in (("mean", 0.1 * features.mean(0)), ("variance", 0.9 + 0.1 * features.var(0))):
+        np.testing.assert_allclose(
+            probes.state_dict()[f"layer_01_class.norm.{key}"].numpy(), value, rtol=1e-4
+        )
+    expected = (features - 0.1 * features.mean(0)) / np.sqrt(0.9 + 0.1 * features.var(0))
+    expected = expected @ state["layer_01_class.linear.weight"]
+    np.testing.assert_allclose(probes({name: paddle.to_tensor(features)})[name].numpy(), expected, atol=1e-4)
+
+
 def train_some_steps(probe, batches):
     groups = probe.param_groups()
     assert all(group["decays"] for group in groups)  # the biases too, as the official optimizer

@@ -1,0 +1,46 @@
+"""The two lists of class names."""
+
+from __future__ import annotations
+
+import pytest
+
+from beit.data.imagenet_classes import DROPPED_SYNSETS, class_names, from_synsets, synsets
+
+
+def test_imagenet_1k():
+    names = class_names("imagenet-1k")
+    assert len(names) == 1000
+    assert [names[k].split(",")[0] for k in (0, 1, 388, 999)] == [
+        "tench",
+        "goldfish",
+        "giant panda",
+        "toilet tissue",
+    ]
+    assert [k for k, name in enumerate(names) if name == "crane"] == [134, 517]  # the bird and the machine
+    assert list(synsets("imagenet-1k")) == sorted(set(synsets("imagenet-1k")))
+
+
+def test_the_list_of_21841_is_that_of_21843_without_two():
+    """Put back at their places in the longer list, the two keep its order: ImageNet-21k is sorted by identifier."""
+    ids = list(synsets("imagenet-21k"))
+    assert len(ids) == 21841 == len(class_names("imagenet-21k"))
+    assert not set(ids) & set(DROPPED_SYNSETS.values())
+    for place, synset in sorted(DROPPED_SYNSETS.items()):
+        ids.insert(place, synset)
+    assert len(ids) == 21843 and [ids[9205], ids[15027]] == ["n03931044", "n09859684"]
+    assert ids == sorted(ids)
+    assert class_names("imagenet-21k")[0] == "organism, being"
+
+
+def test_all_but_one_class_of_the_short_list_are_in_the_long_one():
+    assert set(synsets("imagenet-1k")) - set(synsets("imagenet-21k")) == {"n04399382"}  # teddy
+
+
+def test_folder_names():
+    assert from_synsets(["n01440764", "n02510455"])[0] == "tench, Tinca tinca"
+    assert from_synsets(["n01440764", "mine"]) == ("n01440764", "mine")
+
+
+def test_unknown_list():
+    with pytest.raises(ValueError, match="did you mean imagenet-1k"):
+        class_names("imagenet1k")

@@ -1,0 +1,187 @@
+"""The commands of the pages in `docs/`, and a folder with the files they name, tiny."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from beit.checkpoint.files import write
+from beit.tools.scenes import write_scenes
+from tests.checkpoint import publishers
+from tests.models.teacher_numpy import clip_state
+from tests.stories import ROOT
+
+PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command line (`sh`, its words), or a block of Python (`python`, its text)."""
+
+    kind: str
+    words: tuple[str, ...] = ()
+    text: str = ""
+
+    @property
+    def line(self) -> str:
+        return shlex.join(self.words) if self.kind == "sh" else self.text
+
+
+def steps(page: Path) -> list[Step]:
+    """The fenced `sh` and `python` blocks of a page, in order."""
+    found = []
+    for kind, body in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE):
+        if kind == "python":
+            found.append(Step("python", text=body))
+            continue
+        assert kind == "sh", f"{page.name}: blocks are sh or python, or have no language, not {kind}"
+        lines = body.replace("\\\n", " ").splitlines()
+        found += [Step("sh", words=tuple(shlex.split(line, comments=True))) for line in lines if line.strip()]
+    return found
+
+
+# What makes a command affordable: options appended for the config it names (`-cfg`), by the name of that config. A run's
+# own config.yaml, on which later commands build, holds them already.
+_CLASSIFIER: dict[str, Any] = {
+    "DATA.IMAGE_SIZE": 32,
+    "DATA.BATCH_SIZE": 4,
+    "DATA.NUM_WORKERS": 0,
+    "MODEL.PATCH_SIZE": 8,
+    "MODEL.EMBED_DIM": 24,
+    "MODEL.DEPTH": 2,
+    "MODEL.NUM_HEADS": 3,
+    "DEVICE": "cpu",
+}
+_ONE_EPOCH: dict[str, Any] = {"TRAIN.NUM_EPOCHS": 1, "TRAIN.WARMUP_EPOCHS": 0}
+_VQKD: dict[str, Any] = {
+    "TOKENIZER.PATCH_SIZE": 4,
+    "TOKENIZER.EMBED_DIM": 24,
+    "TOKENIZER.DEPTH": 2,
+    "TOKENIZER.NUM_HEADS": 3,
+    "TOKENIZER.DECODER_DEPTH": 1,
+    "TOKENIZER.NUM_CODES": 16,
+    "TOKENIZER.CODE_DIM": 4,
+}
+_DALLE = {"TOKENIZER.NUM_CODES": 16, "TOKENIZER.DALLE_WIDTH": 8, "TOKENIZER.DALLE_CODE_WIDTH": 8}
+_SEGMENT: dict[str, Any] = {"DATA.IMAGE_SIZE": 32, "DATA.RESIZE_LIMITS": [64, 48], "TRAIN.MAX_STEPS": 2, "TRAIN.WARMUP_STEPS": 1}
+_DIGITS: dict[str, Any] = {"TRAIN.NUM_EPOCHS": 1, "TRAIN.WARMUP_EPOCHS": 0, "DATA.NUM_WORKERS": 0, "MODEL.DEPTH": 1}
+SMALLER: dict[str, dict[str, Any]] = {
+    "beit_base_patch16_224_pt22k_ft1k": _CLASSIFIER | _ONE_EPOCH,
+    "beit_tiny_patch16_224": _CLASSIFIER | _ONE_EPOCH,
+    "beit_tiny_patch16_224_pretrain": _CLASSIFIER | _ONE_EPOCH | _DALLE,
+    "beitv2_tiny_patch16_224_pretrain": _CLASSIFIER | _ONE_EPOCH | _VQKD | {"MODEL.EARLY_LAYERS": 1},
+    "vqkd_small_data_clip": _CLASSIFIER | _ONE_EPOCH | _VQKD | {
+        "DATA.IMAGE_SIZE": 16, "MODEL.PATCH_SIZE": 4, "TOKENIZER.TEACHER_DIM": 6, "TOKENIZER.TEACHER_NUM_HEADS": 2,
+    },
+    "beitv2_base_patch16_224_linear": _CLASSIFIER | _ONE_EPOCH,
+    "beitv2_base_patch16_224_knn": _CLASSIFIER,
+    "demo_scenes": _SEGMENT | {"MODEL.EMBED_DIM": 16, "DATA.NUM_WORKERS": 0},
+    "upernet_beit_base_patch16_512_pt22k_ft22k": _CLASSIFIER | _SEGMENT | {
+        "DATA.BATCH_SIZE": 1, "MODEL.OUT_INDICES": [0, 0, 1, 1], "MODEL.AUXILIARY_CHANNELS": 8,
+    },
+    "demo_digits": _DIGITS,
+    "digits_teacher": _DIGITS,
+    "vqkd_digits": _DIGITS | {"TOKENIZER.DEPTH": 1},
+}  # fmt: skip
+
+
+def smaller(words: tuple[str, ...]) -> list[str]:
+    """The words of a command with the options of the table."""
+    configs = [Path(word.partition("=")[2]).stem for word in words if word.startswith("-cfg=")]
+    options = SMALLER.get(configs[0], {}) if configs else {}
+    pairs = [str(item) for pair in options.items() for item in pair]
+    return [*words, "-opts", *pairs] if pairs else list(words)
+
+
+def write_workplace(root: Path, page: str) -> None:
+    """The files a page names, in `root`."""
+    rng = np.random.default_rng(0)
+    (root / "configs").symlink_to(ROOT / "configs")
+    for name in ("main_single_gpu.py", "main_multi_gpu.py"):
+        (root / name).symlink_to(ROOT / name)
+    _WRITERS[page](root, rng)
+
+
+def _own_data(root: Path, rng: np.random.Generator) -> None:
+    _pictures(root, rng)
+    _weights(root / "beit_base_patch16_224_pt22k_ft22k.pth", publishers.unilm_classifier(rng, classes=11, **_SIZES))
+
+
+def _pretraining(root: Path, rng: np.random.Generator) -> None:
+    _pictures(root, rng)
+    for split in ("train", "val"):
+        lines = [f"{kind}/{number}.jpg {label}\n" for label, kind in enumerate(_KINDS) for number in range(2)]
+        (root / "flowers" / f"{split}_list.txt").write_text("".join(lines))
+    _weights(root / "vqkd_encoder_base_decoder_3x768x12_clip.pth", publishers.unilm_vqkd(rng, codes=16))
+    write(root / "dalle.pdparams", publishers.dalle(rng))
+    (root / "dalle.pdparams").rename(root / "encoder.pkl")
+    write(root / "dalle.pdparams", publishers.dalle(rng, decoder=True))
+    (root / "dalle.pdparams").rename(root / "decoder.pkl")
+    write(root / "clip.pdparams", clip_state(rng))
+    (root / "clip.pdparams").rename(root / "ViT-B-16.pt")
+
+
+def _segmentation(root: Path, rng: np.random.Generator) -> None:
+    _weights(root / "beit_base_patch16_224_pt22k_ft22k.pth", publishers.unilm_classifier(rng, classes=11, **_SIZES))
+
+
+def _converting(root: Path, rng: np.random.Generator) -> None:
+    # The model of the page is built at its real size, in a file that costs nothing to make: only what is stored counts.
+    _weights(root / "beit_base_patch16_224_pt22k_ft22kto1k.pth", publishers.unilm_classifier(rng, classes=1000, **_SIZES))
+    _weights(root / "vqkd_encoder_base_decoder_3x768x12_clip.pth", publishers.unilm_vqkd(rng, codes=16))
+    write(root / "dalle.pdparams", publishers.dalle(rng))
+    (root / "dalle.pdparams").rename(root / "encoder.pkl")
+
+
+def _several_machines(root: Path, rng: np.random.Generator) -> None:
+    (root / "demo" / "digits").mkdir(parents=True)
+    for split, count in (("train", 64), ("val", 8)):
+        lines = []
+        for number in range(count):
+            name = f"{split}_{number}.png"
+            _picture(rng, (32, 32)).save(root / "demo" / "digits" / name)
+            lines.append(f"{name} {number % 10}\n")
+        (root / "demo" / "digits" / f"{split}_list.txt").write_text("".join(lines))
+
+
+_WRITERS = {
+    "own-data": _own_data,
+    "pretraining": _pretraining,
+    "segmentation": _segmentation,
+    "converting": _converting,
+    "several-machines": _several_machines,
+}
+_SIZES: dict[str, Any] = {"side": 4, "patch": 8}
+_KINDS = ("daisy", "rose", "tulip")
+
+
+def _pictures(root: Path, rng: np.random.Generator) -> None:
+    """`flowers/<class>/`, `pictures/`, `photo.jpg`."""
+    for label, kind in enumerate(_KINDS):
+        (root / "flowers" / kind).mkdir(parents=True)
+        for number in range(5):
+            _picture(rng, (48, 40), label).save(root / "flowers" / kind / f"{number}.jpg")
+    (root / "pictures" / "deeper").mkdir(parents=True)
+    for number in range(8):
+        _picture(rng, (40, 48)).save(root / "pictures" / "deeper" / f"{number}.jpg")
+    (root / "pictures" / "val_images.txt").write_text("deeper/0.jpg\ndeeper/1.jpg\n")
+    _picture(rng, (60, 80)).save(root / "photo.jpg")
+
+
+def _picture(rng: np.random.Generator, size: tuple[int, int], channel: int = 0) -> Image.Image:
+    pixels = rng.integers(0, 150, (*size, 3))
+    pixels[..., channel] += 100
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def _weights(path: Path, state: dict[str, np.ndarray]) -> None:
+    """A file of unilm. The reader looks at what is in a file, not at its name."""
+    write(path.with_suffix(".pdparams"), publishers.unilm_file(state))
+    path.with_suffix(".pdparams").rename(path)

@@ -1,0 +1,172 @@
+"""The page itself, over HTTP and in a headless Chromium. Marked `browser`: it needs gradio, playwright and Chromium."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from beit.beit import build_beit
+from beit.config import dump
+from beit.predict import inference_model
+from beit.tools import serve
+from tests.stories import ROOT, environment, tiny_config
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+NAMES = ("flower", "temple", "neither")
+
+
+def test_a_sentence_where_gradio_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ValueError, match=r'pip install "beit-paddle\[serve\]"'):
+        serve.build_page(None)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a tiny classifier, as training leaves it."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny_config("unused", str(folder))
+    paddle.seed(3)
+    model = build_beit(config)
+    model.head.weight.set_value(paddle.randn(model.head.weight.shape))
+    (folder / "config.yaml").write_text(dump(config))
+    (folder / "class_names.txt").write_text("\n".join(NAMES))
+    paddle.save(model.state_dict(), str(folder / "model.pdparams"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "good.jpg")
+    (folder / "garbage.jpg").write_bytes(np.random.default_rng(1).bytes(10_000))
+    (folder / "cut.jpg").write_bytes((folder / "good.jpg").read_bytes()[:1_500])
+    Image.new("RGB", (2_000, 1_500)).save(folder / "many.png")
+    (folder / "large.jpg").write_bytes(bytes(1_500_000))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(run):
+    """The page of `python -m beit serve` in a process of its own, as users start it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "beit", "serve", str(run), "--port", str(port)]
+    limits = ["--max-megabytes", "1", "--max-megapixels", "2", "--device", "cpu", "--topk", "3"]
+    with subprocess.Popen([*command, *limits], cwd=ROOT, env=environment()) as process:
+        try:
+            for _ in range(240):
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    assert process.poll() is None
+                    time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}"
+            assert process.poll() is None  # it is still there after all that was done to it
+        finally:
+            process.terminate()
+
+
+def ask(address: str, file: Path) -> list:
+    """What the page's function answers to a file: scores, picture, caption."""
+    import httpx
+
+    with httpx.Client(base_url=f"{address}/gradio_api", timeout=60, trust_env=False) as client:
+        with file.open("rb") as stream:
+            sent = client.post("/upload", files={"files": (file.name, stream)})
+        sent.raise_for_status()
+        given = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}, "orig_name": file.name}
+        event = client.post("/call/look", json={"data": [given]}).json()["event_id"]
+        with client.stream("GET", f"/call/look/{event}") as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: ") and line != "data: null":
+                    return json.loads(line[6:])
+    raise AssertionError("no answer")
+
+
+def expected(run: Path, file: Path) -> list:
+    rows = inference_model(run, file, topk=3)["topk"]
+    return [(row["class"], pytest.approx(row["score"], abs=1e-4)) for row in rows]
+
+
+@pytest.mark.browser
+def test_answers_and_refusals(address, run, pictures):
+    import httpx
+
+    scores, drawn, caption = ask(address, pictures / "good.jpg")
+    assert [(row["label"], row["confidence"]) for row in scores["confidences"]] == expected(
+        run, pictures / "good.jpg"
+    )
+    assert drawn["url"].startswith(address) and "attention" in caption
+    for name, words in (
+        ("garbage.jpg", "no image in one of the formats"),
+        ("cut.jpg", "cannot be decoded"),
+        ("many.png", "2000 x 1500 pixels are more than"),
+    ):
+        scores, drawn, caption = ask(address, pictures / name)
+        assert not scores and drawn is None and words in caption
+    with pytest.raises(httpx.HTTPStatusError, match="413"):
+        ask(address, pictures / "large.jpg")
+
+
+@pytest.mark.browser
+def test_many_at_once_beside_a_client_that_is_slow(address, run, pictures):
+    """50 clients, every fifth with garbage, while one sends its picture a byte at a time."""
+    host, port = address.removeprefix("http://").split(":")
+    slow = socket.create_connection((host, int(port)))
+    slow.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n-")
+    files = [pictures / ("garbage.jpg" if k % 5 == 0 else "good.jpg") for k in range(50)]
+    start = time.monotonic()
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda file: ask(address, file), files))
+    slow.sendall(b"-")
+    slow.close()
+    assert time.monotonic() - start < 60
+    for file, (scores, _, _) in zip(files, answers, strict=True):
+        assert (not scores) == (file.name == "garbage.jpg")
+
+
+@pytest.mark.browser
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_in_a_browser(address, run, pictures, tmp_path):
+    """A visitor drops a picture, sees the classes, then one that is none, and nothing is asked of other machines."""
+    from playwright.sync_api import expect, sync_playwright
+
+    if CHROMIUM is None:
+        pytest.fail("no Chromium is installed (Debian package: chromium)")
+    asked = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 760})
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        upload = page.locator("#picture input[type=file]")
+        upload.set_input_files(pictures / "good.jpg")
+        expect(page.locator("#caption")).to_contain_text("attention", timeout=30_000)
+        shown = page.locator("#scores").inner_text()
+        for name, score in expected(run, pictures / "good.jpg"):
+            assert name in shown and f"{100 * score.expected:.0f}%" in shown
+        expect(page.locator("#drawn img")).to_be_visible()
+        page.screenshot(path=tmp_path / "page.png")
+        page.reload()
+        upload.set_input_files(pictures / "garbage.jpg")
+        expect(page.locator("#caption")).to_contain_text("cannot be used", timeout=30_000)
+        browser.close()
+    assert np.asarray(Image.open(tmp_path / "page.png")).std() > 5
+    outside = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    assert outside == []

@@ -1,0 +1,108 @@
+"""What the page shows, and what it refuses, without a page."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from beit import viewer as module
+from beit.attention_maps import overlay, picture_attentions, rollout_of
+from beit.beit import build_beit
+from beit.classifier import classifier
+from beit.data.images import ImageError
+from beit.viewer import Viewer
+from tests.deploy.test_export_segmentation import trained_segmenter
+from tests.stories import tiny_config
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    paddle.seed(3)
+    model = build_beit(tiny_config("unused", "unused"))
+    model.head.weight.set_value(paddle.randn(model.head.weight.shape))
+    model.eval()
+    return classifier(model, class_names=("crane", "crane", "other"))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def test_the_best_classes_are_those_of_predict(predictor, picture):
+    view = Viewer(predictor, topk=3)(picture)
+    image = Image.open(picture)
+    expected = {
+        row["class"] + (f" ({row['label']})" if row["class"] == "crane" else ""): row["score"]
+        for row in predictor([image])[0]["topk"]
+    }
+    assert view.scores == expected and len(expected) == 3
+    assert max(view.picture.size) == 640
+    values = rollout_of(predictor, picture_attentions(predictor, image))
+    shown = predictor.view(image).resize((640, 640), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(np.asarray(view.picture), np.asarray(overlay(shown, values)))
+    assert view.caption == "attention through all blocks"
+
+
+def test_large_models_show_their_last_block(predictor, picture, monkeypatch):
+    monkeypatch.setattr(module, "_ROLLOUT_BYTES", 10)
+    assert Viewer(predictor)(picture).caption == "attention of the last block"
+
+
+def test_segmentation(tmp_path):
+    model, folder = trained_segmenter(tmp_path)
+    view = Viewer(model, topk=2)(folder / "0.png")
+    classes = model(Image.open(folder / "0.png"))
+    best = np.bincount(classes.ravel()).argmax()
+    assert next(iter(view.scores)) == model.class_names[best]
+    assert view.scores[model.class_names[best]] == pytest.approx((classes == best).mean(), abs=1e-6)
+    assert view.picture.height >= 640 * 0.5
+
+
+def test_what_is_refused(predictor, picture, tmp_path):
+    viewer = Viewer(predictor, max_bytes=5_000, max_pixels=1_000)
+    (tmp_path / "garbage.jpg").write_bytes(np.random.default_rng(0).bytes(4_000))
+    (tmp_path / "large.jpg").write_bytes(bytes(10_000))
+    Image.new("RGB", (100, 100)).save(tmp_path / "many.png")
+    cut = picture.read_bytes()[:900]
+    (tmp_path / "cut.png").write_bytes(cut)
+    for name, reason in (
+        ("garbage.jpg", "no image in one of the formats"),
+        ("large.jpg", "files of up to 0.005 MB"),
+        ("many.png", "100 x 100 pixels are more than"),
+        ("cut.png", "cannot be decoded"),
+        ("gone.png", "no such file"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            viewer(tmp_path / name)
+    headless = classifier(build_beit(tiny_config("unused", "unused", MODEL__NUM_CLASSES=0)))
+    with pytest.raises(ValueError, match="no classes"):
+        Viewer(headless)
+
+
+def test_the_model_is_called_by_one_thread_at_a_time(predictor, picture):
+    viewer = Viewer(predictor)
+    inside, most = [], []
+    lock = threading.Lock()
+
+    class Counting(type(predictor)):
+        def __call__(self, *arguments):
+            with lock:
+                inside.append(1)
+                most.append(len(inside))
+            result = super().__call__(*arguments)
+            with lock:
+                inside.pop()
+            return result
+
+    viewer.predictor = Counting(predictor.model, predictor.preprocessing, predictor.class_names)
+    with ThreadPoolExecutor(6) as pool:
+        views = list(pool.map(viewer, [picture] * 12))
+    assert max(most) == 1 and len({tuple(view.scores.items()) for view in views}) == 1

@@ -1,0 +1,138 @@
+"""Hidden states and attention weights of chosen blocks against NumPy, and the maps made of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from beit.attention_maps import attention_map, overlay, picture_attentions, picture_maps, rollout, rollout_of
+from beit.beit import Beit
+from beit.checkpoint.dialects.preprocessing import Preprocessing
+from beit.classifier import classifier
+from beit.models.mim import BeitForMaskedImageModeling
+from tests.reference_numpy import layer_norm, patch_tokens, position_bias, softmax, transform
+from tests.tasks.test_pretrain import torch_layout
+
+IMAGES = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+WANTS = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0)
+
+
+def build(**options):
+    paddle.seed(0)
+    model = Beit(
+        image_size=(8, 8), patch_size=4, embed_dim=12, depth=3, num_heads=2, num_classes=4, **options
+    )
+    for parameter in model.parameters():
+        parameter.set_value(0.3 * paddle.randn(parameter.shape) + float(parameter.ndim == 1))
+    model.eval()
+    return model
+
+
+def reference(model, images):
+    """Embeddings, then for each block its attention weights `[B, H, N, N]` and its tokens."""
+    s = torch_layout({name: value.numpy().astype(np.float64) for name, value in model.state_dict().items()})
+    x = patch_tokens(images.astype(np.float64), s["patch_embed.proj.weight"], s["patch_embed.proj.bias"])
+    x = np.concatenate([np.broadcast_to(s["cls_token"], (len(x), 1, 12)), x], axis=1)
+    shared = s.get("rel_pos_bias.relative_position_bias_table")
+    states, weights = [x], []
+    for i in range(3):
+        prefix = f"blocks.{i}."
+        bias = position_bias(s.get(prefix + "attn.relative_position_bias_table", shared), 2)
+        normed = layer_norm(x, s[prefix + "norm1.weight"], s[prefix + "norm1.bias"])
+        q, k, _ = np.split(normed @ s[prefix + "attn.qkv.weight"].T, 3, axis=-1)
+        q = q + s[prefix + "attn.q_bias"]
+        q, k = (t.reshape(len(x), 5, 2, 6).transpose(0, 2, 1, 3) for t in (q, k))
+        weights.append(softmax(q @ k.transpose(0, 1, 3, 2) * 6**-0.5 + bias))
+        x = transform(x, s, prefix, 2, bias)
+        states.append(x)
+    return states, weights
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}])
+def test_states_and_weights_follow_the_reference(options):
+    """Relative position biases, own or shared, are in the weights."""
+    model = build(**options)
+    states, weights = reference(model, IMAGES)
+    out = model.forward_outputs(paddle.to_tensor(IMAGES), return_layers=[2, 0], return_attentions=[1, 2, 0])
+    for got, layer in zip(out.hidden_states, (2, 0), strict=True):
+        np.testing.assert_allclose(got.numpy(), states[layer + 1], rtol=1e-3, atol=1e-4)
+    for got, layer in zip(out.attentions, (1, 2, 0), strict=True):
+        assert got.shape == [2, 2, 5, 5]
+        np.testing.assert_allclose(got.numpy(), weights[layer], rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(got.numpy().sum(-1), 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(out.last_hidden_state.numpy(), out.hidden_states[0].numpy())
+    np.testing.assert_array_equal(
+        out.pooler_output.numpy(), model.extract_feat(paddle.to_tensor(IMAGES)).numpy()
+    )
+
+
+def test_class_token_pooling_has_a_final_norm():
+    model = build(use_mean_pooling=False)
+    out = model.forward_outputs(paddle.to_tensor(IMAGES))
+    np.testing.assert_array_equal(out.pooler_output.numpy(), out.last_hidden_state.numpy()[:, 0])
+    assert out.hidden_states == out.attentions == ()
+
+
+def test_other_sizes_and_unknown_blocks():
+    model = build()
+    larger = paddle.to_tensor(np.zeros((1, 3, 12, 8), np.float32))
+    assert model.forward_outputs(larger, return_attentions=[0], any_size=True).attentions[0].shape == [
+        1,
+        2,
+        7,
+        7,
+    ]
+    with pytest.raises(ValueError, match=r"blocks \[3\] do not exist; the model has blocks 0 to 2"):
+        model.forward_outputs(paddle.to_tensor(IMAGES), return_attentions=[3])
+
+
+def test_recomputed_blocks_and_pretraining_models_have_weights_too():
+    model = build(recompute_blocks=True)
+    model.train()
+    assert model.forward_outputs(paddle.to_tensor(IMAGES), return_attentions=[0]).attentions[0].shape == [
+        2,
+        2,
+        5,
+        5,
+    ]
+    mim = BeitForMaskedImageModeling(
+        image_size=(8, 8), patch_size=4, embed_dim=12, depth=3, num_heads=2, vocab_size=5, early_layers=2,
+        use_rel_pos_bias=False, use_shared_rel_pos_bias=True,
+    )  # fmt: skip
+    assert len(mim.forward_outputs(paddle.to_tensor(IMAGES), return_attentions=range(3)).attentions) == 3
+
+
+def test_maps_and_rollout():
+    rng = np.random.default_rng(0)
+    weights = rng.random((3, 2, 5, 5))
+    weights /= weights.sum(-1, keepdims=True)
+    by_class = attention_map(weights[0], (2, 2), from_patches=False)
+    np.testing.assert_array_equal(by_class[1], weights[0, 1, 0, 1:].reshape(2, 2))
+    by_patches = attention_map(weights[0], (2, 2), from_patches=True)
+    np.testing.assert_allclose(by_patches[1, 0, 1], weights[0, 1, 1:, 2].mean())
+    joint = np.eye(5)
+    for (
+        block
+    ) in weights:  # Abnar and Zuidema: with the residual, rows normalised again, latest block on the left
+        augmented = block.mean(0) + np.eye(5)
+        joint = (augmented / augmented.sum(-1, keepdims=True)) @ joint
+    np.testing.assert_allclose(rollout(weights, (2, 2), from_patches=False), joint[0, 1:].reshape(2, 2))
+
+
+def test_of_a_picture():
+    predictor = classifier(build(), preprocessing=WANTS)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8))
+    attentions = picture_attentions(predictor, image)
+    assert [weights.shape for weights in attentions] == [(2, 5, 5)] * 3
+    assert [found.shape for found in picture_maps(predictor, attentions)] == [(2, 2, 2)] * 3
+    assert rollout_of(predictor, attentions).shape == (2, 2)
+
+
+def test_the_overlay_is_bright_where_the_map_is_large():
+    values = np.array([[0.0, 0.0], [0.0, 1.0]])
+    drawn = np.asarray(overlay(Image.new("RGB", (40, 40), "black"), values, opacity=1.0), int)
+    assert drawn[38, 38].sum() > 600 and drawn[1, 1].sum() < 20
+    flat = np.asarray(overlay(Image.new("RGB", (8, 8), "white"), np.ones((2, 2)), opacity=0.0))
+    assert (flat == 255).all()

@@ -1,0 +1,95 @@
+"""Pre-trained and segmentation models from the same call."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+import beit
+from beit.checkpoint.files import write
+from beit.data.masking import build_mask_generator
+from beit.masked_predict import VISIBLE, draw_masked_prediction
+from beit.predict import extract_feat, inference_model, load_predictor
+from beit.tools.scenes import draw_scene
+from tests.models.test_upernet import tiny
+from tests.reference_numpy import predict_tokens
+from tests.tasks.test_pretrain import TINY, torch_layout
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+FILES = {"TOKENIZER.PRETRAINED": "encoder.pdparams", "TOKENIZER.PRETRAINED_DECODER": "decoder.pdparams"}
+
+
+def config(**keys):
+    values = TINY | {"DATA.CROP_PCT": 1.0, "MASK.RULE": "random"} | keys
+    return beit.get_config(opts=[item for pair in values.items() for item in pair])
+
+
+def save(layer, path):
+    write(path, {name: value.numpy() for name, value in layer.state_dict().items()})
+
+
+@pytest.fixture
+def weights(tmp_path):
+    paddle.seed(0)
+    model = beit.build_mim(config())
+    for parameter in model.parameters():
+        parameter.set_value(0.5 * paddle.randn(parameter.shape) + float(parameter.ndim == 1))
+    save(model, tmp_path / "mim.pdparams")
+    tokenizer = beit.build_tokenizer(config())
+    save(tokenizer.encoder, tmp_path / FILES["TOKENIZER.PRETRAINED"])
+    save(tokenizer.decoder, tmp_path / FILES["TOKENIZER.PRETRAINED_DECODER"])
+    return tmp_path / "mim.pdparams"
+
+
+def test_predicted_tokens_follow_the_reference(weights):
+    result = inference_model(weights, IMAGE, config=config())
+    mask = build_mask_generator(config())(np.random.default_rng(0))
+    np.testing.assert_array_equal(result["mask"].ravel(), mask)
+    state = torch_layout(
+        {
+            name: value.numpy()
+            for name, value in load_predictor(weights, config=config()).model.state_dict().items()
+        }
+    )
+    pixels = (IMAGE.transpose(2, 0, 1)[None] / 255 - 0.5) / 0.5
+    logits = predict_tokens(state, pixels, mask[None], 2)[0]
+    np.testing.assert_array_equal(result["pred_tokens"].ravel()[mask], logits.argmax(-1))
+    assert set(result["pred_tokens"].ravel()[~mask]) == {VISIBLE}
+    assert "tokens" not in result and draw_masked_prediction(result).shape == (4, 12, 3)
+
+
+def test_with_a_tokenizer_there_is_a_right_answer_and_a_picture(weights):
+    files = {key: str(weights.parent / name) for key, name in FILES.items()}
+    result = inference_model(weights, [IMAGE], config=config(**files))[0]
+    hit = (result["tokens"] == result["pred_tokens"])[result["mask"]].mean()
+    assert result["mask_accuracy"] == hit
+    assert result["reconstruction"].dtype == np.uint8 and result["reconstruction"].shape[2] == 3
+    drawn = draw_masked_prediction(result)
+    assert drawn.shape == (4, 16, 3)
+    hidden = np.kron(result["mask"], np.ones((2, 2), bool)).astype(bool)
+    assert (drawn[:, 4:8][hidden] == 127).all()
+    np.testing.assert_array_equal(drawn[:, 4:8][~hidden], result["view"][~hidden])
+
+
+def test_a_segmentation_model_gives_a_class_map_and_areas(tmp_path):
+    model = beit.build_upernet(tiny())
+    path = tmp_path / "best.pdparams"
+    paddle.save(model.state_dict(), str(path))
+    options = tiny("TASK", "segment", "DATA.RESIZE_LIMITS", "[32, 24]")
+    image = draw_scene(np.random.default_rng(0))[0]
+    result = inference_model(path, image, config=options)
+    assert result["pred_sem_seg"].shape == (image.height, image.width)
+    counts = np.bincount(result["pred_sem_seg"].ravel())
+    assert {row["class"]: row["pixels"] for row in result["classes"]} == {
+        k: n for k, n in enumerate(counts) if n
+    }
+
+
+def test_mistakes(weights, tmp_path):
+    with pytest.raises(ValueError, match="features are those of a classifier"):
+        extract_feat(weights, IMAGE, config=config())
+    with pytest.raises(ValueError, match="TASK: pretrain takes its preprocessing"):
+        load_predictor(weights, config=config(), class_names=("a",))
+    with pytest.raises(ValueError, match="TASK: tokenizer, which has nothing to say"):
+        load_predictor(weights, config=config(TASK="tokenizer"))

@@ -1,0 +1,256 @@
+"""From a picture to class names: numbers against Pillow and NumPy, every kind of input, every kind of model."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+import beit
+from beit.checkpoint.files import write
+from beit.checkpoint.load import load_pretrained
+from beit.data.dataset import build_dataset
+from beit.data.sampler import Draw
+from beit.predict import extract_feat, inference_model, load_predictor
+from beit.tools.convert import convert
+from tests.checkpoint import publishers
+from tests.reference_numpy import classify, encode
+from tests.stories import tiny_config, write_dataset
+
+NAMES = ("red", "green", "blue")
+UNILM = publishers.unilm_classifier(np.random.default_rng(0))  # 12 pixels, 5 classes
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder as a run leaves it: weights, config, class names; pictures beside it."""
+    data = write_dataset(tmp_path / "data")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    keys = {"DATA__IMAGENET_MEAN": [0.4, 0.5, 0.6], "DATA__INTERPOLATION": "bilinear", "DATA__CROP_PCT": 0.8}
+    config = tiny_config(data, folder, **keys)
+    paddle.seed(3)
+    model = beit.build_beit(config)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.set_value(paddle.randn(parameter.shape) * 0.3)
+    write(folder / "model.pdparams", {name: value.numpy() for name, value in model.state_dict().items()})
+    (folder / "config.yaml").write_text(beit.config.dump(config))
+    (folder / "class_names.txt").write_text("\n".join(NAMES))
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    pixels = np.random.default_rng(1).integers(0, 256, (30, 44, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A file in PaddleViT's form, which is BEiT v1's preprocessing."""
+    path = tmp_path / "weights.pdparams"
+    write(path, publishers.paddlevit(UNILM))
+    return path
+
+
+def softmax(x):
+    return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+
+
+def test_a_file_without_config_is_classified_as_the_reference_does(published, picture):
+    """Architecture, mean, std and crop are read off the file: 12 / 0.9 = 13 pixels, then the centre."""
+    result = inference_model(published, picture, topk=2)
+    with Image.open(picture) as image:
+        resized = np.asarray(image.resize((13 * 44 // 30, 13), Image.Resampling.BICUBIC), np.float64)
+    left = round((resized.shape[1] - 12) / 2)
+    pixels = resized[0:12, left : left + 12]  # round(0.5) is 0
+    logits = classify(UNILM, (pixels / 255 - 0.5).transpose(2, 0, 1)[None] / 0.5, 3)[0]
+    np.testing.assert_allclose(result["pred_scores"], softmax(logits), rtol=1e-4)
+    order = np.argsort(-logits)
+    assert result["pred_label"] == order[0] == result["topk"][0]["label"]
+    assert [row["label"] for row in result["topk"]] == list(order[:2])
+    assert result["pred_score"] == pytest.approx(softmax(logits)[order[0]], rel=1e-4)
+    assert result["pred_class"] == f"class {order[0]}" and result["image"] == str(picture)
+
+
+def test_a_run_is_predicted_as_it_was_evaluated(run, tmp_path):
+    """The same array as the validation data set gives, and the run's own class names."""
+    config = beit.get_config(run / "config.yaml")
+    dataset = build_dataset(config, "val")
+    predictor = load_predictor(run)
+    batch = np.stack([dataset[Draw(k, k)]["image"] for k in range(3)]).astype(np.float32)
+    mean, std = (
+        np.array(value, np.float32).reshape(1, 3, 1, 1) for value in ((0.4, 0.5, 0.6), (0.5, 0.5, 0.5))
+    )
+    files = [dataset.images.path(k) for k in range(3)]
+    images = [Image.open(file).convert("RGB") for file in files]
+    np.testing.assert_allclose(predictor.tensor(images).numpy(), (batch / 255 - mean) / std, atol=1e-6)
+    results = inference_model(run / "model.pdparams", files, topk=3)
+    assert [{row["class"] for row in result["topk"]} for result in results] == [set(NAMES)] * 3
+    assert results[0]["pred_class"] == NAMES[results[0]["pred_label"]]
+
+
+def test_every_kind_of_input_gives_the_same(run, picture, tmp_path):
+    with Image.open(picture) as image:
+        pillow = image.convert("RGB")
+    array = np.asarray(pillow)
+    expected = inference_model(run, picture)["pred_scores"]
+    for single in (str(picture), pillow, array):
+        np.testing.assert_array_equal(inference_model(run, single)["pred_scores"], expected)
+    folder = tmp_path / "folder"
+    (folder / "deeper").mkdir(parents=True)
+    pillow.save(folder / "b.png")
+    pillow.save(folder / "deeper" / "a.png")
+    for several in (folder, f"{folder}/**/*.png", [picture, array], [folder]):
+        results = inference_model(run, several, batch_size=1)
+        assert len(results) == 2
+        np.testing.assert_allclose(results[1]["pred_scores"], expected, rtol=1e-5)
+    assert [result["image"] for result in inference_model(run, folder)] == [
+        str(folder / "b.png"), str(folder / "deeper" / "a.png"),
+    ]  # fmt: skip
+
+
+def test_features_are_the_pooled_tokens(published, picture):
+    model = load_predictor(published).model
+    images = np.random.default_rng(2).standard_normal((2, 3, 12, 12)).astype(np.float32)
+    tokens = encode(UNILM, images, 3)
+    pooled = tokens[:, 1:].mean(1)
+    centred = pooled - pooled.mean(-1, keepdims=True)
+    expected = (
+        centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * UNILM["fc_norm.weight"]
+        + UNILM["fc_norm.bias"]
+    )
+    np.testing.assert_allclose(
+        model.extract_feat(paddle.to_tensor(images)).numpy(), expected, rtol=1e-3, atol=1e-4
+    )
+    assert extract_feat(published, picture).shape == (24,)
+    assert extract_feat(published, [picture, picture]).shape == (2, 24)
+
+
+def test_what_is_unknown_is_asked_for_and_not_guessed(published, picture, tmp_path):
+    plain = tmp_path / "plain.pdparams"
+    write(
+        plain, {name: value.numpy() for name, value in load_predictor(published).model.state_dict().items()}
+    )
+    with pytest.raises(ValueError, match=r"mean, std, crop_pct missing .*--mean 0.5 0.5 0.5 --std"):
+        inference_model(plain, picture)
+    wants = beit.Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.9)
+    given = inference_model(plain, picture, preprocessing=wants)["pred_scores"]
+    np.testing.assert_array_equal(given, inference_model(published, picture)["pred_scores"])
+
+
+TARGETS = [
+    (f"converted.{end}", form)
+    for end in ("safetensors", "pdparams")
+    for form in ("canonical", "timm", "unilm")
+]
+
+
+@pytest.mark.parametrize(("target", "form"), [*TARGETS, ("folder", "timm")])
+def test_preprocessing_and_names_travel_with_a_conversion(run, picture, tmp_path, target, form):
+    convert(run / "model.pdparams", tmp_path / target, form=form)
+    moved, original = load_predictor(tmp_path / target), load_predictor(run)
+    assert (moved.preprocessing.mean, moved.preprocessing.crop_pct) == ((0.4, 0.5, 0.6), 0.8)
+    assert moved.preprocessing.interpolation == "bilinear"
+    if target != "folder":
+        assert moved.class_names == NAMES
+    first, second = (inference_model(model, picture)["pred_scores"] for model in (moved, original))
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_squashed_and_turned(published, tmp_path):
+    """transformers' files are squashed to a square; EXIF orientation is applied where the run said so."""
+    folder = tmp_path / "hf"
+    convert(published, folder, form="huggingface")
+    predictor = load_predictor(folder)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 60, 3), np.uint8))
+    np.testing.assert_array_equal(
+        predictor.view(image),
+        image.resize(
+            (12, 12),
+            Image.Resampling.BILINEAR
+            if predictor.preprocessing.interpolation == "bilinear"
+            else Image.Resampling.BICUBIC,
+        ),
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image.save(tmp_path / "turned.png", exif=exif)
+    plain = load_predictor(published)
+    turned = load_predictor(published, preprocessing=beit.Preprocessing(exif_orientation=True))
+    upright = np.ascontiguousarray(np.asarray(image)[::-1, ::-1])
+    np.testing.assert_array_equal(
+        inference_model(turned, tmp_path / "turned.png")["pred_scores"],
+        inference_model(plain, upright)["pred_scores"],
+    )
+
+
+def test_a_model_knows_what_it_was_loaded_with(published):
+    """Without a new head the file's preprocessing counts, with one the config's."""
+    options = [
+        "DATA.IMAGE_SIZE",
+        12,
+        "MODEL.PATCH_SIZE",
+        4,
+        "MODEL.EMBED_DIM",
+        24,
+        "MODEL.DEPTH",
+        2,
+        "MODEL.NUM_HEADS",
+        3,
+    ]
+    options += ["DATA.IMAGENET_MEAN", [0.1, 0.2, 0.3], "DATA.CROP_PCT", 0.7]
+    model = beit.build_beit(beit.get_config(None, [*options, "MODEL.NUM_CLASSES", 5]))
+    assert model.preprocessing.mean == (0.1, 0.2, 0.3)
+    load_pretrained(model, published)
+    assert (model.preprocessing.mean, model.preprocessing.crop_pct) == ((0.5, 0.5, 0.5), 0.9)
+    fresh = beit.build_beit(beit.get_config(None, [*options, "MODEL.NUM_CLASSES", 2]))
+    load_pretrained(fresh, published)
+    assert (fresh.preprocessing.mean, fresh.class_names) == ((0.1, 0.2, 0.3), None)
+    model.train()
+    inference_model(model, np.zeros((9, 9, 3), np.uint8))
+    assert model.training  # left as it was
+
+
+def test_folder_names_of_imagenet_are_spelled_out(run, picture):
+    (run / "class_names.txt").write_text("n01440764\nn01443537\nn02510455\n")
+    assert load_predictor(run).class_names[2].startswith("giant panda")
+    names = load_predictor(run, class_names=("a", "b", "c")).class_names
+    assert names == ("a", "b", "c")
+    with pytest.raises(ValueError, match="1000 class names for a model with 3 classes"):
+        load_predictor(run, class_names="imagenet-1k")
+
+
+def test_mistakes(run, published, picture, tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist; name a picture"):
+        inference_model(run, tmp_path / "no.png")
+    with pytest.raises(FileNotFoundError, match="no file fits the pattern"):
+        inference_model(run, f"{tmp_path}/*.webp")
+    with pytest.raises(ValueError, match="no pictures were given"):
+        inference_model(run, [])
+    with pytest.raises(ValueError, match=r"array float32 \[4, 4, 3\]; expected uint8"):
+        inference_model(run, np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(ValueError, match="topk=0"):
+        inference_model(run, picture, topk=0)
+    with pytest.raises(FileNotFoundError, match="no file, no folder and no name"):
+        inference_model(tmp_path / "no.pdparams", picture)
+    with pytest.raises(ValueError, match="no published checkpoint is called"):
+        inference_model("beit_bse_patch16_224", picture)
+    (tmp_path / "text.png").write_text("<html>")
+    with pytest.raises(ValueError, match="HTML page"):
+        inference_model(run, [picture, tmp_path / "text.png"])
+    (run / "model.pdparams").unlink()
+    with pytest.raises(FileNotFoundError, match="holds none of model.pdparams"):
+        inference_model(run, picture)
+    write(tmp_path / "mim.pth.pdparams", publishers.unilm_mim(np.random.default_rng(0)))
+    with pytest.raises(ValueError, match="give the config"):
+        inference_model(tmp_path / "mim.pth.pdparams", picture)
+    backbone = {name: value for name, value in UNILM.items() if not name.startswith("head.")}
+    write(tmp_path / "beit_base.pdparams", publishers.paddlevit(backbone))
+    with pytest.raises(ValueError, match="gives features: use beit.extract_feat"):
+        inference_model(tmp_path / "beit_base.pdparams", picture)
+    assert extract_feat(tmp_path / "beit_base.pdparams", picture).shape == (24,)

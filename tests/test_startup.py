@@ -1,0 +1,69 @@
+"""CPU settings of the commands: only where they help, never over the user's own, said in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from beit import startup
+from tests.stories import ROOT, environment
+
+
+@pytest.fixture
+def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("MKL_DEBUG_CPU_TYPE", "KMP_BLOCKTIME", startup.SWITCH):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(("vendor", "expected"), [("AuthenticAMD", "5"), ("GenuineIntel", None), ("", None)])
+def test_the_slow_path_of_mkl_is_left_on_amd_only(environ: pytest.MonkeyPatch, vendor: str, expected: str | None) -> None:
+    environ.setattr(startup, "_cpu_vendor", lambda: vendor)
+    startup.before_paddle()
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
+    assert os.environ["KMP_BLOCKTIME"] == "0"
+    for name in ("MKL_DEBUG_CPU_TYPE", "KMP_BLOCKTIME"):
+        os.environ.pop(name, None)
+
+
+def test_variables_of_the_user_win(environ: pytest.MonkeyPatch) -> None:
+    environ.setattr(startup, "_cpu_vendor", lambda: "AuthenticAMD")
+    environ.setenv("MKL_DEBUG_CPU_TYPE", "4")
+    environ.setenv("KMP_BLOCKTIME", "200")
+    startup.before_paddle()
+    assert (os.environ["MKL_DEBUG_CPU_TYPE"], os.environ["KMP_BLOCKTIME"]) == ("4", "200")
+
+
+def test_the_switch_leaves_everything_alone(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv(startup.SWITCH, "0")
+    environ.setattr(startup, "_cpu_vendor", lambda: "AuthenticAMD")
+    before = dict(os.environ)
+    startup.before_paddle()
+    assert startup.tune_cpu() == "CPU settings untouched (BEIT_TUNE_CPU=0)"
+    assert dict(os.environ) == before
+
+
+def test_the_vendor_is_read_from_the_system() -> None:
+    info = Path("/proc/cpuinfo")
+    if "vendor_id" in info.read_text(encoding="utf-8"):
+        assert startup._cpu_vendor() in info.read_text(encoding="utf-8")
+        assert startup._cpu_vendor()
+
+
+def flag_after(code: str, **extra: str) -> str:
+    script = f"{code}\nimport paddle\nprint(paddle.get_flags('FLAGS_use_stride_kernel')['FLAGS_use_stride_kernel'])"
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env=environment() | extra, cwd=ROOT, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    return result.stdout.split()[-1]
+
+
+def test_importing_the_library_changes_nothing_and_one_call_does() -> None:
+    assert flag_after("import beit, beit.run") == "True"
+    assert flag_after("from beit.startup import tune_cpu; assert 'no strided views' in tune_cpu()") == "False"
+    assert flag_after("from beit.startup import tune_cpu; tune_cpu()", FLAGS_use_stride_kernel="1") == "True"

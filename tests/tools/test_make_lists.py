@@ -1,0 +1,68 @@
+"""List files of a class-folder tree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from beit.data.lists import open_split
+from beit.tools.make_lists import make_lists
+from tests.stories import tiny_config
+
+
+def tree(root, sizes, splits=("",)):
+    for split in splits:
+        for name, count in sizes.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(root / split / name / f"{number} a.png")
+    return root
+
+
+def lines(root, split):
+    return (root / f"{split}_list.txt").read_text().splitlines()
+
+
+def test_every_image_once_and_each_class_split_alike(tmp_path):
+    root = tree(tmp_path / "set", {"b": 10, "a": 5, "c": 1})
+    assert make_lists(root, val=0.2, seed=1) == {"train": 13, "val": 3}
+    both = lines(root, "train") + lines(root, "val")
+    assert len(set(both)) == 16 and set(both) >= {"a/0 a.png 0", "b/9 a.png 1", "c/0 a.png 2"}
+    assert [line[-1] for line in lines(root, "val")] == ["0", "1", "1"]
+    assert (root / "class_names.txt").read_text() == "a\nb\nc\n"
+    images = open_split(tiny_config(root, tmp_path / "out"), "val")
+    assert images.class_names == ("a", "b", "c") and images.path(0).is_file()
+
+
+def test_the_seed_alone_decides(tmp_path):
+    first, again, other = (tree(tmp_path / name, {"a": 30, "b": 30}) for name in "xyz")
+    for root, seed in ((first, 0), (again, 0), (other, 1)):
+        make_lists(root, seed=seed)
+    assert lines(first, "val") == lines(again, "val") != lines(other, "val")
+
+
+def test_an_own_split_is_kept(tmp_path):
+    root = tree(tmp_path, {"a": 2, "b": 3}, ("train", "val"))
+    assert make_lists(root) == {"train": 5, "val": 5}
+    assert lines(root, "val")[0] == "val/a/0 a.png 0"
+
+
+def test_refusals(tmp_path):
+    root = tree(tmp_path / "set", {"a": 2})
+    (root / "class_names.txt").write_text("mine\n")
+    with pytest.raises(FileExistsError, match="already has class_names.txt"):
+        make_lists(root)
+    assert (root / "class_names.txt").read_text() == "mine\n" and not (root / "val_list.txt").exists()
+    (root / "class_names.txt").unlink()
+    with pytest.raises(ValueError, match="expected a share between 0 and 1"):
+        make_lists(root, val=1.0)
+    (root / "a" / "line\nbreak.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be written in a list file"):
+        make_lists(root)
+    (root / "a" / "line\nbreak.png").unlink()
+    (root / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty has no images"):
+        make_lists(root)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        make_lists(tmp_path / "absent")

@@ -1,0 +1,138 @@
+"""`python -m beit VERB`: every example of every help text is run, as it stands."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+import re
+import shlex
+
+import paddle
+import pytest
+
+from beit.__main__ import VERBS, main
+from tests.tools.workplace import write_workplace
+
+MINE = ("predict", "train", "evaluate", "check", "make-lists", "config", "report", "visualise")
+EXAMPLES = [line for verb in MINE for line in importlib.import_module(VERBS[verb][0]).EXAMPLES]
+SHOWS = {
+    "predict": "digit ",
+    "train": "evaluation",
+    "evaluate": "evaluation: top1",
+    "check": "no problems found",
+    "make-lists": "6 training and 2 validation images of 2 classes",
+    "config": "TRAIN",
+    "report": "parameters",
+    "visualise": ".png",
+}
+
+
+BASE = (86_530_984, 17_563_828_224, 17_581_219_584, 16_865_892_096, 12_665_468_928)
+"""Parameters, and multiply-adds A to D; B is what mmpretrain's metafile states."""
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    paddle.seed(0)
+    monkeypatch.chdir(write_workplace(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", EXAMPLES, ids=lambda line: line.removeprefix("python -m beit ")[:40])
+def test_the_example(line, workplace, capfd):
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "beit"]
+    words = words[3 : words.index(">")] if ">" in words else words[3:]
+    if words[0] == "train":  # forty epochs of the example are two here
+        words += ["-opts", "TRAIN.NUM_EPOCHS", "2", "TRAIN.WARMUP_EPOCHS", "1", "DATA.NUM_WORKERS", "0"]
+    assert main(words) == 0
+    shown = capfd.readouterr().out
+    assert SHOWS[words[0]] in shown
+    if words[:2] == ["report", "-cfg=beit_base_patch16_224"]:
+        for number in BASE:
+            assert f"{number:,}" in shown
+    for name in re.findall(r"^(\S+\.(?:png|csv))$", shown, flags=re.MULTILINE):
+        assert (workplace / name).stat().st_size > 200
+
+
+@pytest.mark.parametrize("verb", MINE)
+def test_help_shows_the_examples(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    for line in importlib.import_module(VERBS[verb][0]).EXAMPLES:
+        assert line in shown
+
+
+def test_unreadable_pictures_do_not_stop_the_others(workplace, capsys):
+    (workplace / "pictures" / "broken.jpg").write_text("<html>")
+    arguments = ["predict", "output/run", "pictures", "absent.png", "--device", "cpu", "--topk", "2"]
+    assert main([*arguments, "--json"]) == 1
+    output = capsys.readouterr()
+    entries = {entry["image"]: entry for entry in json.loads(output.out)}
+    assert list(entries) == ["absent.png", "pictures/a.png", "pictures/broken.jpg", "pictures/deeper/b.jpg"]
+    assert "HTML page" in entries["pictures/broken.jpg"]["error"] and "error: absent.png" in output.err
+    assert len(entries["pictures/a.png"]["topk"]) == 2
+    assert main([*arguments, "--csv"]) == 1
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    best = entries["pictures/a.png"]["topk"][0]
+    row = next(row for row in rows if row["image"] == "pictures/a.png")
+    assert (row["rank"], row["class"], int(row["label"])) == ("1", best["class"], best["label"])
+    assert float(row["score"]) == pytest.approx(best["score"], rel=1e-6)
+    assert sum(bool(row["error"]) for row in rows) == 2
+    assert main(["predict", "output/run", "photo.jpg", "--device", "cpu", "--topk", "1"]) == 0
+    assert re.fullmatch(r"photo.jpg  digit \d \d+\.\d %\n", capsys.readouterr().out)
+
+
+def test_names_and_preprocessing_from_the_command_line(workplace, capsys):
+    (workplace / "plain.pdparams").write_bytes((workplace / "output/run/model.pdparams").read_bytes())
+    arguments = ["predict", "plain.pdparams", "photo.jpg", "--device", "cpu"]
+    assert main(arguments) == 2
+    assert "--mean 0.5 0.5 0.5" in capsys.readouterr().err
+    (workplace / "names.txt").write_text("".join(f"figure {k}\n" for k in range(10)))
+    half = (".5",) * 3
+    flags = ("--mean", *half, "--std", *half, "--crop-pct", "1", "--class-names", "names.txt", "--json")
+    assert main([*arguments, *flags]) == 0
+    mine = json.loads(capsys.readouterr().out)[0]
+    assert main(["predict", "output/run", "photo.jpg", "--device", "cpu", "--json"]) == 0
+    theirs = json.loads(capsys.readouterr().out)[0]
+    assert mine["topk"][0]["score"] == theirs["topk"][0]["score"]
+    assert mine["pred_class"] == theirs["pred_class"].replace("digit", "figure")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["predict", "output/run", "photo.jpg", "--topk", "0"], "--topk 0: expected 1 or more"),
+        (["visualise", "nonsense"], "invalid choice: 'nonsense'"),
+        (["config", "-cfgg=x"], "did you mean -cfg"),
+    ],
+)
+def test_flags_that_are_wrong(words, reason, workplace, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["predict", "absent", "photo.jpg"], "no published checkpoint is called"),
+        (["config", "--keys", "NOTHING"], "no key fits 'NOTHING'"),
+        (["visualise", "attention", "output/run", "photo.jpg", "--layers", "3"], "the model has blocks 0 to 2"),
+        (["visualise", "curves", "flowers"], "metrics.jsonl does not exist"),
+        (["visualise", "masked", "-cfg=demo_digits"], "need TASK: pretrain and weights"),
+        (["visualise", "confusion", "-cfg=demo_digits"], "need TASK: classify and weights"),
+        (["visualise", "codes", "-cfg=demo_digits"], "need a trained tokenizer"),
+        (["unknown"], "unknown verb 'unknown'"),
+        (["evaluate", "-cfg=demo_digits", "-device=cpu", "-output=new"], "-eval needs the weights"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(words, reason, workplace, capfd):
+    assert main(words) == 2
+    error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1 and reason in error[0]
