@@ -154,7 +154,7 @@ def start(device: str) -> None:
     Python frames instead.
     """
     paddle.disable_signal_handler()
-    faulthandler.enable()
+    faulthandler.enable(2)  # in notebooks sys.stderr is no file
     if device == "gpu":
         paddle.device.set_device(f"gpu:{distributed.ParallelEnv().device_id}")
     else:

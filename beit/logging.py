@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import struct
 import sys
 import time
@@ -188,9 +187,7 @@ class _LineFile:
     def append(self, line: str) -> None:
         rest = memoryview(f"{line}\n".encode())
         try:
-            if (
-                os.fstat(self._file.fileno()).st_nlink == 0
-            ):  # somebody removed it: go on in a new one, if the folder is there
+            if not self._path.exists():  # removed: go on in a new file, if the folder is still there
                 self._file.close()
                 self._file = self._path.open("ab", buffering=0)
             while rest:  # a nearly full disk takes a part and refuses the rest at the next call
@@ -265,5 +262,5 @@ def _number(value: float) -> float:
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    text = f"cannot write the run log ({error.strerror}); free space, or choose another output folder"
+    text = f"cannot write the run log ({error.strerror}); free space or choose another output folder"
     return OSError(error.errno, text, str(path))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +45,8 @@ MACHINE_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 128 + signal.SIGINT
 """Exit statuses: a fault of the program or the machine; wrong input; Ctrl-C outside of training, or twice.
 
 143 is a stop that was asked for, 124 a rank that hung (beit/watchdog.py)."""
+
+_SAME_KEYPRESS = 1.0  # seconds
 
 _MEMORY_ADVICE = (
     "Halve DATA.BATCH_SIZE and double TRAIN.ACCUM_ITER (the same steps in less memory), lower DATA.BATCH_SIZE_EVAL if "
@@ -214,20 +218,28 @@ def _evaluation(
 
 @contextmanager
 def _stop_signals() -> Iterator[distributed.StopVote]:
-    """SIGTERM, SIGINT and SIGUSR1 ask the loop to save and stop; a second SIGINT interrupts at once."""
+    """SIGTERM, SIGINT and SIGUSR1 ask the loop to save and stop; a second SIGINT interrupts at once.
+
+    Launchers and batch systems repeat their signals until the process is gone: once a stop was asked for, the
+    handlers stay. One Ctrl-C reaches a rank twice, from the terminal and from its launcher; those are one.
+    """
     vote = distributed.StopVote()
+    asked = math.inf
 
     def handle(number: int, _frame: Any) -> None:
-        if number == signal.SIGINT and vote.requested == signal.SIGINT:
+        nonlocal asked
+        if number == signal.SIGINT and time.monotonic() - asked > _SAME_KEYPRESS:
             raise KeyboardInterrupt
+        asked = min(asked, time.monotonic())
         vote.request(number)
 
     previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:
         yield vote
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if not vote.requested:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 def _load(task: Task, log: RunLog) -> LoadReport:
@@ -328,10 +340,10 @@ def _rank_process(config: CfgNode) -> None:
 def _reporting(action: Callable[[], int]) -> int:
     """Exit status of an action; the user's mistakes become one line (with the traceback when BEIT_DEBUG is set)."""
     try:
-        return action()
+        status = action()
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
-        return distributed.EXIT_STOPPED
+        status = distributed.EXIT_STOPPED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -349,6 +361,12 @@ def _reporting(action: Callable[[], int]) -> int:
         where = f"rank {distributed.rank()}: " if distributed.world_size() > 1 else ""
         print(f"error: {where}{error}", file=sys.stderr, flush=True)
         return USER_ERROR
+    if status == distributed.EXIT_STOPPED:
+        for (
+            number
+        ) in STOP_SIGNALS:  # they are repeated until this process is gone, and must not change its status
+            signal.signal(number, signal.SIG_IGN)
+    return status
 
 
 def _first_line(error: BaseException) -> str:

@@ -48,7 +48,9 @@ def tune_cpu() -> str:
 
         paddle.set_flags({"FLAGS_use_stride_kernel": False})
         done.append("no strided views")
-    done += [f"{name}={os.environ[name]}" for name in ("MKL_DEBUG_CPU_TYPE", "KMP_BLOCKTIME") if name in os.environ]
+    done += [
+        f"{name}={os.environ[name]}" for name in ("MKL_DEBUG_CPU_TYPE", "KMP_BLOCKTIME") if name in os.environ
+    ]
     return f"CPU settings: {', '.join(done)} ({SWITCH}=0 leaves them alone)"
 
 

@@ -71,8 +71,12 @@ def starting(seconds: float, *, name: str) -> Iterator[None]:
     if not seconds:
         yield
         return
-    print(f"{name}: waits for the other ranks, {seconds:g} seconds at most (RANK_TIMEOUT)", file=sys.stderr, flush=True)
-    faulthandler.dump_traceback_later(seconds, exit=True)
+    print(
+        f"{name}: waits for the other ranks, {seconds:g} seconds at most (RANK_TIMEOUT)",
+        file=sys.stderr,
+        flush=True,
+    )
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     try:
         yield
     finally:
@@ -83,7 +87,7 @@ def _watch(seconds: float, name: str, may_block: bool, over: threading.Event) ->
     while not over.wait(_TICK):
         _Process.idle += _TICK
         if may_block:
-            faulthandler.dump_traceback_later(2 * seconds, exit=True)
+            faulthandler.dump_traceback_later(2 * seconds, exit=True, file=2)
         if _Process.idle >= seconds:
             message = (
                 f"error: {name}: nothing happened for RANK_TIMEOUT = {seconds:g} seconds, {_place()}; this rank or "

@@ -76,7 +76,15 @@ def command(script: str, data: Path, output: Path, *extra: Any, **keys: Any) -> 
     """A documented command line of the tiny run."""
     values = TINY | {name.replace("__", "."): value for name, value in keys.items()}
     opts = [str(item) for pair in values.items() for item in pair]
-    return [sys.executable, str(ROOT / script), f"-data_path={data}", f"-output={output}", *map(str, extra), "-opts", *opts]
+    return [
+        sys.executable,
+        str(ROOT / script),
+        f"-data_path={data}",
+        f"-output={output}",
+        *map(str, extra),
+        "-opts",
+        *opts,
+    ]
 
 
 def environment() -> dict[str, str]:

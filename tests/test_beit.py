@@ -12,7 +12,18 @@ import pytest
 from beit import build_backbone, build_beit, build_head
 from beit.config import get_config
 
-TINY = ["DATA.IMAGE_SIZE", 32, "MODEL.PATCH_SIZE", 16, "MODEL.EMBED_DIM", 24, "MODEL.DEPTH", 2, "MODEL.NUM_HEADS", 3]
+TINY = [
+    "DATA.IMAGE_SIZE",
+    32,
+    "MODEL.PATCH_SIZE",
+    16,
+    "MODEL.EMBED_DIM",
+    24,
+    "MODEL.DEPTH",
+    2,
+    "MODEL.NUM_HEADS",
+    3,
+]
 TINY += ["MODEL.NUM_CLASSES", 5]
 
 
@@ -51,7 +62,8 @@ def test_parameter_counts(name: str) -> None:
     full, depth = PARAMETERS[name], config.MODEL.DEPTH
     # The count is linear in the depth, so two shallow models tell the deep one's.
     one, two = (
-        sum(math.prod(p.shape) for p in build_beit(get_config(name, ["MODEL.DEPTH", d])).parameters()) for d in (1, 2)
+        sum(math.prod(p.shape) for p in build_beit(get_config(name, ["MODEL.DEPTH", d])).parameters())
+        for d in (1, 2)
     )
     assert one + (depth - 1) * (two - one) == full
 
@@ -98,7 +110,9 @@ def test_every_architecture_option_changes_the_logits(opts: list[Any]) -> None:
     assert list(default.shape) != list(logits.shape) or not np.allclose(default.numpy(), logits.numpy())
 
 
-@pytest.mark.parametrize("opts", [["MODEL.DROPOUT", 0.5], ["MODEL.ATTENTION_DROPOUT", 0.5], ["MODEL.DROPPATH", 0.5]])
+@pytest.mark.parametrize(
+    "opts", [["MODEL.DROPOUT", 0.5], ["MODEL.ATTENTION_DROPOUT", 0.5], ["MODEL.DROPPATH", 0.5]]
+)
 def test_every_regulariser_acts_in_training_only(opts: list[Any]) -> None:
     model = randomized(tiny(*opts))
     x = images(8)
@@ -132,8 +146,18 @@ def test_initial_head_is_scaled_and_projections_shrink_with_depth() -> None:
 
 def test_layer_ids() -> None:
     model = tiny("MODEL.USE_ABS_POS_EMB", True, "MODEL.USE_SHARED_REL_POS_BIAS", True)
-    expected = {"cls_token": 0, "mask_token": 0, "pos_embed": 0, "patch_embed.proj.bias": 0, "blocks.0.gamma_1": 1}
-    expected |= {"blocks.1.mlp.fc1.weight": 2, "rel_pos_bias.relative_position_bias_table": 3, "fc_norm.bias": 3}
+    expected = {
+        "cls_token": 0,
+        "mask_token": 0,
+        "pos_embed": 0,
+        "patch_embed.proj.bias": 0,
+        "blocks.0.gamma_1": 1,
+    }
+    expected |= {
+        "blocks.1.mlp.fc1.weight": 2,
+        "rel_pos_bias.relative_position_bias_table": 3,
+        "fc_norm.bias": 3,
+    }
     expected |= {"head.weight": 3, "norm.weight": 3}
     assert {name: model.layer_id(name) for name in expected} == expected
 
@@ -141,7 +165,9 @@ def test_layer_ids() -> None:
 def test_freezing_stops_the_first_layers() -> None:
     model = tiny()
     model.freeze_layers(2)
-    assert {model.layer_id(name) for name, parameter in model.named_parameters() if parameter.stop_gradient} == {0, 1}
+    assert {
+        model.layer_id(name) for name, parameter in model.named_parameters() if parameter.stop_gradient
+    } == {0, 1}
     model(images()).sum().backward()
     assert model.blocks[0].mlp.fc1.weight.grad is None
     assert model.blocks[1].mlp.fc1.weight.grad is not None
@@ -176,7 +202,9 @@ def published_form(model: Any) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 1}, lambda s: {"model": {}, "model_ema": s}])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"model": s, "epoch": 1}, lambda s: {"model": {}, "model_ema": s}]
+)
 @pytest.mark.parametrize("method", ["set_state_dict", "set_dict", "load_dict"])
 def test_paddlevit_state_dicts_load_without_a_word(wrap: Any, method: str, tmp_path: Any) -> None:
     source, target = randomized(tiny()), tiny()

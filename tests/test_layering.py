@@ -31,6 +31,8 @@ FLOORS: dict[str, float] = {
     "beit.classifier": 3.5,
     "beit.attention_maps": 4,
     "beit.masked_predict": 4.5,
+    "beit.deploy": 3.6,
+    "beit.viewer": 5,
     "beit.predict": 4.8,
     "beit.image_processor": 4,
     "beit.segmentation_pictures": 4,
@@ -41,7 +43,7 @@ FLOORS: dict[str, float] = {
     "beit.resume": 5.5,
     "beit.output": 5.7,
     "beit.run": 6,
-    "beit.tools": 6,
+    "beit.tools": 6.5,
     "beit.__main__": 7,
 }
 """Longest matching prefix wins. Files of one room may import each other."""
@@ -67,7 +69,10 @@ def imports(path: Path) -> set[str]:
 
 def modules() -> dict[str, Path]:
     files = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
-    return {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+    return {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in files
+    }
 
 
 def test_every_import_goes_down_or_stays_in_its_room() -> None:
@@ -84,11 +89,17 @@ def test_every_import_goes_down_or_stays_in_its_room() -> None:
 
 
 def test_no_room_is_named_after_nothing() -> None:
-    assert not [path for path in PACKAGE.rglob("*.py") if path.stem in {"utils", "util", "misc", "common", "helper", "helpers"}]
+    assert not [
+        path
+        for path in PACKAGE.rglob("*.py")
+        if path.stem in {"utils", "util", "misc", "common", "helper", "helpers"}
+    ]
 
 
 def test_files_stay_short() -> None:
     """400 lines means that a second noun moved in; tables of keys and of published files are one noun."""
     tables = {"schema.py", "published.py"}
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert {str(path): length for path, length in lengths.items() if length > 400 and path.name not in tables} == {}
+    assert {
+        str(path): length for path, length in lengths.items() if length > 400 and path.name not in tables
+    } == {}

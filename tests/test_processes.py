@@ -27,7 +27,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(arguments: list[str], **extra: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), cwd=ROOT, **extra
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        **extra,
     )
 
 
@@ -52,7 +58,9 @@ SUMS = ("top1", "top5", "count")
 def test_two_ranks_equal_one_with_the_doubled_batch(data: Path, tmp_path: Path) -> None:
     keys = {key.replace(".", "__"): value for key, value in QUIET.items()}
     for script, batch, extra in (("main_single_gpu.py", 8, ()), ("main_multi_gpu.py", 4, ("-nprocs=2",))):
-        result = run_command(command(script, data, tmp_path / str(batch), *extra, DATA__BATCH_SIZE=batch, **keys))
+        result = run_command(
+            command(script, data, tmp_path / str(batch), *extra, DATA__BATCH_SIZE=batch, **keys)
+        )
         assert result.returncode == 0, result.stderr
     one, two = losses(tmp_path / "8"), losses(tmp_path / "4")
     assert len(one) == 22
@@ -106,11 +114,17 @@ def test_sigterm_saves_the_step_and_says_so(data: Path, tmp_path: Path, ranks: i
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
     """Process ids of the ranks that a launching process started, in order."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
-    return [pid for pid in map(int, children) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")]
+    return [
+        pid
+        for pid in map(int, children)
+        if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+    ]
 
 
 def test_a_rank_that_dies_takes_the_job_down(data: Path, tmp_path: Path) -> None:
-    process = start(command("main_multi_gpu.py", data, tmp_path, "-nprocs=2", TRAIN__NUM_EPOCHS=500, RANK_GRACE=1.0))
+    process = start(
+        command("main_multi_gpu.py", data, tmp_path, "-nprocs=2", TRAIN__NUM_EPOCHS=500, RANK_GRACE=1.0)
+    )
     wait_for_step(tmp_path, 3, process)
     ranks = ranks_of(process)
     assert len(ranks) == 2
@@ -136,7 +150,15 @@ def test_two_nodes_on_loopback(data: Path, tmp_path: Path) -> None:
     nodes = []
     for node in range(2):
         arguments = command("main_multi_gpu.py", data, tmp_path / "nodes", **keys)
-        launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nnodes", "2", "--nproc_per_node", "1"]
+        launcher = [
+            sys.executable,
+            "-m",
+            "paddle.distributed.launch",
+            "--nnodes",
+            "2",
+            "--nproc_per_node",
+            "1",
+        ]
         launcher += ["--master", master, "--rank", str(node), "--log_dir", str(tmp_path / f"log{node}")]
         nodes.append(start(launcher + arguments[1:]))
     for process in nodes:
@@ -151,12 +173,18 @@ def test_two_nodes_on_loopback(data: Path, tmp_path: Path) -> None:
     ("script", "extra", "message"),
     [
         ("main_multi_gpu.py", ("-nprocs=2", "-eval", "-pretrained=/nowhere.pdparams"), "/nowhere.pdparams"),
-        ("main_single_gpu.py", ("-nprocs=2",), "-nprocs 2: main_single_gpu.py runs one rank; use main_multi_gpu.py"),
+        (
+            "main_single_gpu.py",
+            ("-nprocs=2",),
+            "-nprocs 2: main_single_gpu.py runs one rank; use main_multi_gpu.py",
+        ),
         ("main_single_gpu.py", ("-cfg=configs/beit_bse_patch16_224.yaml",), "beit_base_patch16_224"),
         ("main_single_gpu.py", ("-pretraind=x",), "did you mean -pretrained?"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(data: Path, tmp_path: Path, script: str, extra: tuple[str, ...], message: str) -> None:
+def test_mistakes_are_one_line_and_status_2(
+    data: Path, tmp_path: Path, script: str, extra: tuple[str, ...], message: str
+) -> None:
     result = run_command(command(script, data, tmp_path, *extra))
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
@@ -167,7 +195,9 @@ def test_mistakes_are_one_line_and_status_2(data: Path, tmp_path: Path, script: 
 def test_run_scripts_append_arguments_that_win(tmp_path: Path, script: str) -> None:
     """The scripts with a `python` that prints what it is called with."""
     fake = tmp_path / "python"
-    fake.write_text('#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES"\nfor word in "$@"; do echo "$word"; done\n', encoding="utf-8")
+    fake.write_text(
+        '#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES"\nfor word in "$@"; do echo "$word"; done\n', encoding="utf-8"
+    )
     fake.chmod(0o755)
     env = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     result = subprocess.run(
@@ -180,5 +210,5 @@ def test_run_scripts_append_arguments_that_win(tmp_path: Path, script: str) -> N
 
     config = config_from_arguments(words)
     assert (config.DATA.BATCH_SIZE, config.DATA.DATA_PATH, config.AMP) == (7, "my data", True)
-    assert config.EVAL == ("eval" in script)
+    assert ("eval" in script) == config.EVAL
     assert bool(config.MODEL.PRETRAINED) == ("eval" in script)

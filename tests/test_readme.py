@@ -13,6 +13,7 @@ import paddle
 import pytest
 
 from beit.config import config_from_arguments, get_config
+from beit.published import PUBLISHED
 from tests.stories import ROOT, environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +47,11 @@ def test_the_snippet_runs_on_a_file_in_paddlevits_form(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "head.npy"), model.head.weight.numpy())
 
 
-RUNS = [words for words in commands() if any(word in ("main_multi_gpu.py", "main_single_gpu.py") for word in words)]
+RUNS = [
+    words
+    for words in commands()
+    if any(word in ("main_multi_gpu.py", "main_single_gpu.py") for word in words)
+]
 
 
 @pytest.mark.parametrize("words", RUNS, ids=lambda words: " ".join(words)[-60:])
@@ -72,6 +77,93 @@ def test_every_file_and_config_named_exists() -> None:
     for name in re.findall(r"\b(?:run|main)_\w+\.(?:sh|py)\b", README):
         assert (ROOT / name).is_file(), name
     for name in set(re.findall(r"`?(beit(?:v2)?_(?:base|large)_patch16_\d+\w*)(?:`|\.yaml| \|)", README)):
-        assert get_config(name).MODEL.NAME == name
+        assert name in PUBLISHED or name == get_config(name).MODEL.NAME
     for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_published_numbers_are_those_of_the_table() -> None:
+    """The count, and each row with a name and its result."""
+    assert f"{len(PUBLISHED)} published checkpoints of eight publishers" in README
+    assert len({entry.form for entry in PUBLISHED.values()}) == 8
+    rows = re.findall(r"^\| (\w+) \| (top-1|mIoU) ([\d.]+) \|$", README, flags=re.MULTILINE)
+    assert len(rows) == 17
+    for name, metric, number in rows:
+        assert PUBLISHED[name].metrics[{"top-1": "top1", "mIoU": "miou"}[metric]] == float(number), name
+    for name, top1, top5 in re.findall(
+        r"^\| (\w+) \| [^|]+ \| ([\d.]+) / ([\d.]+) \|", README, flags=re.MULTILINE
+    ):
+        entry = PUBLISHED.get(name) or PUBLISHED[f"{name}.in1k_ft_in22k_in1k"]
+        assert (f"{entry.metrics['top1']:.2f}", f"{entry.metrics['top5']:.2f}") == (top1, top5), name
+
+
+OURS = [
+    cell
+    for row in re.findall(r"^\|.*\|.*\|(.*)\|$", README.partition("## Coming from")[2], flags=re.MULTILINE)
+    for cell in re.findall(r"`([^`]+)`", row)
+]
+
+
+@pytest.mark.parametrize("line", OURS)
+def test_our_lines_for_newcomers_exist(line: str) -> None:
+    """Commands have known flags, and Python names functions and published models that there are."""
+    import beit
+
+    if line.startswith("python -m beit "):
+        arguments = [word.replace("CONFIG", "beit_base_patch16_224") for word in line.split()[4:]]
+        assert config_from_arguments(arguments).MODEL.NAME == "beit_base_patch16_224"
+        return
+    for name in re.findall(r"beit\.(\w+)\(", line):
+        assert callable(getattr(beit, name))
+    for name in re.findall(r"model\.(\w+)\(", line):
+        assert callable(getattr(beit.Beit, name))
+    for name in re.findall(r"get_model\('([^']+)'", line):
+        assert name in PUBLISHED
+
+
+def test_chinese_page_says_the_same() -> None:
+    """The same commands, snippets and tables of numbers; the same links."""
+    chinese = (ROOT / "README.zh.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(\w*)\n(.*?)```", chinese, flags=re.DOTALL)
+    assert [block for block in blocks if block[0]] == [block for block in BLOCKS if block[0]]
+    assert len(blocks) == len(BLOCKS)
+
+    def numbers(text: str) -> list[str]:
+        return [
+            number
+            for row in re.findall(r"^\|.*$", text, flags=re.MULTILINE)
+            for number in re.findall(r"\d+\.\d+", row)
+        ]
+
+    def code(text: str) -> list[str]:
+        return [
+            cell
+            for row in re.findall(r"^\|.*$", text, flags=re.MULTILINE)
+            for cell in re.findall(r"`[^`]+`", row)
+        ]
+
+    def targets(text: str) -> set[str]:
+        return set(re.findall(r"\]\(([^)]+)\)", text)) - {"README.md", "README.zh.md"}
+
+    assert numbers(chinese) == numbers(README)
+    assert code(chinese) == code(README)
+    assert targets(chinese) == targets(README)
+
+
+def test_the_file_tree_is_there() -> None:
+    """What the tree of files names exists, and every top-level module folder of the package is in it."""
+    tree = next(body for language, body in BLOCKS if not language and "the package" in body)
+    root = ROOT
+    for line in tree.splitlines():
+        entries = re.split(r"  +", line.strip())[0].split(" ")
+        entries = [
+            entry
+            for entry in entries
+            if re.fullmatch(r"[\w.]+/?", entry) and (entry.endswith("/") or "." in entry)
+        ]
+        root = ROOT if not line.startswith(" ") else root
+        assert entries, line
+        for entry in entries:
+            assert (root / entry).exists(), entry
+        if not line.startswith(" "):
+            root = ROOT / entries[0]

@@ -53,10 +53,14 @@ def test_recipe(name: str) -> None:
         data.IMAGENET_STD[0],
         model.NUM_CLASSES,
     )
-    assert data.CROP_PCT == (1.0 if data.IMAGE_SIZE >= 384 else 0.875)
-    assert (train.END_LR, train.SMOOTHING, train.RANDOM_ERASE_PROB) == (1e-6, 0.1, 0.0 if "cifar" in name else 0.25)
-    assert train.CUTMIX_ALPHA == (1.0 if train.MIXUP_ALPHA else 0.0)
-    assert model.INIT_VALUES == (0.0 if model.USE_ABS_POS_EMB else 0.1 if "base" in name else 1e-5)
+    assert (1.0 if data.IMAGE_SIZE >= 384 else 0.875) == data.CROP_PCT
+    assert (1e-6, 0.1, 0.0 if "cifar" in name else 0.25) == (
+        train.END_LR,
+        train.SMOOTHING,
+        train.RANDOM_ERASE_PROB,
+    )
+    assert (1.0 if train.MIXUP_ALPHA else 0.0) == train.CUTMIX_ALPHA
+    assert (0.0 if model.USE_ABS_POS_EMB else 0.1 if "base" in name else 1e-5) == model.INIT_VALUES
     assert train.TOTAL_BATCH % (data.BATCH_SIZE * train.ACCUM_ITER) == 0
 
 
@@ -75,9 +79,9 @@ CROPS = {
 @pytest.mark.parametrize("name", CROPS)
 def test_documented_names_evaluate_as_published(name: str) -> None:
     config = get_config(name)
-    assert config.DATA.CROP_PCT == CROPS[name]
-    assert config.DATA.IMAGENET_MEAN == ((0.485, 0.456, 0.406) if "v2" in name else (0.5, 0.5, 0.5))
-    assert config.DATA.IMAGE_SIZE == int(name.rsplit("_", 1)[1])
+    assert CROPS[name] == config.DATA.CROP_PCT
+    assert ((0.485, 0.456, 0.406) if "v2" in name else (0.5, 0.5, 0.5)) == config.DATA.IMAGENET_MEAN
+    assert int(name.rsplit("_", 1)[1]) == config.DATA.IMAGE_SIZE
     assert config.DATA.INTERPOLATION == "bicubic"
     assert config.MODEL.NUM_CLASSES == 1000
     assert config.MODEL.USE_MEAN_POOLING
@@ -85,5 +89,5 @@ def test_documented_names_evaluate_as_published(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_top_level_config_loads_under_its_own_name_and_opens_with_a_comment(path: Path) -> None:
-    assert get_config(path).MODEL.NAME == path.stem
+    assert path.stem == get_config(path).MODEL.NAME
     assert path.read_text(encoding="utf-8").startswith("# ")

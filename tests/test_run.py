@@ -46,7 +46,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def test_training_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
-    metrics = run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=6, VALIDATE_FREQ=2, KEEP_LAST=2, **QUIET_KEYS))
+    metrics = run(
+        tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=6, VALIDATE_FREQ=2, KEEP_LAST=2, **QUIET_KEYS)
+    )
     assert metrics["count"] == 10
     assert metrics["top1"] == 100.0
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
@@ -67,10 +69,16 @@ def test_saved_weights_evaluate_to_the_same_numbers(data: Path, tmp_path: Path) 
     trained = run(tiny_config(data, tmp_path / "train"))
     for name in ("model.pdparams", "latest.pdparams"):
         config = tiny_config(
-            data, tmp_path / name, EVAL=True, MODEL__PRETRAINED=str(tmp_path / "train" / name), DATA__BATCH_SIZE_EVAL=3
+            data,
+            tmp_path / name,
+            EVAL=True,
+            MODEL__PRETRAINED=str(tmp_path / "train" / name),
+            DATA__BATCH_SIZE_EVAL=3,
         )
         evaluated = run(config)
-        assert {k: evaluated[k] for k in ("top1", "top5", "count")} == {k: trained[k] for k in ("top1", "top5", "count")}
+        assert {k: evaluated[k] for k in ("top1", "top5", "count")} == {
+            k: trained[k] for k in ("top1", "top5", "count")
+        }
         assert evaluated["loss"] == pytest.approx(trained["loss"], rel=1e-6)
         report = json.loads((tmp_path / name / "eval.json").read_text(encoding="utf-8"))
         assert report["top1"] == trained["top1"]
@@ -91,7 +99,9 @@ def test_an_evaluation_under_another_preprocessing_is_warned_of(data: Path, tmp_
 
 
 @pytest.mark.parametrize("step", [2, 6, 9])
-@pytest.mark.parametrize("options", [{}, {"TRAIN__MODEL_EMA": True, "TRAIN__ACCUM_ITER": 2, "DATA__BATCH_SIZE": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"TRAIN__MODEL_EMA": True, "TRAIN__ACCUM_ITER": 2, "DATA__BATCH_SIZE": 2}]
+)
 def test_a_stopped_run_continues_to_the_same_bytes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, options: dict[str, Any]
 ) -> None:
@@ -216,8 +226,14 @@ def test_save_steps_and_report_freq(data: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteLossError, match=r"loss = (nan|inf).*up to step \d+ .*the newest checkpoint in"):
-        run(tiny_config(data, tmp_path, TRAIN__BASE_LR=1e30, TRAIN__WARMUP_EPOCHS=0, REPORT_FREQ=100, **QUIET_KEYS))
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss = (nan|inf).*up to step \d+ .*the newest checkpoint in"
+    ):
+        run(
+            tiny_config(
+                data, tmp_path, TRAIN__BASE_LR=1e30, TRAIN__WARMUP_EPOCHS=0, REPORT_FREQ=100, **QUIET_KEYS
+            )
+        )
     assert not (tmp_path / "latest.pdparams").exists()
 
 
@@ -236,10 +252,15 @@ def test_a_second_run_does_not_overwrite_the_first(data: Path, tmp_path: Path) -
         ({"MODEL__EMBED_DIM": 48}, r"cls_token is \[1, 1, 24\], the model has \[1, 1, 48\]"),
         ({"TRAIN__MODEL_EMA": True}, "has no moving average"),
         ({"MODEL__RESUME": "missing.pdparams"}, "-resume missing.pdparams: no such file"),
-        ({"MODEL__RESUME": "WEIGHTS"}, "holds weights, not a training state; start a new run from them with -pretrained|checksum"),
+        (
+            {"MODEL__RESUME": "WEIGHTS"},
+            "holds weights, not a training state; start a new run from them with -pretrained|checksum",
+        ),
     ],
 )
-def test_a_resume_that_cannot_be_exact_is_refused(data: Path, tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+def test_a_resume_that_cannot_be_exact_is_refused(
+    data: Path, tmp_path: Path, keys: dict[str, Any], message: str
+) -> None:
     run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=1))
     if keys.get("MODEL__RESUME") == "WEIGHTS":
         keys = {"MODEL__RESUME": str(tmp_path / "model.pdparams")}
@@ -274,8 +295,12 @@ def test_wrong_input_is_named(data: Path, tmp_path: Path, keys: dict[str, Any], 
 def test_weights_without_the_head_are_not_evaluated(data: Path, tmp_path: Path) -> None:
     run(tiny_config(data, tmp_path / "train", TRAIN__NUM_EPOCHS=1))
     pretrained = str(tmp_path / "train" / "model.pdparams")
-    config = tiny_config(data, tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=pretrained, MODEL__NUM_CLASSES=4)
-    with pytest.raises(ValueError, match=r"cannot be evaluated, it lacks head.weight, head.bias: 3 classes in the file"):
+    config = tiny_config(
+        data, tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=pretrained, MODEL__NUM_CLASSES=4
+    )
+    with pytest.raises(
+        ValueError, match=r"cannot be evaluated, it lacks head.weight, head.bias: 3 classes in the file"
+    ):
         run(config)
 
 
@@ -294,7 +319,9 @@ def test_unreadable_training_images_are_replaced_counted_and_limited(data: Path,
     healthy_val = (data / "val_list.txt").read_text(encoding="utf-8").splitlines(keepends=True)[1:]
     (broken / "val_list.txt").write_text("".join(healthy_val), encoding="utf-8")
     run(tiny_config(broken, tmp_path / "run", DATA__MAX_BAD_FRACTION=0.5))
-    assert "1 of 24 training images cannot be read" in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert "1 of 24 training images cannot be read" in (tmp_path / "run" / "log.txt").read_text(
+        encoding="utf-8"
+    )
     assert "train_0.png" in (tmp_path / "run" / "bad_images.txt").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="more than DATA.MAX_BAD_FRACTION = 0.01; they are listed in"):
         run(tiny_config(broken, tmp_path / "strict"))
@@ -303,12 +330,16 @@ def test_unreadable_training_images_are_replaced_counted_and_limited(data: Path,
 def test_an_unreadable_validation_image_is_an_error_that_names_it(data: Path, tmp_path: Path) -> None:
     broken = damage(data, 1, tmp_path / "data")
     run(tiny_config(data, tmp_path / "run"))
-    config = tiny_config(broken, tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=str(tmp_path / "run" / "model.pdparams"))
+    config = tiny_config(
+        broken, tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=str(tmp_path / "run" / "model.pdparams")
+    )
     with pytest.raises(ValueError, match="val_0.png"):
         run(config)
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=1))
     before = (tmp_path / "latest.pdparams").read_bytes()
 
@@ -322,7 +353,9 @@ def test_a_full_disk_leaves_the_previous_checkpoint(data: Path, tmp_path: Path, 
     assert not [path for path in tmp_path.iterdir() if "tmp" in path.name or "partial" in path.name]
 
 
-def test_a_recipe_for_another_batch_is_warned_of_and_scaling_says_what_it_did(data: Path, tmp_path: Path) -> None:
+def test_a_recipe_for_another_batch_is_warned_of_and_scaling_says_what_it_did(
+    data: Path, tmp_path: Path
+) -> None:
     run(tiny_config(data, tmp_path / "a", TRAIN__TOTAL_BATCH=1024))
     run(tiny_config(data, tmp_path / "b", TRAIN__TOTAL_BATCH=1024, TRAIN__LINEAR_SCALED_LR=1024))
     first, second = ((tmp_path / name / "log.txt").read_text(encoding="utf-8") for name in "ab")

@@ -21,7 +21,9 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.mark.parametrize(("vendor", "expected"), [("AuthenticAMD", "5"), ("GenuineIntel", None), ("", None)])
-def test_the_slow_path_of_mkl_is_left_on_amd_only(environ: pytest.MonkeyPatch, vendor: str, expected: str | None) -> None:
+def test_the_slow_path_of_mkl_is_left_on_amd_only(
+    environ: pytest.MonkeyPatch, vendor: str, expected: str | None
+) -> None:
     environ.setattr(startup, "_cpu_vendor", lambda: vendor)
     startup.before_paddle()
     assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected

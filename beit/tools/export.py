@@ -32,7 +32,10 @@ OUTPUTS_OF = {
 }
 """What each kind of model can be exported with; the first is what it gives unless told otherwise."""
 
-EXAMPLES = ("python -m beit export output/run exported --pictures pictures --output topk --onnx",)
+EXAMPLES = (
+    "python -m beit export output/run exported --pictures pictures --output topk --bfloat16",
+    "python -m beit export output/run exported --pictures photo.jpg 'more/*.png' --onnx --int8",
+)
 
 _PICTURES = 8  # compared; more tell nothing new about a graph
 

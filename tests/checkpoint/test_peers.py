@@ -11,7 +11,11 @@ import pytest
 
 from beit.checkpoint.dialects import from_canonical, to_canonical
 from beit.checkpoint.files import write
-from beit.checkpoint.resize import resample_patch_embedding, resize_absolute_position, resize_relative_position_bias
+from beit.checkpoint.resize import (
+    resample_patch_embedding,
+    resize_absolute_position,
+    resize_relative_position_bias,
+)
 from beit.checkpoint.source import open_checkpoint
 from beit.tools.convert import convert
 from tests.checkpoint import publishers
@@ -47,7 +51,9 @@ def difference(torch, model, expected, pick=lambda output: output):
 def test_timm(tmp_path, pooling):
     torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
     options = {"img_size": 12, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
-    model = timm.models.beit.Beit(**options, init_values=0.1, use_abs_pos_emb=False, use_rel_pos_bias=True, global_pool=pooling)
+    model = timm.models.beit.Beit(
+        **options, init_values=0.1, use_abs_pos_emb=False, use_rel_pos_bias=True, global_pool=pooling
+    )
     randomise(torch, model)
     torch.save(model.state_dict(), tmp_path / "theirs.pth")
     unilm, info = unilm_of(tmp_path / "theirs.pth")
@@ -91,7 +97,9 @@ def test_transformers_classifier(tmp_path, mean, original):
     assert difference(torch, model, expected, lambda output: output.logits) < TOLERANCE
 
     convert(tmp_path / "theirs", tmp_path / "ours", form="huggingface")
-    again, loading = transformers.BeitForImageClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    again, loading = transformers.BeitForImageClassification.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
     assert no_differences(loading)
     assert difference(torch, again.eval(), expected, lambda output: output.logits) < TOLERANCE
 
@@ -110,7 +118,9 @@ def test_transformers_pretraining(tmp_path, original):
     assert difference(torch, model, expected, lambda output: output.logits) < TOLERANCE
 
     convert(tmp_path / "theirs", tmp_path / "ours", form="huggingface")
-    again, loading = transformers.BeitForMaskedImageModeling.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    again, loading = transformers.BeitForMaskedImageModeling.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
     assert no_differences(loading)
     assert difference(torch, again.eval(), expected, lambda output: output.logits) < TOLERANCE
 
@@ -122,9 +132,15 @@ def test_transformers_segmentation(tmp_path, original):
     model = randomise(torch, transformers.BeitForSemanticSegmentation(config))
     model.save_pretrained(tmp_path / "theirs", save_original_format=original)
     _, info = unilm_of(tmp_path / "theirs")
-    assert (info.publisher, info.kind, info.feature_layers["trained"]) == ("huggingface", "segmentation", (1, 2, 3, 4))
+    assert (info.publisher, info.kind, info.feature_layers["trained"]) == (
+        "huggingface",
+        "segmentation",
+        (1, 2, 3, 4),
+    )
     convert(tmp_path / "theirs", tmp_path / "ours", form="huggingface")
-    again, loading = transformers.BeitForSemanticSegmentation.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    again, loading = transformers.BeitForSemanticSegmentation.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
     assert no_differences(loading)
     with torch.no_grad():
         logits = model(torch.from_numpy(IMAGES)).logits.numpy()
@@ -162,4 +178,7 @@ def test_torch_reads_what_we_write(tmp_path):
     load_file = pytest.importorskip("safetensors.torch").load_file
     write(tmp_path / "vit.pdparams", publishers.paddlevit(publishers.unilm_classifier(RNG)))
     convert(tmp_path / "vit.pdparams", tmp_path / "unilm.safetensors", form="unilm")
-    assert load_file(tmp_path / "unilm.safetensors")["blocks.0.attn.relative_position_index"].dtype == torch.int64
+    assert (
+        load_file(tmp_path / "unilm.safetensors")["blocks.0.attn.relative_position_index"].dtype
+        == torch.int64
+    )

@@ -197,7 +197,12 @@ def test_a_torchscript_program_becomes_its_tensors(tmp_path):
     inner = {"weight": tensor(BASE, "0"), "training": True, "_is_full_backward_hook": None}
     visual = Call("__torch__.torch.nn.modules.linear", "Linear", (), state=inner)
     sizes = Call("torch.jit._pickle", "build_intlist", ([1, 2],))
-    model = Call("__torch__.clip.model", "CLIP", (), state={"scale": tensor(BASE[:1], "1"), "sizes": sizes, "visual": visual})
+    model = Call(
+        "__torch__.clip.model",
+        "CLIP",
+        (),
+        state={"scale": tensor(BASE[:1], "1"), "sizes": sizes, "visual": visual},
+    )
     (tmp_path / "clip.pt").write_bytes(torch_zip(model, extra={"archive/constants.pkl": b""}))
     tree = read(tmp_path / "clip.pt").tree
     assert list(tree) == ["scale", "visual.weight"]

@@ -33,7 +33,9 @@ class Process(Numbers):
             "pid": np.asarray(os.getpid()),
             "has_paddle": np.asarray("paddle" in sys.modules),
             "threads": np.asarray(len(list(Path("/proc/self/task").iterdir()))),
-            "blocks_signals": np.asarray({signal.SIGINT, signal.SIGTERM} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+            "blocks_signals": np.asarray(
+                {signal.SIGINT, signal.SIGTERM} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            ),
         }
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from beit.data.image_list import ImageList, check_files, pack_offsets
+from beit.data.image_list import ImageList, check_files, pack_offsets, require_files
 
 
 def test_names_and_paths(tmp_path):
@@ -43,3 +43,27 @@ def test_check_files(tmp_path):
     assert check_files(images, None) == [tmp_path / names[k] for k in (7, 8, 39)]
     assert check_files(images) == [tmp_path / names[k] for k in (7, 8, 39)]
     assert check_files(images, 2) == [tmp_path / "39.jpg"]  # looks at the first and the last
+
+
+def test_fingerprint_is_of_names_labels_and_order(tmp_path):
+    one = ImageList.from_names(tmp_path, ["ab", "c"], [0, 1])
+    assert one.fingerprint() == ImageList.from_names(tmp_path / "moved", ["ab", "c"], [0, 1]).fingerprint()
+    others = [(["c", "ab"], [0, 1]), (["ab", "c"], [1, 0]), (["a", "bc"], [0, 1]), (["ab", "c"], None)]
+    prints = {ImageList.from_names(tmp_path, *other).fingerprint() for other in others}
+    assert len(prints | {one.fingerprint()}) == 5
+
+
+def test_overlap(tmp_path):
+    one = ImageList.from_names(tmp_path, ["a", "b", "c", "c"])
+    assert one.overlap(ImageList.from_names(tmp_path, ["b", "c", "d"])) == 2
+    assert one.overlap(ImageList.from_names(tmp_path, ["ab", "d"])) == 0
+    assert one.overlap(ImageList.from_names(tmp_path / "other", ["a", "b"])) == 0
+
+
+def test_require_files(tmp_path):
+    for k in range(10):
+        (tmp_path / f"{k}.jpg").touch()
+    images = ImageList.from_names(tmp_path, [f"{k}.jpg" for k in range(12)])
+    require_files(images, 0.2)
+    with pytest.raises(FileNotFoundError, match=r"2 of 12 listed images do not exist, first .*10\.jpg"):
+        require_files(images, 0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import numpy as np
 import paddle
@@ -13,13 +14,13 @@ from sklearn.datasets import load_sample_images
 from beit.__main__ import main
 from beit.beit import build_beit
 from beit.classifier import classifier
-from beit.config import dump
 from beit.deploy import parity
 from beit.deploy.description import read_description
 from beit.deploy.runner import load_runner
 from beit.tools import export as module
 from beit.tools.export import export
 from tests.stories import tiny_config
+from tests.tools.workplace import write_workplace
 
 NAMES = ("flower", "temple", "neither")
 
@@ -130,24 +131,22 @@ def test_what_is_refused(model, photographs, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").is_file()
 
 
-def test_the_command(model, photographs, tmp_path, capsys):
-    """A run folder to an export that replaces a former one, with bfloat16 measured."""
-    run = tmp_path / "run"
-    run.mkdir()
-    config = tiny_config("unused", str(run), DATA__CROP_PCT=0.8, DATA__IMAGENET_MEAN=[0.5, 0.4, 0.3])
-    (run / "config.yaml").write_text(dump(config))
-    (run / "class_names.txt").write_text("\n".join(NAMES))
-    paddle.save(model.model.state_dict(), str(run / "model.pdparams"))
-    out = tmp_path / "exported"
-    folder = str(photographs[0].parent)
-    for options in ([], ["--output", "topk", "--bfloat16"]):
-        assert main(["export", str(run), str(out), "--pictures", folder, *options]) == 0
+def test_the_command(tmp_path, monkeypatch, capsys):
+    """The first example of the help text, twice: an export replaces a former one."""
+    paddle.seed(0)
+    monkeypatch.chdir(write_workplace(tmp_path))
+    words = shlex.split(module.EXAMPLES[0])[3:]
+    for _ in range(2):
+        assert main(words) == 0
     said = capsys.readouterr().out
     assert "paddle: largest difference" in said and "bfloat16: " in said
-    content = json.loads((out / "export.json").read_text())
-    assert content["outputs"] == ["scores", "classes"] and content["class_names"] == list(NAMES)
-    assert main(["export", str(run), str(out), "--pictures", str(tmp_path / "none")]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    content = json.loads((tmp_path / "exported" / "export.json").read_text())
+    assert content["outputs"] == ["scores", "classes"] and content["class_names"][3] == "digit 3"
+    assert main([*words[:3], "--pictures", "none"]) == 2
+    assert "none does not exist" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    assert all(line in capsys.readouterr().out for line in module.EXAMPLES[:1])
 
 
 def test_differences_of_classes_forgive_ties():

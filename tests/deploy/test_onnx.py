@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import builtins
+import shlex
 
 import numpy as np
 import paddle
 import pytest
 
+from beit.__main__ import main
 from beit.beit import build_beit
 from beit.classifier import classifier
 from beit.deploy.runner import load_runner
-from beit.tools.export import export
+from beit.tools.export import EXAMPLES, export
 from tests.deploy.test_export import logits_of, photographs  # noqa: F401
 from tests.deploy.test_export_segmentation import trained_segmenter
 from tests.stories import tiny_config
+from tests.tools.workplace import write_workplace
 
 POSITIONS = {
     "own tables": {},
@@ -60,6 +63,14 @@ def test_the_best_classes_in_float32_and_int8(photographs, tmp_path):  # noqa: F
     assert runner(np.zeros((2, 3, 16, 16), np.uint8))["classes"].shape == (2, 2)
     with pytest.raises(ValueError, match="there are float32 and int8"):
         load_runner(tmp_path / "out", "onnx", precision="bfloat16")
+
+
+@pytest.mark.onnx
+def test_the_example(tmp_path, monkeypatch):
+    paddle.seed(0)
+    monkeypatch.chdir(write_workplace(tmp_path))
+    assert main(shlex.split(EXAMPLES[1])[3:]) == 0
+    assert (tmp_path / "exported" / "model.int8.onnx").is_file()
 
 
 @pytest.mark.onnx

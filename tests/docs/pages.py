@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -13,12 +12,15 @@ import numpy as np
 from PIL import Image
 
 from beit.checkpoint.files import write
-from beit.tools.scenes import write_scenes
 from tests.checkpoint import publishers
 from tests.models.teacher_numpy import clip_state
 from tests.stories import ROOT
 
-PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
+OTHERS = {"reliability"}
+"""Pages whose commands are tests themselves."""
+PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in OTHERS} | {
+    "README": ROOT / "README.md"
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,11 @@ class Step:
 def steps(page: Path) -> list[Step]:
     """The fenced `sh` and `python` blocks of a page, in order."""
     found = []
-    for kind, body in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE):
+    for kind, body in re.findall(
+        r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    ):
+        if not kind:  # a tree of files
+            continue
         if kind == "python":
             found.append(Step("python", text=body))
             continue
@@ -69,11 +75,26 @@ _VQKD: dict[str, Any] = {
     "TOKENIZER.NUM_CODES": 16,
     "TOKENIZER.CODE_DIM": 4,
 }
-_DALLE = {"TOKENIZER.NUM_CODES": 16, "TOKENIZER.DALLE_WIDTH": 8, "TOKENIZER.DALLE_CODE_WIDTH": 8}
-_SEGMENT: dict[str, Any] = {"DATA.IMAGE_SIZE": 32, "DATA.RESIZE_LIMITS": [64, 48], "TRAIN.MAX_STEPS": 2, "TRAIN.WARMUP_STEPS": 1}
-_DIGITS: dict[str, Any] = {"TRAIN.NUM_EPOCHS": 1, "TRAIN.WARMUP_EPOCHS": 0, "DATA.NUM_WORKERS": 0, "MODEL.DEPTH": 1}
+_DALLE = {"TOKENIZER.NUM_CODES": 16, "TOKENIZER.DALLE_WIDTH": 8, "TOKENIZER.DALLE_CODE_WIDTH": 4}
+_SEGMENT: dict[str, Any] = {
+    "DATA.IMAGE_SIZE": 32,
+    "DATA.RESIZE_LIMITS": [64, 48],
+    "TRAIN.MAX_STEPS": 2,
+    "TRAIN.WARMUP_STEPS": 1,
+}
+_UPERNET = {"MODEL.OUT_INDICES": [0, 0, 1, 1], "MODEL.AUXILIARY_CHANNELS": 8}
+_DIGITS: dict[str, Any] = {
+    "TRAIN.NUM_EPOCHS": 1,
+    "TRAIN.WARMUP_EPOCHS": 0,
+    "DATA.NUM_WORKERS": 0,
+    "MODEL.DEPTH": 1,
+}
 SMALLER: dict[str, dict[str, Any]] = {
     "beit_base_patch16_224_pt22k_ft1k": _CLASSIFIER | _ONE_EPOCH,
+    "beit_base_patch16_224": _CLASSIFIER | {"MODEL.DEPTH": 12},
+    "beit_base_patch16_224_pt22k": _CLASSIFIER | _DALLE,
+    "upernet_beit_base_patch16_640_pt22k_ft22k": _CLASSIFIER | _UPERNET,
+    "beit_large_patch16_224_pt22k_ft1k": _CLASSIFIER,
     "beit_tiny_patch16_224": _CLASSIFIER | _ONE_EPOCH,
     "beit_tiny_patch16_224_pretrain": _CLASSIFIER | _ONE_EPOCH | _DALLE,
     "beitv2_tiny_patch16_224_pretrain": _CLASSIFIER | _ONE_EPOCH | _VQKD | {"MODEL.EARLY_LAYERS": 1},
@@ -83,9 +104,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "beitv2_base_patch16_224_linear": _CLASSIFIER | _ONE_EPOCH,
     "beitv2_base_patch16_224_knn": _CLASSIFIER,
     "demo_scenes": _SEGMENT | {"MODEL.EMBED_DIM": 16, "DATA.NUM_WORKERS": 0},
-    "upernet_beit_base_patch16_512_pt22k_ft22k": _CLASSIFIER | _SEGMENT | {
-        "DATA.BATCH_SIZE": 1, "MODEL.OUT_INDICES": [0, 0, 1, 1], "MODEL.AUXILIARY_CHANNELS": 8,
-    },
+    "upernet_beit_base_patch16_512_pt22k_ft22k": _CLASSIFIER | _SEGMENT | _UPERNET | {"DATA.BATCH_SIZE": 1},
     "demo_digits": _DIGITS,
     "digits_teacher": _DIGITS,
     "vqkd_digits": _DIGITS | {"TOKENIZER.DEPTH": 1},
@@ -100,6 +119,18 @@ def smaller(words: tuple[str, ...]) -> list[str]:
     return [*words, "-opts", *pairs] if pairs else list(words)
 
 
+def shorten(words: tuple[str, ...]) -> None:
+    """Leave few pictures of a data set that a command of a page has just written."""
+    if words[:3] == ("python", "-m", "beit.tools.scenes"):
+        for file in Path(words[3]).glob("*/*/scene_*.png"):
+            if int(file.stem.removeprefix("scene_")) >= _KEPT[file.parent.name]:
+                file.unlink()
+    if words[:3] == ("python", "-m", "beit.tools.digits"):
+        for split, count in _KEPT.items():
+            file = Path(words[3]) / f"{split}_list.txt"
+            file.write_text("".join(file.read_text().splitlines(keepends=True)[: 4 * count]))
+
+
 def write_workplace(root: Path, page: str) -> None:
     """The files a page names, in `root`."""
     rng = np.random.default_rng(0)
@@ -109,9 +140,26 @@ def write_workplace(root: Path, page: str) -> None:
     _WRITERS[page](root, rng)
 
 
+def _readme(root: Path, rng: np.random.Generator) -> None:
+    for split in ("train", "val"):
+        for label, kind in enumerate("abcde"):
+            (root / "pictures" / split / kind).mkdir(parents=True)
+            for number in range(7):
+                _picture(rng, (40, 48), label % 3).save(root / "pictures" / split / kind / f"{number}.jpg")
+    _picture(rng, (60, 80)).save(root / "photo.jpg")
+    model = publishers.unilm_classifier(rng, classes=1000, depth=12, **_SIZES)
+    write(root / "beit_base_patch16_224.pdparams", publishers.paddlevit(model))
+    _weights(root / "beit_base_patch16_224_pt22k_ft22kto1k.pth", model)
+    _weights(
+        root / "beit_base_patch16_224_pt22k_ft22k.pth", publishers.unilm_classifier(rng, classes=11, **_SIZES)
+    )
+
+
 def _own_data(root: Path, rng: np.random.Generator) -> None:
     _pictures(root, rng)
-    _weights(root / "beit_base_patch16_224_pt22k_ft22k.pth", publishers.unilm_classifier(rng, classes=11, **_SIZES))
+    _weights(
+        root / "beit_base_patch16_224_pt22k_ft22k.pth", publishers.unilm_classifier(rng, classes=11, **_SIZES)
+    )
 
 
 def _pretraining(root: Path, rng: np.random.Generator) -> None:
@@ -129,12 +177,14 @@ def _pretraining(root: Path, rng: np.random.Generator) -> None:
 
 
 def _segmentation(root: Path, rng: np.random.Generator) -> None:
-    _weights(root / "beit_base_patch16_224_pt22k_ft22k.pth", publishers.unilm_classifier(rng, classes=11, **_SIZES))
+    _weights(
+        root / "beit_base_patch16_224_pt22k_ft22k.pth", publishers.unilm_classifier(rng, classes=11, **_SIZES)
+    )
 
 
 def _converting(root: Path, rng: np.random.Generator) -> None:
-    # The model of the page is built at its real size, in a file that costs nothing to make: only what is stored counts.
-    _weights(root / "beit_base_patch16_224_pt22k_ft22kto1k.pth", publishers.unilm_classifier(rng, classes=1000, **_SIZES))
+    model = publishers.unilm_classifier(rng, classes=1000, depth=12, **_SIZES)
+    _weights(root / "beit_base_patch16_224_pt22k_ft22kto1k.pth", model)
     _weights(root / "vqkd_encoder_base_decoder_3x768x12_clip.pth", publishers.unilm_vqkd(rng, codes=16))
     write(root / "dalle.pdparams", publishers.dalle(rng))
     (root / "dalle.pdparams").rename(root / "encoder.pkl")
@@ -157,8 +207,10 @@ _WRITERS = {
     "segmentation": _segmentation,
     "converting": _converting,
     "several-machines": _several_machines,
+    "README": _readme,
 }
 _SIZES: dict[str, Any] = {"side": 4, "patch": 8}
+_KEPT = {"train": 16, "val": 3}
 _KINDS = ("daisy", "rose", "tulip")
 
 

@@ -1,3 +1,158 @@
-"""Every command of every page in `docs/` is run, in order, or checked where it cannot be."""
+"""Every command of every page in `docs/` is run, in order; those that cannot be are checked word by word."""
 
 from __future__ import annotations
+
+import importlib
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import paddle
+import pytest
+
+import beit.config
+from beit.__main__ import main
+from beit.config import config_from_arguments, get_config
+from tests.docs.pages import PAGES, SMALLER, Step, shorten, smaller, steps, write_workplace
+from tests.stories import ROOT, environment
+
+pytestmark = pytest.mark.docs
+
+NOT_RUN: dict[str, str] = {
+    "python -m pip install": "installs packages",
+    "sh run_demo.sh": "makes an environment and trains for minutes",
+    "sh run_tests.sh": "would run this test",
+    "CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 python main_multi_gpu.py": "needs eight GPUs and ImageNet",
+    "python main_multi_gpu.py -cfg=configs/tokenizer/": "needs eight GPUs and ImageNet",
+    "python main_multi_gpu.py -cfg=configs/probe/": "needs eight GPUs and ImageNet",
+    "python -m beit serve": "serves until it is ended; tests/page has the page in a browser",
+    "python -m paddle.distributed.launch": "needs two machines with eight GPUs; tests/test_processes.py starts two nodes",
+    "python main_multi_gpu.py -cfg=configs/pretrain/": "needs eight GPUs and ImageNet",
+    "python main_multi_gpu.py -cfg=configs/segment/": "needs eight GPUs and ADE20K",
+}
+"""Beginning of a command -> why it is only read."""
+
+LEAVES: dict[str, tuple[str, ...]] = {
+    "own-data": (
+        "flowers/train_list.txt", "output/look/augmentation.png", "output/flowers/model.pdparams", "output/measured/eval.json",
+        "output/measured/classes.csv", "output/measured/confusion.png", "output/measured/predictions.png",
+        "output/flowers/curves.png", "output/attention.png", "exported/export.json",
+    ),
+    "pretraining": (
+        "output/v1/model.pdparams", "output/v1-pictures", "output/tokens.npy", "output/v2/model.pdparams", "output/codes",
+        "output/v2-own/model.pdparams", "output/tuned/model.pdparams", "output/linear/model.pdparams", "output/knn/eval.json",
+        "demo/vqkd/model.pdparams",
+    ),
+    "segmentation": (
+        "output/scenes/model.pdparams", "output/base/model.pdparams", "output/slide/segmentation.txt",
+        "output/whole/segmentation.json", "output/scales/eval.json", "output/overlays/scene_0000.png_overlay.png",
+        "exported/export.json",
+    ),
+    "converting": (
+        "base-passl.pdparams", "base-timm/model.safetensors", "base-transformers/config.json", "base.pdparams", "vqkd.pdparams",
+        "dalle-encoder.safetensors",
+    ),
+    "README": ("output/pictures/model.pdparams", "beit_base_patch16_224.pdparams", "exported/export.json"),
+    "several-machines": ("output/two/model.pdparams", "output/schedule/schedule.png"),
+}  # fmt: skip
+"""What the commands of a page leave behind."""
+
+
+def reason(step: Step) -> str | None:
+    """Why a command is not run."""
+    line = " ".join(step.words)
+    return next((why for start, why in NOT_RUN.items() if line.startswith(start)), None)
+
+
+def read_only(words: tuple[str, ...]) -> None:
+    """The flags, config and keys of a command that is not run exist."""
+    if words[:4] == ("python", "-m", "beit", "serve"):
+        importlib.import_module("beit.tools.serve")._arguments(words[4:])
+    elif "main_multi_gpu.py" in words:
+        assert config_from_arguments(words[words.index("main_multi_gpu.py") + 1 :]).MODEL.NAME != "beit"
+    elif words[0] == "sh":
+        assert (ROOT / words[1]).is_file()
+    else:
+        assert words[:4] == ("python", "-m", "pip", "install")
+        extra = words[4].removeprefix(".[").removesuffix("]")
+        assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def run_words(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """Exit status of a command. In this process, where it would only start Python again."""
+    if words[:3] == ["python", "-m", "beit"]:
+        return main(words[3:])
+    if words[1] == "main_multi_gpu.py":
+        result = subprocess.run(
+            [sys.executable, *words[1:]], env=environment(), capture_output=True, text=True, check=False
+        )
+        return result.returncode and result.stderr
+    is_module = words[1] == "-m"
+    monkeypatch.setattr(sys, "argv", words[2:] if is_module else words[1:])
+    try:
+        if is_module:
+            monkeypatch.delitem(sys.modules, words[2], raising=False)
+            runpy.run_module(words[2], run_name="__main__")
+        else:
+            runpy.run_path(words[1], run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def run_text(text: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of Python among the names of the blocks before it, with the options of the table for the configs it names."""
+
+    def small_config(path: Any = None, opts: Any = None) -> Any:
+        options = SMALLER.get(Path(path).stem, {}) if path is not None else {}
+        return get_config(path, [*(opts or []), *(item for pair in options.items() for item in pair)])
+
+    with monkeypatch.context() as patch:
+        for module in (beit.config, importlib.import_module("beit.zoo")):
+            patch.setattr(module, "get_config", small_config)
+        patch.delitem(
+            sys.modules, "config", raising=False
+        )  # the module of the snippet holds the function of its import
+        exec(compile(text, "page", "exec"), names)
+        sys.modules.pop("config", None)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    paddle.seed(0)
+    write_workplace(tmp_path, page)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for step in steps(PAGES[page]):
+        if step.kind == "python":
+            run_text(step.text, names, monkeypatch)
+        elif reason(step):
+            read_only(step.words)
+        else:
+            status = run_words(smaller(step.words), monkeypatch)
+            shorten(step.words)
+            assert not status, f"{step.line}\n{status}\n{capfd.readouterr().err[-2000:]}"
+    for name in LEAVES[page]:
+        assert (tmp_path / name).exists(), name
+
+
+def test_the_tables_have_no_more_than_the_pages() -> None:
+    """Each reason and each override is of a command that is there, and each page is known."""
+    lines = [step for page in PAGES.values() for step in steps(page)]
+    commands = [" ".join(step.words) for step in lines if step.kind == "sh"]
+    assert all(any(line.startswith(start) for line in commands) for start in NOT_RUN)
+    text = "\n".join(step.line for step in lines)
+    assert [name for name in SMALLER if name not in text] == []
+    assert set(LEAVES) == set(PAGES)
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(((?!http)[^)#]+)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+    assert page.name in (ROOT / "README.md").read_text(encoding="utf-8")

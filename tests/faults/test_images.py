@@ -260,3 +260,22 @@ def test_evaluation_is_never_of_other_images(tmp_path: Path, row: Row, workers: 
     assert status == 2 and f"{path}: " in text and "(image 5 of the list, from 0)" in text, text[-1500:]
     assert "top1" not in text and "Traceback" not in text, text[-1500:]
     row.seen = message(text)
+
+
+def test_check_finds_them_before(tmp_path: Path, row: Row) -> None:
+    row.fault = f"`beit check` on {len(REFUSED)} bad files, 40 JPEGs cut at random, {len(OPENED)} odd and 120 clean files"
+    row.expected = "status 1, every bad file named with its reason, no clean one"
+    cut, root = 40, write_dataset(tmp_path / "data", train=184, val=11)
+    rng = np.random.default_rng(0)
+    contents = [content for content, _ in REFUSED.values()]
+    contents += [JPEG[: int(rng.integers(200, len(JPEG) - 2))] for _ in range(cut)]
+    bad = {str(root / "my images" / f"train_{number}.png") for number in range(len(contents))}
+    for number, content in enumerate([*contents, *OPENED.values()]):
+        (root / "my images" / f"train_{number}.png").write_bytes(content)
+    words = command("main_single_gpu.py", root, tmp_path / "run")
+    words[1:2] = ["-m", "beit", "check", "--skip-step"]
+    status, text, row.seconds = finish(words, tmp_path / "run")
+    assert status == 1 and f"{len(bad)} problem(s):" in text, text[-1500:]
+    listed = [line for line in text.splitlines() if line.strip().startswith(str(root))]
+    assert {line.strip().split(": ")[0] for line in listed} <= bad and len(listed) == 20
+    row.seen = f"{len(bad)} of {len(bad)} found, no false alarm; 20 listed, then `… and {len(bad) - 20} more`"

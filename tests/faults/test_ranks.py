@@ -219,3 +219,13 @@ def test_a_total_batch_that_changes_is_refused(
     assert status == 2, text[-1500:]
     assert "the data changed: total batch 4 -> " in text and "Traceback" not in text
     row.seen = next(line for line in text.splitlines() if "the data changed" in line)[-200:]
+
+
+def test_no_gpu(data: Path, tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = "-device gpu where Paddle has none", "status 2, says which package is missing"
+    keys = {"DEVICE": "gpu"}
+    status, text, row.seconds = finish(
+        command("main_multi_gpu.py", data, tmp_path / "run", **keys), tmp_path / "run"
+    )
+    assert status == 2 and "DEVICE = gpu, but " in text and "Traceback" not in text, text[-1500:]
+    row.seen = message(text)

@@ -28,7 +28,9 @@ def randomize(layer: nn.Layer) -> None:
         parameter.set_value(RNG.normal(0, 0.5, parameter.shape).astype("float32"))
 
 
-@pytest.mark.parametrize(("grid", "rows"), [((14, 14), 732), ((24, 24), 2212), ((32, 32), 3972), ((40, 40), 6244)])
+@pytest.mark.parametrize(
+    ("grid", "rows"), [((14, 14), 732), ((24, 24), 2212), ((32, 32), 3972), ((40, 40), 6244)]
+)
 def test_table_rows_of_the_published_sizes(grid: tuple[int, int], rows: int) -> None:
     assert num_table_rows(grid) == rows
 
@@ -55,7 +57,9 @@ def test_bias_is_gathered_per_head_and_its_gradient_counts_uses() -> None:
     table = shared.relative_position_bias_table
     np.testing.assert_array_equal(bias.numpy()[0], table.numpy()[index].transpose(2, 0, 1))
     gather_bias(table, paddle.to_tensor(index)).sum().backward()
-    np.testing.assert_array_equal(table.grad.numpy()[:, 0], np.bincount(index.reshape(-1), minlength=len(table)))
+    np.testing.assert_array_equal(
+        table.grad.numpy()[:, 0], np.bincount(index.reshape(-1), minlength=len(table))
+    )
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -85,7 +89,9 @@ def test_attention_against_numpy(options: dict) -> None:
     mixed = np.zeros((2, 5, inner))
     for head in range(heads):
         q, k, v = (qkv[..., part * inner + head * head_dim :][..., :head_dim] for part in range(3))
-        logits = q @ k.swapaxes(1, 2) * options.get("scale", head_dim**-0.5) + table[..., head] + shared[0, head]
+        logits = (
+            q @ k.swapaxes(1, 2) * options.get("scale", head_dim**-0.5) + table[..., head] + shared[0, head]
+        )
         mixed[..., head * head_dim : (head + 1) * head_dim] = softmax(logits) @ v
     np.testing.assert_allclose(got, mixed @ weights["proj.weight"] + weights["proj.bias"], atol=2e-5)
 
@@ -96,7 +102,9 @@ def test_attention_without_positions_takes_the_shared_bias_alone() -> None:
     x = paddle.to_tensor(RNG.normal(size=(1, 3, 4)).astype("float32"))
     zero = attention(x, paddle.zeros([1, 2, 3, 3])).numpy()
     np.testing.assert_array_equal(attention(x).numpy(), zero)
-    assert not np.allclose(attention(x, paddle.to_tensor(RNG.normal(size=(1, 2, 3, 3)).astype("float32"))).numpy(), zero)
+    assert not np.allclose(
+        attention(x, paddle.to_tensor(RNG.normal(size=(1, 2, 3, 3)).astype("float32"))).numpy(), zero
+    )
 
 
 def test_attention_dropouts_act_in_training_only() -> None:
@@ -147,7 +155,9 @@ def test_layer_scale_multiplies_both_branches() -> None:
     block.eval()
     x = paddle.to_tensor(RNG.normal(size=(1, 3, 4)).astype("float32"))
     inside = x + 0.5 * block.attn(block.norm1(x))
-    np.testing.assert_allclose(block(x).numpy(), (inside + 0.5 * block.mlp(block.norm2(inside))).numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        block(x).numpy(), (inside + 0.5 * block.mlp(block.norm2(inside))).numpy(), atol=1e-6
+    )
 
 
 def test_patches_are_row_major_and_other_sizes_refused() -> None:

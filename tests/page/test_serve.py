@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import paddle
 import pytest
 from PIL import Image
 
+from beit.__main__ import main
 from beit.beit import build_beit
 from beit.config import dump
 from beit.predict import inference_model
@@ -31,6 +33,15 @@ def test_a_sentence_where_gradio_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ValueError, match=r'pip install "beit-paddle\[serve\]"'):
         serve.build_page(None)
+
+
+def test_help_shows_the_examples_and_binds_to_this_machine(capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    said = capsys.readouterr().out
+    assert all(line in said for line in serve.EXAMPLES)
+    for line in serve.EXAMPLES:
+        assert serve._arguments(shlex.split(line)[4:]).host == "127.0.0.1"
 
 
 @pytest.fixture(scope="module")
