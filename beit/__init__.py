@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from beit.checkpoint.dialects.preprocessing import Preprocessing
     from beit.checkpoint.load import load_pretrained
     from beit.config import get_config
-    from beit.image_processor import BeitImageProcessor
     from beit.models.mim import build_mim
     from beit.models.tokenizer import build_tokenizer
     from beit.models.upernet import build_upernet
-    from beit.predict import extract_feat, inference_model, load_predictor
+    from beit.predict.image_processor import BeitImageProcessor
+    from beit.predict.inference import extract_feat, inference_model, load_predictor
     from beit.zoo import get_model, list_models
 
 __version__ = "0.1.0"
@@ -31,10 +31,10 @@ _HOME = {
     "Beit": "beit.beit",
     "BeitOutput": "beit.beit",
     "Preprocessing": "beit.checkpoint.dialects.preprocessing",
-    "extract_feat": "beit.predict",
-    "inference_model": "beit.predict",
-    "load_predictor": "beit.predict",
-    "BeitImageProcessor": "beit.image_processor",
+    "extract_feat": "beit.predict.inference",
+    "inference_model": "beit.predict.inference",
+    "load_predictor": "beit.predict.inference",
+    "BeitImageProcessor": "beit.predict.image_processor",
     "build_beit": "beit.beit",
     "build_backbone": "beit.beit",
     "build_head": "beit.beit",

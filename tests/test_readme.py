@@ -76,7 +76,9 @@ def test_the_readme_has_the_documented_commands() -> None:
 def test_every_file_and_config_named_exists() -> None:
     for name in re.findall(r"\b(?:run|main)_\w+\.(?:sh|py)\b", README):
         assert (ROOT / name).is_file(), name
-    for name in set(re.findall(r"`?(beit(?:v2)?_(?:base|large)_patch16_\d+\w*)(?:`|\.yaml| \|)", README)):
+    for name in set(
+        re.findall(r"(?<!\w)(beit(?:v2)?_(?:base|large)_patch16_\d+\w*)(?:`|\.yaml| \|)", README)
+    ):
         assert name in PUBLISHED or name == get_config(name).MODEL.NAME
     for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -13,7 +13,6 @@ import numpy as np
 import paddle
 
 from beit.checkpoint.dialects.preprocessing import Preprocessing
-from beit.classifier import Classifier
 from beit.data.on_device import normalize
 from beit.deploy.description import FILE_NAME, GRAPH, Description, write_description
 from beit.deploy.graph import write_graph, write_int8, write_onnx
@@ -21,8 +20,9 @@ from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools
 from beit.deploy.parity import TOLERANCE, Reference, agreement, largest_difference
 from beit.deploy.runner import load_runner
 from beit.models.segmentation_heads import resize_bilinear
-from beit.picture_source import find_pictures
-from beit.segmentation_predict import Segmenter
+from beit.predict.classifier import Classifier
+from beit.predict.picture_source import find_pictures
+from beit.predict.segmentation import Segmenter
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_model, model_from
 

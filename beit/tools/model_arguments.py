@@ -7,7 +7,7 @@ from pathlib import Path
 
 from beit.checkpoint.class_names import ClassNames
 from beit.data.imagenet_classes import CLASS_LISTS
-from beit.predict import Predictor, load_predictor
+from beit.predict.inference import Predictor, load_predictor
 from beit.tools.arguments import add_preprocessing, preprocessing_from
 
 

@@ -17,11 +17,11 @@ from beit import distributed
 from beit.data.imagenet_classes import CLASS_LISTS
 from beit.data.images import open_image
 from beit.logging import progress
-from beit.masked_predict import MaskedModel, draw_masked_prediction
-from beit.picture_source import find_pictures
-from beit.predict import Predictor, load_predictor, predict_each
-from beit.segmentation_pictures import index_picture, overlay_picture
-from beit.segmentation_predict import Segmenter
+from beit.predict.inference import Predictor, load_predictor, predict_each
+from beit.predict.masked import MaskedModel, draw_masked_prediction
+from beit.predict.picture_source import find_pictures
+from beit.predict.segmentation import Segmenter
+from beit.predict.segmentation_pictures import index_picture, overlay_picture
 from beit.tools.arguments import add_preprocessing, preprocessing_from, verb_parser
 
 EXAMPLES = (

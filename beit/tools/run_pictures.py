@@ -17,7 +17,7 @@ from beit.data.images import open_image
 from beit.data.loader import collate
 from beit.data.sampler import Draw, TrainSampler
 from beit.engine import make_schedules, run_length, to_device
-from beit.picture_source import find_pictures
+from beit.predict.picture_source import find_pictures
 from beit.tasks import TASKS, Task
 from beit.tools.plots import Tile, draw_tiles, pyplot, save_figure
 

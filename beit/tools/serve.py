@@ -12,10 +12,10 @@ import paddle
 
 from beit import distributed
 from beit.data.images import ImageError
-from beit.segmentation_predict import Segmenter
+from beit.predict.segmentation import Segmenter
+from beit.predict.viewer import Viewer
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_model, model_from
-from beit.viewer import Viewer
 
 EXAMPLES = (
     "python -m beit serve output/run",

@@ -9,10 +9,10 @@ import numpy as np
 import paddle
 
 from beit import distributed
-from beit.attention_maps import overlay, picture_attentions, picture_maps, rollout_of
-from beit.classifier import Classifier
-from beit.picture_source import find_pictures, open_picture
-from beit.predict import load_predictor
+from beit.predict.attention_maps import overlay, picture_attentions, picture_maps, rollout_of
+from beit.predict.classifier import Classifier
+from beit.predict.inference import load_predictor
+from beit.predict.picture_source import find_pictures, open_picture
 from beit.tools.arguments import CONFIG_FLAGS, add_preprocessing, preprocessing_from, verb_parser, with_config
 from beit.tools.plots import Tile, draw_tiles
 from beit.tools.predictions import draw_confusion, draw_predictions

@@ -13,10 +13,10 @@ from sklearn.datasets import load_sample_images
 
 from beit.__main__ import main
 from beit.beit import build_beit
-from beit.classifier import classifier
 from beit.deploy import parity
 from beit.deploy.description import read_description
 from beit.deploy.runner import load_runner
+from beit.predict.classifier import classifier
 from beit.tools import export as module
 from beit.tools.export import export
 from tests.stories import tiny_config

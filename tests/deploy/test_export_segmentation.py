@@ -8,7 +8,7 @@ from PIL import Image
 from beit.deploy.network import FixedPool, fixed_pools
 from beit.deploy.runner import load_runner
 from beit.models.upernet import build_upernet
-from beit.segmentation_predict import load_segmenter
+from beit.predict.segmentation import load_segmenter
 from beit.tools.export import export
 from beit.tools.scenes import draw_scene
 from tests.models.test_upernet import CLASSES, tiny

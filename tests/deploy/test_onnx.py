@@ -11,8 +11,8 @@ import pytest
 
 from beit.__main__ import main
 from beit.beit import build_beit
-from beit.classifier import classifier
 from beit.deploy.runner import load_runner
+from beit.predict.classifier import classifier
 from beit.tools.export import EXAMPLES, export
 from tests.deploy.test_export import logits_of, photographs  # noqa: F401
 from tests.deploy.test_export_segmentation import trained_segmenter

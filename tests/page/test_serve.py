@@ -20,7 +20,7 @@ from PIL import Image
 from beit.__main__ import main
 from beit.beit import build_beit
 from beit.config import dump
-from beit.predict import inference_model
+from beit.predict.inference import inference_model
 from beit.tools import serve
 from tests.stories import ROOT, environment, tiny_config
 

@@ -88,7 +88,9 @@ def test_the_estimate_against_the_allocator(drop):
         model = build_beit(config)
         model.train()
         images = paddle.zeros([2, 3, 112, 112])
-        paddle.set_flags({"FLAGS_use_stride_kernel": True})  # as Paddle starts; a run in this process may have tuned it
+        paddle.set_flags(
+            {"FLAGS_use_stride_kernel": True}
+        )  # as Paddle starts; a run in this process may have tuned it
         before = core.host_memory_stat_current_value("Allocated", 0)
         result = model(images)
         allocated = core.host_memory_stat_current_value("Allocated", 0) - before

@@ -10,12 +10,12 @@ import paddle
 import pytest
 from PIL import Image
 
-from beit import viewer as module
-from beit.attention_maps import overlay, picture_attentions, rollout_of
 from beit.beit import build_beit
-from beit.classifier import classifier
 from beit.data.images import ImageError
-from beit.viewer import Viewer
+from beit.predict import viewer as module
+from beit.predict.attention_maps import overlay, picture_attentions, rollout_of
+from beit.predict.classifier import classifier
+from beit.predict.viewer import Viewer
 from tests.deploy.test_export_segmentation import trained_segmenter
 from tests.stories import tiny_config
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from beit.data.segmentation import SegmentEvalTransform
 from beit.data.transforms import EvalTransform
-from beit.image_processor import BeitImageProcessor
+from beit.predict.image_processor import BeitImageProcessor
 
 GOLDEN = np.load(Path(__file__).parent / "image_processor_golden.npz")
 CASES = json.loads(str(GOLDEN["cases"]))

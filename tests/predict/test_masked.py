@@ -9,8 +9,8 @@ import pytest
 import beit
 from beit.checkpoint.files import write
 from beit.data.masking import build_mask_generator
-from beit.masked_predict import VISIBLE, draw_masked_prediction
-from beit.predict import extract_feat, inference_model, load_predictor
+from beit.predict.inference import extract_feat, inference_model, load_predictor
+from beit.predict.masked import VISIBLE, draw_masked_prediction
 from beit.tools.scenes import draw_scene
 from tests.models.test_upernet import tiny
 from tests.reference_numpy import predict_tokens

@@ -12,7 +12,7 @@ from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
 from beit.data.dataset import build_dataset
 from beit.data.sampler import Draw
-from beit.predict import extract_feat, inference_model, load_predictor
+from beit.predict.inference import extract_feat, inference_model, load_predictor
 from beit.tools.convert import convert
 from tests.checkpoint import publishers
 from tests.reference_numpy import classify, encode

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from beit.models.upernet import build_upernet
-from beit.segmentation_pictures import areas, index_picture, overlay_picture
-from beit.segmentation_predict import load_segmenter, predict_files
+from beit.predict.segmentation import load_segmenter, predict_files
+from beit.predict.segmentation_pictures import areas, index_picture, overlay_picture
 from beit.tools.scenes import draw_scene
 from tests.models.test_upernet import CLASSES, tiny
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from beit.attention_maps import overlay, picture_attentions, picture_maps, rollout_of
-from beit.classifier import Classifier
 from beit.data.images import ImageError, open_image
-from beit.segmentation_pictures import areas, overlay_picture
-from beit.segmentation_predict import Segmenter
+from beit.predict.attention_maps import overlay, picture_attentions, picture_maps, rollout_of
+from beit.predict.classifier import Classifier
+from beit.predict.segmentation import Segmenter
+from beit.predict.segmentation_pictures import areas, overlay_picture
 
 # H heads, N tokens
 

@@ -14,13 +14,13 @@ from yacs.config import CfgNode
 from beit.beit import Beit
 from beit.checkpoint.class_names import ClassNames
 from beit.checkpoint.dialects.preprocessing import Preprocessing
-from beit.classifier import Classifier, classifier
 from beit.config import with_options
-from beit.masked_predict import MaskedModel, load_masked_model
-from beit.picture_source import ImageError, Picture, listed, open_picture
-from beit.segmentation_pictures import areas
-from beit.segmentation_predict import Segmenter, load_segmenter
-from beit.trained import find_weights, load_classifier
+from beit.predict.classifier import Classifier, classifier
+from beit.predict.masked import MaskedModel, load_masked_model
+from beit.predict.picture_source import ImageError, Picture, listed, open_picture
+from beit.predict.segmentation import Segmenter, load_segmenter
+from beit.predict.segmentation_pictures import areas
+from beit.predict.trained import find_weights, load_classifier
 
 Predictor = Classifier | Segmenter | MaskedModel
 Model = str | Path | Beit | Predictor

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from beit.classifier import Classifier
+from beit.predict.classifier import Classifier
 
 # H heads; N = h * w + 1 tokens, class token first; h, w patch grid
 

@@ -22,7 +22,7 @@ from beit.data.on_device import normalize
 from beit.data.segmentation import SegmentEvalTransform, build_eval_transform
 from beit.models.segmentation_inference import Protocol, build_protocol, segment
 from beit.models.upernet import UperNet, build_upernet
-from beit.segmentation_pictures import areas, index_picture, overlay_picture
+from beit.predict.segmentation_pictures import areas, index_picture, overlay_picture
 
 # h, w size of a picture
 

@@ -7,11 +7,18 @@ import paddle
 import pytest
 from PIL import Image
 
-from beit.attention_maps import attention_map, overlay, picture_attentions, picture_maps, rollout, rollout_of
 from beit.beit import Beit
 from beit.checkpoint.dialects.preprocessing import Preprocessing
-from beit.classifier import classifier
 from beit.models.mim import BeitForMaskedImageModeling
+from beit.predict.attention_maps import (
+    attention_map,
+    overlay,
+    picture_attentions,
+    picture_maps,
+    rollout,
+    rollout_of,
+)
+from beit.predict.classifier import classifier
 from tests.reference_numpy import layer_norm, patch_tokens, position_bias, softmax, transform
 from tests.tasks.test_pretrain import torch_layout
 
