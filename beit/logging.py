@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import math
+import os
 import struct
 import sys
 import time
@@ -181,15 +183,15 @@ class _LineFile:
         try:
             _finish_last_line(path, is_whole)
             self._file = path.open("ab", buffering=0)
+            self._folder = os.open(path.parent, os.O_RDONLY)
         except OSError as error:
             raise _named(error, path) from error
 
     def append(self, line: str) -> None:
         rest = memoryview(f"{line}\n".encode())
         try:
-            if not self._path.exists():  # removed: go on in a new file, if the folder is still there
-                self._file.close()
-                self._file = self._path.open("ab", buffering=0)
+            if not self._path.exists():
+                self._begin_again()
             while rest:  # a nearly full disk takes a part and refuses the rest at the next call
                 rest = rest[self._file.write(rest) or 0 :]
         except OSError as error:
@@ -197,6 +199,16 @@ class _LineFile:
 
     def close(self) -> None:
         self._file.close()
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
+
+    def _begin_again(self) -> None:
+        """A new file in place of one that was removed, if that was all: VisualDL makes a removed folder anew."""
+        if not os.path.samestat(os.fstat(self._folder), self._path.parent.stat()):
+            raise FileNotFoundError(errno.ENOENT, "the folder was removed")
+        self._file.close()
+        self._file = self._path.open("ab", buffering=0)
 
 
 def _finish_last_line(path: Path, is_whole: Callable[[bytes], bool] | None) -> None:

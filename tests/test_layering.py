@@ -28,6 +28,7 @@ FLOORS: dict[str, float] = {
     "beit.tasks": 4,
     "beit.predict": 4.5,
     "beit.engine": 5,
+    "beit.meter": 4.9,
     "beit.deploy": 4.8,
     "beit.resume": 5.5,
     "beit.output": 5.7,

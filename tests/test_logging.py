@@ -249,3 +249,16 @@ def test_format_duration(seconds, text):
 def test_format_duration_refuses(seconds):
     with pytest.raises(ValueError, match="finite number of seconds"):
         format_duration(seconds)
+
+
+def test_a_removed_file_is_begun_again_and_a_removed_folder_is_an_error(tmp_path):
+    log = open_log(tmp_path / "run")
+    log.text("first")
+    (tmp_path / "run" / "log.txt").unlink()
+    log.text("second")
+    assert (tmp_path / "run" / "log.txt").read_text(encoding="utf-8").endswith("second\n")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "run" / "visualdl").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"cannot write the run log \(the folder was removed\).*log\.txt"):
+        log.text("third")
+    log.close()

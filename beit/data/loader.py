@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from typing import Protocol
 
@@ -83,6 +84,7 @@ class Loader:
         self.wait_seconds = 0.0
         self._pool: ProcessPoolExecutor | None = None
         self._stop: Event | None = None
+        self._workers: dict[int, BaseProcess] = {}
 
     def __call__(self, batches: Iterable[Sequence[Draw]]) -> Iterator[Batch]:
         """The collated batches. Leaving the loop early drops what was read ahead."""
@@ -103,7 +105,8 @@ class Loader:
         pool, self._pool = self._pool, None
         self._stop.set()
         # private names: kill_workers() exists from Python 3.14 on
-        workers, results = list((pool._processes or {}).values()), pool._result_queue
+        workers, results = list(self._workers.values()), pool._result_queue
+        self._workers = {}
         pool.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + _GRACE
         for worker in workers:
@@ -112,6 +115,12 @@ class Loader:
                 worker.kill()
         # else the pool waits for ever for the rest of what a killed worker was sending
         results._writer.close()  # type: ignore[attr-defined]
+
+    def _end_broken(self) -> None:
+        """Kill what is left of a pool that has lost a worker: it holds its lock until they are gone."""
+        for worker in self._workers.values():
+            worker.kill()
+        self.close()
 
     def _read_here(self, batches: Iterable[Sequence[Draw]]) -> Iterator[Batch]:
         for draws in batches:
@@ -149,7 +158,7 @@ class Loader:
                 f"no batch within DATA.WORKER_TIMEOUT={self.timeout:g} seconds; it begins with {paths}"
             ) from error
         except BrokenProcessPool as error:
-            self.close()
+            self._end_broken()
             raise WorkerError(_KILLED) from error
         finally:
             self.wait_seconds += time.perf_counter() - begin
@@ -160,9 +169,12 @@ class Loader:
         assert self._pool is not None
         try:
             with _hidden_main():  # the pool starts its workers one by one, when there is work
-                return self._pool.submit(_load_batch, draws)
+                future = self._pool.submit(_load_batch, draws)
+            # The pool forgets them when one dies, and ends the others by the SIGTERM that they do not hear.
+            self._workers |= self._pool._processes or {}
+            return future
         except BrokenProcessPool as error:
-            self.close()
+            self._end_broken()
             raise WorkerError(_KILLED) from error
 
     def _start(self) -> None:

@@ -87,7 +87,7 @@ class Mixup:
         mixes = self._draw_batch(batch, height, width, rng)
         weight = self._pixel_weights(mixes, height, width).astype(images.dtype)  # [M, 1, H, W]
         mixed = images * weight + images.flip(axis=[0]) * (1.0 - weight)
-        share = paddle.to_tensor([[mix.share] for mix in mixes], dtype="float32")  # [M, 1]
+        share = paddle.assign(np.asarray([[mix.share] for mix in mixes], np.float32))  # [M, 1]
         targets = soft_targets(labels, self.num_classes, self.smoothing)
         return mixed, targets * share + targets.flip(axis=[0]) * (1.0 - share)
 
@@ -128,8 +128,8 @@ class Mixup:
     def _pixel_weights(mixes: list[_Mix], height: int, width: int) -> Tensor:
         """Weight of the image itself at each pixel, `[M, 1, H, W]`."""
         outside = [[1.0 if mix.is_cutmix else mix.share] for mix in mixes]
-        boxes = paddle.to_tensor([mix.box for mix in mixes], dtype="int32")
-        weight = paddle.to_tensor(outside, dtype="float32").reshape([-1, 1, 1, 1])
+        boxes = paddle.assign(np.asarray([mix.box for mix in mixes], np.int32))
+        weight = paddle.assign(np.asarray(outside, np.float32)).reshape([-1, 1, 1, 1])
         return paddle.where(box_mask(boxes, height, width), paddle.zeros([1]), weight)
 
 

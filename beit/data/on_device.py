@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import paddle
 from paddle import Tensor
 
@@ -20,8 +21,9 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         mean: of the channels, on [0, 1].
         std: of the channels, on [0, 1].
     """
-    shift = paddle.to_tensor(mean, dtype="float32").reshape([1, -1, 1, 1])
-    scale = paddle.to_tensor(std, dtype="float32").reshape([1, -1, 1, 1])
+    shift, scale = (
+        paddle.assign(np.asarray(value, np.float32)).reshape([1, -1, 1, 1]) for value in (mean, std)
+    )
     return (images.astype("float32") / 255.0 - shift) / scale  # [B, 3, H, W]
 
 

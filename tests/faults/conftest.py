@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def table(rows: list[Row]) -> list[str]:
     for row in rows:
         seen = f"FAILED: {row.failure}" if row.failure else row.seen
         seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+        seen = re.sub(r"/\S*/pytest-\d+/[^/ ]+", "…", seen)
         cells = [row.family, row.fault, row.expected, seen, seconds]
         lines.append(
             "| " + " | ".join(" ".join(cell.split()).replace("|", "/")[:240] for cell in cells) + " |"

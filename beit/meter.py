@@ -1,0 +1,128 @@
+"""The log line of a run: means of losses, gradient and speed, and what must not go on. Floor 5, below the loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from paddle import Tensor
+
+from beit import distributed
+from beit.logging import format_duration
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss, a gradient or a weight became NaN or infinite."""
+
+
+class Meter:
+    """Adds up losses on the device; the host reads them only when a line is due. `run` is an `engine.Training`."""
+
+    def __init__(self, run: Any, total_steps: int, warmup_steps: int) -> None:
+        self._run = run
+        self._total_steps = total_steps
+        self._warmup_steps = warmup_steps
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._since = time.perf_counter()
+        self._waited = run.loader.wait_seconds
+        self._unreadable = 0
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Take in the scalars of a micro-batch."""
+        for name, value in losses.items():
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def add_gradient(self, norm: Tensor) -> None:
+        """Take in the gradient norm of a step."""
+        self._sums["grad_norm"] = self._sums["grad_norm"] + norm if "grad_norm" in self._sums else norm
+        self._steps += 1
+
+    def report(self, lr: float, weight_decay: float) -> None:
+        """Write the means since the last line and start anew.
+
+        Raises:
+            NonFiniteLossError: the loss is not finite.
+        """
+        if not self._steps:
+            return
+        run, config = self._run, self._run.task.config
+        ranks, steps = distributed.world_size(), self._steps
+        totals = distributed.all_reduce_sum(self._sums)
+        divisors = dict.fromkeys(totals, ranks * steps * config.TRAIN.ACCUM_ITER) | {
+            "grad_norm": ranks * steps
+        }
+        means = {name: value / divisors[name] for name, value in totals.items()}
+        seconds = time.perf_counter() - self._since
+        means["lr"], means["weight_decay"] = lr, weight_decay
+        means["images_per_second"] = steps * run.sampler.step_size / seconds
+        means["data_wait"] = (run.loader.wait_seconds - self._waited) / seconds
+        if run.scaler.is_enable():
+            means["loss_scale"] = float(run.scaler.state_dict()["scale"].item())  # of shape [1]
+        self._refuse_non_finite(means)
+        self._refuse_overflow_storm(means)
+        self._count_unreadable()
+        run.log.scalars("train", means, run.step)
+        run.log.text(self._line(means, seconds / steps))
+        is_warm = run.step >= self._warmup_steps
+        for message in run.task.warnings(means, is_warm):
+            run.log.text(f"warning: {message}")
+        self._sums, self._steps = {}, 0
+        self._since, self._waited = time.perf_counter(), run.loader.wait_seconds
+
+    def restart_clock(self) -> None:
+        """Leave out of the next speed what was not training."""
+        self._since, self._waited = time.perf_counter(), self._run.loader.wait_seconds
+
+    def _line(self, means: dict[str, float], seconds_per_step: float) -> str:
+        run = self._run
+        epoch = run.step / run.sampler.steps_per_epoch
+        left = format_duration((self._total_steps - run.step) * seconds_per_step)
+        losses = "  ".join(
+            f"{name} {means[name]:.4f}" for name in means if name in self._sums and name != "grad_norm"
+        )
+        return (
+            f"epoch {epoch:.2f}/{self._total_steps / run.sampler.steps_per_epoch:.4g}  step {run.step}/{self._total_steps}  {losses}  "
+            f"grad {means['grad_norm']:.3f}  lr {means['lr']:.3e}  {means['images_per_second']:.1f} images/s  "
+            f"data wait {100 * means['data_wait']:.0f} %  {left} left"
+        )
+
+    def _count_unreadable(self) -> None:
+        run, config = self._run, self._run.task.config
+        bad, images = len(run.dataset.unreadable()), len(run.dataset)
+        if bad > self._unreadable:
+            self._unreadable = bad
+            run.log.text(
+                f"warning: {bad} of {images} training images cannot be read and were replaced by others, "
+                f"listed in {run.dataset.bad_images}"
+            )
+        if bad > config.DATA.MAX_BAD_FRACTION * images:
+            raise ValueError(
+                f"{bad} of {images} training images cannot be read, more than DATA.MAX_BAD_FRACTION = "
+                f"{config.DATA.MAX_BAD_FRACTION:g}; they are listed in {run.dataset.bad_images}"
+            )
+
+    def _refuse_non_finite(self, means: dict[str, float]) -> None:
+        run = self._run
+        # With loss scaling a step with an infinite gradient is skipped on purpose. Every loss of the task is watched,
+        # so that the message names the one that broke.
+        watched = [name for name in self._sums if name != "grad_norm" or not run.scaler.is_enable()]
+        bad = {name: means[name] for name in watched if not math.isfinite(means[name])}
+        if not bad:
+            return
+        found = ", ".join(f"{name} = {value}" for name, value in bad.items())
+        raise NonFiniteLossError(
+            f"{found} within the {self._steps} steps up to step {run.step} (lr {means['lr']:.3e}); the newest "
+            f"checkpoint in {run.task.config.SAVE} is from before. Lower TRAIN.BASE_LR, set TRAIN.GRAD_CLIP, or run "
+            "without -amp, and continue with -resume auto"
+        )
+
+    def _refuse_overflow_storm(self, means: dict[str, float]) -> None:
+        """Each step that float16 cannot hold is skipped and halves the scale; below 1 the last 17 or more were."""
+        if means.get("loss_scale", 1.0) < 1.0:
+            raise NonFiniteLossError(
+                f"step {self._run.step}: the gradients overflow float16 again and again (loss scale "
+                f"{means['loss_scale']:g}) and every step is skipped. Lower TRAIN.BASE_LR, or run without -amp"
+            )
