@@ -34,7 +34,7 @@ def read_zip(file: io.BufferedIOBase, size: int) -> tuple[Any, dict[str, str]]:
     Raises: `CheckpointError` for a damaged archive, a wrong checksum, another kind of archive, absurd sizes;
     `UnsafeFileError` from the unpickler.
     """
-    with ThreadPoolExecutor(max_workers=1) as pool:  # sums one tensor while the next is read
+    with ThreadPoolExecutor(max_workers=2) as pool:  # sums one tensor while the next is read
         archive = _Archive(file, size, pool)
         big_endian = archive.has("byteorder") and archive.member("byteorder").tobytes() == b"big"
         stored: dict[str, np.ndarray] = {}
