@@ -102,7 +102,7 @@ def test_output_becomes_read_only(data: Path, tmp_path: Path, row: Row) -> None:
 def test_output_removed(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "the output folder is removed during the run",
-        "status 2 and one line that names it, at the next save",
+        "status 2 and one line that names it, at the next log line",
     )
     run = start(
         command("main_single_gpu.py", data, tmp_path / "run", TRAIN__NUM_EPOCHS=500, SAVE_STEPS=5),
