@@ -54,8 +54,7 @@ def _no_process_outlives_its_test() -> Iterator[None]:
     first = harness.start.count  # type: ignore[attr-defined]
     yield
     for number in range(first + 1, harness.start.count + 1):  # type: ignore[attr-defined]
-        for pid in harness.marked(f"{harness.os.getpid()}-{number}"):
-            harness.kill(pid)
+        harness.kill_all(f"{harness.os.getpid()}-{number}")
 
 
 @pytest.fixture(scope="session")

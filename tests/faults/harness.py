@@ -80,8 +80,7 @@ class Command:
         return alive
 
     def sweep(self) -> None:
-        for pid in self.members():
-            kill(pid)
+        kill_all(self.mark)
         self.process.wait(30)
 
 
@@ -116,6 +115,13 @@ def succeed(arguments: list[str], output: Path) -> str:
     status, text, _ = finish(arguments, output)
     assert status == 0, text[-2000:]
     return text
+
+
+def kill_all(mark: str) -> None:
+    """Only the resource trackers are left: they remove the semaphores of the dead and end by themselves."""
+    for pid in marked(mark):
+        if "resource_tracker" not in cmdline(pid):
+            kill(pid)
 
 
 def marked(mark: str) -> list[int]:
