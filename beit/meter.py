@@ -11,6 +11,8 @@ from paddle import Tensor
 from beit import distributed
 from beit.logging import format_duration
 
+_MAX_DATA_WAIT = 0.2  # share of the time above which the pictures, not the device, set the speed
+
 
 class NonFiniteLossError(FloatingPointError):
     """A loss, a gradient or a weight became NaN or infinite."""
@@ -28,6 +30,8 @@ class Meter:
         self._since = time.perf_counter()
         self._waited = run.loader.wait_seconds
         self._unreadable = 0
+        self._is_first = True
+        self._is_starved = False
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Take in the scalars of a micro-batch."""
@@ -69,6 +73,7 @@ class Meter:
         is_warm = run.step >= self._warmup_steps
         for message in run.task.warnings(means, is_warm):
             run.log.text(f"warning: {message}")
+        self._tell_of_waiting(means["data_wait"])
         self._sums, self._steps = {}, 0
         self._since, self._waited = time.perf_counter(), run.loader.wait_seconds
 
@@ -88,6 +93,17 @@ class Meter:
             f"grad {means['grad_norm']:.3f}  lr {means['lr']:.3e}  {means['images_per_second']:.1f} images/s  "
             f"data wait {100 * means['data_wait']:.0f} %  {left} left"
         )
+
+    def _tell_of_waiting(self, share: float) -> None:
+        """Say once that the data is too slow; not at the first line, in whose time the workers start."""
+        if share > _MAX_DATA_WAIT and not self._is_first and not self._is_starved:
+            self._is_starved = True
+            self._run.log.text(
+                f"warning: {100 * share:.0f} % of the time goes into waiting for pictures, the device could be faster: raise "
+                f"DATA.NUM_WORKERS (it is {self._run.loader.num_workers}, one per CPU core and rank at most), or store "
+                "the pictures smaller or on a faster disk"
+            )
+        self._is_first = False
 
     def _count_unreadable(self) -> None:
         run, config = self._run, self._run.task.config

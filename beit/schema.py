@@ -154,6 +154,7 @@ SCHEMA: dict[str, Key] = {
     "DATA.IMAGENET_MEAN": Key((0.5, 0.5, 0.5), numbers(3), "channel means on [0, 1]; belongs to the checkpoint"),
     "DATA.IMAGENET_STD": Key((0.5, 0.5, 0.5), numbers(3, low=1e-6), "channel deviations on [0, 1]; belongs to the checkpoint"),
     "DATA.EXIF_ORIENTATION": Key(False, flag, "turn pictures as their EXIF tag says; the published protocol does not"),
+    "DATA.SCALED_DECODING": Key(True, flag, "training on single crops: decode a JPEG 2, 4 or 8 times smaller where the crop keeps at least the pixels it is resized to; its pixels differ by 1 of 255 in the mean, below 2 in each crop measured. Evaluation always decodes fully"),
     "DATA.MAX_PIXELS": Key(178956970, integer(1), "pixels beyond which a picture is refused before decoding"),
     "DATA.MAX_BAD_FRACTION": Key(0.01, number(0.0, 1.0), "share of the training images that may be unreadable; beyond it the run stops"),
     # ---- model

@@ -30,7 +30,8 @@ class ImageDataset:
 
     Args:
         images: what to read.
-        transform: from an RGB picture and a generator to named arrays.
+        transform: from an RGB picture and a generator to named arrays. One that has a method `divisor` says how many
+            times smaller a picture may be decoded for it, see `TrainTransform.divisor`.
         seed: of the augmentation.
         open_options: how pictures are opened.
         bad_images: file for training to note unreadable images in, one line `path<TAB>reason` each time one
@@ -87,12 +88,20 @@ class ImageDataset:
         return str(self.images.path(draw.index))
 
     def _read(self, index: int, draw: int) -> dict[str, np.ndarray]:
-        image = open_image(self.images.path(index), **self.open_options)
-        sample = self.transform(image, np.random.default_rng([self.seed, draw]))
+        divisor = getattr(self.transform, "divisor", None)
+        image = open_image(
+            self.images.path(index),
+            **self.open_options,
+            divisor=divisor and (lambda full_size: divisor(full_size, self._generator(draw))),
+        )
+        sample = self.transform(image, self._generator(draw))
         if self.images.labels is not None:
             sample["label"] = np.asarray(self.images.labels[index])
         sample["index"] = np.asarray(index, np.int64)
         return sample
+
+    def _generator(self, draw: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, draw])
 
 
 def build_dataset(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 # The formats data sets come in. Pillow knows some forty more; each is a decoder an attacker could reach.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: twice its Image.MAX_IMAGE_PIXELS
+FULL_SIZE = "full_size"  # in `info` of what `open_image` returns: (width, height) before scaled decoding
+DIVISORS = (8, 4, 2, 1)  # at which a JPEG can be decoded smaller
+
+Size = tuple[int, int]  # width, height in pixels
 
 # What Pillow's decoders raise on damaged files; OSError includes "truncated", "unidentified", "no such file".
 _DECODE_ERRORS = (
@@ -29,6 +34,8 @@ _DECODE_ERRORS = (
     zlib.error,
 )
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+_SCALABLE = frozenset({"JPEG", "MPO"})  # MPO: a JPEG with others behind it, as phones write
+_ON_SIDE = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _WIDE_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
@@ -57,14 +64,17 @@ def open_image(
     exif_orientation: bool = False,
     max_pixels: int = MAX_PIXELS,
     keep_mode: bool = False,
+    divisor: Callable[[Size], int] | None = None,
 ) -> Image.Image:
-    """The fully decoded picture in mode RGB; of an animation or a multi-page file, the first frame.
+    """The decoded picture in mode RGB; of an animation or a multi-page file, the first frame.
 
     Args:
         path: an image in one of `FORMATS`; the content decides, not the extension.
         exif_orientation: turn and mirror as the EXIF tag says. The published protocols do not.
         max_pixels: width * height above which a picture is refused from its header, before decoding.
         keep_mode: leave the pixels in the file's own mode (label maps).
+        divisor: from the size of the picture to one of `DIVISORS`: a JPEG is decoded that many times smaller (sides
+            rounded up), which saves most of the time; other formats are not. `info[FULL_SIZE]` tells the whole size.
 
     Raises:
         ImageError: the file is missing, empty, no image, damaged, too large, or holds numbers without a
@@ -77,10 +87,10 @@ def open_image(
                 raise ImageError(
                     path, f"{width} x {height} pixels are more than DATA.MAX_PIXELS={max_pixels} allows"
                 )
-            image.load()
-            if exif_orientation:
-                ImageOps.exif_transpose(image, in_place=True)
-            return image if keep_mode else to_rgb(image)
+            full_size = _load(image, exif_orientation, divisor)
+            decoded = image if keep_mode else to_rgb(image)
+            decoded.info[FULL_SIZE] = full_size
+            return decoded
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -88,6 +98,21 @@ def open_image(
         raise ImageError(path, reason) from error
     except _DECODE_ERRORS as error:
         raise ImageError(path, _reason(path, error)) from error
+
+
+def _load(image: Image.Image, exif_orientation: bool, divisor: Callable[[Size], int] | None) -> Size:
+    """Decode in place, see `open_image`; the whole size."""
+    full_size = None
+    if divisor is not None and image.format in _SCALABLE:
+        is_on_side = exif_orientation and image.getexif().get(ExifTags.Base.Orientation) in _ON_SIDE
+        full_size = image.size[::-1] if is_on_side else image.size
+        scale = divisor(full_size)
+        if scale > 1:
+            image.draft(None, (image.width // scale, image.height // scale))
+    image.load()
+    if exif_orientation:
+        ImageOps.exif_transpose(image, in_place=True)
+    return full_size or image.size
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

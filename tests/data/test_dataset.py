@@ -118,6 +118,7 @@ def config(root):
         "INTERPOLATION": "bicubic",
         "IMAGENET_MEAN": (0.5, 0.5, 0.5),
         "EXIF_ORIENTATION": True,
+        "SCALED_DECODING": True,
         "MAX_PIXELS": 1000,
     }
     train = {
@@ -149,3 +150,23 @@ def test_build_dataset(tmp_path):
     assert val.describe(Draw(0, 0)) == str(tmp_path / "val/cat/a.png")
     assert set(train[Draw(0, 0)]) == {"image", "erase", "label", "index"}
     assert len(val) == 1
+
+
+def test_scaled_decoding_is_of_the_training_images_and_can_be_switched_off(tmp_path, monkeypatch):
+    for split in ("train", "val"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (640, 480), "gray").save(tmp_path / split / "cat" / "a.jpg")
+    settings, seen = config(tmp_path), []
+    settings.DATA.MAX_PIXELS = 640 * 480
+    for split, is_on in (("train", True), ("train", False), ("val", True)):
+        settings.DATA.SCALED_DECODING = is_on
+        found = build_dataset(settings, split)
+        transform = type(found.transform)
+        monkeypatch.setattr(
+            transform,
+            "__call__",
+            lambda self, image, rng: seen.append(image.size) or {"image": np.asarray(image)},
+        )
+        found[Draw(0, 3)]
+        monkeypatch.undo()
+    assert seen == [(80, 60), (640, 480), (640, 480)]

@@ -7,9 +7,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from beit.data.images import ImageError, open_image, to_rgb
+from beit.data.images import FULL_SIZE, ImageError, open_image, to_rgb
 
 GRAY = np.array([[0, 1, 128, 255]], np.uint8)
 
@@ -238,3 +238,57 @@ def test_missing_file_and_folder(tmp_path):
 def test_error_survives_pickling():
     error = pickle.loads(pickle.dumps(ImageError("a.jpg", "an empty file")))
     assert (error.path, error.reason, str(error)) == ("a.jpg", "an empty file", "a.jpg: an empty file")
+
+
+def smooth(width, height):
+    """A picture of slow waves: what it looks like does not depend on how it is scaled."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 31 + y / 47), np.cos(x / 53), np.sin(y / 37)]
+    return Image.fromarray((128 + 80 * np.stack(waves, -1)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("divisor", [1, 2, 4, 8])
+def test_a_jpeg_is_decoded_smaller_and_tells_its_whole_size(tmp_path, divisor):
+    path, asked = save(tmp_path / "a.jpg", smooth(243, 161), quality=95), []
+    found = open_image(path, divisor=lambda size: asked.append(size) or divisor)
+    assert asked == [(243, 161)] and found.info[FULL_SIZE] == (243, 161)
+    assert found.size == (-(-243 // divisor), -(-161 // divisor))
+    expected = open_image(path).reduce(divisor)
+    error = np.abs(np.asarray(found).astype(int) - np.asarray(expected))
+    assert error.max() <= (0 if divisor == 1 else 4)
+
+
+def test_only_a_jpeg_is_decoded_smaller(tmp_path):
+    path = save(tmp_path / "a.png", smooth(64, 48))
+    found = open_image(path, divisor=lambda size: 2)
+    assert found.size == found.info[FULL_SIZE] == (64, 48)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_whole_size_is_that_of_the_turned_picture(tmp_path, orientation):
+    exif, asked = Image.Exif(), []
+    exif[0x0112] = orientation
+    path = save(tmp_path / "a.jpg", smooth(160, 96), exif=exif)
+    full = (96, 160) if orientation >= 6 else (160, 96)
+    found = open_image(path, exif_orientation=True, divisor=lambda size: asked.append(size) or 4)
+    assert asked == [full] and found.info[FULL_SIZE] == full
+    assert found.size == (full[0] // 4, full[1] // 4)
+    asked.clear()
+    assert open_image(path, divisor=lambda size: asked.append(size) or 4).size == (40, 24)
+    assert asked == [(160, 96)]
+
+
+def test_a_text_chunk_is_not_taken_for_the_whole_size(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text(FULL_SIZE, "a trap")
+    path = save(tmp_path / "a.png", smooth(20, 16), pnginfo=text)
+    with Image.open(path) as image:
+        assert image.info[FULL_SIZE] == "a trap"
+    assert open_image(path).info[FULL_SIZE] == (20, 16)
+
+
+def test_a_truncated_jpeg_is_noticed_also_when_decoded_smaller(tmp_path):
+    path = save(tmp_path / "a.jpg", smooth(320, 240))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match="truncated"):
+        open_image(path, divisor=lambda size: 4)

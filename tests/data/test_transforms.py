@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from beit.data import transforms
+from beit.data.images import open_image
 from beit.data.randaugment import RandAugment
 from beit.data.transforms import ColorJitter, EvalTransform, TrainTransform
 
@@ -23,6 +25,7 @@ def config(**train):
         "IMAGE_SIZE": 32,
         "CROP_PCT": 0.875,
         "INTERPOLATION": "bicubic",
+        "SCALED_DECODING": True,
         "IMAGENET_MEAN": (0.485, 0.456, 0.406),
     }
     defaults = {
@@ -197,6 +200,7 @@ def test_build_train_transform_reads_every_key():
     assert (transform.erase_probability, transform.erase_count) == (0.25, 3)
     assert isinstance(transform.augment, RandAugment)
     assert transform.augment.fill == (124, 116, 104)
+    assert transform.scaled_decoding
 
 
 def test_colour_jitter_only_without_auto_augment():
@@ -220,3 +224,53 @@ def test_same_generator_same_sample():
     other = transform(picture(), np.random.default_rng([7, 6]))
     np.testing.assert_array_equal(first["image"], again["image"])
     assert (first["image"] != other["image"]).any()
+
+
+def detailed(width, height):
+    """Noise on every scale, as natural pictures have it, as a JPEG of quality 90 shows it."""
+    rng, total = np.random.default_rng(0), np.zeros((height, width, 3))
+    for side in (2, 4, 8, 16, 32, 64, 128, 256):
+        coarse = rng.normal(0, side**0.3, (height // side + 2, width // side + 2, 3)) + rng.normal(
+            0, 2 * side**0.3, (height // side + 2, width // side + 2, 1)
+        )
+        for c in range(3):
+            plane = Image.fromarray(coarse[..., c].astype(np.float32))
+            total[..., c] += np.asarray(plane.resize((width, height), BICUBIC))
+    pixels = np.clip(118 + 50 * total / total.std(), 0, 255).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("size", [(1001, 751), (1600, 1201)])
+def test_scaled_decoding_keeps_the_draws_and_stays_within_the_stated_error(tmp_path, size):
+    path = tmp_path / "a.jpg"
+    detailed(*size).save(path, quality=90)
+    whole = TrainTransform((224, 224), erase_probability=1.0)
+    scaled = dataclasses.replace(whole, scaled_decoding=True)
+    full, divisors, errors = open_image(path), [], []
+    for seed in range(8):
+        smaller = open_image(path, divisor=lambda full: scaled.divisor(full, np.random.default_rng(seed)))  # noqa: B023
+        divisors.append(round(size[0] / smaller.width))
+        expected, found = (
+            transform(image, np.random.default_rng(seed))
+            for transform, image in ((whole, full), (scaled, smaller))
+        )
+        np.testing.assert_array_equal(found["erase"], expected["erase"])  # the last of the draws
+        errors.append(np.abs(found["image"].astype(int) - expected["image"]))
+        if divisors[-1] == 1:
+            assert not errors[-1].any()
+    means = [error.mean() for error, divisor in zip(errors, divisors, strict=True) if divisor > 1]
+    assert len(means) >= 4 and set(divisors) <= {1, 2, 4}
+    assert max(means) < 2 and max(error.max() for error in errors) < 50
+
+
+def test_divisor_leaves_the_crop_as_large_as_the_result():
+    transform = TrainTransform((32, 64), scaled_decoding=True)
+    for seed in range(200):
+        left, top, right, bottom = reference_box(
+            900, 700, (0.08, 1), (3 / 4, 4 / 3), np.random.default_rng(seed)
+        )
+        divisor = transform.divisor((900, 700), np.random.default_rng(seed))
+        enough = [k for k in (1, 2, 4, 8) if (right - left) / k >= 64 and (bottom - top) / k >= 32]
+        assert divisor == max(enough)
+    assert transform.divisor((40, 30), np.random.default_rng(0)) == 1
+    assert TrainTransform((32, 64)).divisor((900, 700), np.random.default_rng(0)) == 1
