@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "beit.tools.visualise",
         "draw attention, predictions, curves, augmentation, schedules, tokens",
     ),
+    "bench": ("beit.tools.bench", "time this package against the peers that are installed"),
     "convert": ("beit.tools.convert", "rewrite a checkpoint of any publisher in the form of another"),
     "export": ("beit.tools.export", "write a model as a static graph or ONNX, compared before it is left"),
     "serve": ("beit.tools.serve", "a page in the browser: drop a picture, see what the model says"),

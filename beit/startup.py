@@ -10,6 +10,9 @@ from pathlib import Path
 SWITCH = "BEIT_TUNE_CPU"
 """Environment variable: 0 leaves everything as it is."""
 
+TUNED = ("MKL_DEBUG_CPU_TYPE", "KMP_BLOCKTIME")
+"""Environment variables that `before_paddle` may set."""
+
 # mallopt(3) parameters, malloc.h of glibc.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -48,9 +51,7 @@ def tune_cpu() -> str:
 
         paddle.set_flags({"FLAGS_use_stride_kernel": False})
         done.append("no strided views")
-    done += [
-        f"{name}={os.environ[name]}" for name in ("MKL_DEBUG_CPU_TYPE", "KMP_BLOCKTIME") if name in os.environ
-    ]
+    done += [f"{name}={os.environ[name]}" for name in TUNED if name in os.environ]
     return f"CPU settings: {', '.join(done)} ({SWITCH}=0 leaves them alone)"
 
 

@@ -34,6 +34,8 @@ FLOORS: dict[str, float] = {
     "beit.output": 5.7,
     "beit.run": 6,
     "beit.tools": 6.5,
+    "beit.bench": 6.6,
+    "beit.tools.bench": 6.7,
     "beit.__main__": 7,
 }
 """Longest matching prefix wins. Files of one room may import each other."""

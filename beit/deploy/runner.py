@@ -59,12 +59,12 @@ def load_runner(
         FileNotFoundError: a file of the export is missing.
         ValueError: unknown backend or precision, or this machine cannot run it.
     """
-    if backend not in _BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; there are {', '.join(_BACKENDS)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
     description = read_description(folder)
     if description.task == "segment" and precision == "bfloat16":
         raise ValueError("oneDNN, which has the bfloat16 arithmetic, cannot resize class maps; use float32")
-    session = _BACKENDS[backend](
+    session = BACKENDS[backend](
         Path(folder) / GRAPH, precision, threads or os.cpu_count() or 1, description.task != "segment"
     )
     return Runner(description, session)
@@ -121,7 +121,7 @@ def _onnx_session(target: Path, precision: str, threads: int, _: bool) -> Sessio
     return lambda images: session.run(None, {name: images})
 
 
-_BACKENDS: dict[str, Callable[[Path, str, int, bool], Session]] = {
+BACKENDS: dict[str, Callable[[Path, str, int, bool], Session]] = {
     "paddle": _paddle_session,
     "onnx": _onnx_session,
 }

@@ -1,0 +1,327 @@
+"""Which contenders meet in which work: inference, training, pre-training, data, loading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from yacs.config import CfgNode
+
+from beit.beit import build_beit
+from beit.bench.contest import GEMM, Contender
+from beit.bench.files import (
+    training_batch,
+    write_containers,
+    write_export,
+    write_inputs,
+    write_jpegs,
+    write_weights,
+)
+from beit.config import get_config, image_hw
+from beit.models.mim import build_mim
+from beit.models.tokenizer import build_vqkd
+from beit.startup import TUNED
+from beit.tools.counting import count_multiply_adds
+
+BFLOAT16_TOLERANCE = 0.25
+"""Share of the logits' standard deviation: bfloat16 has 8 bits, and the model 12 to 24 blocks of them."""
+_TRAIN_TOLERANCE = 2e-3
+_UNTUNED: dict[str, str | None] = dict.fromkeys(TUNED)
+_OURS, _PEERS = "beit.bench.ours", "beit.bench.peers"
+_ANY = float("inf")
+_DATA_IMAGES = 32
+_LEARNING_RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose. `find` gives an interpreter that has some modules, or None."""
+
+    model: str
+    batch: int
+    precision: str
+    threads: int
+    device: str
+    folder: Path
+    find: Callable[[tuple[str, ...]], str | None]
+    paddlevit: str | None = None
+    images: str | None = None
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Work with its contenders; `units` of `unit` are a step, whose forward (and backward) has `multiply_adds`."""
+
+    title: str
+    contenders: tuple[Contender, ...]
+    specification: dict[str, Any]
+    units: float
+    unit: str = "images"
+    multiply_adds: float | None = None
+    arithmetic: dict[str, float] = field(default_factory=dict)
+
+
+def inference(settings: Settings) -> Iterator[Contest]:
+    """Logits of a batch."""
+    config = get_config(settings.model)
+    paths = write_weights(config, settings.folder)
+    onnx = settings.find(("paddle2onnx", "onnxruntime")) is not None and _has("paddle2onnx", "onnxruntime")
+    graph = write_export(config, paths["weights"], settings.folder, onnx=onnx)
+    height, width = image_hw(config)
+    images = np.random.default_rng(0).standard_normal((settings.batch, 3, height, width), np.float32)
+    precise = settings.precision == "float32"
+    own = Contender("beit", f"{_OURS}:infer")
+    exported = f"{_OURS}:infer_exported"
+    if precise:
+        own_graphs = [
+            Contender("beit, exported, Paddle", exported, {"backend": "paddle"}),
+            Contender("beit, exported, onnxruntime", exported, {"backend": "onnx"}, needs=("onnxruntime",))
+            if onnx
+            else None,
+        ]
+    else:
+        own_graphs = [
+            Contender(
+                "beit, exported, Paddle, bfloat16",
+                exported,
+                {"backend": "paddle", "precision": settings.precision},
+                tolerance=BFLOAT16_TOLERANCE,
+            )
+        ]
+    dtype = "" if precise else f", {settings.precision}"
+    low = {} if precise else {"precision": settings.precision}
+    tolerance = 1e-3 if precise else BFLOAT16_TOLERANCE
+    timm, transformers = ("torch", "timm", "safetensors"), ("torch", "transformers")
+    peers = [
+        _peer(f"timm{dtype}", "timm_infer", low, timm, tolerance),
+        _peer(f"timm, torch.compile{dtype}", "timm_infer", {**low, "compile": True}, timm, tolerance),
+    ]
+    if precise:
+        peers += [
+            _peer("transformers, sdpa", "transformers_infer", {"attention": "sdpa"}, transformers),
+            _peer("transformers, eager", "transformers_infer", {"attention": "eager"}, transformers),
+            _peer("timm, onnxruntime", "onnxruntime_infer", {}, (*timm, "onnx", "onnxruntime")),
+        ]
+        if settings.paddlevit:
+            untuned = {**_UNTUNED, "BEIT_TUNE_CPU": "0"}
+            options = {"paddlevit": settings.paddlevit}
+            peers.append(
+                Contender("PaddleViT, Paddle's defaults", f"{_OURS}:infer_paddlevit", options, untuned)
+            )
+    yield Contest(
+        f"inference, {config.MODEL.NAME}, batch {settings.batch}, {settings.precision}",
+        (own, *filter(None, own_graphs), *peers, _machine()),
+        _shared(settings, config)
+        | paths
+        | {
+            "graph": str(graph),
+            "inputs": write_inputs({"images": images}, settings.folder / "inputs.npz"),
+        },
+        units=settings.batch,
+        multiply_adds=settings.batch * _forward(config),
+    )
+
+
+def training(settings: Settings) -> Iterator[Contest]:
+    """A full step without random parts: no stochastic depth, no mixing, no erasing."""
+    config = get_config(settings.model, _PLAIN)
+    paths = write_weights(config, settings.folder)
+    train = config.TRAIN
+    low = {} if settings.precision == "float32" else {"precision": settings.precision}
+    tolerance = _TRAIN_TOLERANCE if not low else BFLOAT16_TOLERANCE
+    dtype = "" if not low else f", {settings.precision}"
+    own = Contender("beit", f"{_OURS}:train", {} if settings.device == "cpu" else low)
+    yield Contest(
+        f"training, {config.MODEL.NAME}, batch {settings.batch}, {settings.precision}",
+        (
+            own,
+            Contender(
+                "beit, recomputed blocks", own.function, {"options": [*_PLAIN, "TRAIN.RECOMPUTE", True]}
+            ),
+            _peer(f"timm{dtype}", "timm_train", low, ("torch", "timm", "safetensors"), tolerance),
+            _machine(),
+        ),
+        _shared(settings, config)
+        | paths
+        | {
+            "inputs": write_inputs(training_batch(config, settings.batch), settings.folder / "inputs.npz"),
+            "options": _PLAIN,
+            "lr": _LEARNING_RATE,
+            "weight_decay": train.WEIGHT_DECAY,
+            "layer_decay": train.LAYER_DECAY,
+            "smoothing": train.SMOOTHING,
+            "compared_steps": 3,
+        },
+        units=settings.batch,
+        multiply_adds=3 * settings.batch * _forward(config),
+    )
+
+
+def pretraining(settings: Settings) -> Iterator[Contest]:
+    """Steps of BEiT, BEiT v2 and VQ-KD beside the fine-tuning step; tokens and the teacher's features are stored."""
+    size = "large" if "large" in settings.model else "base" if "base" in settings.model else "tiny"
+    suffix = "_pretrain" if size == "tiny" else "_pt1k"
+    configs = {
+        "fine-tuning": (settings.model, _PLAIN),
+        "BEiT": (f"beit_{size}_patch16_224{suffix}", _STORED_TOKENS),
+        "BEiT v2": (f"beitv2_{size}_patch16_224{suffix}", _STORED_TOKENS),
+        "VQ-KD": ("vqkd_encoder_base_decoder_1x768x12_clip", _STORED_FEATURES),
+    }
+    if size != "base":  # the published tokenizers are all of the base size
+        del configs["VQ-KD"]
+    contenders, arithmetic = [], {}
+    for number, (name, (path, options)) in enumerate(configs.items()):
+        config = get_config(path, options)
+        batch = training_batch(config, settings.batch)
+        inputs = write_inputs(batch, settings.folder / f"inputs-{number}.npz")
+        options_of = {"config": path, "options": options, "inputs": inputs, "average": False}
+        contenders.append(Contender(name, f"{_OURS}:train", options_of, tolerance=_ANY))
+        arithmetic[name] = _forward(config, batch)
+    yield Contest(
+        f"pre-training steps, {size}, batch {settings.batch}",
+        (*contenders, _machine()),
+        {"device": settings.device, "threads": settings.threads, "lr": _LEARNING_RATE, "compared_steps": 1},
+        units=settings.batch,
+        arithmetic=arithmetic,
+    )
+
+
+def data(settings: Settings) -> Iterator[Contest]:
+    """Files to a normalised batch on one thread; augmented pictures are random, only their shape is compared."""
+    config = get_config(settings.model)
+    if settings.images:
+        files = sorted(str(path) for path in Path(settings.images).rglob("*.[jJ][pP]*[gG]"))[:_DATA_IMAGES]
+        if not files:
+            raise ValueError(f"--images {settings.images}: no JPEG files in there")
+    else:
+        files = write_jpegs(settings.folder, _DATA_IMAGES)
+    height, width = image_hw(config)
+    shape = [len(files), 3, height, width]
+    needs = ("torch", "torchvision", "timm")
+    shared = _shared(settings, config) | {
+        "files": files,
+        "threads": 1,
+        "shape": shape,
+        "resized": int(height / config.DATA.CROP_PCT),
+        "auto_augment": config.TRAIN.AUTO_AUGMENT,
+        "erase_probability": config.TRAIN.RANDOM_ERASE_PROB,
+    }
+    yield Contest(
+        "data, training transform, one thread",
+        (
+            Contender("beit", f"{_OURS}:data_train"),
+            _peer("timm and torchvision", "data_train", {}, needs),
+            Contender("decoding alone", f"{_OURS}:decode"),
+        ),
+        shared,
+        units=len(files),
+    )
+    yield Contest(
+        "data, evaluation transform, one thread",
+        (
+            Contender("beit", f"{_OURS}:data_eval"),
+            _peer("torchvision", "data_eval", {}, needs),
+            Contender("decoding alone", f"{_OURS}:decode", tolerance=_ANY),
+        ),
+        shared,
+        units=len(files),
+    )
+
+
+def loading(settings: Settings) -> Iterator[Contest]:
+    """The same weights in each container, by this package's reader and by the container's own library."""
+    files = write_containers(settings.model, settings.folder, settings.find(("torch",)))
+    own = Contender("beit", f"{_OURS}:load")
+    rivals = {
+        "pdparams": Contender("paddle.load", f"{_OURS}:load_paddle"),
+        "safetensors": _peer("safetensors", "load_safetensors", {}, ("torch", "safetensors")),
+        "torch zip": _peer("torch.load", "load_torch", {}, ("torch",)),
+        "torch legacy": _peer("torch.load", "load_torch", {}, ("torch",)),
+    }
+    for container, file in files.items():
+        yield Contest(
+            f"loading, {get_config(settings.model).MODEL.NAME}, {container}",
+            (own, rivals[container]),
+            {"file": str(file), "threads": settings.threads, "device": settings.device},
+            units=file.stat().st_size / 1e9,
+            unit="GB",
+        )
+
+
+MODES: dict[str, Callable[[Settings], Iterator[Contest]]] = {
+    "infer": inference,
+    "train": training,
+    "pretrain": pretraining,
+    "data": data,
+    "load": loading,
+}
+
+_PLAIN = ["MODEL.DROPPATH", 0.0, "TRAIN.MIXUP_ALPHA", 0.0, "TRAIN.CUTMIX_ALPHA", 0.0]
+_STORED_TOKENS = ["MODEL.DROPPATH", 0.0]
+_STORED_FEATURES = [
+    "MODEL.DROPPATH",
+    0.0,
+    "TOKENIZER.TEACHER",
+    "features",
+    "TOKENIZER.TEACHER_PRETRAINED",
+    ".",
+]
+
+
+def _shared(settings: Settings, config: CfgNode) -> dict[str, Any]:
+    keys = config.MODEL
+    return {
+        "config": settings.model,
+        "batch": settings.batch,
+        "threads": settings.threads,
+        "device": settings.device,
+        "folder": str(settings.folder),
+        "size": image_hw(config)[0],
+        "num_classes": keys.NUM_CLASSES,
+        "mean": list(config.DATA.IMAGENET_MEAN),
+        "std": list(config.DATA.IMAGENET_STD),
+        "timm_name": "beit_base_patch16_224",
+        "timm_arguments": {
+            "patch_size": keys.PATCH_SIZE,
+            "embed_dim": keys.EMBED_DIM,
+            "depth": keys.DEPTH,
+            "num_heads": keys.NUM_HEADS,
+            "mlp_ratio": keys.MLP_RATIO,
+            "init_values": keys.INIT_VALUES,
+        },
+    }
+
+
+def _peer(
+    name: str,
+    function: str,
+    options: dict[str, Any],
+    needs: tuple[str, ...],
+    tolerance: float = 1e-3,
+) -> Contender:
+    return Contender(name, f"{_PEERS}:{function}", options, _UNTUNED, needs, tolerance)
+
+
+def _machine() -> Contender:
+    return Contender(GEMM, f"{_OURS}:gemm", tolerance=_ANY)
+
+
+def _forward(config: CfgNode, batch: dict[str, np.ndarray] | None = None) -> float:
+    """Multiply-adds of one image forward; of VQ-KD both encoder and decoder."""
+    images = paddle.zeros([1, 3, *image_hw(config)])
+    if config.TASK == "classify":
+        return count_multiply_adds(build_beit(config), images).under("A")
+    assert batch is not None
+    if config.TASK == "pretrain":
+        return count_multiply_adds(build_mim(config), images, paddle.to_tensor(batch["mask"][:1])).under("A")
+    model = build_vqkd(config)
+    return count_multiply_adds(model, images, paddle.to_tensor(batch["target"][:1])).under("A")
+
+
+def _has(*modules: str) -> bool:
+    return all(find_spec(module) is not None for module in modules)

@@ -1,0 +1,124 @@
+"""What the contenders need on disk: one set of weights in each library's form, graphs, inputs, pictures."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import paddle
+from PIL import Image, ImageDraw, ImageFilter
+from yacs.config import CfgNode
+
+from beit.beit import Beit, build_beit
+from beit.bench.worker import save_arrays
+from beit.checkpoint.files import write
+from beit.config import get_config, image_hw
+from beit.deploy.graph import write_graph, write_onnx
+from beit.deploy.network import ExportedNetwork
+from beit.tools.convert import convert
+
+JPEG_SIZE = (500, 375)
+"""Width and height of a usual picture of ImageNet."""
+_SPREAD = 0.02  # of what is zero or constant at the start and would hide a wrong mapping
+
+
+def write_weights(config: CfgNode, folder: Path, *, peers: bool = True) -> dict[str, str]:
+    """Random weights of a classifier as `.pdparams`, and for timm and transformers; paths by library."""
+    model = random_model(config)
+    source = folder / "weights.pdparams"
+    write(source, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    paths = {"weights": str(source)}
+    if peers:
+        convert(source, folder / "timm.safetensors", form="timm")
+        convert(source, folder / "transformers", form="huggingface")
+        paths |= {"timm": str(folder / "timm.safetensors"), "transformers": str(folder / "transformers")}
+    return paths
+
+
+def random_model(config: CfgNode) -> Beit:
+    """A classifier whose biases, tables and scales are random too, so that its logits depend on all of them."""
+    paddle.seed(0)
+    model = build_beit(config)
+    with paddle.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = _SPREAD * paddle.randn(parameter.shape)
+            scale = 25.0 if "table" in name or name.startswith("head.") else 1.0
+            parameter.set_value(parameter + scale * noise)
+    return model
+
+
+def write_export(config: CfgNode, weights: str, folder: Path, *, onnx: bool) -> Path:
+    """The graph of a classifier, normalised images to logits; its path without suffix."""
+    target = folder / "graph" / "model"
+    target.parent.mkdir()
+    model = build_beit(config)
+    model.set_state_dict(paddle.load(weights))
+    write_graph(ExportedNetwork(model, "logits", size=image_hw(config)), target)
+    if onnx:
+        write_onnx(target, ("logits",))
+    return target
+
+
+def write_inputs(arrays: dict[str, np.ndarray], file: Path) -> str:
+    """Arrays for all contenders; the path."""
+    save_arrays(file, arrays)
+    return str(file)
+
+
+def training_batch(config: CfgNode, batch: int) -> dict[str, np.ndarray]:
+    """A batch of the task of a config, as its data set would give it, of random pixels."""
+    rng = np.random.default_rng(0)
+    height, width = image_hw(config)
+    arrays: dict[str, np.ndarray] = {"image": rng.integers(0, 256, (batch, 3, height, width), dtype=np.uint8)}
+    patches = height * width // config.MODEL.PATCH_SIZE**2
+    if config.TASK == "classify":
+        arrays["label"] = rng.integers(0, config.MODEL.NUM_CLASSES, batch)
+        arrays["erase"] = np.zeros((batch, 1, 4), np.int32)
+    elif config.TASK == "pretrain":
+        masked = config.MASK.NUM_PATCHES or patches * 2 // 5
+        hidden = rng.permuted(np.tile(np.arange(patches), (batch, 1)), axis=1) < masked
+        arrays["mask"] = hidden
+        arrays["tokens"] = rng.integers(0, config.TOKENIZER.NUM_CODES, (batch, patches))
+    else:
+        arrays["target"] = rng.standard_normal((batch, patches, config.TOKENIZER.TEACHER_DIM), np.float32)
+    return arrays
+
+
+def write_jpegs(folder: Path, count: int) -> list[str]:
+    """Pictures of `JPEG_SIZE` with smooth areas, edges and grain; their paths."""
+    rng = np.random.default_rng(0)
+    width, height = JPEG_SIZE
+    paths = []
+    for number in range(count):
+        coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize(JPEG_SIZE, Image.Resampling.BICUBIC)
+        draw = ImageDraw.Draw(image)
+        for _ in range(12):
+            left, top = int(rng.integers(0, width)), int(rng.integers(0, height))
+            side = int(rng.integers(10, 150))
+            draw.ellipse((left, top, left + side, top + side), fill=tuple(rng.integers(0, 256, 3).tolist()))
+        grain = rng.normal(0.0, 12.0, (height, width, 1))
+        pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(1)), np.float64) + grain
+        path = folder / f"{number:03d}.jpg"
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path, quality=90)
+        paths.append(str(path))
+    return paths
+
+
+def write_containers(config: str, folder: Path, torch_python: str | None) -> dict[str, Path]:
+    """One state dict in each container; those of PyTorch where there is one to write them."""
+    state = {name: tensor.numpy() for name, tensor in build_beit(get_config(config)).state_dict().items()}
+    files = {"pdparams": folder / "model.pdparams", "safetensors": folder / "model.safetensors"}
+    for file in files.values():
+        write(file, state)
+    if torch_python is not None:
+        arrays = folder / "arrays.npz"
+        save_arrays(arrays, state)
+        for action, name in (("save", "torch zip"), ("save-legacy", "torch legacy")):
+            files[name] = folder / f"{action}.pth"
+            command = ["-m", "beit.bench.peers", action, str(arrays), str(files[name])]
+            root = Path(__file__).parents[2]
+            subprocess.run([torch_python, *command], check=True, cwd=root)
+        arrays.unlink()
+    return files

@@ -1,0 +1,250 @@
+"""The work as this package does it, and as PaddleViT does: steps for `worker`. The process's environment is the caller's."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import paddle
+from PIL import Image
+
+from beit.beit import build_beit
+from beit.bench.worker import Step
+from beit.checkpoint.files import read
+from beit.config import get_config
+from beit.data.dataset import ImageDataset
+from beit.data.image_list import ImageList
+from beit.data.loader import collate
+from beit.data.on_device import erase, normalize
+from beit.data.sampler import Draw
+from beit.data.transforms import build_eval_transform, build_train_transform
+from beit.engine import Training, train_step
+from beit.meter import Meter
+from beit.optim.ema import Ema
+from beit.startup import tune_cpu
+from beit.tasks import TASKS
+
+_GEMM_SHAPES = ((2048, 2048, 2048), (1576, 768, 3072), (1576, 3072, 768))
+"""Rows, inner length, columns; the last two are those of the MLP of base 224 at batch 8."""
+_EMA_DECAY = 0.9999
+
+
+def gemm(work: Mapping[str, Any]) -> Step:
+    """Float32 matrix products of the shape that this machine does fastest; tells how many multiply-adds a step has."""
+    _start(work)
+    import time
+
+    def seconds(shape: tuple[int, int, int]) -> float:
+        left, right = paddle.randn(shape[:2]), paddle.randn(shape[1:])
+        paddle.matmul(left, right)
+        begin = time.perf_counter()
+        for _ in range(5):
+            product = paddle.matmul(left, right)
+        product.numpy()
+        return (time.perf_counter() - begin) / float(np.prod(shape))
+
+    shape = min(_GEMM_SHAPES, key=seconds)
+    left, right = paddle.randn(shape[:2]), paddle.randn(shape[1:])
+
+    def step() -> dict[str, np.ndarray]:
+        paddle.matmul(left, right).numpy()
+        return {"multiply_adds": np.asarray(float(np.prod(shape)))}
+
+    return step
+
+
+def infer(work: Mapping[str, Any]) -> Step:
+    """Logits of a batch, as `evaluate` and `predict` compute them."""
+    _start(work)
+    model = build_beit(get_config(work["config"]))
+    model.set_state_dict(paddle.load(work["weights"]))
+    return _logits(model, work)
+
+
+def infer_exported(work: Mapping[str, Any]) -> Step:
+    """Logits of a batch from a graph that was exported: `backend`, `precision`."""
+    from beit.deploy.runner import BACKENDS
+
+    session = BACKENDS[work["backend"]](
+        Path(work["graph"]), work.get("precision", "float32"), work["threads"], True
+    )
+    images = _inputs(work)["images"]
+    return lambda: session(images)[0]
+
+
+def infer_paddlevit(work: Mapping[str, Any]) -> Step:
+    """Logits of a batch by PaddleViT's own files: `paddlevit` is its folder with `beit.py` and `config.py`."""
+    paddle.set_device("cpu")
+    folder = Path(work["paddlevit"])
+    sys.path.insert(0, str(folder))
+    name = Path(str(work["config"])).stem
+    config = _file_module(folder / "config.py").get_config(str(folder / "configs" / f"{name}.yaml"))
+    model = _file_module(folder / "beit.py").build_beit(config)
+    model.set_state_dict(paddle.load(work["weights"]))
+    return _logits(model, work)
+
+
+def train(work: Mapping[str, Any]) -> Step:
+    """A full step of a task: forward, backward, gradient norm, AdamW, average. Its results are losses of the first ones."""
+    _start(work)
+    run = _training(work)
+    batches = _repeated(_inputs(work))
+    meter = Meter(run, 1, 0)
+    losses: list[float] = []
+
+    def step() -> dict[str, np.ndarray]:
+        train_step(run, batches, work["lr"], run.task.config.TRAIN.WEIGHT_DECAY, meter)
+        run.step += 1
+        if len(losses) < work["compared_steps"]:
+            losses.append(float(meter._sums["loss"]) - sum(losses))
+            if len(losses) < work["compared_steps"]:
+                return step()
+        return {"losses": np.asarray(losses)}
+
+    return step
+
+
+def load(work: Mapping[str, Any]) -> Step:
+    """The tensors of a checkpoint by this package's reader; the results are sums over each."""
+    return _checked(lambda: read(work["file"]).tree)
+
+
+def load_paddle(work: Mapping[str, Any]) -> Step:
+    """The same by `paddle.load`."""
+    paddle.set_device("cpu")
+    return _checked(lambda: paddle.load(work["file"], return_numpy=True))
+
+
+def data_train(work: Mapping[str, Any]) -> Step:
+    """Files to a normalised training batch with the recipe's augmentation, one thread."""
+    _start(work)
+    config = get_config(work["config"])
+    dataset = _pictures(work, build_train_transform(config))
+
+    def step() -> np.ndarray:
+        batch = collate([dataset[draw] for draw in _every(dataset)])
+        images = normalize(
+            paddle.to_tensor(batch["image"]), config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD
+        )
+        images = erase(images, paddle.to_tensor(batch["erase"]), config.TRAIN.RANDOM_ERASE_MODE)
+        return np.asarray(images.shape)
+
+    return step
+
+
+def data_eval(work: Mapping[str, Any]) -> Step:
+    """Files to a normalised evaluation batch, one thread."""
+    _start(work)
+    config = get_config(work["config"])
+    dataset = _pictures(work, build_eval_transform(config))
+
+    def step() -> np.ndarray:
+        batch = collate([dataset[draw] for draw in _every(dataset)])
+        images = paddle.to_tensor(batch["image"])
+        return normalize(images, config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD).numpy()
+
+    return step
+
+
+def decode(work: Mapping[str, Any]) -> Step:
+    """Files to pixels and nothing else: what no pipeline can do without."""
+
+    def step() -> np.ndarray:
+        for file in work["files"]:
+            with Image.open(file) as image:
+                image.convert("RGB")
+        return np.asarray(work["shape"])
+
+    return step
+
+
+def _start(work: Mapping[str, Any]) -> None:
+    paddle.set_device("cpu" if work["device"] == "cpu" else work["device"])
+    if work["device"] == "cpu":
+        tune_cpu()
+
+
+def _inputs(work: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    with np.load(work["inputs"]) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _logits(model: Any, work: Mapping[str, Any]) -> Step:
+    model.eval()
+    images = paddle.to_tensor(_inputs(work)["images"])
+    amp = work.get("precision", "float32") == "bfloat16"
+
+    @paddle.no_grad()
+    def step() -> np.ndarray:
+        with paddle.amp.auto_cast(enable=amp, level="O1", dtype="bfloat16"):
+            return model(images).astype("float32").numpy()
+
+    return step
+
+
+def _training(work: Mapping[str, Any]) -> Training:
+    """What the loop's step needs, without data, log and checkpoints."""
+    config = get_config(work["config"], work["options"])
+    task = TASKS[config.TASK](config)
+    if work.get("weights"):
+        task.load(work["weights"])
+    task.train()
+    anything: Any = SimpleNamespace(wait_seconds=0.0)
+    return Training(
+        task=task,
+        parallel=task,
+        optimizer=task.optimizer(task.param_groups()),
+        scaler=paddle.amp.GradScaler(enable=False),
+        ema=Ema(task.model, _EMA_DECAY) if work.get("average", True) else None,
+        dataset=anything,
+        sampler=anything,
+        loader=anything,
+        evaluate=None,
+        save=lambda run, name: None,
+        log=anything,
+        stop=anything,
+        amp_dtype="bfloat16" if work.get("precision") == "bfloat16" else None,
+        step=1,  # the first step would draw a picture for the log
+    )
+
+
+def _repeated(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    while True:
+        yield batch
+
+
+def _pictures(work: Mapping[str, Any], transform: Any) -> ImageDataset:
+    return ImageDataset(ImageList.from_names(Path(), work["files"]), transform, seed=0)
+
+
+def _every(dataset: ImageDataset) -> list[Draw]:
+    return [Draw(index, index) for index in range(len(dataset))]
+
+
+def _checked(tensors: Any) -> Step:
+    """A step that reads; only its first call looks at all numbers."""
+    seen: list[dict[str, np.ndarray]] = []
+
+    def step() -> dict[str, np.ndarray]:
+        tree = tensors()
+        if not seen:
+            seen.append(
+                {name: np.asarray(np.float64(np.asarray(tensor).sum())) for name, tensor in tree.items()}
+            )
+        return seen[0]
+
+    return step
+
+
+def _file_module(file: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(f"paddlevit_{file.stem}", file)
+    if specification is None or specification.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

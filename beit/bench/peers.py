@@ -1,0 +1,220 @@
+"""The same work by PyTorch libraries, as they ship: steps for `worker`. Imports nothing of Paddle.
+
+`python -m beit.bench.peers save ARRAYS.npz FILE` writes arrays as `torch.save` does, `save-legacy` in its older form.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from beit.bench.worker import Step
+
+_EMA_DECAY = 0.9999
+
+
+def timm_infer(work: Mapping[str, Any]) -> Step:
+    """timm's model, eager or `compile`d."""
+    _threads(work)
+    model: Any = _timm_model(work).eval()
+    if work.get("compile"):
+        model = torch.compile(model)
+    return _logits(model, work)
+
+
+def transformers_infer(work: Mapping[str, Any]) -> Step:
+    """transformers' model with its attention `attention`: sdpa or eager."""
+    from transformers import BeitForImageClassification
+
+    _threads(work)
+    model = BeitForImageClassification.from_pretrained(
+        work["transformers"], attn_implementation=work["attention"]
+    ).eval()
+    return _logits(lambda images: model(images).logits, work)
+
+
+def onnxruntime_infer(work: Mapping[str, Any]) -> Step:
+    """timm's model as ONNX, written by PyTorch, run by onnxruntime."""
+    import onnxruntime
+
+    _threads(work)
+    images = _inputs(work)["images"]
+    file = Path(work["folder"]) / f"timm-{work['batch']}.onnx"
+    torch.onnx.export(
+        _timm_model(work).eval(), (torch.from_numpy(images),), str(file), input_names=["images"], dynamo=False
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = work["threads"]
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"images": images})[0]
+
+
+def timm_train(work: Mapping[str, Any]) -> Step:
+    """timm's full step: forward, backward, gradient norm, AdamW with layer decay, average."""
+    from timm.loss import LabelSmoothingCrossEntropy
+    from timm.optim import param_groups_layer_decay
+    from timm.utils import ModelEmaV3
+
+    _threads(work)
+    model = _timm_model(work).train()
+    groups = param_groups_layer_decay(
+        model, weight_decay=work["weight_decay"], layer_decay=work["layer_decay"]
+    )
+    for group in groups:
+        group["lr"] = work["lr"] * group["lr_scale"]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+    average = ModelEmaV3(model, decay=_EMA_DECAY)
+    criterion = LabelSmoothingCrossEntropy(work["smoothing"])
+    arrays = _inputs(work)
+    pixels, labels = torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["label"])
+    mean, std = (torch.tensor(work[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    losses: list[float] = []
+    autocast = _autocast(work)
+
+    def step() -> dict[str, np.ndarray]:
+        images = (pixels.float() / 255.0 - mean) / std
+        with autocast():
+            loss = criterion(model(images), labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(model)
+        if len(losses) < work["compared_steps"]:
+            losses.append(float(loss))
+            if len(losses) < work["compared_steps"]:
+                return step()
+        return {"losses": np.asarray(losses)}
+
+    return step
+
+
+def load_torch(work: Mapping[str, Any]) -> Step:
+    """The tensors of a checkpoint by `torch.load`; the results are sums over each."""
+    return _checked(lambda: torch.load(work["file"], weights_only=True))
+
+
+def load_safetensors(work: Mapping[str, Any]) -> Step:
+    """The same by safetensors."""
+    from safetensors.numpy import load_file
+
+    return _checked(lambda: load_file(work["file"]))
+
+
+def data_train(work: Mapping[str, Any]) -> Step:
+    """timm's training transform on Pillow pictures, files to a normalised batch, one thread."""
+    from PIL import ImageOps
+    from timm.data import create_transform
+
+    # timm 1.0.31 posterises to 0 bits at times, which Pillow 13 refuses; its training would end there.
+    posterize = ImageOps.posterize
+    ImageOps.posterize = lambda image, bits: posterize(image, max(1, bits))
+    return _data(
+        work,
+        create_transform(
+            work["size"],
+            is_training=True,
+            color_jitter=0.4,
+            auto_augment=work["auto_augment"],
+            interpolation="bicubic",
+            re_prob=work["erase_probability"],
+            re_mode="pixel",
+            re_count=1,
+            mean=work["mean"],
+            std=work["std"],
+        ),
+        compare=False,
+    )
+
+
+def data_eval(work: Mapping[str, Any]) -> Step:
+    """torchvision's evaluation transform on Pillow pictures, files to a normalised batch, one thread."""
+    from torchvision import transforms
+
+    steps = [
+        transforms.Resize(work["resized"], transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(work["size"]),
+        transforms.ToTensor(),
+        transforms.Normalize(work["mean"], work["std"]),
+    ]
+    return _data(work, transforms.Compose(steps), compare=True)
+
+
+def _data(work: Mapping[str, Any], transform: Callable[[Any], torch.Tensor], *, compare: bool) -> Step:
+    from PIL import Image
+
+    _threads(work)
+
+    def step() -> np.ndarray:
+        images = []
+        for file in work["files"]:
+            with Image.open(file) as image:
+                images.append(transform(image.convert("RGB")))
+        batch = torch.stack(images)
+        return batch.numpy() if compare else np.asarray(batch.shape)
+
+    return step
+
+
+def _timm_model(work: Mapping[str, Any]) -> Any:
+    import timm
+    from safetensors.torch import load_file
+
+    model = timm.create_model(
+        work["timm_name"], num_classes=work["num_classes"], img_size=work["size"], **work["timm_arguments"]
+    )
+    model.load_state_dict(load_file(work["timm"]))
+    return model
+
+
+def _logits(model: Callable[[torch.Tensor], torch.Tensor], work: Mapping[str, Any]) -> Step:
+    images = torch.from_numpy(_inputs(work)["images"])
+    autocast = _autocast(work)
+
+    @torch.inference_mode()
+    def step() -> np.ndarray:
+        with autocast():
+            return model(images).float().numpy()
+
+    return step
+
+
+def _autocast(work: Mapping[str, Any]) -> Callable[[], Any]:
+    enabled = work.get("precision") == "bfloat16"
+    return lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)
+
+
+def _threads(work: Mapping[str, Any]) -> None:
+    torch.set_num_threads(work["threads"])
+
+
+def _inputs(work: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    with np.load(work["inputs"]) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _checked(tensors: Callable[[], Mapping[str, Any]]) -> Step:
+    """A step that reads; only its first call looks at all numbers."""
+    seen: list[dict[str, np.ndarray]] = []
+
+    def step() -> dict[str, np.ndarray]:
+        tree = tensors()
+        if not seen:
+            seen.append(
+                {name: np.asarray(np.float64(np.asarray(tensor).sum())) for name, tensor in tree.items()}
+            )
+        return seen[0]
+
+    return step
+
+
+if __name__ == "__main__":
+    action, arrays, target = sys.argv[1:]
+    with np.load(arrays) as file:
+        tensors = {name: torch.from_numpy(file[name]) for name in file.files}
+    torch.save(tensors, target, _use_new_zipfile_serialization=action == "save")

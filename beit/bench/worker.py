@@ -1,0 +1,177 @@
+"""A process that does one kind of work when it is told to: both ends. Imports neither Paddle nor PyTorch.
+
+`python -m beit.bench.worker MODULE:FUNCTION` reads JSON lines. The first is the specification of the work; the function
+makes of it a step (called once, its results are kept for comparison). Each further line is a number of steps to time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Step = Callable[[], Any]
+"""One unit of work; the result of the first call is an array or several."""
+
+_PACKAGE_PARENT = Path(__file__).parents[2]
+_STATUS = Path("/proc/self/status")
+
+
+class WorkerFailedError(RuntimeError):
+    """A contender could not do the work; the message says why."""
+
+
+class Worker:
+    """The near end: starts the process and asks it for steps.
+
+    Args:
+        function: `MODULE:FUNCTION` that makes the step of a specification.
+        specification: what the work is, JSON.
+        results: file for the results of the first step, `.npz`.
+        interpreter: of Python; another one may have other libraries.
+        environment: variables that differ from this process's; None removes one.
+        log: file for what the process prints.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        specification: Mapping[str, Any],
+        results: Path,
+        *,
+        interpreter: str = sys.executable,
+        environment: Mapping[str, str | None] | None = None,
+        log: Path,
+    ) -> None:
+        variables = dict(os.environ)
+        variables["PYTHONPATH"] = os.pathsep.join(
+            [str(_PACKAGE_PARENT), *filter(None, [variables.get("PYTHONPATH")])]
+        )
+        for name, value in (environment or {}).items():
+            variables.pop(name, None)
+            if value is not None:
+                variables[name] = value
+        self._log = log
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                [interpreter, "-m", "beit.bench.worker", function],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=variables,
+            )
+        self._specification, self._results = dict(specification), results
+
+    def prepare(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Build the work and do it once: its results, and the versions of the libraries at work.
+
+        Raises:
+            WorkerFailedError: it cannot; the reason.
+        """
+        answer = self._ask({"specification": self._specification, "results": str(self._results)})
+        with np.load(self._results) as file:
+            return {name: file[name] for name in file.files}, answer["versions"]
+
+    def time(self, steps: int) -> tuple[float, int]:
+        """Seconds of one step, the mean of `steps`; and the most memory the process ever held, bytes."""
+        answer = self._ask({"steps": steps})
+        return answer["seconds"], answer["peak_bytes"]
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            lines = self._log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise WorkerFailedError(f"ended with status {self._process.wait()}: {lines[-1]}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerFailedError(answer["error"])
+        return answer
+
+
+def save_arrays(file: str | Path, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays as `.npz`."""
+    np.savez(file, **arrays)
+
+
+def serve(function: str) -> None:
+    """The far end: answer questions until the input ends."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not be taken for answers
+    step: Step | None = None
+    for line in sys.stdin:
+        question = json.loads(line)
+        try:
+            if step is None:
+                step = _build(function, question["specification"])
+                save_arrays(question["results"], _named(step()))
+                answer: dict[str, Any] = {"versions": _versions()}
+            else:
+                answer = _timed(step, question["steps"])
+        except Exception as error:  # told to the other end, which says it to the user
+            answer = {"error": f"{type(error).__name__}: {_first_line(error)}"}
+        print(json.dumps(answer), file=replies, flush=True)
+
+
+def _build(function: str, specification: Mapping[str, Any]) -> Step:
+    module, _, name = function.partition(":")
+    step: Step = vars(importlib.import_module(module))[name](specification)
+    return step
+
+
+def _timed(step: Step, steps: int) -> dict[str, Any]:
+    begin = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return {"seconds": (time.perf_counter() - begin) / steps, "peak_bytes": _peak_bytes()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:300]
+
+
+def _named(results: Any) -> dict[str, np.ndarray]:
+    return results if isinstance(results, dict) else {"result": np.asarray(results)}
+
+
+def _peak_bytes() -> int:
+    """The largest resident size so far, libraries included."""
+    if _STATUS.is_file():
+        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM"):
+                return 1024 * int(line.split()[1])
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that take part."""
+    names: Sequence[str] = ("paddle", "torch", "timm", "transformers", "torchvision", "onnxruntime", "PIL")
+    found = {
+        name: str(getattr(sys.modules[name], "__version__", "?")) for name in names if name in sys.modules
+    }
+    return {**found, "numpy": np.__version__}
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -1,0 +1,45 @@
+"""Ways to do nothing, for the tests of the contest: `MODULE:FUNCTION` of a worker."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+
+
+def add(work):
+    """`value` plus one in `seconds`; says things that are not answers."""
+
+    def step():
+        print("noise of a library")
+        time.sleep(work["seconds"])
+        return np.arange(6.0).reshape(2, 3) + work["value"]
+
+    return step
+
+
+def named(work):
+    return lambda: {"logits": np.zeros((2, 3))}
+
+
+def broken(work):
+    raise ValueError(f"cannot do {work['value']}")
+
+
+def tiring(work):
+    """Fails at its third step."""
+    steps = iter([np.zeros((2, 3)), np.zeros((2, 3))])
+    return lambda: next(steps)
+
+
+def dying(work):
+    os._exit(3)
+
+
+def machine(work):
+    def step():
+        time.sleep(work["seconds"])
+        return {"multiply_adds": np.asarray(1e6)}
+
+    return step

@@ -1,0 +1,66 @@
+"""`python -m beit bench` as it is typed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from beit.__main__ import main
+from beit.tools import bench
+from beit.tools.bench import EXAMPLES
+
+
+def test_the_first_example_with_numbers_and_picture(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = EXAMPLES[0].split()[3:]
+    words[words.index("--rounds") + 1] = "1"
+    assert words[:2] == ["bench", "infer"]
+    assert main([*words, "--only", "beit", "--json", "bench.json", "--picture", "bench.png"]) == 0
+    shown = capsys.readouterr().out
+    assert "inference, beit_tiny_patch16_224, batch 8, float32" in shown
+    assert "beit, exported, Paddle" in shown and "matrix product" in shown
+    report = json.loads((tmp_path / "bench.json").read_text())
+    (contest,) = report["contests"]
+    own, exported, *_ = contest["standings"]
+    assert own["rate"][0] > 0 and 0 < own["share_of_peak"] < 1.5
+    assert exported["difference"] < 1e-3 and exported["ratio"][0] > 0
+    assert contest["multiply_adds_per_step"] == pytest.approx(8 * 1.26e9, rel=0.02)
+    assert report["machine"]["threads"] >= 1
+    with Image.open(tmp_path / "bench.png") as picture:
+        assert picture.width >= 700
+
+
+def test_containers_of_this_package_without_pytorch(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "_interpreter_with", lambda known, needs: None if needs else known[0])
+    assert main(["bench", "load", "--model", "beit_tiny_patch16_224", "--rounds", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "loading, beit_tiny_patch16_224, pdparams" in shown and "paddle.load" in shown
+    assert "not installed: torch and safetensors" in shown and "torch zip" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fast"], "unknown mode 'fast'; there are infer, train, pretrain, data, load"),
+        (["load", "--peer-python", "/no/python"], "--peer-python /no/python: no such program"),
+    ],
+)
+def test_mistakes(words, message, capsys):
+    assert main(["bench", *words, "--model", "beit_tiny_patch16_224"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("mode", ["infer", "train", "data", "load"])
+def test_peers_do_the_same(mode, tmp_path, capsys):
+    """Not one peer that is installed gives other results."""
+    words = ["bench", mode, "--model", "beit_tiny_patch16_224", "--batch", "2", "--rounds", "1"]
+    assert main([*words, "--json", str(tmp_path / "bench.json")]) == 0
+    for contest in json.loads((tmp_path / "bench.json").read_text())["contests"]:
+        standings = contest["standings"]
+        assert not [one for one in standings if one["note"].startswith(("failed", "results differ"))]
+        assert any(
+            one["name"].startswith(("timm", "torch", "safetensors", "paddle.load")) for one in standings
+        )

@@ -1,0 +1,106 @@
+"""Contenders are timed in turn; a ratio is for those that did the same."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beit.bench.contest import GEMM, Contender, run_contest
+from beit.bench.worker import Worker, WorkerFailedError
+
+FAKES = "tests.bench.contenders"
+
+
+def held(contenders, folder, **options):
+    standings = run_contest(
+        contenders,
+        {"value": 0.0, "seconds": 0.02},
+        folder,
+        interpreter_of=lambda contender: None if contender.needs else sys.executable,
+        rounds=3,
+        units=10,
+        say=lambda text: None,
+        **options,
+    )
+    assert [standing.name for standing in standings] == [contender.name for contender in contenders]
+    return {standing.name: standing for standing in standings}
+
+
+def test_rates_ratios_and_share_of_the_peak(tmp_path):
+    found = held(
+        [
+            Contender("fast", f"{FAKES}:add"),
+            Contender("slow", f"{FAKES}:add", {"seconds": 0.06}),
+            Contender(GEMM, f"{FAKES}:machine", {"seconds": 0.01}),
+        ],
+        tmp_path,
+        multiply_adds=1e6,
+    )
+    assert found["fast"].rate[0] == pytest.approx(10 / 0.02, rel=0.2)
+    assert found["fast"].ratio == (1.0, 1.0, 1.0)
+    assert found["slow"].ratio[0] == pytest.approx(3.0, rel=0.2)
+    assert found["slow"].ratio[1] <= found["slow"].ratio[0] <= found["slow"].ratio[2]
+    assert found["fast"].share_of_peak == pytest.approx(0.5, rel=0.2)
+    assert found[GEMM].rate[0] == pytest.approx(1e8, rel=0.2)
+    assert found["slow"].difference == 0.0 and found["slow"].same_best == 1.0
+    assert found["slow"].peak_bytes > 1e6 and found["slow"].versions["numpy"] == np.__version__
+
+
+def test_no_ratio_for_other_results(tmp_path):
+    found = held(
+        [
+            Contender("first", f"{FAKES}:add"),
+            Contender("a little off", f"{FAKES}:add", {"value": 0.01}, tolerance=0.1),
+            Contender("wrong", f"{FAKES}:add", {"value": 1.0}, tolerance=0.1),
+            Contender("something else", f"{FAKES}:named", tolerance=0.1),
+        ],
+        tmp_path,
+    )
+    deviation = np.arange(6.0).std()
+    assert found["a little off"].difference == pytest.approx(0.01 / deviation)
+    assert found["a little off"].ratio is not None and not found["a little off"].note
+    assert found["wrong"].ratio is None and found["wrong"].rate is not None
+    assert found["wrong"].note == f"results differ by {1 / deviation:.2g}: no ratio"
+    assert found["something else"].ratio is None and found["something else"].difference == float("inf")
+
+
+def test_who_cannot_take_part_is_named(tmp_path):
+    found = held(
+        [
+            Contender("first", f"{FAKES}:add"),
+            Contender("absent", f"{FAKES}:add", needs=("torch", "timm")),
+            Contender("broken", f"{FAKES}:broken", {"value": "this"}),
+            Contender("dying", f"{FAKES}:dying"),
+            Contender("tiring", f"{FAKES}:tiring"),
+        ],
+        tmp_path,
+    )
+    assert found["absent"].note == "not installed: torch and timm"
+    assert found["broken"].note == "failed: ValueError: cannot do this"
+    assert found["dying"].note == "failed: ended with status 3: it said nothing"
+    assert found["tiring"].note.startswith("failed: StopIteration")
+    assert found["first"].rate is not None
+    assert found["broken"].as_dict()["rate"] is None
+
+
+def test_the_environment_of_a_worker(tmp_path, monkeypatch):
+    monkeypatch.setenv("KEPT", "1")
+    monkeypatch.setenv("REMOVED", "1")
+    worker = Worker(
+        "os:getenv",
+        {},
+        tmp_path / "results.npz",
+        environment={"REMOVED": None, "ADDED": "2"},
+        log=tmp_path / "log.txt",
+    )
+    try:
+        environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes()
+        names = {entry.split(b"=")[0] for entry in environment.split(b"\0")}
+        with pytest.raises(WorkerFailedError):
+            worker.prepare()
+    finally:
+        worker.close()
+    assert b"KEPT" in names and b"ADDED" in names and b"REMOVED" not in names
