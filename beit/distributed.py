@@ -88,6 +88,15 @@ def from_first_rank(tensor: paddle.Tensor) -> paddle.Tensor:
     return tensor
 
 
+def object_from(value: Any, source: int) -> Any:
+    """The object rank `source` gives, on every rank."""
+    if world_size() > 1:
+        box = [value]
+        distributed.broadcast_object_list(box, src=source)
+        return box[0]
+    return value
+
+
 def _float64(value: Any) -> paddle.Tensor:
     tensor = value if isinstance(value, paddle.Tensor) else paddle.to_tensor(value, dtype="float64")
     return tensor.astype("float64")

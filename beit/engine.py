@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from beit import distributed, watchdog
+from beit import distributed, sharding, watchdog
 from beit.data.dataset import ImageDataset
 from beit.data.loader import Loader
 from beit.data.sampler import Draw, EvalSampler, TrainSampler
@@ -105,21 +105,21 @@ def train_step(
     """One optimizer step over `TRAIN.ACCUM_ITER` micro-batches."""
     train = run.task.config.TRAIN
     rng = _seed_step(run)
-    set_step(run.optimizer, lr, weight_decay)
+    set_step(sharding.inner(run.optimizer), lr, weight_decay)
     run.task.train()
     for micro in range(train.ACCUM_ITER):
         batch = to_device(next(batches))
         if run.step == 0 and micro == 0:
             run.log.image("first batch", run.task.picture(batch), 0)
-        # Gradients travel once per step, with the last micro-batch.
-        waits = micro + 1 < train.ACCUM_ITER and distributed.world_size() > 1
+        # Gradients travel once per step, with the last micro-batch (divided ones with each, to stay divided).
+        waits = micro + 1 < train.ACCUM_ITER and isinstance(run.parallel, paddle.DataParallel)
         with run.parallel.no_sync() if waits else nullcontext():
             with autocast(run.amp_dtype):
                 losses = run.parallel(batch, rng)
             run.scaler.scale(losses["loss"] / train.ACCUM_ITER).backward()
         meter.add(losses)
     run.scaler.unscale_(run.optimizer)
-    meter.add_gradient(_clip(run.task, train.GRAD_CLIP))
+    meter.add_gradient(_clip(run, train.GRAD_CLIP))
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.clear_grad()
@@ -244,12 +244,14 @@ def _seed_step(run: Training) -> np.random.Generator:
     return np.random.default_rng(int(host_seed))
 
 
-def _clip(task: Task, limit: float | None) -> Tensor:
+def _clip(run: Training, limit: float | None) -> Tensor:
     """Scale the gradients of all groups together to a global norm of at most `limit`; the norm before.
 
     Paddle's optimizer would clip each parameter group by itself.
     """
-    parameters = [parameter for parameter in task.parameters() if parameter.grad is not None]
+    parameters = [parameter for parameter in run.task.parameters() if parameter.grad is not None]
+    if sharding.is_sharded(run.optimizer):
+        return sharding.clip_(parameters, limit)
     if limit:
         return paddle.nn.utils.clip_grad_norm_(parameters, limit)
     return paddle.linalg.norm(paddle.stack([paddle.linalg.norm(parameter.grad) for parameter in parameters]))

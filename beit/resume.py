@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 from paddle import Tensor
 
-from beit import distributed, watchdog
+from beit import distributed, sharding, watchdog
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
 from beit.config import dump
 from beit.engine import NonFiniteLossError, Training
-from beit.optim.groups import load_named_optimizer_state, named_optimizer_state
 
 LATEST, BEST, MODEL = "latest.pdparams", "best.pdparams", "model.pdparams"
 """In the output folder: the newest training state; the weights of the best evaluation; the weights at the end."""
 
 
 def save(run: Training, kind: str) -> None:
-    """Write one of the run's files (rank 0 writes, atomically; the others go on).
+    """Write one of the run's files (rank 0 writes, atomically; the others go on); every rank calls it.
 
     `"latest"` is the whole training state; `"epoch"` keeps it as `epoch_0012.pdparams` and removes the oldest
     beyond `KEEP_LAST`; `"best"` and `"model"` are the weights the model has now, as a flat state dict that
@@ -33,11 +32,11 @@ def save(run: Training, kind: str) -> None:
         OSError: the disk is full or read-only; the previous file is untouched.
         NonFiniteLossError: a weight is NaN or infinite; the previous file is untouched.
     """
+    folder = Path(run.task.config.SAVE)
+    state = _state(run) if kind == "latest" else {}
     if distributed.rank() != 0:
         return
-    folder = Path(run.task.config.SAVE)
     if kind == "latest":
-        state = _state(run)
         _refuse_non_finite(run, state["model"], state["model_ema"] or {}, state["optimizer"])
         write_checkpoint(folder / LATEST, state)
     elif kind == "epoch":
@@ -82,7 +81,7 @@ def _restore(run: Training, path: Path, state: Any) -> None:
         )
     _check_order(path, state["order"], _order(run))
     _load_model(run.task.model, state["model"], path)
-    load_named_optimizer_state(run.optimizer, state["optimizer"], _parameter_names(run))
+    sharding.load_optimizer_state(run.optimizer, state["optimizer"], _parameter_names(run))
     if run.ema is not None:
         if state["model_ema"] is None:
             raise ValueError(f"{path} has no moving average; continue without TRAIN.MODEL_EMA")
@@ -112,11 +111,15 @@ def find_checkpoints(config: Any) -> list[Path]:
 
 
 def _state(run: Training) -> dict[str, Any]:
+    """The training state on rank 0; nothing on the others, which give what they own of the optimizer's."""
+    optimizer = sharding.optimizer_state(run.optimizer, _parameter_names(run))
+    if distributed.rank() != 0:
+        return {}
     scaler = run.scaler.state_dict() if run.scaler.is_enable() else {}
     return {
         "model": _arrays(run.task.model.state_dict()),
         "model_ema": _arrays(run.ema.state_dict()) if run.ema is not None else None,
-        "optimizer": named_optimizer_state(run.optimizer, _parameter_names(run)),
+        "optimizer": optimizer,
         "scaler": {name: _plain(value) for name, value in scaler.items()},
         "step": run.step,
         "best": run.best,

@@ -17,7 +17,7 @@ from typing import Any
 import paddle
 from yacs.config import CfgNode
 
-from beit import __version__, distributed, startup, watchdog
+from beit import __version__, distributed, sharding, startup, watchdog
 from beit.checkpoint.report import LoadReport
 from beit.config import batch_size_eval, config_from_arguments, dump
 from beit.data.image_list import require_files
@@ -71,6 +71,7 @@ def run(config: CfgNode) -> dict[str, float]:
     """
     device = distributed.choose_device(config.DEVICE)
     ranks = distributed.announced_ranks()
+    sharding.check(config, device, ranks)
     name = f"rank {distributed.rank()} of {ranks}"
     limit = config.RANK_TIMEOUT if ranks > 1 else 0.0
     with watchdog.watching(limit, name=name, may_block=device == "gpu"):
@@ -163,16 +164,18 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         repeats=config.TRAIN.REPEATED_AUG,
     )
     groups = task.param_groups()
-    optimizer = task.optimizer(groups)
     _describe(task, sampler, groups, log)
     with (
         Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader,
         _evaluation(task, amp_dtype, log) as evaluation,
         _stop_signals() as stop,
     ):
+        parallel, optimizer = sharding.across_ranks(
+            task, task.optimizer(groups), config.TRAIN.SHARDING_STAGE, amp_dtype
+        )
         training = Training(
             task=task,
-            parallel=paddle.DataParallel(task) if distributed.world_size() > 1 else task,
+            parallel=parallel,
             optimizer=optimizer,
             scaler=paddle.amp.GradScaler(enable=amp_dtype == "float16"),
             ema=Ema(task.model, config.TRAIN.MODEL_EMA_DECAY) if config.TRAIN.MODEL_EMA else None,
@@ -188,8 +191,10 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         )
         if checkpoints:
             restore(training, checkpoints)
-            if not (Path(config.SAVE) / LATEST).exists():  # it comes from another folder
-                save(training, "latest")
+            if distributed.all_reduce_sum({"absent": not (Path(config.SAVE) / LATEST).exists()})["absent"]:
+                save(
+                    training, "latest"
+                )  # it comes from another folder; on every rank, whoever has looked first
         return fit(training)
 
 

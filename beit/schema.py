@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 Check = Callable[[Any], Any]
 
 
-def integer(low: int | None = None) -> Check:
+def integer(low: int | None = None, high: int | None = None) -> Check:
     def check(value: Any) -> int:
         is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not is_whole:
@@ -22,6 +22,8 @@ def integer(low: int | None = None) -> Check:
             raise ValueError("an integer below 2 ** 63")
         if low is not None and value < low:
             raise ValueError(f"an integer of at least {low}")
+        if high is not None and value > high:
+            raise ValueError(f"an integer of at most {high}")
         return int(value)
 
     return check
@@ -203,6 +205,7 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.MODEL_EMA": Key(False, flag, "keep and evaluate a moving average of the weights"),
     "TRAIN.MODEL_EMA_DECAY": Key(0.9999, number(0.0, 1.0), "decay of the moving average per step"),
     "TRAIN.RECOMPUTE": Key(False, flag, "recompute block activations in the backward pass: less memory, more time"),
+    "TRAIN.SHARDING_STAGE": Key(0, integer(0, 3), "GPUs: what the ranks divide, for models that do not fit; 1 or 2: optimizer state and gradients; 0: nothing (docs/scaling.md)"),
     "TRAIN.FREEZE_LAYERS": Key(0, integer(0), "layers not trained, from the input: 1 is the embedding, k + 1 the first k blocks too"),
     "TRAIN.SCALE": Key((0.08, 1.0), numbers(2, 0.0, 1.0), "area share of the random resized crop"),
     "TRAIN.RATIO": Key((3 / 4, 4 / 3), numbers(2, 0.01), "aspect ratio of the random resized crop"),

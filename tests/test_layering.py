@@ -17,6 +17,7 @@ FLOORS: dict[str, float] = {
     "beit.watchdog": 0,
     "beit.layers": 1.5,  # running at another image size resizes tables as loading does (checkpoint/resize.py)
     "beit.optim": 1,
+    "beit.sharding": 1.5,
     "beit.checkpoint": 1,
     "beit.losses": 1,
     "beit.metrics": 1,

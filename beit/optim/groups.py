@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,10 @@ def set_step(optimizer: paddle.optimizer.AdamW, lr: float, weight_decay: float) 
 
 
 def named_optimizer_state(
-    optimizer: paddle.optimizer.Optimizer, names: Mapping[str, str]
+    optimizer: paddle.optimizer.Optimizer,
+    names: Mapping[str, str],
+    *,
+    only: Collection[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """The optimizer's state (moments, powers of the betas, master weights) under structured parameter names.
 
@@ -148,15 +151,20 @@ def named_optimizer_state(
     Args:
         optimizer: the optimizer, before or after its first step.
         names: automatic to structured parameter name: `{p.name: n for n, p in model.named_parameters()}`.
+        only: automatic names of the parameters whose state this process holds; None: of all.
 
     Raises:
         ValueError: when `names` lacks a parameter of the optimizer.
     """
-    return {key: np.array(tensor.numpy()) for key, tensor in _state_tensors(optimizer, names).items()}
+    return {key: np.array(tensor.numpy()) for key, tensor in _state_tensors(optimizer, names, only).items()}
 
 
 def load_named_optimizer_state(
-    optimizer: paddle.optimizer.Optimizer, state: Mapping[str, np.ndarray], names: Mapping[str, str]
+    optimizer: paddle.optimizer.Optimizer,
+    state: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    *,
+    only: Collection[str] | None = None,
 ) -> None:
     """Puts the result of `named_optimizer_state` into an optimizer, bit for bit.
 
@@ -164,12 +172,18 @@ def load_named_optimizer_state(
         optimizer: an optimizer over the same trainable parameters, usually fresh.
         state: what `named_optimizer_state` returned.
         names: automatic parameter name to structured name in this process.
+        only: automatic names of the parameters whose state this process holds, the rest of `state` is then
+            checked and left; None: of all.
 
     Raises:
         ValueError: when entries are missing, left over, or of another shape or type; nothing is changed then.
     """
-    tensors = _state_tensors(optimizer, names)
-    missing, extra = sorted(tensors.keys() - state.keys()), sorted(state.keys() - tensors.keys())
+    tensors = _state_tensors(optimizer, names, only)
+    others = {
+        names[param.name] for param in _parameters(optimizer) if only is not None and param.name not in only
+    }
+    missing = sorted(tensors.keys() - state.keys())
+    extra = sorted(key for key in state.keys() - tensors.keys() if key.rpartition(".")[0] not in others)
     if missing or extra:
         raise ValueError(
             f"The optimizer state does not fit the trainable parameters: {len(missing)} entries are "
@@ -189,7 +203,9 @@ def load_named_optimizer_state(
         tensor.copy_(paddle.to_tensor(arrays[key], place=tensor.place), True)
 
 
-def _state_tensors(optimizer: paddle.optimizer.Optimizer, names: Mapping[str, str]) -> dict[str, Tensor]:
+def _state_tensors(
+    optimizer: paddle.optimizer.Optimizer, names: Mapping[str, str], only: Collection[str] | None
+) -> dict[str, Tensor]:
     """The state tensors themselves by structured name, created at their start value where there are none yet.
 
     Creating them is what the first step would do. It keeps the set of entries the same before the first step,
@@ -202,6 +218,8 @@ def _state_tensors(optimizer: paddle.optimizer.Optimizer, names: Mapping[str, st
             f"{len(unnamed)} parameters of the optimizer have no structured name ({_first(unnamed)}); "
             "pass the names of the very model the optimizer was built on"
         )
+    if only is not None:
+        params = [param for param in params if param.name in only]
     with paddle.no_grad():
         optimizer._create_accumulators(paddle.static.default_main_program().global_block(), params)
     tensors: dict[str, Tensor] = {}
