@@ -207,6 +207,7 @@ _WRITERS = {
     "segmentation": _segmentation,
     "converting": _converting,
     "several-machines": _several_machines,
+    "scaling": _several_machines,
     "README": _readme,
 }
 _SIZES: dict[str, Any] = {"side": 4, "patch": 8}

@@ -56,6 +56,7 @@ LEAVES: dict[str, tuple[str, ...]] = {
         "dalle-encoder.safetensors",
     ),
     "README": ("output/pictures/model.pdparams", "beit_base_patch16_224.pdparams", "exported/export.json"),
+    "scaling": (),
     "several-machines": ("output/two/model.pdparams", "output/schedule/schedule.png"),
 }  # fmt: skip
 """What the commands of a page leave behind."""
