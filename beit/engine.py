@@ -122,7 +122,8 @@ def train_step(
     meter.add_gradient(_clip(run, train.GRAD_CLIP))
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    run.optimizer.clear_grad()
+    # Freed, not filled with zeros that the next backward pass would add to; the divided optimizer keeps its buffers.
+    run.optimizer.clear_grad(set_to_zero=sharding.is_sharded(run.optimizer))
     if run.ema is not None:
         run.ema.update()
 
@@ -224,7 +225,12 @@ def autocast(dtype: str | None) -> Any:
 
 
 def to_device(batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """Tensors of a batch on the device of this rank."""
+    """Tensors of a batch on the device of this rank; on a GPU the host does not wait for the copy."""
+    if paddle.get_device().startswith("gpu"):
+        pinned = paddle.CUDAPinnedPlace()
+        return {
+            name: paddle.to_tensor(array, place=pinned).cuda(blocking=False) for name, array in batch.items()
+        }
     tensors = {name: paddle.empty(list(array.shape), str(array.dtype)) for name, array in batch.items()}
     for name, tensor in tensors.items():
         tensor.set_value(batch[name])  # paddle.to_tensor loses 70 bytes of host memory with each call (3.3.1)
@@ -247,14 +253,17 @@ def _seed_step(run: Training) -> np.random.Generator:
 def _clip(run: Training, limit: float | None) -> Tensor:
     """Scale the gradients of all groups together to a global norm of at most `limit`; the norm before.
 
-    Paddle's optimizer would clip each parameter group by itself.
+    Paddle's optimizer would clip each parameter group by itself, and its norm of a large tensor adds up one float32 after
+    another on a CPU: slower than AdamW and off by a thousandth.
     """
-    parameters = [parameter for parameter in run.task.parameters() if parameter.grad is not None]
-    if sharding.is_sharded(run.optimizer):
-        return sharding.clip_(parameters, limit)
+    gradients = [parameter.grad for parameter in run.task.parameters() if parameter.grad is not None]
+    squares = [paddle.square(gradient).sum() for gradient in gradients] or [paddle.zeros([])]
+    norm = sharding.gradient_norm(run.optimizer, paddle.stack(squares).sum())
     if limit:
-        return paddle.nn.utils.clip_grad_norm_(parameters, limit)
-    return paddle.linalg.norm(paddle.stack([paddle.linalg.norm(parameter.grad) for parameter in parameters]))
+        factor = (limit / (norm + 1e-6)).clip(max=1.0)  # as paddle.nn.utils.clip_grad_norm_
+        for gradient in gradients:
+            gradient.multiply_(factor)
+    return norm
 
 
 def _end_epoch(run: Training, epoch: int, is_last: bool) -> dict[str, float]:

@@ -6,7 +6,7 @@ summed gradient, keeps its moments and sends the new value to the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -87,20 +87,14 @@ def inner(optimizer: paddle.optimizer.Optimizer) -> Any:
     return optimizer._optim if is_sharded(optimizer) else optimizer
 
 
-def clip_(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
-    """Scale the gradients this rank owns as if all were here, to a global norm of at most `limit`; the norm before.
+def gradient_norm(optimizer: paddle.optimizer.Optimizer, squares: Tensor) -> Tensor:
+    """Norm of all gradients, of the sum of squares of those on this rank.
 
-    They are sums over the ranks; the wrapper divides them by the number of ranks in its step.
+    A divided run has on a rank what it owns, summed over the ranks; the wrapper divides by their number in its step.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    squares = [paddle.sum(gradient * gradient) for gradient in gradients] or [paddle.zeros([])]
-    total = distributed.sum_over_ranks(paddle.add_n(squares))
-    norm = paddle.sqrt(total) / distributed.world_size()
-    if limit:
-        factor = paddle.clip(limit / (norm + 1e-6), max=1.0)  # as paddle.nn.utils.clip_grad_norm_
-        for gradient in gradients:
-            gradient.multiply_(factor)
-    return norm
+    if not is_sharded(optimizer):
+        return squares.sqrt()
+    return distributed.sum_over_ranks(squares).sqrt() / distributed.world_size()
 
 
 def optimizer_state(optimizer: paddle.optimizer.Optimizer, names: Mapping[str, str]) -> dict[str, np.ndarray]:

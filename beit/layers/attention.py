@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import paddle
 from paddle import nn
-from paddle.nn import functional as F
 
+from beit.layers.fused_attention import attention_weights, can_fuse, fused_attention
+from beit.layers.linear import Linear, linear
 from beit.layers.relative_position import gather_bias, make_table
 
 # B batch, N tokens incl. class token, D width, H heads, d channels per head
@@ -13,6 +14,9 @@ from beit.layers.relative_position import gather_bias, make_table
 
 class Attention(nn.Layer):
     """Self-attention of BEiT: q and v have a learned bias, k has none, positions enter as a bias on the logits.
+
+    On a GPU whose fused kernel gives the same numbers (`fused_attention.probe`) that kernel runs, except with dropout
+    of the weights in training or when they are asked for; elsewhere the same sums are written out.
 
     Source: unilm/beit/modeling_finetune.py, `Attention`.
 
@@ -49,7 +53,7 @@ class Attention(nn.Layer):
         self.v_bias = self.create_parameter([inner], default_initializer=zeros) if qkv_bias else None
         self.relative_position_bias_table = make_table(self, grid_size, num_heads) if grid_size else None
         self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = nn.Linear(inner, dim)
+        self.proj = Linear(inner, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(
@@ -71,17 +75,18 @@ class Attention(nn.Layer):
         if self.q_bias is not None:
             no_key_bias = paddle.zeros(self.q_bias.shape, self.q_bias.dtype)
             bias = paddle.concat([self.q_bias, no_key_bias, self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias)  # [B, N, 3 H d]
-        qkv = qkv.reshape([0, 0, 3, self.num_heads, self.head_dim]).transpose([2, 0, 3, 1, 4])
-        q, k, v = qkv.unbind(0)  # [B, H, N, d]
-        logits = paddle.matmul(q * self.scale, k, transpose_y=True)  # [B, H, N, N]
+        qkv = linear(x, self.qkv.weight, bias)  # [B, N, 3 H d]
+        qkv = qkv.reshape([0, 0, 3, self.num_heads, self.head_dim])
         position = self._position_bias(shared_bias, index)
-        if position is not None:
-            # In float32 under autocast too, as PyTorch promotes it. Paddle's broadcast add on a CPU is ten times
-            # slower than the add of an expanded view.
-            logits = logits.astype(position.dtype) + position.expand_as(logits)
-        weights = F.softmax(logits, axis=-1)
-        mixed = paddle.matmul(self.attn_drop(weights), v).transpose([0, 2, 1, 3]).flatten(2)  # [B, N, H d]
+        has_dropout = self.training and self.attn_drop.p > 0
+        if not return_weights and not has_dropout and can_fuse(qkv, self.head_dim):
+            q, k, v = qkv.unbind(2)  # [B, N, H, d]
+            mixed = fused_attention(q, k, v, position, self.scale)
+        else:
+            q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # [B, H, N, d]
+            weights = attention_weights(q, k, position, self.scale)  # [B, H, N, N]
+            mixed = paddle.matmul(self.attn_drop(weights), v).transpose([0, 2, 1, 3])
+        mixed = mixed.flatten(2)  # [B, N, H d]
         mixed = self.proj_drop(self.proj(mixed))
         return (mixed, weights) if return_weights else mixed
 

@@ -9,6 +9,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from beit.layers.attention import Attention
+from beit.layers.linear import Linear, scale_channels
 
 # B batch, N tokens, D width
 
@@ -38,8 +39,8 @@ class Mlp(nn.Layer):
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0, activation: Activation = F.gelu) -> None:
         super().__init__()
         self.activation = activation
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -100,5 +101,5 @@ class Block(nn.Layer):
 
     def _scale_and_drop(self, branch: paddle.Tensor, gamma: paddle.Tensor | None) -> paddle.Tensor:
         if gamma is not None:
-            branch = gamma * branch
+            branch = scale_channels(branch, gamma)
         return drop_path(branch, self.drop_path_rate, self.training)

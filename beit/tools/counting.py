@@ -10,6 +10,7 @@ import paddle
 from paddle import nn
 
 from beit.layers.attention import Attention
+from beit.layers.linear import Linear
 
 # N tokens, D width, H heads, d channels per head
 
@@ -124,6 +125,7 @@ def _attention(layer: Attention, x: paddle.Tensor, output: paddle.Tensor) -> dic
 
 _COUNTERS: dict[type, Any] = {
     nn.Linear: _linear,
+    Linear: _linear,
     nn.Conv2D: _convolution,
     nn.Conv2DTranspose: _transposed,
     nn.LayerNorm: _layer_norm,

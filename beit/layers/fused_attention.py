@@ -1,0 +1,168 @@
+"""Attention in one GPU kernel, used only where it is seen to give the same numbers and the gradient of the bias."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import paddle
+from paddle.nn import functional as F
+
+# B batch, N tokens, M keys, H heads, d channels per head
+
+KEY_ALIGNMENT = 8
+"""Keys per row of a bias come in multiples of this: 16 bytes of half precision, what the kernel loads at once."""
+
+_HIDDEN = -3e4
+"""Logit of a padding key: its weight underflows to 0, and float16 holds the number."""
+
+_TOLERANCE = {
+    "float32": 0.01,
+    "float16": 0.05,
+    "bfloat16": 0.05,
+}  # of the largest value; a lost term is above 0.1
+
+
+class Probe(NamedTuple):
+    """Whether the fused kernel may be used, and why in words."""
+
+    works: bool
+    reason: str
+
+
+def attention_weights(
+    q: paddle.Tensor, k: paddle.Tensor, bias: paddle.Tensor | None, scale: float
+) -> paddle.Tensor:
+    """Plain path: softmax of `scale q k + bias`, `[B, H, N, M]`, of q `[B, H, N, d]` and k `[B, H, M, d]`."""
+    logits = paddle.matmul(q * scale, k, transpose_y=True)
+    if bias is not None:
+        # In float32 under autocast too, as PyTorch promotes it.
+        logits = logits.astype(bias.dtype)
+        # Paddle's broadcast add on a CPU is several times slower than the add of an expanded copy; one image needs
+        # neither.
+        logits = logits + (bias if logits.shape == bias.shape else bias.expand_as(logits))
+    return F.softmax(logits, axis=-1)
+
+
+def fused_attention(
+    q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, bias: paddle.Tensor | None, scale: float
+) -> paddle.Tensor:
+    """Mixed values `[B, N, H, d]` by Paddle's memory-efficient kernel, which keeps no `[N, N]` weights.
+
+    Paddle's `scaled_dot_product_attention` would take FlashAttention instead, which drops the gradient of a mask.
+
+    Args:
+        q, k, v: `[B, N, H, d]`, of one type.
+        bias: added to the logits, `[1, H, N, N]`; rounded to the type of q.
+        scale: factor of q.
+    """
+    if bias is not None:
+        k, v, bias = align_keys(k, v, bias)
+        # The kernel writes one gradient per sample into a tensor of the bias's shape; a bias without batch axis
+        # is refused by one version and overrun by another.
+        bias = bias.astype(q.dtype).expand([q.shape[0], -1, -1, -1])
+    return _kernel(q, k, v, bias, scale)
+
+
+def align_keys(
+    k: paddle.Tensor, v: paddle.Tensor, bias: paddle.Tensor
+) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    """Keys and values `[B, M, H, d]` and bias `[1, H, N, M]` with M filled up to a multiple of `KEY_ALIGNMENT`.
+
+    The kernel takes the number of keys for the stride of the bias: a padded bias alone would be read askew. The keys
+    that fill up have weight 0.
+    """
+    missing = -k.shape[1] % KEY_ALIGNMENT
+    if not missing:
+        return k, v, bias
+    nothing = paddle.zeros([k.shape[0], missing, *k.shape[2:]], k.dtype)
+    hidden = paddle.full([*bias.shape[:3], missing], _HIDDEN, bias.dtype)
+    return (
+        paddle.concat([k, nothing], axis=1),
+        paddle.concat([v, nothing], axis=1),
+        paddle.concat([bias, hidden], axis=3),
+    )
+
+
+def can_fuse(x: paddle.Tensor, head_dim: int) -> bool:
+    """Whether `fused_attention` computes what the plain path does, for heads of the type and device of x.
+
+    A graph that is being traced takes the plain path: nothing can be tried there.
+    """
+    if not paddle.in_dynamic_mode() or not _is_on_gpu(x):
+        return False
+    return probe(str(x.place), str(x.dtype).rpartition(".")[2], head_dim, paddle.is_grad_enabled()).works
+
+
+@functools.cache
+def probe(device: str, dtype: str, head_dim: int, needs_gradient: bool) -> Probe:
+    """Try the fused kernel on a few tokens of two samples, once per kind of input, against the plain path.
+
+    The random number generators are left as they were: a resumed run probes at another step than the unbroken one.
+
+    Args:
+        device: for the memory of this function only; the trial runs on the current device.
+        dtype: float32, float16 or bfloat16.
+        head_dim: d.
+        needs_gradient: compare the gradient of the bias too.
+    """
+    if dtype not in _TOLERANCE:
+        return Probe(False, f"not made for {dtype}")
+    random = paddle.get_rng_state()
+    try:
+        with paddle.amp.auto_cast(enable=False), paddle.set_grad_enabled(needs_gradient):
+            return _try(dtype, head_dim)
+    # What Paddle raises for a kernel that is missing in this build, on this device or for this type.
+    except (ImportError, AttributeError, RuntimeError, ValueError, OSError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        return Probe(False, f"Paddle's kernel does not run: {lines[0].strip()}")
+    finally:
+        paddle.set_rng_state(random)
+
+
+def _try(dtype: str, head_dim: int) -> Probe:
+    batch, tokens, heads, scale = 2, 13, 2, head_dim**-0.5
+    wave = paddle.arange(4 * batch * tokens * heads * head_dim, dtype="float32")
+    q, k, v, sensitivity = (
+        paddle.sin(wave * wave / 7).astype(dtype).reshape([4, batch, tokens, heads, head_dim]).unbind(0)
+    )
+    wave = paddle.arange(heads * tokens * tokens, dtype="float32")
+    table = (2 * paddle.cos(wave * wave / 5)).astype(dtype).astype("float32")
+    results = []
+    for is_fused in (True, False):
+        bias = table.clone().detach().reshape([1, heads, tokens, tokens])
+        bias.stop_gradient = False
+        if is_fused:
+            mixed = fused_attention(q, k, v, bias, scale).astype("float32")
+        else:
+            qt, kt, vt = (x.astype("float32").transpose([0, 2, 1, 3]) for x in (q, k, v))
+            mixed = paddle.matmul(attention_weights(qt, kt, bias, scale), vt)
+            mixed = mixed.transpose([0, 2, 1, 3])
+        if not paddle.is_grad_enabled():
+            results.append({"output": mixed})
+            continue
+        (gradient,) = paddle.grad((mixed * sensitivity.astype("float32")).sum(), [bias], allow_unused=True)
+        if gradient is None:
+            return Probe(False, "Paddle's kernel gives no gradient of the position bias")
+        results.append({"output": mixed, "gradient of the bias": gradient})
+    fused, plain = results
+    for name, expected in plain.items():
+        error = float((fused[name] - expected).abs().max() / expected.abs().max())
+        if not error <= _TOLERANCE[dtype]:  # also NaN
+            return Probe(False, f"the {name} of Paddle's kernel is off by {100 * error:.2g} %")
+    return Probe(True, f"Paddle's kernel agrees with the plain path in {dtype}")
+
+
+def _kernel(
+    q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, bias: paddle.Tensor | None, scale: float
+) -> paddle.Tensor:
+    from paddle.incubate.nn.memory_efficient_attention import memory_efficient_attention
+
+    # `training` makes it keep what the backward pass needs.
+    return memory_efficient_attention(
+        q, k, v, attn_bias=bias, p=0.0, scale=scale, training=paddle.is_grad_enabled()
+    )
+
+
+def _is_on_gpu(x: paddle.Tensor) -> bool:
+    return x.place.is_gpu_place()
