@@ -250,6 +250,7 @@ def _seed_step(run: Training) -> np.random.Generator:
     return np.random.default_rng(int(host_seed))
 
 
+@paddle.no_grad()
 def _clip(run: Training, limit: float | None) -> Tensor:
     """Scale the gradients of all groups together to a global norm of at most `limit`; the norm before.
 

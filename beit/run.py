@@ -33,6 +33,7 @@ from beit.engine import (
     run_length,
     warmup_length,
 )
+from beit.layers import fused_attention
 from beit.logging import RunLog
 from beit.optim.ema import Ema
 from beit.optim.groups import describe_groups
@@ -94,6 +95,9 @@ def _run_in(folder: Path, config: CfgNode, device: str) -> dict[str, float]:
         log.config_text(dump(config))
         task = TASKS[config.TASK](config)
         amp_dtype = _amp_dtype(config, device, log)
+        if device == "gpu":
+            head_dim = config.MODEL.ATTN_HEAD_SIZE or config.MODEL.EMBED_DIM // config.MODEL.NUM_HEADS
+            log.text(fused_attention.describe(amp_dtype or "float32", head_dim))
         return _evaluate(task, log, amp_dtype) if config.EVAL else _train(task, log, amp_dtype)
     finally:
         log.close()

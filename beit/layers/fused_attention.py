@@ -91,7 +91,18 @@ def can_fuse(x: paddle.Tensor, head_dim: int) -> bool:
     """
     if not paddle.in_dynamic_mode() or not _is_on_gpu(x):
         return False
-    return probe(str(x.place), str(x.dtype).rpartition(".")[2], head_dim, paddle.is_grad_enabled()).works
+    return probe(
+        paddle.get_device(), str(x.dtype).rpartition(".")[2], head_dim, paddle.is_grad_enabled()
+    ).works
+
+
+def describe(dtype: str, head_dim: int) -> str:
+    """One line for the log: which path attention takes on this GPU, with and without gradients, and why."""
+    paths = []
+    for use, needs_gradient in (("training", True), ("evaluation", False)):
+        found = probe(paddle.get_device(), dtype, head_dim, needs_gradient)
+        paths.append(f"{'fused' if found.works else 'plain'} in {use} ({found.reason})")
+    return "attention: " + ", ".join(paths)
 
 
 @functools.cache

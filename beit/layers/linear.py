@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import paddle
 from paddle import nn
-from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 # D, E channels in and out
@@ -14,16 +13,17 @@ from paddle.nn import functional as F
 
 def scale_channels(x: paddle.Tensor, vector: paddle.Tensor) -> paddle.Tensor:
     """`x * vector` of x `[..., D]` and a vector `[D]`."""
-    if x.stop_gradient or not _sums_slowly(x, vector):
-        return x * vector
-    return _Scale.apply(x, vector)
+    return x * (_repeat(vector, x) if _sums_slowly(x, vector) else vector)
 
 
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
     """`x weight + bias`, `[..., E]`, of x `[..., D]`, weight `[D, E]` and bias `[E]`."""
-    if bias is None or weight.stop_gradient or not _sums_slowly(x, bias):
+    if bias is None or not _sums_slowly(x, bias):
         return F.linear(x, weight, bias)
-    return _Shift.apply(F.linear(x, weight), bias)
+    product = F.linear(x, weight)
+    return product.add_(
+        _repeat(bias, product)
+    )  # in place: nobody else holds it, and it is the largest tensor
 
 
 class Linear(nn.Linear):
@@ -43,28 +43,10 @@ def _sums_slowly(x: paddle.Tensor, vector: paddle.Tensor) -> bool:
     return wants_gradient and x.place.is_cpu_place()
 
 
-class _Shift(PyLayer):
-    @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, vector: paddle.Tensor) -> paddle.Tensor:
-        return x + vector
+def _repeat(vector: paddle.Tensor, x: paddle.Tensor) -> paddle.Tensor:
+    """The vector for every token of x, as a product with ones, so that its gradient is a product too.
 
-    @staticmethod
-    def backward(ctx: Any, gradient: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        return gradient, _sum_tokens(gradient)
-
-
-class _Scale(PyLayer):
-    @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, vector: paddle.Tensor) -> paddle.Tensor:
-        ctx.save_for_backward(x, vector)
-        return x * vector
-
-    @staticmethod
-    def backward(ctx: Any, gradient: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        x, vector = ctx.saved_tensor()
-        return gradient * vector, _sum_tokens(gradient * x)
-
-
-def _sum_tokens(x: paddle.Tensor) -> paddle.Tensor:
-    rows = x.reshape([-1, x.shape[-1]])
-    return paddle.matmul(paddle.ones([1, rows.shape[0]], x.dtype), rows).squeeze(0)
+    A `PyLayer` would keep less for the backward pass, but fails under `paddle.grad` of other tensors (Paddle 3.3.1).
+    """
+    ones = paddle.ones([math.prod(x.shape[:-1]), 1], vector.dtype)
+    return paddle.matmul(ones, vector.unsqueeze(0)).reshape(x.shape)

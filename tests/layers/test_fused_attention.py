@@ -148,6 +148,14 @@ def test_a_kernel_without_gradient_serves_where_none_is_needed(
     assert not fused_attention.probe("Place(cpu)", "float32", 8, False).works
 
 
+def test_the_log_says_which_path_is_taken_and_why(use_kernel: Callable[[Kernel], list]) -> None:
+    use_kernel(without_gradient)
+    assert fused_attention.describe("float32", 8) == (
+        "attention: plain in training (Paddle's kernel gives no gradient of the position bias), "
+        "fused in evaluation (Paddle's kernel agrees with the plain path in float32)"
+    )
+
+
 def test_low_precision_is_tried_by_itself(use_kernel: Callable[[Kernel], list]) -> None:
     def in_float32(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, bias: paddle.Tensor, scale: float):
         wide = right(*(x.astype("float32") for x in (q, k, v, bias)), scale)
