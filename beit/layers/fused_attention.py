@@ -39,8 +39,9 @@ def attention_weights(
         # In float32 under autocast too, as PyTorch promotes it.
         logits = logits.astype(bias.dtype)
         # Paddle's broadcast add on a CPU is several times slower than the add of an expanded copy; one image needs
-        # neither.
-        logits = logits + (bias if logits.shape == bias.shape else bias.expand_as(logits))
+        # neither. (A graph being traced has no number of images to ask for.)
+        fits = paddle.in_dynamic_mode() and logits.shape == bias.shape
+        logits = logits + (bias if fits else bias.expand_as(logits))
     return F.softmax(logits, axis=-1)
 
 
