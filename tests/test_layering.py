@@ -11,6 +11,7 @@ FLOORS: dict[str, float] = {
     "beit.schema": 0,
     "beit.config": 0,
     "beit.startup": 0,
+    "beit.cpu_threads": 0,
     "beit.distributed": 0,
     "beit.logging": 0,
     "beit.signals": 0,

@@ -17,6 +17,7 @@ from beit.beit import build_beit
 from beit.bench.worker import Step
 from beit.checkpoint.files import read
 from beit.config import get_config
+from beit.cpu_threads import divided
 from beit.data.dataset import ImageDataset
 from beit.data.image_list import ImageList
 from beit.data.loader import collate
@@ -63,7 +64,9 @@ def infer(work: Mapping[str, Any]) -> Step:
     _start(work)
     model = build_beit(get_config(work["config"]))
     model.set_state_dict(paddle.load(work["weights"]))
-    return _logits(model, work)
+    model.eval()
+    images = _tensor(work)
+    return lambda: divided(model, images).numpy()
 
 
 def infer_exported(work: Mapping[str, Any]) -> Step:
@@ -86,7 +89,14 @@ def infer_paddlevit(work: Mapping[str, Any]) -> Step:
     config = _file_module(folder / "config.py").get_config(str(folder / "configs" / f"{name}.yaml"))
     model = _file_module(folder / "beit.py").build_beit(config)
     model.set_state_dict(paddle.load(work["weights"]))
-    return _logits(model, work)
+    model.eval()
+    images = _tensor(work)
+
+    @paddle.no_grad()
+    def step() -> np.ndarray:
+        return model(images).numpy()
+
+    return step
 
 
 def train(work: Mapping[str, Any]) -> Step:
@@ -174,17 +184,8 @@ def _inputs(work: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-def _logits(model: Any, work: Mapping[str, Any]) -> Step:
-    model.eval()
-    images = paddle.to_tensor(_inputs(work)["images"])
-    amp = work.get("precision", "float32") == "bfloat16"
-
-    @paddle.no_grad()
-    def step() -> np.ndarray:
-        with paddle.amp.auto_cast(enable=amp, level="O1", dtype="bfloat16"):
-            return model(images).astype("float32").numpy()
-
-    return step
+def _tensor(work: Mapping[str, Any]) -> paddle.Tensor:
+    return paddle.to_tensor(_inputs(work)["images"])
 
 
 def _training(work: Mapping[str, Any]) -> Training:

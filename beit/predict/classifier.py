@@ -14,6 +14,7 @@ from PIL import Image
 from beit.beit import Beit, BeitOutput
 from beit.checkpoint.class_names import ClassNames
 from beit.checkpoint.dialects.preprocessing import Preprocessing
+from beit.cpu_threads import divided
 from beit.data.imagenet_classes import class_names as names_of_list
 from beit.data.imagenet_classes import from_synsets
 from beit.data.on_device import normalize
@@ -49,13 +50,15 @@ class Classifier:
         if topk < 1:
             raise ValueError(f"topk={topk}; expected 1 or more")
         with _evaluating(self.model):
-            scores = paddle.nn.functional.softmax(self.model(inputs).astype("float32"), axis=-1).numpy()
+            scores = paddle.nn.functional.softmax(
+                divided(self.model, inputs).astype("float32"), axis=-1
+            ).numpy()
         return [self._result(row, topk) for row in scores]
 
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Pooled features, float32 `[B, D]`."""
         with _evaluating(self.model):
-            return self.model.extract_feat(self.tensor(images)).numpy()
+            return divided(self.model.extract_feat, self.tensor(images)).numpy()
 
     def outputs(
         self,

@@ -13,6 +13,7 @@ from paddle import Tensor
 from yacs.config import CfgNode
 
 from beit.beit import build_beit
+from beit.cpu_threads import divided
 from beit.data.dataset import ImageDataset, build_dataset
 from beit.data.mixup import build_mixup
 from beit.data.on_device import erase, normalize
@@ -68,7 +69,8 @@ class Classify(Task):
         )
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
-        return classification_sums(self.model(self.normalized(batch["image"])), batch["label"])
+        logits = divided(lambda images: self.model(self.normalized(images)), batch["image"])
+        return classification_sums(logits, batch["label"])
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         return classification_metrics(sums)

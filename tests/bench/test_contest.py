@@ -97,10 +97,10 @@ def test_the_environment_of_a_worker(tmp_path, monkeypatch):
         log=tmp_path / "log.txt",
     )
     try:
-        environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes()
-        names = {entry.split(b"=")[0] for entry in environment.split(b"\0")}
         with pytest.raises(WorkerFailedError):
             worker.prepare()
+        environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes()
+        names = {entry.split(b"=")[0] for entry in environment.split(b"\0")}
     finally:
         worker.close()
     assert b"KEPT" in names and b"ADDED" in names and b"REMOVED" not in names
