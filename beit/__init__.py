@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from beit.models.upernet import build_upernet
     from beit.predict.image_processor import BeitImageProcessor
     from beit.predict.inference import extract_feat, inference_model, load_predictor
+    from beit.startup import tune_cpu
     from beit.zoo import get_model, list_models
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ _HOME = {
     "load_pretrained": "beit.checkpoint.load",
     "get_model": "beit.zoo",
     "list_models": "beit.zoo",
+    "tune_cpu": "beit.startup",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "list_models",
     "load_predictor",
     "load_pretrained",
+    "tune_cpu",
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 from pathlib import Path
 
 SWITCH = "BEIT_TUNE_CPU"
@@ -34,11 +35,15 @@ def before_paddle() -> None:
 def tune_cpu() -> str:
     """Set the allocator and Paddle for work on the CPU; one line that says what was done.
 
+    The commands do this by themselves. In a program of your own call `beit.tune_cpu()` before the first
+    `import paddle`, so that what Paddle's libraries read while they are loaded is set too (`before_paddle`).
     Large blocks stay with the process instead of being mapped and page-faulted anew for every tensor, and views are
     contiguous copies, which Paddle's CPU kernels take without strided access. `BEIT_TUNE_CPU=0` switches it off.
     """
     if not _is_wanted():
         return f"CPU settings untouched ({SWITCH}=0)"
+    if "paddle" not in sys.modules:
+        before_paddle()
     done = []
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from beit import startup
+from beit.checkpoint.dialects.preprocessing import Preprocessing
+from beit.deploy.description import Description, write_description
 from tests.stories import ROOT, environment
 
 
@@ -69,3 +71,26 @@ def test_importing_the_library_changes_nothing_and_one_call_does() -> None:
     assert flag_after("import beit, beit.run") == "True"
     assert flag_after("from beit.startup import tune_cpu; assert 'no strided views' in tune_cpu()") == "False"
     assert flag_after("from beit.startup import tune_cpu; tune_cpu()", FLAGS_use_stride_kernel="1") == "True"
+    assert flag_after("import beit; beit.tune_cpu()") == "False"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "import beit; beit.tune_cpu()",
+        "from beit.deploy.runner import load_runner\ntry: load_runner(FOLDER)\nexcept FileNotFoundError: pass",
+    ],
+)
+def test_what_paddle_reads_while_it_is_loaded_is_set_before(call: str, tmp_path: Path) -> None:
+    """By the library's one call, and by the runner of exported folders."""
+    pictures = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.9, interpolation="bicubic")
+    write_description(tmp_path, Description("classify", "logits", ("logits",), (8, 8), False, pictures))
+    script = (
+        f"import os, sys; FOLDER = {str(tmp_path)!r}\n{call}\n"
+        "assert 'paddle' in sys.modules; print(os.environ['KMP_BLOCKTIME'])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env=environment(), cwd=ROOT, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert result.stdout.split()[-1] == "0"

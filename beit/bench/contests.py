@@ -214,7 +214,8 @@ def data(settings: Settings) -> Iterator[Contest]:
     yield Contest(
         "data, training transform, one thread",
         (
-            Contender("beit", f"{_OURS}:data_train"),
+            Contender("beit, worker", f"{_OURS}:data_train", {"worker": True}),
+            Contender("beit, worker and device", f"{_OURS}:data_train"),
             _peer("timm and torchvision", "data_train", {}, needs),
             Contender("decoding alone", f"{_OURS}:decode"),
         ),
@@ -224,7 +225,8 @@ def data(settings: Settings) -> Iterator[Contest]:
     yield Contest(
         "data, evaluation transform, one thread",
         (
-            Contender("beit", f"{_OURS}:data_eval"),
+            Contender("beit, worker", f"{_OURS}:data_eval", {"worker": True}),
+            Contender("beit, worker and device", f"{_OURS}:data_eval"),
             _peer("torchvision", "data_eval", {}, needs),
             Contender("decoding alone", f"{_OURS}:decode", tolerance=_ANY),
         ),
@@ -270,6 +272,8 @@ _STORED_FEATURES = [
     "features",
     "TOKENIZER.TEACHER_PRETRAINED",
     ".",
+    "TOKENIZER.KMEANS_INIT",
+    False,
 ]
 
 

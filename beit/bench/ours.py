@@ -14,7 +14,7 @@ import paddle
 from PIL import Image
 
 from beit.beit import build_beit
-from beit.bench.worker import Step
+from beit.bench.worker import Step, read_once
 from beit.checkpoint.files import read
 from beit.config import get_config
 from beit.cpu_threads import divided
@@ -121,23 +121,28 @@ def train(work: Mapping[str, Any]) -> Step:
 
 def load(work: Mapping[str, Any]) -> Step:
     """The tensors of a checkpoint by this package's reader; the results are sums over each."""
-    return _checked(lambda: read(work["file"]).tree)
+    return read_once(lambda: read(work["file"]).tree)
 
 
 def load_paddle(work: Mapping[str, Any]) -> Step:
-    """The same by `paddle.load`."""
+    """The same by `paddle.load`, into arrays."""
     paddle.set_device("cpu")
-    return _checked(lambda: paddle.load(work["file"], return_numpy=True))
+    return read_once(lambda: paddle.load(work["file"], return_numpy=True))
 
 
 def data_train(work: Mapping[str, Any]) -> Step:
-    """Files to a normalised training batch with the recipe's augmentation, one thread."""
+    """Files to a training batch with the recipe's augmentation, one thread; erased and normalised, unless `worker`.
+
+    A worker hands over 8-bit pixels, the rest is the device's.
+    """
     _start(work)
     config = get_config(work["config"])
     dataset = _pictures(work, build_train_transform(config))
 
     def step() -> np.ndarray:
         batch = collate([dataset[draw] for draw in _every(dataset)])
+        if work.get("worker"):
+            return np.asarray(batch["image"].shape)
         images = normalize(
             paddle.to_tensor(batch["image"]), config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD
         )
@@ -148,15 +153,18 @@ def data_train(work: Mapping[str, Any]) -> Step:
 
 
 def data_eval(work: Mapping[str, Any]) -> Step:
-    """Files to a normalised evaluation batch, one thread."""
+    """Files to an evaluation batch, one thread; normalised, which for a `worker` happens once, for the comparison."""
     _start(work)
     config = get_config(work["config"])
     dataset = _pictures(work, build_eval_transform(config))
+    compared: list[np.ndarray] = []
 
     def step() -> np.ndarray:
         batch = collate([dataset[draw] for draw in _every(dataset)])
-        images = paddle.to_tensor(batch["image"])
-        return normalize(images, config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD).numpy()
+        if not compared or not work.get("worker"):
+            images = paddle.to_tensor(batch["image"])
+            compared[:] = [normalize(images, config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD).numpy()]
+        return compared[0]
 
     return step
 
@@ -225,21 +233,6 @@ def _pictures(work: Mapping[str, Any], transform: Any) -> ImageDataset:
 
 def _every(dataset: ImageDataset) -> list[Draw]:
     return [Draw(index, index) for index in range(len(dataset))]
-
-
-def _checked(tensors: Any) -> Step:
-    """A step that reads; only its first call looks at all numbers."""
-    seen: list[dict[str, np.ndarray]] = []
-
-    def step() -> dict[str, np.ndarray]:
-        tree = tensors()
-        if not seen:
-            seen.append(
-                {name: np.asarray(np.float64(np.asarray(tensor).sum())) for name, tensor in tree.items()}
-            )
-        return seen[0]
-
-    return step
 
 
 def _file_module(file: Path) -> ModuleType:

@@ -132,6 +132,31 @@ def serve(function: str) -> None:
         print(json.dumps(answer), file=replies, flush=True)
 
 
+def read_once(tensors: Callable[[], Mapping[str, Any]]) -> Step:
+    """A step that reads named tensors in a process that has read nothing yet: memory that is used again is faster.
+
+    The first call reads in this process and gives the sum of each tensor.
+    """
+    seen: list[dict[str, np.ndarray]] = []
+
+    def step() -> dict[str, np.ndarray]:
+        if not seen:
+            seen.append({name: np.float64(np.asarray(tensor).sum()) for name, tensor in tensors().items()})
+        else:
+            child = os.fork()
+            if not child:
+                try:
+                    tensors()
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            if os.waitpid(child, 0)[1]:
+                raise RuntimeError("the reading process failed")
+        return seen[0]
+
+    return step
+
+
 def _build(function: str, specification: Mapping[str, Any]) -> Step:
     module, _, name = function.partition(":")
     step: Step = vars(importlib.import_module(module))[name](specification)

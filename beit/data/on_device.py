@@ -21,8 +21,10 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         mean: of the channels, on [0, 1].
         std: of the channels, on [0, 1].
     """
+    # Of the size of an image: Paddle's CPU kernels repeat the last axes faster than they stretch numbers of channels.
     shift, scale = (
-        paddle.assign(np.asarray(value, np.float32)).reshape([1, -1, 1, 1]) for value in (mean, std)
+        paddle.assign(np.asarray(value, np.float32)).reshape([-1, 1, 1]).expand(images.shape[1:])
+        for value in (mean, std)
     )
     return (images.astype("float32") / 255.0 - shift) / scale  # [B, 3, H, W]
 

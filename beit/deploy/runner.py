@@ -6,6 +6,7 @@ Neither the network nor the training code is imported; on onnxruntime not even P
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from beit.deploy.description import GRAPH, Description, read_description
+from beit.startup import before_paddle
 
 Session = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -71,6 +73,8 @@ def load_runner(
 
 
 def _paddle_session(target: Path, precision: str, threads: int, onednn: bool) -> Session:
+    if "paddle" not in sys.modules:
+        before_paddle()
     import paddle
     from paddle import inference
 

@@ -5,6 +5,7 @@ Each contender is a process of its own. No ratio is printed where results differ
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -34,41 +35,7 @@ _PROBE = "import importlib.util, sys; sys.exit(any(importlib.util.find_spec(name
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the contests and print their tables."""
-    parser = verb_parser("bench", __doc__, EXAMPLES)
-    parser.add_argument("modes", nargs="*", metavar="MODE", help=f"{', '.join(MODES)} (default: infer)")
-    parser.add_argument("--model", nargs="+", default=["beit_base_patch16_224"], help="names of configs")
-    parser.add_argument("--batch", type=int, nargs="+", default=[8], help="images of a step (default: 8)")
-    parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
-    parser.add_argument(
-        "--rounds", type=int, default=7, help="how often each contender's turn comes (default: 7)"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="of each contender (default: all cores)"
-    )
-    parser.add_argument(
-        "--device", default="cpu", help="of this package's contenders: cpu, gpu (default: cpu)"
-    )
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        metavar="TEXT",
-        help="contenders whose name has one of these; the first always runs",
-    )
-    parser.add_argument(
-        "--peer-python",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="interpreters in which to look for peers too",
-    )
-    parser.add_argument("--paddlevit", metavar="FOLDER", help="PaddleViT's image_classification/BEiT")
-    parser.add_argument("--images", metavar="FOLDER", help="JPEG files for `data` (default: made up ones)")
-    parser.add_argument("--json", metavar="FILE", help="write all numbers")
-    parser.add_argument("--picture", metavar="FILE", help="write a PNG with the rates")
-    given = parser.parse_args(argv)
-    unknown = [mode for mode in given.modes if mode not in MODES]
-    if unknown:
-        raise ValueError(f"unknown mode {unknown[0]!r}; there are {', '.join(MODES)}")
+    given = _arguments(argv)
     # Read by the libraries of each process while they start.
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     paddle.set_device("cpu")
@@ -150,6 +117,45 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> Path:
         axis.tick_params(labelsize=8)
     figure.tight_layout()
     return save_figure(figure, path)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = verb_parser("bench", __doc__, EXAMPLES)
+    parser.add_argument("modes", nargs="*", metavar="MODE", help=f"{', '.join(MODES)} (default: infer)")
+    parser.add_argument("--model", nargs="+", default=["beit_base_patch16_224"], help="names of configs")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8], help="images of a step (default: 8)")
+    parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="how often each contender's turn comes (default: 7)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of each contender (default: all cores)"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="of this package's contenders: cpu, gpu (default: cpu)"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="TEXT",
+        help="contenders whose name has one of these; the first always runs",
+    )
+    parser.add_argument(
+        "--peer-python",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="interpreter in which to look for peers too; may be given again",
+    )
+    parser.add_argument("--paddlevit", metavar="FOLDER", help="PaddleViT's image_classification/BEiT")
+    parser.add_argument("--images", metavar="FOLDER", help="JPEG files for `data` (default: made up ones)")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers")
+    parser.add_argument("--picture", metavar="FILE", help="write a PNG with the rates")
+    given = parser.parse_args(argv)
+    unknown = [mode for mode in given.modes if mode not in MODES]
+    if unknown:
+        raise ValueError(f"unknown mode {unknown[0]!r}; there are {', '.join(MODES)}")
+    return given
 
 
 def _settings(given: Any, mode: str) -> list[tuple[str, int, str]]:

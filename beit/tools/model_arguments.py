@@ -1,13 +1,18 @@
-"""The arguments by which verbs name a model that is ready to predict."""
+"""The arguments by which verbs name a model that is ready to predict, and the device for it."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+import paddle
+
+from beit import distributed
 from beit.checkpoint.class_names import ClassNames
 from beit.data.imagenet_classes import CLASS_LISTS
 from beit.predict.inference import Predictor, load_predictor
+from beit.startup import tune_cpu
 from beit.tools.arguments import add_preprocessing, preprocessing_from
 
 
@@ -19,6 +24,23 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--class-names", metavar="NAMES", help=f"file with a name a line, or {' or '.join(CLASS_LISTS)}"
     )
     add_preprocessing(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`--device`."""
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
+
+
+def use_device(name: str) -> None:
+    """Compute on a device from now on; on a CPU with the settings that are fast there, said in a line on stderr.
+
+    Raises:
+        ValueError: there is no GPU.
+    """
+    device = distributed.choose_device(name)
+    paddle.set_device(device)
+    if device == "cpu":
+        print(tune_cpu(), file=sys.stderr)
 
 
 def model_from(given: argparse.Namespace) -> Predictor:

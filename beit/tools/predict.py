@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import paddle
 from PIL import Image
 
-from beit import distributed
 from beit.data.imagenet_classes import CLASS_LISTS
 from beit.data.images import open_image
 from beit.logging import progress
@@ -23,6 +21,7 @@ from beit.predict.picture_source import find_pictures
 from beit.predict.segmentation import Segmenter
 from beit.predict.segmentation_pictures import index_picture, overlay_picture
 from beit.tools.arguments import add_preprocessing, preprocessing_from, verb_parser
+from beit.tools.model_arguments import add_device, use_device
 
 EXAMPLES = (
     "python -m beit predict output/run photo.jpg",
@@ -36,7 +35,7 @@ FAILED = 1
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the predictions; 1 when a picture could not be read."""
     given = _arguments(argv)
-    paddle.set_device(distributed.choose_device(given.device))
+    use_device(given.device)
     predictor = load_predictor(
         given.model,
         config=given.cfg,
@@ -75,7 +74,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--class-names", metavar="NAMES", help=f"file with a name a line, or {' or '.join(CLASS_LISTS)}"
     )
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
+    add_device(parser)
     add_preprocessing(parser)
     given = parser.parse_args(argv)
     for flag, value in (("--topk", given.topk), ("--batch-size", given.batch_size)):

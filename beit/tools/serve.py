@@ -10,12 +10,11 @@ from typing import Any
 
 import paddle
 
-from beit import distributed
 from beit.data.images import ImageError
 from beit.predict.segmentation import Segmenter
 from beit.predict.viewer import Viewer
 from beit.tools.arguments import verb_parser
-from beit.tools.model_arguments import add_model, model_from
+from beit.tools.model_arguments import add_device, add_model, model_from, use_device
 
 EXAMPLES = (
     "python -m beit serve output/run",
@@ -31,7 +30,7 @@ _NO_GRADIO = 'the page needs gradio, which is not installed: pip install "beit-p
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until Ctrl-C."""
     given = _arguments(argv)
-    paddle.set_device(distributed.choose_device(given.device))
+    use_device(given.device)
     viewer = Viewer(
         model_from(given),
         topk=given.topk,
@@ -133,5 +132,5 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-megapixels", type=float, default=25, metavar="MP", help="of a picture (default: 25)"
     )
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
+    add_device(parser)
     return parser.parse_args(argv)

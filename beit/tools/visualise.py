@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import paddle
 
-from beit import distributed
 from beit.predict.attention_maps import overlay, picture_attentions, picture_maps, rollout_of
 from beit.predict.classifier import Classifier
 from beit.predict.inference import load_predictor
 from beit.predict.picture_source import find_pictures, open_picture
 from beit.tools.arguments import CONFIG_FLAGS, add_preprocessing, preprocessing_from, verb_parser, with_config
+from beit.tools.model_arguments import add_device, use_device
 from beit.tools.plots import Tile, draw_tiles
 from beit.tools.predictions import draw_confusion, draw_predictions
 from beit.tools.run_pictures import draw_augmentation, draw_curves, draw_masked, draw_schedule, save_pictures
@@ -53,10 +52,10 @@ def _attention(argv: Sequence[str]) -> list[Path]:
     parser.add_argument("--layers", type=int, nargs="+", help="blocks from 0 (default: first, middle, last)")
     parser.add_argument("--output", type=Path, default=Path("attention.png"), help="default: attention.png")
     parser.add_argument("--cfg", help="config of the weights, where it is not beside them")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
+    add_device(parser)
     add_preprocessing(parser)
     given = parser.parse_args(argv)
-    paddle.set_device(distributed.choose_device(given.device))
+    use_device(given.device)
     predictor = load_predictor(given.model, config=given.cfg, preprocessing=preprocessing_from(given))
     if not isinstance(predictor, Classifier):
         raise ValueError("attention maps are those of a classifier or of an encoder")

@@ -64,3 +64,15 @@ def test_peers_do_the_same(mode, tmp_path, capsys):
         assert any(
             one["name"].startswith(("timm", "torch", "safetensors", "paddle.load")) for one in standings
         )
+
+
+def test_pre_training_steps_against_their_arithmetic(capsys):
+    words = ["bench", "pretrain", "--model", "beit_tiny_patch16_224", "--batch", "1", "--rounds", "1"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "pre-training steps, tiny, batch 1" in shown
+    (v1,) = [line for line in shown.splitlines() if line.startswith("BEiT  ") and "arithmetic" in line]
+    (v2,) = [line for line in shown.splitlines() if line.startswith("BEiT v2 ") and "arithmetic" in line]
+    # The head on 75 patches; in version 2 two blocks more and the head twice.
+    assert float(v1.split("arithmetic")[1]) == pytest.approx(1.09, abs=0.03)
+    assert float(v2.split("arithmetic")[1]) > float(v1.split("arithmetic")[1])

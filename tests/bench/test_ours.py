@@ -93,9 +93,16 @@ def test_batches_of_the_other_tasks(path, tmp_path):
 def test_pictures_become_batches(tmp_path):
     files = write_jpegs(tmp_path, 2)
     work = {"config": CONFIG, "files": files, "device": "cpu", "shape": [2, 3, 224, 224]}
-    assert ours.data_train(work)().tolist() == ours.decode(work)().tolist() == [2, 3, 224, 224]
+    in_worker = ours.data_train(work | {"worker": True})()
+    assert (
+        in_worker.tolist()
+        == ours.data_train(work)().tolist()
+        == ours.decode(work)().tolist()
+        == [2, 3, 224, 224]
+    )
     evaluated = ours.data_eval(work)()
     assert evaluated.shape == (2, 3, 224, 224) and evaluated.std() > 0.1
+    np.testing.assert_array_equal(ours.data_eval(work | {"worker": True})(), evaluated)
 
 
 def test_readers_find_the_same_tensors(config, tmp_path):

@@ -208,6 +208,7 @@ _WRITERS = {
     "converting": _converting,
     "several-machines": _several_machines,
     "scaling": _several_machines,
+    "speed": lambda root, rng: None,
     "README": _readme,
 }
 _SIZES: dict[str, Any] = {"side": 4, "patch": 8}

@@ -28,6 +28,7 @@ NOT_RUN: dict[str, str] = {
     "CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 python main_multi_gpu.py": "needs eight GPUs and ImageNet",
     "python main_multi_gpu.py -cfg=configs/tokenizer/": "needs eight GPUs and ImageNet",
     "python main_multi_gpu.py -cfg=configs/probe/": "needs eight GPUs and ImageNet",
+    "python -m beit bench train": "measures for many minutes; tests/bench runs every mode",
     "python -m beit serve": "serves until it is ended; tests/page has the page in a browser",
     "python -m paddle.distributed.launch": "needs two machines with eight GPUs; tests/test_processes.py starts two nodes",
     "python main_multi_gpu.py -cfg=configs/pretrain/": "needs eight GPUs and ImageNet",
@@ -57,6 +58,7 @@ LEAVES: dict[str, tuple[str, ...]] = {
     ),
     "README": ("output/pictures/model.pdparams", "beit_base_patch16_224.pdparams", "exported/export.json"),
     "scaling": (),
+    "speed": ("bench.json", "bench.png"),
     "several-machines": ("output/two/model.pdparams", "output/schedule/schedule.png"),
 }  # fmt: skip
 """What the commands of a page leave behind."""
@@ -72,6 +74,8 @@ def read_only(words: tuple[str, ...]) -> None:
     """The flags, config and keys of a command that is not run exist."""
     if words[:4] == ("python", "-m", "beit", "serve"):
         importlib.import_module("beit.tools.serve")._arguments(words[4:])
+    elif words[:4] == ("python", "-m", "beit", "bench"):
+        importlib.import_module("beit.tools.bench")._arguments(words[4:])
     elif "main_multi_gpu.py" in words:
         assert config_from_arguments(words[words.index("main_multi_gpu.py") + 1 :]).MODEL.NAME != "beit"
     elif words[0] == "sh":
