@@ -73,6 +73,6 @@ def test_pre_training_steps_against_their_arithmetic(capsys):
     assert "pre-training steps, tiny, batch 1" in shown
     (v1,) = [line for line in shown.splitlines() if line.startswith("BEiT  ") and "arithmetic" in line]
     (v2,) = [line for line in shown.splitlines() if line.startswith("BEiT v2 ") and "arithmetic" in line]
+    first, second = (float(line.split("arithmetic")[1].split()[0]) for line in (v1, v2))
     # The head on 75 patches; in version 2 two blocks more and the head twice.
-    assert float(v1.split("arithmetic")[1]) == pytest.approx(1.09, abs=0.03)
-    assert float(v2.split("arithmetic")[1]) > float(v1.split("arithmetic")[1])
+    assert 1.05 < first < 1.15 and first + 2 / 12 < second < first + 0.35
