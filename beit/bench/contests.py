@@ -70,32 +70,24 @@ def inference(settings: Settings) -> Iterator[Contest]:
     """Logits of a batch."""
     config = get_config(settings.model)
     paths = write_weights(config, settings.folder)
-    onnx = settings.find(("paddle2onnx", "onnxruntime")) is not None and _has("paddle2onnx", "onnxruntime")
-    graph = write_export(config, paths["weights"], settings.folder, onnx=onnx)
+    on_cpu = settings.device == "cpu"  # where the runner of exported graphs works
+    onnx = on_cpu and _has("paddle2onnx", "onnxruntime")
+    graph = write_export(config, paths["weights"], settings.folder, onnx=onnx) if on_cpu else None
     height, width = image_hw(config)
     images = np.random.default_rng(0).standard_normal((settings.batch, 3, height, width), np.float32)
     precise = settings.precision == "float32"
-    own = Contender("beit", f"{_OURS}:infer")
-    exported = f"{_OURS}:infer_exported"
-    if precise:
-        own_graphs = [
-            Contender("beit, exported, Paddle", exported, {"backend": "paddle"}),
-            Contender("beit, exported, onnxruntime", exported, {"backend": "onnx"}, needs=("onnxruntime",))
-            if onnx
-            else None,
-        ]
-    else:
-        own_graphs = [
-            Contender(
-                "beit, exported, Paddle, bfloat16",
-                exported,
-                {"backend": "paddle", "precision": settings.precision},
-                tolerance=BFLOAT16_TOLERANCE,
-            )
-        ]
     dtype = "" if precise else f", {settings.precision}"
     low = {} if precise else {"precision": settings.precision}
     tolerance = 1e-3 if precise else BFLOAT16_TOLERANCE
+    own = [Contender("beit", f"{_OURS}:infer")]
+    if not precise and not on_cpu:  # Paddle has mixed precision on GPUs only
+        own.append(Contender(f"beit{dtype}", f"{_OURS}:infer", low, tolerance=tolerance))
+    exported = f"{_OURS}:infer_exported"
+    if on_cpu:
+        options = {"backend": "paddle", "precision": settings.precision}
+        own.append(Contender(f"beit, exported, Paddle{dtype}", exported, options, tolerance=tolerance))
+    if onnx and precise:
+        own.append(Contender("beit, exported, onnxruntime", exported, {"backend": "onnx"}))
     timm, transformers = ("torch", "timm", "safetensors"), ("torch", "transformers")
     peers = [
         _peer(f"timm{dtype}", "timm_infer", low, timm, tolerance),
@@ -105,8 +97,9 @@ def inference(settings: Settings) -> Iterator[Contest]:
         peers += [
             _peer("transformers, sdpa", "transformers_infer", {"attention": "sdpa"}, transformers),
             _peer("transformers, eager", "transformers_infer", {"attention": "eager"}, transformers),
-            _peer("timm, onnxruntime", "onnxruntime_infer", {}, (*timm, "onnx", "onnxruntime")),
         ]
+        if on_cpu:
+            peers.append(_peer("timm, onnxruntime", "onnxruntime_infer", {}, (*timm, "onnx", "onnxruntime")))
         if settings.paddlevit:
             untuned = {**_UNTUNED, "BEIT_TUNE_CPU": "0"}
             options = {"paddlevit": settings.paddlevit}
@@ -115,7 +108,7 @@ def inference(settings: Settings) -> Iterator[Contest]:
             )
     yield Contest(
         f"inference, {config.MODEL.NAME}, batch {settings.batch}, {settings.precision}",
-        (own, *filter(None, own_graphs), *peers, _machine()),
+        (*own, *peers, _machine()),
         _shared(settings, config)
         | paths
         | {

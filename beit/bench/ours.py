@@ -24,7 +24,7 @@ from beit.data.loader import collate
 from beit.data.on_device import erase, normalize
 from beit.data.sampler import Draw
 from beit.data.transforms import build_eval_transform, build_train_transform
-from beit.engine import Training, train_step
+from beit.engine import Training, autocast, train_step
 from beit.meter import Meter
 from beit.optim.ema import Ema
 from beit.startup import tune_cpu
@@ -60,13 +60,19 @@ def gemm(work: Mapping[str, Any]) -> Step:
 
 
 def infer(work: Mapping[str, Any]) -> Step:
-    """Logits of a batch, as `evaluate` and `predict` compute them."""
+    """Logits of a batch, as `evaluate` and `predict` compute them; a `precision` of bfloat16 is mixed precision."""
     _start(work)
     model = build_beit(get_config(work["config"]))
     model.set_state_dict(paddle.load(work["weights"]))
     model.eval()
     images = _tensor(work)
-    return lambda: divided(model, images).numpy()
+    amp_dtype = "bfloat16" if work.get("precision") == "bfloat16" else None
+
+    def step() -> np.ndarray:
+        with autocast(amp_dtype):
+            return divided(model, images).astype("float32").numpy()
+
+    return step
 
 
 def infer_exported(work: Mapping[str, Any]) -> Step:
@@ -82,7 +88,7 @@ def infer_exported(work: Mapping[str, Any]) -> Step:
 
 def infer_paddlevit(work: Mapping[str, Any]) -> Step:
     """Logits of a batch by PaddleViT's own files: `paddlevit` is its folder with `beit.py` and `config.py`."""
-    paddle.set_device("cpu")
+    paddle.set_device(work["device"])
     folder = Path(work["paddlevit"])
     sys.path.insert(0, str(folder))
     name = Path(str(work["config"])).stem
@@ -110,6 +116,8 @@ def train(work: Mapping[str, Any]) -> Step:
     def step() -> dict[str, np.ndarray]:
         train_step(run, batches, work["lr"], run.task.config.TRAIN.WEIGHT_DECAY, meter)
         run.step += 1
+        if work["device"] != "cpu":
+            paddle.device.synchronize()
         if len(losses) < work["compared_steps"]:
             losses.append(float(meter._sums["loss"]) - sum(losses))
             if len(losses) < work["compared_steps"]:
@@ -182,7 +190,7 @@ def decode(work: Mapping[str, Any]) -> Step:
 
 
 def _start(work: Mapping[str, Any]) -> None:
-    paddle.set_device("cpu" if work["device"] == "cpu" else work["device"])
+    paddle.set_device(work["device"])
     if work["device"] == "cpu":
         tune_cpu()
 

@@ -21,7 +21,7 @@ _EMA_DECAY = 0.9999
 def timm_infer(work: Mapping[str, Any]) -> Step:
     """timm's model, eager or `compile`d."""
     _threads(work)
-    model: Any = _timm_model(work).eval()
+    model: Any = _timm_model(work).to(_device(work)).eval()
     if work.get("compile"):
         model = torch.compile(model)
     return _logits(model, work)
@@ -34,7 +34,8 @@ def transformers_infer(work: Mapping[str, Any]) -> Step:
     _threads(work)
     model = BeitForImageClassification.from_pretrained(
         work["transformers"], attn_implementation=work["attention"]
-    ).eval()
+    )
+    model = model.to(_device(work)).eval()
     return _logits(lambda images: model(images).logits, work)
 
 
@@ -61,7 +62,7 @@ def timm_train(work: Mapping[str, Any]) -> Step:
     from timm.utils import ModelEmaV3
 
     _threads(work)
-    model = _timm_model(work).train()
+    model = _timm_model(work).to(_device(work)).train()
     groups = param_groups_layer_decay(
         model, weight_decay=work["weight_decay"], layer_decay=work["layer_decay"]
     )
@@ -71,8 +72,8 @@ def timm_train(work: Mapping[str, Any]) -> Step:
     average = ModelEmaV3(model, decay=_EMA_DECAY)
     criterion = LabelSmoothingCrossEntropy(work["smoothing"])
     arrays = _inputs(work)
-    pixels, labels = torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["label"])
-    mean, std = (torch.tensor(work[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    pixels, labels = (torch.from_numpy(arrays[name]).to(_device(work)) for name in ("image", "label"))
+    mean, std = (torch.tensor(work[name], device=_device(work)).view(1, 3, 1, 1) for name in ("mean", "std"))
     losses: list[float] = []
     autocast = _autocast(work)
 
@@ -85,6 +86,8 @@ def timm_train(work: Mapping[str, Any]) -> Step:
         optimizer.step()
         optimizer.zero_grad()
         average.update(model)
+        if _device(work) == "cuda":
+            torch.cuda.synchronize()
         if len(losses) < work["compared_steps"]:
             losses.append(float(loss))
             if len(losses) < work["compared_steps"]:
@@ -173,20 +176,24 @@ def _timm_model(work: Mapping[str, Any]) -> Any:
 
 
 def _logits(model: Callable[[torch.Tensor], torch.Tensor], work: Mapping[str, Any]) -> Step:
-    images = torch.from_numpy(_inputs(work)["images"])
+    images = torch.from_numpy(_inputs(work)["images"]).to(_device(work))
     autocast = _autocast(work)
 
     @torch.inference_mode()
     def step() -> np.ndarray:
         with autocast():
-            return model(images).float().numpy()
+            return model(images).float().cpu().numpy()
 
     return step
 
 
 def _autocast(work: Mapping[str, Any]) -> Callable[[], Any]:
     enabled = work.get("precision") == "bfloat16"
-    return lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)
+    return lambda: torch.autocast(_device(work), dtype=torch.bfloat16, enabled=enabled)
+
+
+def _device(work: Mapping[str, Any]) -> str:
+    return "cpu" if work["device"] == "cpu" else "cuda"
 
 
 def _threads(work: Mapping[str, Any]) -> None:

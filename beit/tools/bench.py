@@ -131,9 +131,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="of each contender (default: all cores)"
     )
-    parser.add_argument(
-        "--device", default="cpu", help="of this package's contenders: cpu, gpu (default: cpu)"
-    )
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="cpu or gpu (default: cpu)")
     parser.add_argument(
         "--only",
         nargs="+",

@@ -134,6 +134,7 @@ def test_paddlevit_s_own_files(config, tmp_path, monkeypatch):
     work = {
         "config": CONFIG,
         "paddlevit": str(tmp_path),
+        "device": "cpu",
         "weights": str(weights),
         "inputs": write_inputs({"images": images}, tmp_path / "inputs.npz"),
     }

@@ -1,0 +1,53 @@
+"""Who meets whom."""
+
+from __future__ import annotations
+
+import pytest
+
+from beit.bench.contest import GEMM
+from beit.bench.contests import MODES, Settings
+
+
+def contenders(mode, folder, **chosen):
+    values = {
+        "model": "beit_tiny_patch16_224",
+        "batch": 2,
+        "precision": "float32",
+        "threads": 1,
+        "device": "cpu",
+    }
+    settings = Settings(**(values | chosen), folder=folder, find=lambda needs: None)
+    return {contest.title: contest for contest in MODES[mode](settings)}
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "own"),
+    [
+        ("cpu", "float32", ["beit", "beit, exported, Paddle"]),
+        ("cpu", "bfloat16", ["beit", "beit, exported, Paddle, bfloat16"]),
+        ("gpu", "float32", ["beit"]),
+        ("gpu", "bfloat16", ["beit", "beit, bfloat16"]),
+    ],
+)
+def test_what_this_package_sends_into_inference(device, precision, own, tmp_path, monkeypatch):
+    """Exported graphs run on CPUs, mixed precision on GPUs."""
+    monkeypatch.setattr("beit.bench.contests._has", lambda *modules: False)
+    (contest,) = contenders("infer", tmp_path, device=device, precision=precision).values()
+    names = [one.name for one in contest.contenders]
+    assert [name for name in names if name.startswith("beit")] == own
+    assert names[-1] == GEMM and any(name.startswith("timm") for name in names)
+    assert contest.specification["device"] == device
+    assert contest.multiply_adds == pytest.approx(2 * 1.26e9, rel=0.02)
+
+
+def test_training_and_its_peer_are_told_the_same_recipe(tmp_path):
+    (contest,) = contenders("train", tmp_path).values()
+    work = contest.specification
+    assert contest.multiply_adds == pytest.approx(6 * 1.26e9, rel=0.02)
+    assert {"options", "lr", "weight_decay", "layer_decay", "smoothing", "mean", "std"} <= work.keys()
+    assert "MODEL.DROPPATH" in work["options"]
+
+
+def test_a_folder_without_jpegs(tmp_path):
+    with pytest.raises(ValueError, match="no JPEG files"):
+        contenders("data", tmp_path, images=str(tmp_path))
