@@ -169,7 +169,8 @@ def estimate_training_memory(model: nn.Layer, config: Any, batch: int, *, half: 
     square = batch * keys.NUM_HEADS * tokens * tokens
     value = _HALF if half else _SINGLE
     # Kept of the width D: inputs and results of both norms, q, k, v, what goes into the projection, both branches before
-    # LayerScale (11 with the block's result), its factors repeated for every token (2, on a CPU only); two more with stochastic depth; and both sides of the MLP's activation.
+    # LayerScale (11 with the block's result), its factors repeated for every token (2, on a CPU only); two more with
+    # stochastic depth; and both sides of the MLP's activation.
     # Of the squares the attention weights. Measured with Paddle 3.3's allocator in float32: these very numbers.
     kept = 13 + 2 * keys.MLP_RATIO + (2 if keys.DROPPATH else 0)
     per_block = value * int(stream * kept) + (_SINGLE + _HALF if half else _SINGLE) * square
