@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from beit.checkpoint.class_names import ClassNames
 from beit.checkpoint.dialects.preprocessing import Preprocessing, preprocessing_of
 from beit.config import image_hw
 from beit.layers.attention import Attention
-from beit.layers.block import LN_EPSILON, Block
+from beit.layers.block import LN_EPSILON, Block, draw_paths
+from beit.layers.divided_blocks import Run, is_divided, run_divided
 from beit.layers.grid_change import GridChange, change_grid
 from beit.layers.init import init_convolution, init_weights, rescale_block, truncated_normal
 from beit.layers.patch_embed import PatchEmbed
@@ -173,7 +175,7 @@ class Beit(nn.Layer):
         Raises:
             ValueError: the image size is not the model's, or a layer does not exist.
         """
-        change = self._grid_change(images) if any_size else None
+        change = change_grid(self.patch_embed, images) if any_size else None
         x = self.add_class_token(self.patch_embed(images, any_size), change)
         if return_layers is None:
             return self.pool(self.run_blocks(x, change=change)[-1])
@@ -208,7 +210,7 @@ class Beit(nn.Layer):
         unknown = [layer for layer in (*return_layers, *return_attentions) if not 0 <= layer < self.depth]
         if unknown:
             raise ValueError(f"blocks {unknown} do not exist; the model has blocks 0 to {self.depth - 1}")
-        change = self._grid_change(images) if any_size else None
+        change = change_grid(self.patch_embed, images) if any_size else None
         x = self.add_class_token(self.patch_embed(images, any_size), change)
         weights: dict[int, paddle.Tensor | None] = dict.fromkeys(return_attentions)
         states = self.run_blocks(x, keep=frozenset(return_layers), change=change, attentions=weights)
@@ -246,30 +248,44 @@ class Beit(nn.Layer):
         `change` says that the tokens come from another grid than the model's. The blocks that are keys of `attentions`
         leave their attention weights `[B, H, N, N]` there.
         """
-        index = self.relative_position_index if change is None else None
         shared_bias = None
         if self.rel_pos_bias is not None:
+            index = self.relative_position_index
             shared_bias = self.rel_pos_bias(index) if change is None else change.bias(self.rel_pos_bias)
+        blocks = list(self.blocks if blocks is None else blocks)
+        # Drawn here, before parts of the batch go ways of their own and blocks are computed again.
+        paths = [draw_paths(block.drop_path_rate, x.shape[0], block.training) for block in blocks]
+        if attentions is None and is_divided(x, blocks):
+            function = partial(self._run, keep=keep, change=change, is_part=True)
+            return run_divided(x, Run(function, shared_bias, paths, blocks))
+        return self._run(x, shared_bias, paths, blocks, keep, change, attentions)
+
+    def _run(
+        self,
+        x: paddle.Tensor,
+        shared_bias: paddle.Tensor | None,
+        paths: Sequence[paddle.Tensor | None],
+        blocks: Sequence[Block],
+        keep: frozenset[int],
+        change: GridChange | None,
+        attentions: dict[int, paddle.Tensor | None] | None = None,
+        is_part: bool = False,
+    ) -> list[paddle.Tensor]:
+        index = self.relative_position_index if change is None else None
+        # Paddle's way without PyLayer registers what all threads share, as is the generator that either restores.
+        how = {"use_reentrant": is_part, "preserve_rng_state": not is_part}
         states = []
-        for number, block in enumerate(self.blocks if blocks is None else blocks):
+        for number, block in enumerate(blocks):
             bias = shared_bias if change is None else change.bias(block.attn, shared_bias)
             if attentions is not None and number in attentions:
-                x, attentions[number] = block(x, bias, index, return_weights=True)
+                x, attentions[number] = block(x, bias, index, return_weights=True, paths=paths[number])
             elif self.recompute_blocks and self.training:
-                x = recompute(block, x, bias, index, use_reentrant=False)
+                x = recompute(block, x, bias, index, False, paths[number], **how)
             else:
-                x = block(x, bias, index)
+                x = block(x, bias, index, paths=paths[number])
             if number in keep:
                 states.append(x)
         return [*states, x]
-
-    def _grid_change(self, images: paddle.Tensor) -> GridChange | None:
-        """What to do about the grid of the images; None where it is the model's or unknown (a graph being traced)."""
-        height, width = images.shape[-2:]
-        grid = (height // self.patch_embed.patch_size, width // self.patch_embed.patch_size)
-        if grid == self.patch_embed.grid_size or -1 in (height, width):
-            return None
-        return change_grid(self.patch_embed.grid_size, grid, str(paddle.get_device()))
 
     def pool(self, x: paddle.Tensor) -> paddle.Tensor:
         """Features `[B, D]` of the last tokens `[B, N, D]`."""

@@ -1,8 +1,7 @@
-"""A batch divided among threads, for inference on a CPU. Floor 0.
+"""A batch divided among threads, on a CPU. Floor 0.
 
 Of Paddle's CPU kernels only the matrix products use several cores; softmax, GELU, sums and copies leave all but one
-idle. With a part of the batch for each core everything runs on all of them: BEiT-base at batch 8 takes a sixth less
-time on two cores.
+idle. With a part of the batch for each core everything runs on all of them.
 """
 
 from __future__ import annotations
@@ -10,51 +9,106 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import paddle
 from paddle import Tensor
 
 _OPENMP = ("libiomp", "libgomp", "libomp")  # Paddle's own kernels and its matrix library may have one each
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class _Settings:
+    divides_training = False
+
+
+_settings = _Settings()
+_thread = threading.local()
+
 
 def divided(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """`function(images)` `[B, …]`, without gradients, computed in parts of the batch where that is faster.
 
-    That is on a CPU, with more than one image and more than one thread (`OMP_NUM_THREADS`, else the cores). The function
-    must treat each image by itself and change nothing.
+    The function must treat each image by itself and change nothing.
 
     Args:
         function: from `[b, …]` to `[b, …]`, for any b.
         images: `[B, …]`.
     """
-    parts = min(images.shape[0], _threads()) if images.place.is_cpu_place() else 1
 
     def compute(part: Tensor) -> Tensor:
         with paddle.no_grad():  # of this thread
             return function(part)
 
-    if parts < 2:
+    sizes = part_sizes(images)
+    if len(sizes) < 2:
         return compute(images)
-    sizes = [images.shape[0] // parts + (number < images.shape[0] % parts) for number in range(parts)]
-    return paddle.concat(list(_pool(parts).map(compute, paddle.split(images, sizes))))
+    return paddle.concat(in_threads(compute, paddle.split(images, sizes)))
+
+
+def part_sizes(batch: Tensor) -> list[int]:
+    """How many samples of `[B, …]` each thread should take: `[B]` for one image, one thread, or another device."""
+    number = batch.shape[0]
+    is_whole = getattr(_thread, "has_a_part", False) or not batch.place.is_cpu_place()
+    parts = 1 if is_whole else min(number, threads())
+    return [number // parts + (part < number % parts) for part in range(parts)] if parts > 1 else [number]
+
+
+def each(function: Callable[[Tensor], R], tensors: Sequence[Tensor]) -> list[R]:
+    """`function` of each tensor, without gradients; several at a time on a CPU that `beit.tune_cpu()` has set up."""
+
+    def compute(tensor: Tensor) -> R:
+        with paddle.no_grad():
+            return function(tensor)
+
+    is_shared = divides_training() and len(tensors) > 0 and tensors[0].place.is_cpu_place()
+    return in_threads(compute, tensors) if is_shared else [compute(tensor) for tensor in tensors]
+
+
+def divide_training() -> None:
+    """Let blocks in training divide their batches from now on (beit/layers/divided_blocks.py): `beit.tune_cpu()` does."""
+    _settings.divides_training = True
+
+
+def divides_training() -> bool:
+    """Whether `divide_training` was called."""
+    return _settings.divides_training
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`function` of each item, in threads that share the cores; the first error is raised."""
+    if len(items) == 1:
+        return [function(items[0])]
+    return list(_pool(min(len(items), threads())).map(function, items))
 
 
 @functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="beit-inference", initializer=_take_one_core)
+def _pool(parts: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(
+        parts, thread_name_prefix="beit-part", initializer=_take_cores, initargs=(max(1, threads() // parts),)
+    )
 
 
-def _take_one_core() -> None:
-    """Matrix products that this thread asks for run in this thread: OpenMP's limit belongs to the thread that sets it."""
+def _take_cores(count: int) -> None:
+    """Matrix products that this thread asks for run in `count` threads: OpenMP's limit belongs to who sets it."""
+    _thread.has_a_part = True
+    set_threads(count)
+
+
+def set_threads(count: int) -> None:
+    """OpenMP threads of what this thread asks for."""
     for library in _openmp():
-        library.omp_set_num_threads(1)
+        library.omp_set_num_threads(count)
 
 
 @functools.cache
-def _threads() -> int:
+def threads() -> int:
     """Threads that a matrix product takes; 1 where that cannot be found out or changed."""
     return max((library.omp_get_max_threads() for library in _openmp()), default=1)
 

@@ -20,6 +20,7 @@ from paddle import distributed
 
 from beit import watchdog
 from beit.signals import STOP_SIGNALS, blocked_for_children
+from beit.startup import given_threads
 
 EXIT_STOPPED = 128 + signal.SIGTERM
 """Exit status of a run that was asked to stop and saved its state."""
@@ -216,7 +217,7 @@ def launch(
     if device == "cpu":
         # Several ranks with all threads each would fight for the cores.
         cores = len(os.sched_getaffinity(0))
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
+        os.environ["OMP_NUM_THREADS"] = given_threads() or str(max(1, cores // ranks))
     with blocked_for_children():
         pass  # the resource tracker; the ranks do answer signals
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from beit import distributed, sharding, watchdog
+from beit import cpu_threads, distributed, sharding, watchdog
 from beit.data.dataset import ImageDataset
 from beit.data.loader import Loader
 from beit.data.sampler import Draw, EvalSampler, TrainSampler
@@ -258,12 +258,13 @@ def _clip(run: Training, limit: float | None) -> Tensor:
     another on a CPU: slower than AdamW and off by a thousandth.
     """
     gradients = [parameter.grad for parameter in run.task.parameters() if parameter.grad is not None]
-    squares = [paddle.square(gradient).sum() for gradient in gradients] or [paddle.zeros([])]
+    squares = cpu_threads.each(lambda gradient: paddle.square(gradient).sum(), gradients) or [
+        paddle.zeros([])
+    ]
     norm = sharding.gradient_norm(run.optimizer, paddle.stack(squares).sum())
     if limit:
         factor = (limit / (norm + 1e-6)).clip(max=1.0)  # as paddle.nn.utils.clip_grad_norm_
-        for gradient in gradients:
-            gradient.multiply_(factor)
+        cpu_threads.each(lambda gradient: gradient.multiply_(factor), gradients)
     return norm
 
 

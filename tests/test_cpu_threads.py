@@ -21,7 +21,7 @@ OPTIONS = ["MODEL.DEPTH", 2, "DATA.IMAGE_SIZE", 32, "MODEL.NUM_CLASSES", 5]
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_threads, "_threads", lambda: 2)
+    monkeypatch.setattr(cpu_threads, "threads", lambda: 2)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -48,7 +48,7 @@ def test_parts_threads_and_gradients(two_threads: None) -> None:
     doubled = cpu_threads.divided(function, images)
     assert doubled.tolist() == (2 * images).tolist()
     assert sorted(seen.values()) == [(2, False), (3, False)]
-    assert all(name.startswith("beit-inference") for name in seen)
+    assert all(name.startswith("beit-part") for name in seen)
     assert paddle.is_grad_enabled()
 
 
@@ -68,7 +68,7 @@ def test_the_threads_of_the_environment_are_kept_to(threads: int) -> None:
         "count = lambda: [library.omp_get_max_threads() for library in c._openmp()]\n"
         "inside = []\n"
         "c.divided(lambda part: (inside.append(count()), part)[1], paddle.zeros([4, 1]))\n"
-        "print(c._threads(), {n for one in inside for n in one}, set(count()))\n"
+        "print(c.threads(), {n for one in inside for n in one}, set(count()))\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code],
@@ -80,3 +80,32 @@ def test_the_threads_of_the_environment_are_kept_to(threads: int) -> None:
     )
     assert ended.stdout.split(" ", 1)[0] == str(threads)
     assert ended.stdout.strip().endswith(f"{{1}} {{{threads}}}")
+
+
+@pytest.mark.parametrize("is_tuned", [False, True])
+def test_each_tensor_in_order_without_gradients(
+    is_tuned: bool, monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    monkeypatch.setattr(cpu_threads._settings, "divides_training", is_tuned)
+    tensors = [paddle.full([2], float(number)) for number in range(9)]
+    for one in tensors:
+        one.stop_gradient = False
+    threads_seen = set()
+
+    def double(one: paddle.Tensor) -> paddle.Tensor:
+        threads_seen.add(threading.current_thread().name)
+        return 2 * one
+
+    doubled = cpu_threads.each(double, tensors)
+    assert [one.tolist() for one in doubled] == [[2.0 * n, 2.0 * n] for n in range(9)]
+    assert all(one.stop_gradient for one in doubled)
+    assert all(name.startswith("beit-part") for name in threads_seen) is is_tuned
+    assert cpu_threads.each(double, []) == []
+
+
+def test_parts_are_not_divided_again(two_threads: None) -> None:
+    sizes: list[list[int]] = []
+    cpu_threads.divided(
+        lambda part: (sizes.append(cpu_threads.part_sizes(part)), part)[1], paddle.zeros([4, 3])
+    )
+    assert sizes == [[2], [2]]

@@ -58,6 +58,28 @@ def test_the_vendor_is_read_from_the_system() -> None:
         assert startup._cpu_vendor()
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, len(os.sched_getaffinity(0))), ("1", 1), ("3", 3)])
+@pytest.mark.parametrize("first", ["import beit", "import paddle, beit", "import beit, paddle"])
+def test_matrix_products_take_all_cores_unless_the_user_has_said_how_many(
+    given: str | None, expected: int, first: str
+) -> None:
+    """Paddle takes one and writes that into the environment. Threads that come later take as many as the first."""
+    script = (
+        f"{first}\nline = beit.tune_cpu()\nimport threading\nfrom beit import cpu_threads\n"
+        "def count():\n"
+        "    print(cpu_threads.threads(), *[library.omp_get_max_threads() for library in cpu_threads._openmp()])\n"
+        "count(); thread = threading.Thread(target=count); thread.start(); thread.join(); print(line)"
+    )
+    variables = {name: value for name, value in environment().items() if name != "OMP_NUM_THREADS"}
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env=variables | ({"OMP_NUM_THREADS": given} if given else {}),
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *counts, line = result.stdout.splitlines()
+    assert {number for text in counts for number in text.split()} == {str(expected)}
+    assert f"{expected} thread" in line
+
+
 def flag_after(code: str, **extra: str) -> str:
     script = f"{code}\nimport paddle\nprint(paddle.get_flags('FLAGS_use_stride_kernel')['FLAGS_use_stride_kernel'])"
     result = subprocess.run(

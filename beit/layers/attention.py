@@ -6,7 +6,7 @@ import paddle
 from paddle import nn
 
 from beit.layers.fused_attention import attention_weights, can_fuse, fused_attention
-from beit.layers.linear import Linear, linear
+from beit.layers.operators import Linear, linear
 from beit.layers.relative_position import gather_bias, make_table
 
 # B batch, N tokens incl. class token, D width, H heads, d channels per head

@@ -9,7 +9,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from beit.layers.attention import Attention
-from beit.layers.linear import Linear, scale_channels
+from beit.layers.operators import LayerNorm, Linear, add_branch
 
 # B batch, N tokens, D width
 
@@ -19,15 +19,15 @@ LN_EPSILON = 1e-6
 """LayerNorm epsilon of the official models (Paddle's default is 1e-5)."""
 
 
-def drop_path(x: paddle.Tensor, rate: float, training: bool) -> paddle.Tensor:
-    """Zero whole samples of `[B, …]` with probability `rate` in training and scale the rest by 1 / (1 - rate)."""
+def draw_paths(rate: float, batch: int, training: bool) -> paddle.Tensor | None:
+    """Stochastic depth of one block: factors `[2, B, 1, 1]` of its branches, 0 with probability `rate`, else 1 / (1 - rate).
+
+    None, which leaves the branches alone, outside of training and for a rate of 0.
+    """
     if not training or rate == 0.0:
-        return x
-    if rate == 1.0:
-        return paddle.zeros_like(x)
-    keep = 1.0 - rate
-    mask = paddle.bernoulli(paddle.full([x.shape[0]] + [1] * (x.ndim - 1), keep))
-    return x * (mask / keep).astype(x.dtype)
+        return None
+    kept = paddle.rand([2, batch, 1, 1]) >= rate
+    return kept.astype("float32") * (1.0 / (1.0 - rate) if rate < 1.0 else 0.0)
 
 
 class Mlp(nn.Layer):
@@ -74,9 +74,9 @@ class Block(nn.Layer):
         activation: Activation = F.gelu,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, epsilon=epsilon)
+        self.norm1 = LayerNorm(dim, epsilon=epsilon)
         self.attn = attention
-        self.norm2 = nn.LayerNorm(dim, epsilon=epsilon)
+        self.norm2 = LayerNorm(dim, epsilon=epsilon)
         self.mlp = Mlp(dim, mlp_dim, drop, activation)
         self.drop_path_rate = drop_path_rate
         layer_scale = nn.initializer.Constant(init_values)
@@ -89,17 +89,19 @@ class Block(nn.Layer):
         shared_bias: paddle.Tensor | None = None,
         index: paddle.Tensor | None = None,
         return_weights: bool = False,
+        paths: paddle.Tensor | None = None,
     ) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
-        """`[B, N, D]` to `[B, N, D]`; the other arguments go to the attention, whose weights may come second."""
+        """`[B, N, D]` to `[B, N, D]`; `shared_bias`, `index` and `return_weights` are the attention's.
+
+        Its weights come second when they are asked for. `paths` are factors of the branches that were drawn before
+        (`draw_paths`).
+        """
+        if paths is None:
+            paths = draw_paths(self.drop_path_rate, x.shape[0], self.training)
         branch, weights = self.attn(self.norm1(x), shared_bias, index, return_weights), None
         if return_weights:
             branch, weights = branch
-        x = x + self._scale_and_drop(branch, self.gamma_1)
+        x = add_branch(x, branch, self.gamma_1, None if paths is None else paths[0])
         branch = self.mlp(self.norm2(x))
-        x = x + self._scale_and_drop(branch, self.gamma_2)
+        x = add_branch(x, branch, self.gamma_2, None if paths is None else paths[1])
         return (x, weights) if return_weights else x
-
-    def _scale_and_drop(self, branch: paddle.Tensor, gamma: paddle.Tensor | None) -> paddle.Tensor:
-        if gamma is not None:
-            branch = scale_channels(branch, gamma)
-        return drop_path(branch, self.drop_path_rate, self.training)

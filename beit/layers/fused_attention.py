@@ -8,6 +8,8 @@ from typing import NamedTuple
 import paddle
 from paddle.nn import functional as F
 
+from beit.layers.operators import add_position_bias
+
 # B batch, N tokens, M keys, H heads, d channels per head
 
 KEY_ALIGNMENT = 8
@@ -37,11 +39,7 @@ def attention_weights(
     logits = paddle.matmul(q * scale, k, transpose_y=True)
     if bias is not None:
         # In float32 under autocast too, as PyTorch promotes it.
-        logits = logits.astype(bias.dtype)
-        # Paddle's broadcast add on a CPU is several times slower than the add of an expanded copy; one image needs
-        # neither. (A graph being traced has no number of images to ask for.)
-        fits = paddle.in_dynamic_mode() and logits.shape == bias.shape
-        logits = logits + (bias if fits else bias.expand_as(logits))
+        logits = add_position_bias(logits.astype(bias.dtype), bias)
     return F.softmax(logits, axis=-1)
 
 

@@ -9,6 +9,7 @@ import paddle
 from paddle import nn
 
 from beit.checkpoint.resize import bicubic_matrix, offset_matrix
+from beit.layers.patch_embed import PatchEmbed
 from beit.layers.relative_position import CLASS_ROWS, gather_bias, relative_position_index
 
 # h, w patch grid; N = h * w + 1 tokens; H heads; D width; T = (2h - 1)(2w - 1) + 3 table rows
@@ -49,9 +50,21 @@ class GridChange:
         return paddle.concat([pos_embed[:, :1], patches], axis=1)
 
 
+def change_grid(patch_embed: PatchEmbed, images: paddle.Tensor) -> GridChange | None:
+    """What to do about the grid of images `[B, 3, height, width]`.
+
+    None where it is the model's, or unknown (a graph being traced).
+    """
+    height, width = images.shape[-2:]
+    grid = (height // patch_embed.patch_size, width // patch_embed.patch_size)
+    if grid == patch_embed.grid_size or -1 in (height, width):
+        return None
+    return _remembered(patch_embed.grid_size, grid, str(paddle.get_device()))
+
+
 @lru_cache(maxsize=4)  # an index of 40 x 40 patches has 20 MB
-def change_grid(source: Grid, target: Grid, device: str) -> GridChange:
-    """The change between two grids, remembered for the images that follow; `device` is where its tensors lie."""
+def _remembered(source: Grid, target: Grid, device: str) -> GridChange:
+    """The change between two grids, for the images that follow too; `device` is where its tensors lie."""
     return GridChange(source, target)
 
 

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from beit.beit import Beit, encoder_arguments
 from beit.layers.block import LN_EPSILON
 from beit.layers.init import STD, init_weights, rescale_block, truncated_normal
-from beit.layers.linear import Linear
+from beit.layers.operators import LayerNorm, Linear
 
 # B batch, L patches, N = L + 1 tokens (class token first), D width, K vocabulary, M masked patches of the whole batch
 
@@ -84,7 +84,7 @@ class BeitForMaskedImageModeling(Beit):
         self.lm_head = Linear(self.embed_dim, vocab_size)
         self.cls_pt_layers = nn.LayerList(blocks[depth:]) if early_layers else None
         own_head = early_layers and not shared_lm_head
-        self.cls_pt_norm = nn.LayerNorm(self.embed_dim, epsilon=LN_EPSILON) if own_head else None
+        self.cls_pt_norm = LayerNorm(self.embed_dim, epsilon=LN_EPSILON) if own_head else None
         self.cls_pt_lm_head = Linear(self.embed_dim, vocab_size) if own_head else None
         self._init_pretraining()
 

@@ -13,6 +13,7 @@ from paddle import Tensor
 from paddle.nn import functional as F
 from yacs.config import CfgNode
 
+from beit.cpu_threads import divided
 from beit.data.on_device import normalize
 from beit.data.pretraining import PretrainDataset, build_pretrain_dataset
 from beit.models.dalle import DalleTokenizer
@@ -139,7 +140,7 @@ class Pretrain(Task):
         """Visual tokens int64 `[B, L]`, stored or of the second view."""
         if "tokens" in batch:
             return batch["tokens"]
-        return self._frozen[0].encode(batch["second"].astype("float32") / 255.0)
+        return divided(self._frozen[0].encode, batch["second"].astype("float32") / 255.0)
 
     def _draw(self, batch: Batch, tokens: Tensor, logits: Tensor | None) -> np.ndarray:
         """Original, masked, and where the tokenizer has a decoder what it makes of the tokens and of the prediction.

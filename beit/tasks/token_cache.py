@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 from beit import distributed
 from beit.checkpoint.atomic import replacing
 from beit.config import batch_size_eval, image_hw
+from beit.cpu_threads import divided
 from beit.data.loader import Loader
 from beit.data.pretraining import PretrainDataset
 from beit.data.sampler import EvalSampler
@@ -77,7 +78,7 @@ class TokenCache:
             batches = loader(list(sampler))
             for batch in progress(batches, len(sampler), f"fill {self.file}", rank=distributed.rank()):
                 second = paddle.to_tensor(batch["second"]).astype("float32") / 255.0
-                ids[batch["index"]] = self.tokenizer.encode(second).numpy()
+                ids[batch["index"]] = divided(self.tokenizer.encode, second).numpy()
         ids.flush()
         distributed.barrier()
         if distributed.rank() == 0:

@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from beit import distributed
 from beit.config import image_hw
+from beit.cpu_threads import divided
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset
 from beit.models.teachers import Teacher, load_teacher
 from beit.models.tokenizer import build_vqkd
@@ -188,7 +189,7 @@ class Tokenizer(Task):
     @paddle.no_grad()
     def _targets(self, batch: Batch, images: Tensor) -> Tensor:
         """Features `[B, N, T]`, stored or of the teacher."""
-        return self._frozen[0](images) if self._frozen else batch["target"]
+        return divided(self._frozen[0], images) if self._frozen else batch["target"]
 
 
 def _unit_range(images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 
 from beit.layers.attention import Attention
-from beit.layers.linear import Linear
+from beit.layers.operators import LayerNorm, Linear
 
 # N tokens, D width, H heads, d channels per head
 
@@ -128,6 +128,7 @@ _COUNTERS: dict[type, Any] = {
     Linear: _linear,
     nn.Conv2D: _convolution,
     nn.Conv2DTranspose: _transposed,
+    LayerNorm: _layer_norm,
     nn.LayerNorm: _layer_norm,
     Attention: _attention,
 }
@@ -169,10 +170,9 @@ def estimate_training_memory(model: nn.Layer, config: Any, batch: int, *, half: 
     square = batch * keys.NUM_HEADS * tokens * tokens
     value = _HALF if half else _SINGLE
     # Kept of the width D: inputs and results of both norms, q, k, v, what goes into the projection, both branches before
-    # LayerScale (11 with the block's result), its factors repeated for every token (2, on a CPU only); two more with
-    # stochastic depth; and both sides of the MLP's activation.
+    # LayerScale (11 with the block's result), and both sides of the MLP's activation.
     # Of the squares the attention weights. Measured with Paddle 3.3's allocator in float32: these very numbers.
-    kept = 13 + 2 * keys.MLP_RATIO + (2 if keys.DROPPATH else 0)
+    kept = 11 + 2 * keys.MLP_RATIO
     per_block = value * int(stream * kept) + (_SINGLE + _HALF if half else _SINGLE) * square
     # While one block goes backward: gradients inside the MLP, and of the weights and the logits.
     passing = value * int(stream * 2 * keys.MLP_RATIO) + 2 * _SINGLE * square

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from beit import distributed
 from beit.checkpoint.load import load_pretrained
 from beit.config import batch_size_eval
+from beit.cpu_threads import divided
 from beit.data.dataset import ImageDataset
 from beit.data.images import open_image
 from beit.data.loader import Loader
@@ -67,7 +68,7 @@ def validation_predictions(config: CfgNode) -> Predictions:
     probabilities = []
     with paddle.no_grad(), Loader(dataset, num_workers=config.DATA.NUM_WORKERS) as loader:
         for batch in progress(loader(sampler), len(sampler), "predict", rank=0):
-            logits = task.model(task.normalized(to_device(batch)["image"]))
+            logits = divided(task.model, task.normalized(to_device(batch)["image"]))
             probabilities.append(paddle.nn.functional.softmax(logits, axis=-1).numpy())
     scores = np.concatenate(probabilities)
     names = dataset.images.class_names or tuple(str(label) for label in range(scores.shape[1]))

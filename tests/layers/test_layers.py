@@ -10,7 +10,7 @@ import pytest
 from paddle import nn
 
 from beit.layers.attention import Attention
-from beit.layers.block import Block, Mlp, drop_path
+from beit.layers.block import Block, Mlp, draw_paths
 from beit.layers.init import init_convolution, init_weights, rescale_block, truncated_normal
 from beit.layers.patch_embed import PatchEmbed
 from beit.layers.relative_position import (
@@ -129,16 +129,29 @@ def test_mlp_uses_the_exact_gelu() -> None:
     np.testing.assert_allclose(mlp(paddle.to_tensor(x)).numpy(), expected, atol=1e-6)
 
 
-def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
+def test_paths_are_dropped_per_sample_and_branch_and_keep_the_mean() -> None:
+    """beit's DropPath: x / keep * floor(keep + uniform), a number for each sample."""
     paddle.seed(3)
-    x = paddle.ones([4000, 2, 3])
-    y = drop_path(x, 0.25, training=True).numpy()
-    assert set(np.unique(y)) == {0.0, np.float32(1 / 0.75)}
-    assert (y == y[:, :1, :1]).all()
-    assert abs(y.mean() - 1) < 0.05
-    assert drop_path(x, 0.25, training=False) is x
-    assert drop_path(x, 0.0, training=True) is x
-    assert not drop_path(x, 1.0, training=True).numpy().any()
+    paths = draw_paths(0.25, 4000, training=True).numpy()
+    assert paths.shape == (2, 4000, 1, 1)
+    assert set(np.unique(paths)) == {0.0, np.float32(1 / 0.75)}
+    assert abs(paths.mean() - 1) < 0.05
+    assert 0.3 < (paths[0] == paths[1]).mean() < 0.9  # the branches drop independently: 0.625
+    assert draw_paths(0.25, 4, training=False) is None
+    assert draw_paths(0.0, 4, training=True) is None
+    assert not draw_paths(1.0, 4, training=True).numpy().any()
+
+
+def test_a_dropped_branch_leaves_its_sample_alone() -> None:
+    block = Block(Attention(4, num_heads=2), dim=4, mlp_dim=8, drop_path_rate=0.5)
+    x = paddle.randn([3, 5, 4])
+    paths = paddle.to_tensor([[0.0, 2.0, 2.0], [0.0, 0.0, 2.0]]).reshape([2, 3, 1, 1])
+    y = block(x, paths=paths)
+    np.testing.assert_array_equal(y[0].numpy(), x[0].numpy())
+    attended = x + 2.0 * block.gamma_1 * block.attn(block.norm1(x))
+    np.testing.assert_allclose(y[1].numpy(), attended[1].numpy(), atol=1e-6)
+    both = attended + 2.0 * block.gamma_2 * block.mlp(block.norm2(attended))
+    np.testing.assert_allclose(y[2].numpy(), both[2].numpy(), atol=1e-6)
 
 
 def test_block_without_layer_scale_has_no_gammas() -> None:

@@ -6,6 +6,7 @@ import paddle
 import pytest
 from paddle.base import core
 
+from beit import cpu_threads
 from beit.beit import Beit, build_beit
 from beit.config import get_config
 from beit.tools.counting import count_by_part, count_multiply_adds, count_parameters, estimate_training_memory
@@ -78,8 +79,10 @@ def test_memory_grows_as_it_should():
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.2])
-def test_the_estimate_against_the_allocator(drop):
+@pytest.mark.parametrize("is_divided", [False, True])
+def test_the_estimate_against_the_allocator(drop, is_divided, monkeypatch):
     """What a forward pass leaves allocated for the backward is what is counted as kept."""
+    monkeypatch.setattr(cpu_threads._settings, "divides_training", is_divided)
     sizes = {"DATA.IMAGE_SIZE": 112, "MODEL.EMBED_DIM": 32, "MODEL.NUM_HEADS": 4, "MODEL.NUM_CLASSES": 5}
 
     def numbers(depth):
