@@ -19,8 +19,9 @@ from beit.config import image_hw
 from beit.layers.attention import Attention
 from beit.layers.block import LN_EPSILON, Block, draw_paths
 from beit.layers.divided_blocks import Run, is_divided, run_divided
+from beit.layers.divided_tokens import run_by_tokens
 from beit.layers.grid_change import GridChange, change_grid
-from beit.layers.init import init_convolution, init_weights, rescale_block, truncated_normal
+from beit.layers.init import init_convolution, init_weights, make_head, rescale_block, truncated_normal
 from beit.layers.patch_embed import PatchEmbed
 from beit.layers.relative_position import RelativePositionBias, relative_position_index
 
@@ -258,7 +259,12 @@ class Beit(nn.Layer):
         if attentions is None and is_divided(x, blocks):
             function = partial(self._run, keep=keep, change=change, is_part=True)
             return run_divided(x, Run(function, shared_bias, paths, blocks))
-        return self._run(x, shared_bias, paths, blocks, keep, change, attentions)
+        states = None
+        if attentions is None and change is None:
+            states = run_by_tokens(
+                lambda x, rows: self._run(x, shared_bias, paths, blocks, keep, None, rows=rows), x
+            )
+        return states or self._run(x, shared_bias, paths, blocks, keep, change, attentions)
 
     def _run(
         self,
@@ -270,8 +276,13 @@ class Beit(nn.Layer):
         change: GridChange | None,
         attentions: dict[int, paddle.Tensor | None] | None = None,
         is_part: bool = False,
+        rows: slice | None = None,
     ) -> list[paddle.Tensor]:
+        """Blocks on x: all tokens, or those of `rows`, whose threads exchange what attention needs."""
         index = self.relative_position_index if change is None else None
+        if rows is not None:
+            index = None if index is None else index[rows]
+            shared_bias = None if shared_bias is None else shared_bias[:, :, rows]
         # Paddle's way without PyLayer registers what all threads share, as is the generator that either restores.
         how = {"use_reentrant": is_part, "preserve_rng_state": not is_part}
         states = []
@@ -331,15 +342,6 @@ class Beit(nn.Layer):
 
     set_dict = set_state_dict
     load_dict = set_state_dict
-
-
-def make_head(embed_dim: int, num_classes: int, init_scale: float) -> nn.Linear:
-    """Linear classifier whose initial weight and bias are scaled by `init_scale`."""
-    head = nn.Linear(embed_dim, num_classes)
-    init_weights(head)
-    head.weight.set_value(head.weight * init_scale)
-    head.bias.set_value(head.bias * init_scale)
-    return head
 
 
 def build_beit(config: CfgNode) -> Beit:

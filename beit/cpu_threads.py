@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 class _Settings:
-    divides_training = False
+    divides_blocks = False
 
 
 _settings = _Settings()
@@ -52,11 +52,11 @@ def divided(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return paddle.concat(in_threads(compute, paddle.split(images, sizes)))
 
 
-def part_sizes(batch: Tensor) -> list[int]:
-    """How many samples of `[B, …]` each thread should take: `[B]` for one image, one thread, or another device."""
-    number = batch.shape[0]
-    is_whole = getattr(_thread, "has_a_part", False) or not batch.place.is_cpu_place()
-    parts = 1 if is_whole else min(number, threads())
+def part_sizes(tensor: Tensor, axis: int = 0, at_least: int = 1) -> list[int]:
+    """How much of an axis, at least so much, each thread should take; all of it on another device or within a part."""
+    number = tensor.shape[axis]
+    is_whole = getattr(_thread, "has_a_part", False) or not tensor.place.is_cpu_place()
+    parts = 1 if is_whole else min(number // at_least, threads())
     return [number // parts + (part < number % parts) for part in range(parts)] if parts > 1 else [number]
 
 
@@ -67,18 +67,18 @@ def each(function: Callable[[Tensor], R], tensors: Sequence[Tensor]) -> list[R]:
         with paddle.no_grad():
             return function(tensor)
 
-    is_shared = divides_training() and len(tensors) > 0 and tensors[0].place.is_cpu_place()
+    is_shared = divides_blocks() and len(tensors) > 0 and tensors[0].place.is_cpu_place()
     return in_threads(compute, tensors) if is_shared else [compute(tensor) for tensor in tensors]
 
 
-def divide_training() -> None:
-    """Let blocks in training divide their batches from now on (beit/layers/divided_blocks.py): `beit.tune_cpu()` does."""
-    _settings.divides_training = True
+def divide_blocks() -> None:
+    """Let blocks divide batches in training and tokens in inference from now on; `beit.tune_cpu()` calls it."""
+    _settings.divides_blocks = True
 
 
-def divides_training() -> bool:
-    """Whether `divide_training` was called."""
-    return _settings.divides_training
+def divides_blocks() -> bool:
+    """Whether `divide_blocks` was called."""
+    return _settings.divides_blocks
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:

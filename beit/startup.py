@@ -53,8 +53,8 @@ def tune_cpu() -> str:
 
     The commands do this by themselves. In a program of your own call `beit.tune_cpu()` before the first
     `import paddle`, so that what Paddle's libraries read while they are loaded is set too (`before_paddle`).
-    Matrix products run on all cores (or `OMP_NUM_THREADS`), the blocks of a model in training divide the batch among
-    them, large blocks of memory stay with the process instead of being mapped and page-faulted anew for every tensor, and
+    Matrix products run on all cores (or `OMP_NUM_THREADS`), blocks divide their work among them (training the batch,
+    inference the tokens of an image), large blocks of memory stay with the process instead of being mapped and page-faulted anew for every tensor, and
     views are contiguous copies, which Paddle's CPU kernels take without strided access. `BEIT_TUNE_CPU=0` switches it
     off, for programs that go backward twice through one loss, say: Paddle 3.3 crashes when a `PyLayer` is in it.
     """
@@ -65,8 +65,8 @@ def tune_cpu() -> str:
     from beit import cpu_threads
 
     count = _take_threads()
-    done = [f"{count} threads, training divides its batches among them" if count > 1 else "1 thread"]
-    cpu_threads.divide_training()
+    done = [f"{count} threads, blocks divide their work among them" if count > 1 else "1 thread"]
+    cpu_threads.divide_blocks()
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)

@@ -86,7 +86,7 @@ def test_the_threads_of_the_environment_are_kept_to(threads: int) -> None:
 def test_each_tensor_in_order_without_gradients(
     is_tuned: bool, monkeypatch: pytest.MonkeyPatch, two_threads: None
 ) -> None:
-    monkeypatch.setattr(cpu_threads._settings, "divides_training", is_tuned)
+    monkeypatch.setattr(cpu_threads._settings, "divides_blocks", is_tuned)
     tensors = [paddle.full([2], float(number)) for number in range(9)]
     for one in tensors:
         one.stop_gradient = False

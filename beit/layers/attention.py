@@ -5,6 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
+from beit.layers.divided_tokens import of_all_tokens
 from beit.layers.fused_attention import attention_weights, can_fuse, fused_attention
 from beit.layers.operators import Linear, linear
 from beit.layers.relative_position import gather_bias, make_table
@@ -84,6 +85,7 @@ class Attention(nn.Layer):
             mixed = fused_attention(q, k, v, position, self.scale)
         else:
             q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # [B, H, N, d]
+            k, v = of_all_tokens(k, v)
             weights = attention_weights(q, k, position, self.scale)  # [B, H, N, N]
             mixed = paddle.matmul(self.attn_drop(weights), v).transpose([0, 2, 1, 3])
         mixed = mixed.flatten(2)  # [B, N, H d]

@@ -43,7 +43,7 @@ def is_divided(x: Tensor, blocks: Sequence[nn.Layer]) -> bool:
 
     Not with dropout: which thread would draw first is not determined.
     """
-    if not (cpu_threads.divides_training() and paddle.in_dynamic_mode() and paddle.is_grad_enabled()):
+    if not (cpu_threads.divides_blocks() and paddle.in_dynamic_mode() and paddle.is_grad_enabled()):
         return False
     layers = [layer for block in blocks for layer in block.sublayers(include_self=True)]
     has_dropout = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in layers)

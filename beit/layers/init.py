@@ -43,3 +43,12 @@ def rescale_block(block: nn.Layer, depth_from_one: int) -> None:
     """Divide the output projections of a block by sqrt(2 k) for the k-th block from 1 (the official `fix_init`)."""
     for linear in (block.attn.proj, block.mlp.fc2):
         linear.weight.set_value(linear.weight / math.sqrt(2.0 * depth_from_one))
+
+
+def make_head(embed_dim: int, num_classes: int, init_scale: float) -> nn.Linear:
+    """Linear classifier whose initial weight and bias are scaled by `init_scale`."""
+    head = nn.Linear(embed_dim, num_classes)
+    init_weights(head)
+    head.weight.set_value(head.weight * init_scale)
+    head.bias.set_value(head.bias * init_scale)
+    return head

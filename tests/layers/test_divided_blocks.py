@@ -23,7 +23,7 @@ SMALL = ["MODEL.EMBED_DIM", 24, "MODEL.NUM_HEADS", 2, "DATA.IMAGE_SIZE", 32, "MO
 @pytest.fixture(params=[1, 2, 3])
 def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(cpu_threads, "threads", lambda: request.param)
-    monkeypatch.setattr(cpu_threads._settings, "divides_training", False)
+    monkeypatch.setattr(cpu_threads._settings, "divides_blocks", False)
     yield request.param
 
 
@@ -49,7 +49,7 @@ def gradients(model: paddle.nn.Layer, *inputs: paddle.Tensor) -> dict[str, np.nd
 
 def assert_same(model: paddle.nn.Layer, *inputs: paddle.Tensor) -> None:
     whole = gradients(model, *inputs)
-    cpu_threads.divide_training()
+    cpu_threads.divide_blocks()
     divided = gradients(model, *inputs)
     again = gradients(model, *inputs)
     assert whole.keys() == divided.keys()
@@ -113,7 +113,7 @@ def test_the_last_tokens_may_be_asked_for_twice(parts: int) -> None:
 
 def test_gradients_add_up_over_micro_batches(parts: int) -> None:
     model, images = classifier(), paddle.randn([4, 3, 32, 32])
-    cpu_threads.divide_training()
+    cpu_threads.divide_blocks()
     for _ in range(2):
         model(images).square().sum().backward()
     twice = model.blocks[1].mlp.fc1.weight.grad.numpy()
@@ -123,11 +123,11 @@ def test_gradients_add_up_over_micro_batches(parts: int) -> None:
 
 
 def test_it_needs_training_on_a_tuned_cpu_without_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_threads._settings, "divides_training", False)
+    monkeypatch.setattr(cpu_threads._settings, "divides_blocks", False)
     model, x = classifier(), paddle.randn([2, 5, 24])
     blocks = list(model.blocks)
     assert not divided_blocks.is_divided(x, blocks)
-    cpu_threads.divide_training()
+    cpu_threads.divide_blocks()
     assert divided_blocks.is_divided(x, blocks)
     with paddle.no_grad():
         assert not divided_blocks.is_divided(x, blocks)
@@ -137,7 +137,7 @@ def test_it_needs_training_on_a_tuned_cpu_without_dropout(monkeypatch: pytest.Mo
 
 
 def test_an_error_in_a_part_arrives(parts: int) -> None:
-    cpu_threads.divide_training()
+    cpu_threads.divide_blocks()
     model = classifier()
 
     def refuse(*_: Any) -> None:
@@ -151,7 +151,7 @@ def test_an_error_in_a_part_arrives(parts: int) -> None:
 @pytest.mark.parametrize("runs_backward", [True, False])
 def test_nothing_is_left_behind(parts: int, runs_backward: bool) -> None:
     """A hook that knew its leaf would keep all gradients of all steps."""
-    cpu_threads.divide_training()
+    cpu_threads.divide_blocks()
     model, images = classifier(), paddle.randn([4, 3, 32, 32])
 
     def step() -> int:

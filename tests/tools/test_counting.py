@@ -82,7 +82,7 @@ def test_memory_grows_as_it_should():
 @pytest.mark.parametrize("is_divided", [False, True])
 def test_the_estimate_against_the_allocator(drop, is_divided, monkeypatch):
     """What a forward pass leaves allocated for the backward is what is counted as kept."""
-    monkeypatch.setattr(cpu_threads._settings, "divides_training", is_divided)
+    monkeypatch.setattr(cpu_threads._settings, "divides_blocks", is_divided)
     sizes = {"DATA.IMAGE_SIZE": 112, "MODEL.EMBED_DIM": 32, "MODEL.NUM_HEADS": 4, "MODEL.NUM_CLASSES": 5}
 
     def numbers(depth):
