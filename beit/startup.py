@@ -53,10 +53,11 @@ def tune_cpu() -> str:
 
     The commands do this by themselves. In a program of your own call `beit.tune_cpu()` before the first
     `import paddle`, so that what Paddle's libraries read while they are loaded is set too (`before_paddle`).
-    Matrix products run on all cores (or `OMP_NUM_THREADS`), blocks divide their work among them (training the batch,
-    inference the tokens of an image), large blocks of memory stay with the process instead of being mapped and page-faulted anew for every tensor, and
-    views are contiguous copies, which Paddle's CPU kernels take without strided access. `BEIT_TUNE_CPU=0` switches it
-    off, for programs that go backward twice through one loss, say: Paddle 3.3 crashes when a `PyLayer` is in it.
+    Matrix products run on all cores (or `OMP_NUM_THREADS`); blocks divide their work among them, in training the batch,
+    in inference the tokens of an image; large blocks of memory stay with the process instead of being mapped and
+    page-faulted anew for every tensor; views are contiguous copies, which Paddle's CPU kernels take without strided
+    access. `BEIT_TUNE_CPU=0` switches it off, for programs that go backward twice through one loss, say: Paddle 3.3
+    crashes when there is a `PyLayer` in it.
     """
     if not _is_wanted():
         return f"CPU settings untouched ({SWITCH}=0)"

@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from beit import startup
+from beit import distributed, startup
 from beit.checkpoint.dialects.preprocessing import Preprocessing
 from beit.deploy.description import Description, write_description
 from tests.stories import ROOT, environment
@@ -78,6 +79,26 @@ def test_matrix_products_take_all_cores_unless_the_user_has_said_how_many(
     *counts, line = result.stdout.splitlines()
     assert {number for text in counts for number in text.split()} == {str(expected)}
     assert f"{expected} thread" in line
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(None, str(max(1, len(os.sched_getaffinity(0)) // 2))), ("3", "3")]
+)
+def test_ranks_on_a_cpu_share_its_cores(
+    given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def spawn(*_args: object, **_options: object) -> SimpleNamespace:
+        seen.append(os.environ["OMP_NUM_THREADS"])
+        return SimpleNamespace(processes=[], error_queues=[])
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Paddle leaves it
+    monkeypatch.setattr(distributed, "given_threads", lambda: given)
+    monkeypatch.setattr(distributed.distributed, "spawn", spawn)
+    monkeypatch.setattr(distributed, "_supervise", lambda *_: 0)
+    assert distributed.launch(print, (), ranks=2, device="cpu", grace=1.0) == 0
+    assert seen == [expected]
 
 
 def flag_after(code: str, **extra: str) -> str:
