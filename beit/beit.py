@@ -256,14 +256,12 @@ class Beit(nn.Layer):
         blocks = list(self.blocks if blocks is None else blocks)
         # Drawn here, before parts of the batch go ways of their own and blocks are computed again.
         paths = [draw_paths(block.drop_path_rate, x.shape[0], block.training) for block in blocks]
+        run, states = partial(self._run, keep=keep, change=change), None
         if attentions is None and is_divided(x, blocks):
-            function = partial(self._run, keep=keep, change=change, is_part=True)
-            return run_divided(x, Run(function, shared_bias, paths, blocks))
-        states = None
+            return run_divided(x, Run(partial(run, is_part=True), shared_bias, paths, blocks))
         if attentions is None and change is None:
-            states = run_by_tokens(
-                lambda x, rows: self._run(x, shared_bias, paths, blocks, keep, None, rows=rows), x
-            )
+            run = partial(run, shared_bias=shared_bias, paths=paths, blocks=blocks)
+            states = run_by_tokens(run, x, blocks)
         return states or self._run(x, shared_bias, paths, blocks, keep, change, attentions)
 
     def _run(

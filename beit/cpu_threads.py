@@ -10,13 +10,13 @@ import ctypes
 import functools
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
 
 _OPENMP = ("libiomp", "libgomp", "libomp")  # Paddle's own kernels and its matrix library may have one each
 
@@ -79,6 +79,12 @@ def divide_blocks() -> None:
 def divides_blocks() -> bool:
     """Whether `divide_blocks` was called."""
     return _settings.divides_blocks
+
+
+def is_watched(blocks: Iterable[nn.Layer]) -> bool:
+    """Whether a layer of the blocks has forward hooks, which would see parts and come from several threads."""
+    layers = (layer for block in blocks for layer in block.sublayers(include_self=True))
+    return any(layer._forward_pre_hooks or layer._forward_post_hooks for layer in layers)
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:

@@ -19,6 +19,9 @@ from beit.startup import before_paddle
 
 Session = Callable[[np.ndarray], list[np.ndarray]]
 
+_AT_ONCE = 8
+"""Images that Paddle's engine takes at once: its rate falls by a quarter from 8 to 32, where they leave the caches."""
+
 
 @dataclass(frozen=True)
 class Runner:
@@ -97,12 +100,18 @@ def _paddle_session(target: Path, precision: str, threads: int, onednn: bool) ->
     predictor = inference.create_predictor(config)
     lock = threading.Lock()  # a predictor holds its inputs and results
 
+    def run_few(images: np.ndarray) -> list[np.ndarray]:
+        handle = predictor.get_input_handle(predictor.get_input_names()[0])
+        handle.copy_from_cpu(np.ascontiguousarray(images))
+        predictor.run()
+        return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
+
     def run(images: np.ndarray) -> list[np.ndarray]:
         with lock:
-            handle = predictor.get_input_handle(predictor.get_input_names()[0])
-            handle.copy_from_cpu(np.ascontiguousarray(images))
-            predictor.run()
-            return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
+            parts = [
+                run_few(images[first : first + _AT_ONCE]) for first in range(0, max(1, len(images)), _AT_ONCE)
+            ]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
     return run
 

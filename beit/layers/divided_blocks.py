@@ -41,13 +41,15 @@ class Run:
 def is_divided(x: Tensor, blocks: Sequence[nn.Layer]) -> bool:
     """Whether `run_divided` should run the blocks on x `[B, N, D]`: in training on a CPU, after `beit.tune_cpu()`.
 
-    Not with dropout: which thread would draw first is not determined.
+    Not with dropout, where it is not determined which thread draws first, nor with forward hooks.
     """
     if not (cpu_threads.divides_blocks() and paddle.in_dynamic_mode() and paddle.is_grad_enabled()):
         return False
     layers = [layer for block in blocks for layer in block.sublayers(include_self=True)]
     has_dropout = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in layers)
-    return x.place.is_cpu_place() and not has_dropout and any(block.training for block in blocks)
+    if has_dropout or cpu_threads.is_watched(blocks):
+        return False
+    return x.place.is_cpu_place() and any(block.training for block in blocks)
 
 
 def run_divided(x: Tensor, run: Run) -> list[Tensor]:

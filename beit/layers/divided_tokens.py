@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
 
 from beit import cpu_threads
 
@@ -53,18 +53,21 @@ def of_all_tokens(*own: Tensor) -> Sequence[Tensor]:
     return team.exchange(number, own)
 
 
-def run_by_tokens(function: Callable[[Tensor, slice], list[Tensor]], x: Tensor) -> list[Tensor] | None:
-    """`function(x, slice(None))` of x `[B, N, D]`, computed in parts of the tokens; None where it is not to be divided.
+def run_by_tokens(
+    function: Callable[..., list[Tensor]], x: Tensor, blocks: Sequence[nn.Layer]
+) -> list[Tensor] | None:
+    """`function(x)` of x `[B, N, D]`, computed in parts of the tokens; None where it is not to be divided.
 
     That is with gradients, of several images (divide those), while a graph is traced, where `beit.tune_cpu()` was not
-    called, and while another thread is at it.
+    called, while another thread is at it, and where forward hooks would see the parts.
 
     Args:
-        function: from tokens `[1, n, D]` and which of the N they are to tensors `[1, n, …]`.
+        function: from tokens `[1, n, D]` to tensors `[1, n, …]`; `rows`, a slice, says which of the N they are.
+        blocks: what the function runs.
     """
     if not cpu_threads.divides_blocks() or not paddle.in_dynamic_mode() or paddle.is_grad_enabled():
         return None
-    if x.shape[0] > 1:
+    if x.shape[0] > 1 or cpu_threads.is_watched(blocks):
         return None
     sizes = cpu_threads.part_sizes(x, axis=1, at_least=_LEAST_TOKENS)
     # Members of two teams in one pool would wait for each other.
@@ -79,7 +82,7 @@ def run_by_tokens(function: Callable[[Tensor, slice], list[Tensor]], x: Tensor) 
             _thread.membership = team, number
             try:
                 with paddle.no_grad():
-                    return function(tokens, slice(first, first + sizes[number]))
+                    return function(tokens, rows=slice(first, first + sizes[number]))
             except threading.BrokenBarrierError:
                 return []  # another part has failed, and says why
             except BaseException:

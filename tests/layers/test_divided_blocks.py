@@ -132,6 +132,10 @@ def test_it_needs_training_on_a_tuned_cpu_without_dropout(monkeypatch: pytest.Mo
     with paddle.no_grad():
         assert not divided_blocks.is_divided(x, blocks)
     assert not divided_blocks.is_divided(x, list(classifier("MODEL.DROPOUT", 0.1).blocks))
+    hook = model.blocks[1].mlp.register_forward_post_hook(lambda *_: None)
+    assert not divided_blocks.is_divided(x, blocks)
+    hook.remove()
+    assert divided_blocks.is_divided(x, blocks)
     model.eval()
     assert not divided_blocks.is_divided(x, blocks)
 
@@ -143,7 +147,7 @@ def test_an_error_in_a_part_arrives(parts: int) -> None:
     def refuse(*_: Any) -> None:
         raise ValueError("no such block")
 
-    model.blocks[1].register_forward_pre_hook(refuse)
+    model.blocks[1].mlp.activation = refuse
     with pytest.raises(ValueError, match="no such block"):
         model(paddle.randn([4, 3, 32, 32]))
 

@@ -95,6 +95,9 @@ def test_it_is_for_one_image_without_gradients(
         model.forward_outputs(paddle.randn([1, 3, 48, 48]), return_attentions=[1])
         model.forward_features(paddle.randn([1, 3, 64, 64]), any_size=True)
         cpu_threads.divided(model, paddle.randn([2, 3, 48, 48]))
+        hook = model.blocks[1].attn.register_forward_pre_hook(lambda *_: None)
+        model(paddle.randn([1, 3, 48, 48]))
+        hook.remove()
         monkeypatch.setattr(divided_tokens, "_LEAST_TOKENS", 64)
         model(paddle.randn([1, 3, 48, 48]))
     assert set(sizes) == {10, 17}
@@ -113,16 +116,16 @@ def test_while_one_thread_is_at_it_others_do_without(parts: int) -> None:
         first = threading.Thread(target=run_without, args=(wait, x))
         first.start()
         assert inside.wait(10)
-        assert run_by_tokens(lambda tokens, rows: [tokens], x) is None
+        assert run_by_tokens(lambda tokens, rows: [tokens], x, []) is None
         outside.set()
         first.join()
-        (after,) = run_by_tokens(lambda tokens, rows: [tokens], x) or []
+        (after,) = run_by_tokens(lambda tokens, rows: [tokens], x, []) or []
     np.testing.assert_array_equal(after.numpy(), x.numpy())
 
 
 def run_without(function: Any, x: paddle.Tensor) -> None:
     with paddle.no_grad():
-        run_by_tokens(function, x)
+        run_by_tokens(function, x, [])
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -137,6 +140,6 @@ def test_an_error_of_a_part_wakes_the_others_and_arrives(parts: int, failing: in
         return [tokens]
 
     with paddle.no_grad(), pytest.raises(ValueError, match="no such token"):
-        run_by_tokens(function, x)
+        run_by_tokens(function, x, [])
     with paddle.no_grad():
-        assert run_by_tokens(lambda tokens, rows: [tokens], x) is not None
+        assert run_by_tokens(lambda tokens, rows: [tokens], x, []) is not None
