@@ -20,6 +20,9 @@ from paddle import Tensor, nn
 
 _OPENMP = ("libiomp", "libgomp", "libomp")  # Paddle's own kernels and its matrix library may have one each
 
+LEAST_VALUES = 1 << 22
+"""Numbers in all tensors together below which handing them to threads takes longer than it saves."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -67,8 +70,15 @@ def each(function: Callable[[Tensor], R], tensors: Sequence[Tensor]) -> list[R]:
         with paddle.no_grad():
             return function(tensor)
 
-    is_shared = divides_blocks() and len(tensors) > 0 and tensors[0].place.is_cpu_place()
-    return in_threads(compute, tensors) if is_shared else [compute(tensor) for tensor in tensors]
+    if divides_blocks() and sum(t.size for t in tensors) >= LEAST_VALUES and tensors[0].place.is_cpu_place():
+        return in_threads(compute, tensors)
+    return [compute(tensor) for tensor in tensors]
+
+
+def suit_small_models(parameters: Sequence[Tensor]) -> None:
+    """One thread for the matrix products of this thread where they are too small to be shared, after `divide_blocks`."""
+    if divides_blocks() and sum(parameter.size for parameter in parameters) < LEAST_VALUES:
+        set_threads(1)
 
 
 def divide_blocks() -> None:

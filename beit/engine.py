@@ -69,6 +69,7 @@ def fit(run: Training) -> dict[str, float]:
     total_steps = run_length(config, steps_per_epoch)
     schedules = make_schedules(config, steps_per_epoch, run.sampler.step_size)
     meter = Meter(run, total_steps, warmup_length(config, steps_per_epoch))
+    cpu_threads.suit_small_models(run.task.parameters())
     metrics: dict[str, float] = {}
     start = run.step
     while True:

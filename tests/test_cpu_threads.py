@@ -87,6 +87,7 @@ def test_each_tensor_in_order_without_gradients(
     is_tuned: bool, monkeypatch: pytest.MonkeyPatch, two_threads: None
 ) -> None:
     monkeypatch.setattr(cpu_threads._settings, "divides_blocks", is_tuned)
+    monkeypatch.setattr(cpu_threads, "LEAST_VALUES", 1)
     tensors = [paddle.full([2], float(number)) for number in range(9)]
     for one in tensors:
         one.stop_gradient = False
@@ -109,3 +110,15 @@ def test_parts_are_not_divided_again(two_threads: None) -> None:
         lambda part: (sizes.append(cpu_threads.part_sizes(part)), part)[1], paddle.zeros([4, 3])
     )
     assert sizes == [[2], [2]]
+
+
+@pytest.mark.parametrize(("least", "expected"), [(10, []), (11, [1])])
+def test_small_models_take_one_thread(
+    least: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(cpu_threads, "set_threads", taken.append)
+    monkeypatch.setattr(cpu_threads, "LEAST_VALUES", least)
+    monkeypatch.setattr(cpu_threads._settings, "divides_blocks", True)
+    cpu_threads.suit_small_models([paddle.zeros([2, 3]), paddle.zeros([4])])
+    assert taken == expected

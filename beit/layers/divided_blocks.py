@@ -18,6 +18,9 @@ from beit.layers.operators import written_gradients
 
 # B batch, b part of it, N tokens, D width
 
+LEAST_VALUES = 1 << 17
+"""Numbers in the tokens `[B, N, D]` below which threads wait for each other's Python longer than they save."""
+
 L = TypeVar("L", bound=nn.Layer)
 
 
@@ -44,6 +47,8 @@ def is_divided(x: Tensor, blocks: Sequence[nn.Layer]) -> bool:
     Not with dropout, where it is not determined which thread draws first, nor with forward hooks.
     """
     if not (cpu_threads.divides_blocks() and paddle.in_dynamic_mode() and paddle.is_grad_enabled()):
+        return False
+    if x.size < LEAST_VALUES:
         return False
     layers = [layer for block in blocks for layer in block.sublayers(include_self=True)]
     has_dropout = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in layers)

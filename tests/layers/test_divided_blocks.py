@@ -24,6 +24,7 @@ SMALL = ["MODEL.EMBED_DIM", 24, "MODEL.NUM_HEADS", 2, "DATA.IMAGE_SIZE", 32, "MO
 def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(cpu_threads, "threads", lambda: request.param)
     monkeypatch.setattr(cpu_threads._settings, "divides_blocks", False)
+    monkeypatch.setattr(divided_blocks, "LEAST_VALUES", 1)
     yield request.param
 
 
@@ -124,11 +125,13 @@ def test_gradients_add_up_over_micro_batches(parts: int) -> None:
 
 def test_it_needs_training_on_a_tuned_cpu_without_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_threads._settings, "divides_blocks", False)
+    monkeypatch.setattr(divided_blocks, "LEAST_VALUES", 240)
     model, x = classifier(), paddle.randn([2, 5, 24])
     blocks = list(model.blocks)
     assert not divided_blocks.is_divided(x, blocks)
     cpu_threads.divide_blocks()
     assert divided_blocks.is_divided(x, blocks)
+    assert not divided_blocks.is_divided(x[:1], blocks)  # too small
     with paddle.no_grad():
         assert not divided_blocks.is_divided(x, blocks)
     assert not divided_blocks.is_divided(x, list(classifier("MODEL.DROPOUT", 0.1).blocks))

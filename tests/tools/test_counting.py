@@ -9,6 +9,7 @@ from paddle.base import core
 from beit import cpu_threads
 from beit.beit import Beit, build_beit
 from beit.config import get_config
+from beit.layers import divided_blocks
 from beit.tools.counting import count_by_part, count_multiply_adds, count_parameters, estimate_training_memory
 from beit.tools.report import report
 from tests.models.test_upernet import tiny
@@ -83,6 +84,7 @@ def test_memory_grows_as_it_should():
 def test_the_estimate_against_the_allocator(drop, is_divided, monkeypatch):
     """What a forward pass leaves allocated for the backward is what is counted as kept."""
     monkeypatch.setattr(cpu_threads._settings, "divides_blocks", is_divided)
+    monkeypatch.setattr(divided_blocks, "LEAST_VALUES", 1)
     sizes = {"DATA.IMAGE_SIZE": 112, "MODEL.EMBED_DIM": 32, "MODEL.NUM_HEADS": 4, "MODEL.NUM_CLASSES": 5}
 
     def numbers(depth):
