@@ -28,7 +28,7 @@ def written_gradients() -> Iterator[None]:
 
     Not for everybody, because Paddle's `paddle.grad` of chosen tensors fails on graphs with such operators (3.3.1).
     """
-    before, _thread.is_writing = _is_writing(), True
+    before, _thread.is_writing = getattr(_thread, "is_writing", False), True
     try:
         yield
     finally:
