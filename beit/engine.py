@@ -109,7 +109,7 @@ def train_step(
     set_step(sharding.inner(run.optimizer), lr, weight_decay)
     run.task.train()
     for micro in range(train.ACCUM_ITER):
-        batch = to_device(next(batches))
+        batch = to_device(run.task.prepare(next(batches)))
         if run.step == 0 and micro == 0:
             run.log.image("first batch", run.task.picture(batch), 0)
         # Gradients travel once per step, with the last micro-batch (divided ones with each, to stay divided).
@@ -150,7 +150,7 @@ def evaluate(
     batches = own or [[Draw(0, 0)]]
     for batch in progress(loader(batches), len(batches), "evaluate", rank=distributed.rank()):
         with autocast(amp_dtype):
-            step_sums = task.eval_step(to_device(batch))
+            step_sums = task.eval_step(to_device(task.prepare(batch)))
         watchdog.beat()
         for name, value in step_sums.items():
             sums[name] = sums[name] + weight * value if name in sums else weight * value

@@ -205,6 +205,7 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.MODEL_EMA": Key(False, flag, "keep and evaluate a moving average of the weights"),
     "TRAIN.MODEL_EMA_DECAY": Key(0.9999, number(0.0, 1.0), "decay of the moving average per step"),
     "TRAIN.RECOMPUTE": Key(False, flag, "recompute block activations in the backward pass: less memory, more time"),
+    "TRAIN.STATIC_GRAPH": Key(False, flag, "trace the classifier once and train it as a static graph of Paddle (docs/speed.md)"),
     "TRAIN.SHARDING_STAGE": Key(0, integer(0, 3), "GPUs: what the ranks divide, for models that do not fit; 1 or 2: optimizer state and gradients; 0: nothing (docs/scaling.md)"),
     "TRAIN.FREEZE_LAYERS": Key(0, integer(0), "layers not trained, from the input: 1 is the embedding, k + 1 the first k blocks too"),
     "TRAIN.SCALE": Key((0.08, 1.0), numbers(2, 0.0, 1.0), "area share of the random resized crop"),

@@ -55,6 +55,16 @@ def same_weights(first: Path, second: Path) -> bool:
 SUMS = ("top1", "top5", "count")
 
 
+def test_two_ranks_train_as_static_graphs(data: Path, tmp_path: Path) -> None:
+    for is_static in (False, True):
+        keys = {"TRAIN__STATIC_GRAPH": is_static, "TRAIN__NUM_EPOCHS": 1, "DATA__BATCH_SIZE": 8}
+        result = run_command(
+            command("main_multi_gpu.py", data, tmp_path / str(is_static), "-nprocs=2", **keys)
+        )
+        assert result.returncode == 0, result.stderr
+    np.testing.assert_allclose(losses(tmp_path / "True"), losses(tmp_path / "False"), rtol=1e-5)
+
+
 def test_two_ranks_equal_one_with_the_doubled_batch(data: Path, tmp_path: Path) -> None:
     keys = {key.replace(".", "__"): value for key, value in QUIET.items()}
     for script, batch, extra in (("main_single_gpu.py", 8, ()), ("main_multi_gpu.py", 4, ("-nprocs=2",))):

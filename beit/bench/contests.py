@@ -136,6 +136,7 @@ def training(settings: Settings) -> Iterator[Contest]:
             Contender(
                 "beit, recomputed blocks", own.function, {"options": [*_PLAIN, "TRAIN.RECOMPUTE", True]}
             ),
+            Contender("beit, static graph", own.function, {"options": [*_PLAIN, "TRAIN.STATIC_GRAPH", True]}),
             _peer(f"timm{dtype}", "timm_train", low, ("torch", "timm", "safetensors"), tolerance),
             _machine(),
         ),

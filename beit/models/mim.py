@@ -105,26 +105,29 @@ class BeitForMaskedImageModeling(Beit):
             rescale_block(block, number)
 
     def forward(  # type: ignore[override]  # the encoder alone needs no mask
-        self, images: paddle.Tensor, mask: paddle.Tensor
+        self, images: paddle.Tensor, mask: paddle.Tensor, hidden: paddle.Tensor | None = None
     ) -> paddle.Tensor | MimLogits:
         """Logits `[M, K]` of the masked patches, image after image and row-major in each; v2: of both branches.
 
         Args:
             images: normalised, `[B, 3, height, width]`.
             mask: bool `[B, L]`, True where the patch is hidden.
+            hidden: `numpy.flatnonzero(mask)`, int64 `[M]`, where the host knows it: else a GPU is asked, and waited for.
 
         Raises:
             ValueError: the mask is not bool `[B, L]`, or the images have another size than the model.
         """
         early, last = self._run_masked(images, mask)
-        main = self.lm_head(self.norm(last[:, 1:][mask]))
+        hidden = hidden_places(mask, hidden)
+        rows = hidden + hidden // mask.shape[1] + 1  # each image has a class token before its patches
+        main = self.lm_head(self.norm(last.flatten(0, 1).gather(rows)))
         if self.cls_pt_layers is None:
             return main
         joined = paddle.concat([last[:, :1], early[:, 1:]], axis=1)  # [B, N, D]
         branch = self.run_blocks(joined, blocks=self.cls_pt_layers)[-1]
         norm = self.norm if self.cls_pt_norm is None else self.cls_pt_norm
         head = self.lm_head if self.cls_pt_lm_head is None else self.cls_pt_lm_head
-        return MimLogits(main, head(norm(branch[:, 1:][mask])))
+        return MimLogits(main, head(norm(branch.flatten(0, 1).gather(rows))))
 
     def _run_masked(self, images: paddle.Tensor, mask: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Tokens `[B, N, D]` after block `early_layers` and after the last one."""
@@ -139,6 +142,11 @@ class BeitForMaskedImageModeling(Beit):
         keep = frozenset({self.early_layers - 1}) if self.early_layers else frozenset()
         states = self.run_blocks(self.add_class_token(x), keep=keep)
         return states[0], states[-1]
+
+
+def hidden_places(mask: paddle.Tensor, known: paddle.Tensor | None = None) -> paddle.Tensor:
+    """Places int64 `[M]` of the hidden patches among the `B L` of a mask bool `[B, L]`, unless they are known."""
+    return mask.flatten().nonzero().flatten() if known is None else known
 
 
 def build_mim(config: CfgNode) -> BeitForMaskedImageModeling:

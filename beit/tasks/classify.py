@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,9 @@ class Classify(Task):
         self.config = config
         self.model = build_beit(config)
         self.mixup = build_mixup(config)
+        self._traced = (
+            paddle.jit.to_static(self.model.forward, full_graph=True) if config.TRAIN.STATIC_GRAPH else None
+        )
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
         bad_images = Path(self.config.SAVE) / "bad_images.txt" if split == "train" else None
@@ -47,15 +51,25 @@ class Classify(Task):
         images, labels = self.normalized(batch["image"]), batch["label"]
         images = erase(images, batch["erase"], self.config.TRAIN.RANDOM_ERASE_MODE)
         if self.mixup is None:
-            logits = self.model(images)
+            logits = self._logits(images)
             loss = label_smoothing_cross_entropy(logits, labels, self.config.TRAIN.SMOOTHING)
         else:
             images, targets = self.mixup(images, labels, rng)
-            logits = self.model(images)
+            logits = self._logits(images)
             loss = soft_target_cross_entropy(logits, targets)
         # With mixed images an image counts as right when its own label wins.
         correct = (logits.argmax(-1) == labels).astype("float32").mean()
         return {"loss": loss, "accuracy": 100.0 * correct.detach()}
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Logits `[B, K]` in training."""
+        if self._traced is None:
+            return self.model(images)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Tensor do not have 'place'"
+            )  # of Paddle's own code, while it traces
+            return self._traced(images)
 
     def param_groups(self) -> list[dict[str, Any]]:
         train = self.config.TRAIN

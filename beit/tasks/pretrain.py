@@ -17,7 +17,7 @@ from beit.cpu_threads import divided
 from beit.data.on_device import normalize
 from beit.data.pretraining import PretrainDataset, build_pretrain_dataset
 from beit.models.dalle import DalleTokenizer
-from beit.models.mim import MimLogits, build_mim
+from beit.models.mim import MimLogits, build_mim, hidden_places
 from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
 from beit.optim.groups import is_no_decay, parameter_groups
 from beit.tasks.pictures import draw_masked_images
@@ -71,9 +71,12 @@ class Pretrain(Task):
             self.config, "train", second_size, bad_images=bad_images, fixed_views=True, tokens=file
         )
 
+    def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """With `hidden`, the places int64 `[M]` of the masked patches among the `B L` of the batch."""
+        return {**batch, "hidden": np.flatnonzero(batch["mask"])}
+
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
-        targets = self._tokens(batch)[batch["mask"]]  # [M]
-        branches = self._logits(batch)
+        targets, branches = self._targets(batch, self._tokens(batch)), self._logits(batch)
         losses = {name: _token_losses(logits, targets).mean() for name, logits in branches.items()}
         scalars = {"loss": paddle.add_n(list(losses.values()))}
         if len(losses) > 1:
@@ -96,12 +99,12 @@ class Pretrain(Task):
         )
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
-        tokens, mask = self._tokens(batch), batch["mask"]
-        targets, branches = tokens[mask], self._logits(batch)
+        tokens = self._tokens(batch)
+        targets, branches = self._targets(batch, tokens), self._logits(batch)
         if self._picture is None:
             self._picture = self._draw(batch, tokens, branches["main"])
         sums = {
-            "count": paddle.to_tensor(len(mask)),
+            "count": paddle.to_tensor(len(tokens)),
             "tokens": paddle.to_tensor(len(targets)),
         }
         for name, logits in branches.items():
@@ -132,8 +135,13 @@ class Pretrain(Task):
 
     def _logits(self, batch: Batch) -> dict[str, Tensor]:
         images = normalize(batch["image"], self.config.DATA.IMAGENET_MEAN, self.config.DATA.IMAGENET_STD)
-        logits = self.model(images, batch["mask"])
+        logits = self.model(images, batch["mask"], batch.get("hidden"))
         return logits._asdict() if isinstance(logits, MimLogits) else {"main": logits}
+
+    @staticmethod
+    def _targets(batch: Batch, tokens: Tensor) -> Tensor:
+        """The tokens `[M]` of the masked patches, of those `[B, L]` of all."""
+        return tokens.flatten().gather(hidden_places(batch["mask"], batch.get("hidden")))
 
     @paddle.no_grad()
     def _tokens(self, batch: Batch) -> Tensor:

@@ -35,6 +35,10 @@ class Task(nn.Layer):
         """The training or the validation data; None for no validation."""
         raise NotImplementedError
 
+    def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A collated batch, with what the host works out before it travels: asking the device would mean to wait for it."""
+        return batch
+
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """Scalars of a training batch: `"loss"` is minimised, the others are logged.
 

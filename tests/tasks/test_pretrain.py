@@ -156,6 +156,35 @@ def test_v2_logs_both_branches_and_minimises_their_sum():
 
 
 @pytest.mark.parametrize("version", [1, 2])
+def test_a_step_reads_nothing_back_from_the_device(version, monkeypatch):
+    rng = np.random.default_rng(9)
+    task, batch = build(version), draw_batch(rng)
+    batch["image"] = (batch["image"] * 50 + 100).astype("uint8")
+    asking = task(to_tensors(batch), rng)
+    batch = to_tensors(task.prepare(batch))
+    np.testing.assert_array_equal(batch["hidden"].numpy(), [1, 4, 7, 10])
+    index = paddle.Tensor.__getitem__
+
+    def refuse(*arguments, **options):
+        raise AssertionError("the host waits for the device")
+
+    def index_by_host(tensor, item):
+        items = item if isinstance(item, tuple) else (item,)
+        assert not any(isinstance(one, paddle.Tensor) and one.dtype == paddle.bool for one in items)
+        return index(tensor, item)
+
+    with monkeypatch.context() as patch:
+        for name in ("numpy", "item", "tolist", "nonzero", "__float__", "__int__", "__bool__"):
+            patch.setattr(paddle.Tensor, name, refuse)
+        patch.setattr(paddle.Tensor, "__getitem__", index_by_host)
+        scalars = task(batch, rng)
+        scalars["loss"].backward()
+    assert {name: float(value) for name, value in scalars.items()} == {
+        name: float(value) for name, value in asking.items()
+    }
+
+
+@pytest.mark.parametrize("version", [1, 2])
 def test_evaluation_does_not_depend_on_the_batches(version):
     rng = np.random.default_rng(5)
     task, batch = build(version), to_tensors(draw_batch(rng, batch=6))

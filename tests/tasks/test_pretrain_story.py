@@ -109,8 +109,8 @@ def test_held_out_images_are_evaluated_and_drawn(data: Path, tmp_path: Path) -> 
 def test_a_broken_branch_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = BeitForMaskedImageModeling.forward
 
-    def broken(self: Any, images: Any, mask: Any) -> MimLogits:
-        logits = forward(self, images, mask)
+    def broken(self: Any, *arguments: Any) -> MimLogits:
+        logits = forward(self, *arguments)
         return MimLogits(logits.main, logits.cls_pt * float("nan"))
 
     monkeypatch.setattr(BeitForMaskedImageModeling, "forward", broken)
