@@ -11,6 +11,7 @@ import pytest
 from paddle import Tensor
 from paddle.nn import functional as F
 
+from beit.layers import operators
 from beit.layers.operators import (
     LayerNorm,
     Linear,
@@ -25,6 +26,36 @@ RNG = np.random.default_rng(0)
 
 def tensor(*shape: int, trains: bool = True, at: float = 0.0) -> Tensor:
     return paddle.to_tensor(at + RNG.normal(size=shape).astype("float32"), stop_gradient=not trains)
+
+
+@pytest.mark.parametrize(
+    ("rows", "depth", "width", "trains", "is_sliced"),
+    [
+        (99, 256, 1024, False, True),
+        (32, 128, 2048, False, True),
+        (191, 384, 1024, False, True),
+        (31, 256, 1024, False, False),  # weights are read once
+        (192, 256, 1024, False, False),  # and packed
+        (99, 256, 1000, False, False),  # and spread over the cache
+        (99, 200, 1024, False, False),
+        (99, 256, 1024, True, False),
+    ],
+)
+def test_wide_products_of_few_tokens_take_slices(
+    monkeypatch: pytest.MonkeyPatch, rows: int, depth: int, width: int, trains: bool, is_sliced: bool
+) -> None:
+    calls = []
+    by_slices = operators._product_by_slices
+    monkeypatch.setattr(operators, "_product_by_slices", lambda *a: calls.append(a) or by_slices(*a))
+    x, weight, bias = tensor(1, rows, depth), tensor(depth, width), tensor(width)
+    before = weight.numpy()
+    with paddle.set_grad_enabled(trains):
+        for b in (bias, None):
+            found = linear(x, weight, b)
+            expected = x.numpy() @ before + (0.0 if b is None else b.numpy())
+            np.testing.assert_allclose(found.numpy(), expected, atol=2e-4)
+    assert len(calls) == (2 if is_sliced else 0)
+    np.testing.assert_array_equal(weight.numpy(), before)
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
