@@ -7,7 +7,7 @@ from paddle import nn
 
 from beit.layers.divided_tokens import of_all_tokens
 from beit.layers.fused_attention import attention_weights, can_fuse, fused_attention
-from beit.layers.operators import Linear, linear
+from beit.layers.operators import Linear, linear, unbind
 from beit.layers.relative_position import gather_bias, make_table
 
 # B batch, N tokens incl. class token, D width, H heads, d channels per head
@@ -84,7 +84,7 @@ class Attention(nn.Layer):
             q, k, v = qkv.unbind(2)  # [B, N, H, d]
             mixed = fused_attention(q, k, v, position, self.scale)
         else:
-            q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # [B, H, N, d]
+            q, k, v = unbind(qkv.transpose([2, 0, 3, 1, 4]))  # [B, H, N, d]
             k, v = of_all_tokens(k, v)
             weights = attention_weights(q, k, position, self.scale)  # [B, H, N, N]
             mixed = paddle.matmul(self.attn_drop(weights), v).transpose([0, 2, 1, 3])

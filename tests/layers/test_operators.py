@@ -11,7 +11,6 @@ import pytest
 from paddle import Tensor
 from paddle.nn import functional as F
 
-from beit.layers import operators
 from beit.layers.operators import (
     LayerNorm,
     Linear,
@@ -44,9 +43,8 @@ def tensor(*shape: int, trains: bool = True, at: float = 0.0) -> Tensor:
 def test_wide_products_of_few_tokens_take_slices(
     monkeypatch: pytest.MonkeyPatch, rows: int, depth: int, width: int, trains: bool, is_sliced: bool
 ) -> None:
-    calls = []
-    by_slices = operators._product_by_slices
-    monkeypatch.setattr(operators, "_product_by_slices", lambda *a: calls.append(a) or by_slices(*a))
+    slices, take = [], Tensor._slice
+    monkeypatch.setattr(Tensor, "_slice", lambda *a: slices.append(a) or take(*a))
     x, weight, bias = tensor(1, rows, depth), tensor(depth, width), tensor(width)
     before = weight.numpy()
     with paddle.set_grad_enabled(trains):
@@ -54,8 +52,27 @@ def test_wide_products_of_few_tokens_take_slices(
             found = linear(x, weight, b)
             expected = x.numpy() @ before + (0.0 if b is None else b.numpy())
             np.testing.assert_allclose(found.numpy(), expected, atol=2e-4)
-    assert len(calls) == (2 if is_sliced else 0)
+    assert len(slices) == (2 * depth // 128 if is_sliced else 0)
     np.testing.assert_array_equal(weight.numpy(), before)
+
+
+@pytest.mark.parametrize("has_views", [False, True])
+def test_without_gradients_nothing_given_is_changed(has_views: bool) -> None:
+    before = paddle.get_flags("FLAGS_use_stride_kernel")
+    paddle.set_flags({"FLAGS_use_stride_kernel": has_views})
+    try:
+        for shape in ((2, 3, 5), (1, 1, 5)):
+            given = (tensor(*shape), tensor(*shape), tensor(5), tensor(5, 5))
+            x, branch, row, weight = (one.numpy() for one in given)
+            with paddle.no_grad():
+                added = add_branch(given[0], given[1], given[2], None)
+                product = linear(given[0], given[3], given[2])
+            np.testing.assert_allclose(added.numpy(), x + branch * row, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(product.numpy(), x @ weight + row, rtol=1e-5, atol=1e-6)
+            for one, values in zip(given, (x, branch, row, weight), strict=True):
+                np.testing.assert_array_equal(one.numpy(), values)
+    finally:
+        paddle.set_flags(before)
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
