@@ -101,7 +101,7 @@ def inference(settings: Settings) -> Iterator[Contest]:
         if on_cpu:
             peers.append(_peer("timm, onnxruntime", "onnxruntime_infer", {}, (*timm, "onnx", "onnxruntime")))
         if settings.paddlevit:
-            untuned = {**_UNTUNED, "BEIT_TUNE_CPU": "0"}
+            untuned = {**_UNTUNED, "OMP_NUM_THREADS": None, "BEIT_TUNE_CPU": "0"}
             options = {"paddlevit": settings.paddlevit}
             peers.append(
                 Contender("PaddleViT, Paddle's defaults", f"{_OURS}:infer_paddlevit", options, untuned)

@@ -133,7 +133,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         parts = rows.split(depth // _SLICE, axis=-1)
         total = _add_product(bias, parts[0], weight._slice(0, _SLICE))  # shares the memory of the weight
         for number, part in enumerate(parts[1:], start=1):
-            total.add_(paddle.matmul(part, weight._slice(number * _SLICE, (number + 1) * _SLICE)))
+            total.addmm_(part, weight._slice(number * _SLICE, (number + 1) * _SLICE))
     else:
         total = _add_product(bias, rows, weight)
     return total.reshape([*x.shape[:-1], width])
