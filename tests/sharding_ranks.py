@@ -23,6 +23,7 @@ from beit import distributed, engine, sharding
 from beit.config import get_config
 from beit.optim.ema import Ema
 from beit.optim.groups import parameter_groups, set_step
+from beit.tasks.task import Task
 
 RANKS, STEPS, MICRO, LIMIT = 2, 4, 2, 0.05
 
@@ -40,7 +41,7 @@ def group_sharded_parallel(model, optimizer, level):
         return GroupShardedStage2(model, optimizer, device="cpu"), optimizer, None
 
 
-class Toy(paddle.nn.Layer):
+class Toy(Task):
     """A task of a model, with rates and decays per layer, and a frozen part."""
 
     def __init__(self) -> None:

@@ -66,9 +66,8 @@ class Classify(Task):
         if self._traced is None:
             return self.model(images)
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Tensor do not have 'place'"
-            )  # of Paddle's own code, while it traces
+            # Paddle's own code does that while it traces.
+            warnings.filterwarnings("ignore", "Tensor do not have 'place'")
             return self._traced(images)
 
     def param_groups(self) -> list[dict[str, Any]]:
