@@ -61,6 +61,11 @@ def build_vqkd(config: CfgNode, *, with_decoder: bool = True) -> VqKd:
             f"images of {wrong[0]} pixels are no multiple of TOKENIZER.PATCH_SIZE = {keys.PATCH_SIZE}; "
             "change one of them"
         )
+    if keys.EMBED_DIM % keys.NUM_HEADS:
+        raise ValueError(
+            f"TOKENIZER.EMBED_DIM = {keys.EMBED_DIM} is not a multiple of TOKENIZER.NUM_HEADS = {keys.NUM_HEADS}; "
+            "change one of them"
+        )
     grid_size = (image_size[0] // keys.PATCH_SIZE, image_size[1] // keys.PATCH_SIZE)
     encoder = _encoder(config, image_size, keys.PATCH_SIZE, 3, keys.DEPTH)
     decoder = _encoder(config, grid_size, 1, keys.CODE_DIM, keys.DECODER_DEPTH) if with_decoder else None

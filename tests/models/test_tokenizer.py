@@ -190,6 +190,14 @@ def test_the_patch_must_divide_the_image():
         build_vqkd(config(VQKD | {"PATCH_SIZE": 5}, "TASK", "tokenizer"))
 
 
+@pytest.mark.parametrize("heads", [5, 64])
+def test_heads_that_do_not_divide_the_width_are_refused(heads):
+    with pytest.raises(
+        ValueError, match=rf"EMBED_DIM = 24 is not a multiple of TOKENIZER.NUM_HEADS = {heads}; change"
+    ):
+        build_vqkd(config({"EMBED_DIM": 24, "NUM_HEADS": heads, "PATCH_SIZE": 4}))
+
+
 def test_keys_of_the_config_reach_the_model():
     keys = VQKD | {"CODEBOOK_DECAY": 0.5, "COMMITMENT": 0.25, "DEAD_AFTER": 3, "RESEED_DEAD_CODES": True}
     model = build_vqkd(
