@@ -98,27 +98,6 @@ def test_an_evaluation_under_another_preprocessing_is_warned_of(data: Path, tmp_
     assert "warning: DATA.CROP_PCT is 0.9, the checkpoint's is 1.0" in log
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"TRAIN__ACCUM_ITER": 2, "TRAIN__MIXUP_ALPHA": 0.0, "TRAIN__CUTMIX_ALPHA": 0.0}]
-)
-def test_a_static_graph_trains_to_the_same_weights(
-    data: Path, tmp_path: Path, options: dict[str, Any]
-) -> None:
-    """With stochastic depth too, whose random numbers come in the same order."""
-    found = {}
-    for is_static in (False, True):
-        output = tmp_path / str(is_static)
-        metrics = run(
-            tiny_config(data, output, TRAIN__STATIC_GRAPH=is_static, MODEL__DROPPATH=0.4, **options)
-        )
-        found[is_static] = (metrics["loss"], losses(output), weights(output / "model.pdparams"))
-    assert found[True][0] == pytest.approx(found[False][0], rel=1e-5)
-    np.testing.assert_allclose(found[True][1], found[False][1], rtol=1e-5)
-    assert found[True][2].keys() == found[False][2].keys()
-    for name, expected in found[False][2].items():
-        np.testing.assert_allclose(found[True][2][name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
-
-
 @pytest.mark.parametrize("step", [2, 6, 9])
 @pytest.mark.parametrize(
     "options", [{}, {"TRAIN__MODEL_EMA": True, "TRAIN__ACCUM_ITER": 2, "DATA__BATCH_SIZE": 2}]

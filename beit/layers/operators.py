@@ -2,7 +2,8 @@
 
 Paddle sums the gradients of vectors and of repeated tensors element by element on one core, and copies the gradient of a
 sum for each of its terms. Products with ones do the first many times as fast, and the second need not be done. The
-gradients written out here are a tenth of a training step of BEiT-base.
+gradients written out here are a tenth of a training step of BEiT-base. Its sums and products of rows and a vector take
+several times as long as those of two tensors of one shape: where nothing looks on they are done in other ways.
 """
 
 from __future__ import annotations

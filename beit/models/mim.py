@@ -136,9 +136,9 @@ class BeitForMaskedImageModeling(Beit):
             raise ValueError(
                 f"the mask is {mask.dtype} {list(mask.shape)}; expected bool [batch, patches] = {list(x.shape[:2])}"
             )
-        hidden = mask.unsqueeze(-1).astype(x.dtype)
+        is_hidden = mask.unsqueeze(-1).astype(x.dtype)
         # A product instead of a choice: as in the official code, and its gradient is one reduction.
-        x = x * (1 - hidden) + self.mask_token.astype(x.dtype) * hidden
+        x = x * (1 - is_hidden) + self.mask_token.astype(x.dtype) * is_hidden
         keep = frozenset({self.early_layers - 1}) if self.early_layers else frozenset()
         states = self.run_blocks(self.add_class_token(x), keep=keep)
         return states[0], states[-1]
