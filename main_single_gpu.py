@@ -3,9 +3,9 @@
 import sys
 
 if __name__ == "__main__":
-    from beit.startup import before_paddle
+    from beit.cpu import before_paddle
 
     before_paddle()
-    from beit.run import main
+    from beit.train.entry import main
 
     sys.exit(main("main_single_gpu.py", single=True))

@@ -14,7 +14,7 @@ if [ ! -f "$run/model.pdparams" ]; then
 fi
 python main_single_gpu.py -cfg=configs/demo_digits.yaml -data_path="$data" -output="$run" -device=cpu \
     -eval -pretrained="$run/model.pdparams"
-picture=$(python -m beit visualise predictions -cfg=configs/demo_digits.yaml -data_path="$data" -output="$run" -device=cpu \
+picture=$(python -m beit visualize predictions -cfg=configs/demo_digits.yaml -data_path="$data" -output="$run" -device=cpu \
     -pretrained="$run/model.pdparams")
 
 echo

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from beit.beit import Beit, BeitOutput, build_backbone, build_beit, build_head
-    from beit.checkpoint.dialects.preprocessing import Preprocessing
     from beit.checkpoint.load import load_pretrained
     from beit.config import get_config
+    from beit.cpu import tune_cpu
     from beit.models.mim import build_mim
     from beit.models.tokenizer import build_tokenizer
     from beit.models.upernet import build_upernet
     from beit.predict.image_processor import BeitImageProcessor
     from beit.predict.inference import extract_feat, inference_model, load_predictor
-    from beit.startup import tune_cpu
+    from beit.preprocessing import Preprocessing
     from beit.zoo import get_model, list_models
 
 __version__ = "0.1.0"
@@ -31,7 +31,7 @@ warnings.filterwarnings("ignore", message="No ccache found")
 _HOME = {
     "Beit": "beit.beit",
     "BeitOutput": "beit.beit",
-    "Preprocessing": "beit.checkpoint.dialects.preprocessing",
+    "Preprocessing": "beit.preprocessing",
     "extract_feat": "beit.predict.inference",
     "inference_model": "beit.predict.inference",
     "load_predictor": "beit.predict.inference",
@@ -46,7 +46,7 @@ _HOME = {
     "load_pretrained": "beit.checkpoint.load",
     "get_model": "beit.zoo",
     "list_models": "beit.zoo",
-    "tune_cpu": "beit.startup",
+    "tune_cpu": "beit.cpu",
 }
 
 __all__ = [

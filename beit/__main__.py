@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from beit.startup import before_paddle
+from beit.cpu import before_paddle
 
 VERBS: dict[str, tuple[str, str]] = {
     "predict": ("beit.tools.predict", "say what a model sees in pictures, folders of them, patterns"),
@@ -16,8 +16,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "make-lists": ("beit.tools.make_lists", "write list files for a tree of class folders"),
     "config": ("beit.tools.config", "print a resolved config, or what the keys mean"),
     "report": ("beit.tools.report", "count parameters, multiply-adds and memory of a config"),
-    "visualise": (
-        "beit.tools.visualise",
+    "visualize": (
+        "beit.tools.visualize",
         "draw attention, predictions, curves, augmentation, schedules, tokens",
     ),
     "bench": ("beit.tools.bench", "time this package against the peers that are installed"),
@@ -26,6 +26,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "serve": ("beit.tools.serve", "a page in the browser: drop a picture, see what the model says"),
 }
 """Verb -> module with `main(argv)`, whose result is the exit status (None: 0), and what it does."""
+
+ALIASES = {"visualise": "visualize"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,12 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         )
         return 0 if words else 2
-    if words[0] not in VERBS:
+    verb = ALIASES.get(words[0], words[0])
+    if verb not in VERBS:
         print(f"error: unknown verb {words[0]!r}; there are {', '.join(VERBS)}", file=sys.stderr)
         return 2
     before_paddle()
     try:
-        return importlib.import_module(VERBS[words[0]][0]).main(words[1:]) or 0
+        return importlib.import_module(VERBS[verb][0]).main(words[1:]) or 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

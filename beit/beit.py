@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -14,33 +13,41 @@ from paddle.distributed.fleet.utils import recompute
 from yacs.config import CfgNode
 
 from beit.checkpoint.class_names import ClassNames
-from beit.checkpoint.dialects.preprocessing import Preprocessing, preprocessing_of
 from beit.config import image_hw
 from beit.layers.attention import Attention
-from beit.layers.block import LN_EPSILON, Block, draw_paths
-from beit.layers.divided_blocks import Run, is_divided, run_divided
-from beit.layers.divided_tokens import run_by_tokens
-from beit.layers.grid_change import GridChange, change_grid
+from beit.layers.block import LN_EPSILON, Block
 from beit.layers.init import init_convolution, init_weights, make_head, rescale_block, truncated_normal
+from beit.layers.layer_norm import LayerNorm
 from beit.layers.patch_embed import PatchEmbed
-from beit.layers.relative_position import RelativePositionBias, relative_position_index
+from beit.layers.position_resizer import PositionResizer, find_resizer
+from beit.layers.relative_position import RelativePositionBias
+from beit.positions import relative_position_index
+from beit.preprocessing import Preprocessing, preprocessing_of
 
 # B batch, L patches, N = L + 1 tokens (class token first), D width, H heads, K classes
 
 
 @dataclass(frozen=True)
 class BeitOutput:
-    """What the encoder makes of images, under the names transformers has for it.
+    """Outputs of the encoder under transformers' names.
 
-    `last_hidden_state` is `[B, N, D]` after the final norm where the model has one (class token pooling),
-    `pooler_output` `[B, D]` the features that are classified. `hidden_states` `[B, N, D]` and `attentions`
-    `[B, H, N, N]` (rows sum to 1) are those of the blocks that were asked for, in that order.
+    `last_hidden_state` is `[B, N, D]` after the final norm where the model has one (class token pooling), and
+    `pooler_output` `[B, D]` the features that are classified; both are None with `final=False`. `hidden_states`
+    `[B, N, D]` and `attentions` `[B, H, N, N]` (rows sum to 1) are those of the requested blocks, in that order.
     """
 
-    last_hidden_state: paddle.Tensor
-    pooler_output: paddle.Tensor
+    last_hidden_state: paddle.Tensor | None
+    pooler_output: paddle.Tensor | None
     hidden_states: tuple[paddle.Tensor, ...] = ()
     attentions: tuple[paddle.Tensor, ...] = ()
+
+
+class BlockOutputs(NamedTuple):
+    """Tokens `[B, N, D]` after the last block; by block number, outputs `[B, N, D]` and weights `[B, H, N, N]`."""
+
+    last: paddle.Tensor
+    hidden_states: dict[int, paddle.Tensor]
+    attentions: dict[int, paddle.Tensor]
 
 
 class Beit(nn.Layer):
@@ -140,8 +147,8 @@ class Beit(nn.Layer):
             )
             for rate in rates
         )
-        self.norm = nn.Identity() if use_mean_pooling else nn.LayerNorm(embed_dim, epsilon=LN_EPSILON)
-        self.fc_norm = nn.LayerNorm(embed_dim, epsilon=LN_EPSILON) if use_mean_pooling else None
+        self.norm = nn.Identity() if use_mean_pooling else LayerNorm(embed_dim, epsilon=LN_EPSILON)
+        self.fc_norm = LayerNorm(embed_dim, epsilon=LN_EPSILON) if use_mean_pooling else None
         self._init_encoder()
         # Built and filled last, so that `build_backbone` then `build_head` draw the same numbers.
         self.head = make_head(embed_dim, num_classes, init_scale) if num_classes else nn.Identity()
@@ -157,144 +164,103 @@ class Beit(nn.Layer):
             rescale_block(block, number)
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Logits `[B, K]` of normalised images `[B, 3, height, width]`; features `[B, D]` without a head."""
+        """Logits `[B, K]` of normalized images `[B, 3, height, width]`; features `[B, D]` without a head."""
         return self.head(self.forward_features(images))
 
-    def forward_features(
-        self,
-        images: paddle.Tensor,
-        return_layers: Sequence[int] | None = None,
-        any_size: bool = False,
-    ) -> paddle.Tensor | list[paddle.Tensor]:
-        """Pooled features `[B, D]`, or the tokens `[B, N, D]` after each block of `return_layers` (from 0).
+    def forward_features(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Pooled features `[B, D]` of normalized images `[B, 3, height, width]`: what the head classifies.
 
-        Blocks after the last of `return_layers` do not run.
-
-        With `any_size` the images may have any size in whole patches: positions are then resized by the rule of
-        loading (`beit.checkpoint.resize`).
-
-        Raises:
-            ValueError: the image size is not the model's, or a layer does not exist.
+        timm's method of this name returns tokens; those are `forward_outputs(images).last_hidden_state`.
         """
-        change = change_grid(self.patch_embed, images) if any_size else None
-        x = self.add_class_token(self.patch_embed(images, any_size), change)
-        if return_layers is None:
-            return self.pool(self.run_blocks(x, change=change)[-1])
-        unknown = [layer for layer in return_layers if not 0 <= layer < self.depth]
-        if unknown:
-            raise ValueError(
-                f"return_layers {unknown} do not exist; the model has blocks 0 to {self.depth - 1}"
-            )
-        order = sorted(set(return_layers))
-        needed = list(self.blocks)[: order[-1] + 1]
-        states = self.run_blocks(x, keep=frozenset(order), blocks=needed, change=change)
-        return [states[order.index(layer)] for layer in return_layers]
+        return self.pool(self.run_blocks(self.embed(images)).last)
 
     def extract_feat(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Pooled features `[B, D]` of normalised images, as mmpretrain calls it; of pictures see `beit.extract_feat`."""
+        """`forward_features` under mmpretrain's name; `beit.extract_feat` takes image files."""
         return self.forward_features(images)
 
     def forward_outputs(
         self,
         images: paddle.Tensor,
-        return_layers: Sequence[int] = (),
-        return_attentions: Sequence[int] = (),
+        *,
+        hidden_states: Sequence[int] = (),
+        attentions: Sequence[int] = (),
+        final: bool = True,
         any_size: bool = False,
     ) -> BeitOutput:
-        """Tokens, pooled features, and the tokens after and attention weights in the blocks asked for (from 0).
+        """Tokens, pooled features, and the hidden states and attention weights of chosen blocks.
 
         transformers' `hidden_states[i + 1]` is block i here; its first entry is `embed(images)`.
+
+        Args:
+            images: normalized, `[B, 3, height, width]`.
+            hidden_states: blocks (from 0) whose output tokens are returned, in this order.
+            attentions: blocks (from 0) whose attention weights are returned, in this order.
+            final: also compute `last_hidden_state` and `pooler_output`; False stops after the last block asked for.
+            any_size: the images may have any size in whole patches. Positions are then resized with the rule of
+                loading (`beit.positions`).
 
         Raises:
             ValueError: the image size is not the model's (without `any_size`), or a block does not exist.
         """
-        unknown = [layer for layer in (*return_layers, *return_attentions) if not 0 <= layer < self.depth]
+        wanted = {*hidden_states, *attentions}
+        unknown = sorted(number for number in wanted if not 0 <= number < self.depth)
         if unknown:
             raise ValueError(f"blocks {unknown} do not exist; the model has blocks 0 to {self.depth - 1}")
-        change = change_grid(self.patch_embed, images) if any_size else None
-        x = self.add_class_token(self.patch_embed(images, any_size), change)
-        weights: dict[int, paddle.Tensor | None] = dict.fromkeys(return_attentions)
-        states = self.run_blocks(x, keep=frozenset(return_layers), change=change, attentions=weights)
-        order = sorted(set(return_layers))
+        resizer = find_resizer(self.patch_embed, images) if any_size else None
+        x = self.add_class_token(self.patch_embed(images, any_size), resizer)
+        blocks = list(self.blocks) if final else list(self.blocks)[: max(wanted, default=-1) + 1]
+        outputs = self.run_blocks(x, blocks, hidden_states, attentions, resizer)
         return BeitOutput(
-            last_hidden_state=self.norm(states[-1]),
-            pooler_output=self.pool(states[-1]),
-            hidden_states=tuple(states[order.index(layer)] for layer in return_layers),
-            attentions=tuple(weights[layer] for layer in return_attentions),
+            last_hidden_state=self.norm(outputs.last) if final else None,
+            pooler_output=self.pool(outputs.last) if final else None,
+            hidden_states=tuple(outputs.hidden_states[number] for number in hidden_states),
+            attentions=tuple(outputs.attentions[number] for number in attentions),
         )
 
     def embed(self, images: paddle.Tensor) -> paddle.Tensor:
         """Tokens `[B, N, D]` before the first block."""
         return self.add_class_token(self.patch_embed(images))
 
-    def add_class_token(self, x: paddle.Tensor, change: GridChange | None = None) -> paddle.Tensor:
-        """Tokens `[B, N, D]` before the first block of patch embeddings `[B, L, D]`; absolute positions are added."""
+    def add_class_token(self, x: paddle.Tensor, resizer: PositionResizer | None = None) -> paddle.Tensor:
+        """Tokens `[B, N, D]` before the first block from patch embeddings `[B, L, D]`; adds absolute positions."""
         cls_token = self.cls_token.expand([x.shape[0], -1, -1]).astype(x.dtype)
         x = paddle.concat([cls_token, x], axis=1)  # [B, N, D]
         if self.pos_embed is not None:
-            x = x + (self.pos_embed if change is None else change.positions(self.pos_embed))
+            x = x + (self.pos_embed if resizer is None else resizer.positions(self.pos_embed))
         return self.pos_drop(x)
 
     def run_blocks(
         self,
         x: paddle.Tensor,
-        keep: frozenset[int] = frozenset(),
-        blocks: Iterable[Block] | None = None,
-        change: GridChange | None = None,
-        attentions: dict[int, paddle.Tensor | None] | None = None,
-    ) -> list[paddle.Tensor]:
-        """Tokens after each block of `keep` and after the last one, each `[B, N, D]`.
+        blocks: Sequence[Block] | None = None,
+        hidden_states: Collection[int] = (),
+        attentions: Collection[int] = (),
+        resizer: PositionResizer | None = None,
+    ) -> BlockOutputs:
+        """Run the blocks on tokens `[B, N, D]`.
 
-        `blocks` (a part of the model's own, or others on the same grid) run in place of all, with the same shared table.
-        `change` says that the tokens come from another grid than the model's. The blocks that are keys of `attentions`
-        leave their attention weights `[B, H, N, N]` there.
+        Args:
+            x: tokens before the first of these blocks.
+            blocks: some of the model's blocks, or other blocks on the same grid; None for all of the model's.
+            hidden_states, attentions: numbers of the blocks whose outputs and attention weights are kept.
+            resizer: reads position tables for a grid that is not the model's.
         """
+        index = self.relative_position_index if resizer is None else None
         shared_bias = None
         if self.rel_pos_bias is not None:
-            index = self.relative_position_index
-            shared_bias = self.rel_pos_bias(index) if change is None else change.bias(self.rel_pos_bias)
-        blocks = list(self.blocks if blocks is None else blocks)
-        # Drawn here, before parts of the batch go ways of their own and blocks are computed again.
-        paths = [draw_paths(block.drop_path_rate, x.shape[0], block.training) for block in blocks]
-        run, states = partial(self._run, keep=keep, change=change), None
-        if attentions is None and is_divided(x, blocks):
-            return run_divided(x, Run(partial(run, is_part=True), shared_bias, paths, blocks))
-        if attentions is None and change is None:
-            run = partial(run, shared_bias=shared_bias, paths=paths, blocks=blocks)
-            states = run_by_tokens(run, x, blocks)
-        return states or self._run(x, shared_bias, paths, blocks, keep, change, attentions)
-
-    def _run(
-        self,
-        x: paddle.Tensor,
-        shared_bias: paddle.Tensor | None,
-        paths: Sequence[paddle.Tensor | None],
-        blocks: Sequence[Block],
-        keep: frozenset[int],
-        change: GridChange | None,
-        attentions: dict[int, paddle.Tensor | None] | None = None,
-        is_part: bool = False,
-        rows: slice | None = None,
-    ) -> list[paddle.Tensor]:
-        """Blocks on x: all tokens, or those of `rows`, whose threads exchange what attention needs."""
-        index = self.relative_position_index if change is None else None
-        if rows is not None:
-            index = None if index is None else index[rows]
-            shared_bias = None if shared_bias is None else shared_bias[:, :, rows]
-        # Paddle's way without PyLayer registers what all threads share, as is the generator that either restores.
-        how = {"use_reentrant": is_part, "preserve_rng_state": not is_part}
-        states = []
-        for number, block in enumerate(blocks):
-            bias = shared_bias if change is None else change.bias(block.attn, shared_bias)
-            if attentions is not None and number in attentions:
-                x, attentions[number] = block(x, bias, index, return_weights=True, paths=paths[number])
-            elif self.recompute_blocks and self.training:
-                x = recompute(block, x, bias, index, False, paths[number], **how)
+            shared_bias = self.rel_pos_bias(index) if resizer is None else resizer.bias(self.rel_pos_bias)
+        kept_states, kept_weights = {}, {}
+        for number, block in enumerate(self.blocks if blocks is None else blocks):
+            bias = shared_bias if resizer is None else resizer.bias(block.attn, shared_bias)
+            if number in attentions:
+                kept_weights[number] = block.attn.weights(block.norm1(x), bias, index)
+            if self.recompute_blocks and self.training:
+                x = recompute(block, x, bias, index)
             else:
-                x = block(x, bias, index, paths=paths[number])
-            if number in keep:
-                states.append(x)
-        return [*states, x]
+                x = block(x, bias, index)
+            if number in hidden_states:
+                kept_states[number] = x
+        return BlockOutputs(x, kept_states, kept_weights)
 
     def pool(self, x: paddle.Tensor) -> paddle.Tensor:
         """Features `[B, D]` of the last tokens `[B, N, D]`."""

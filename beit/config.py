@@ -192,11 +192,6 @@ def _check_relations(values: Mapping[str, Any]) -> None:
             f"TRAIN.FREEZE_LAYERS = {values['TRAIN.FREEZE_LAYERS']}, expected at most MODEL.DEPTH + 1 = "
             f"{values['MODEL.DEPTH'] + 1} (embedding and blocks; the head stays trainable)"
         )
-    if values["TRAIN.STATIC_GRAPH"] and (values["TASK"] != "classify" or values["TRAIN.RECOMPUTE"]):
-        raise ValueError(
-            f"TRAIN.STATIC_GRAPH with TASK {values['TASK']} and TRAIN.RECOMPUTE {values['TRAIN.RECOMPUTE']}: only "
-            "classify trains as a static graph, and without TRAIN.RECOMPUTE; set TRAIN.STATIC_GRAPH False"
-        )
     for key in ("TRAIN.SCALE", "TRAIN.RATIO", "TRAIN.CUTMIX_MINMAX"):
         if values[key] is not None and values[key][0] > values[key][1]:
             raise ValueError(f"{key} = {values[key]}, expected (low, high) with low <= high")

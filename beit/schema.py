@@ -205,16 +205,15 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.MODEL_EMA": Key(False, flag, "keep and evaluate a moving average of the weights"),
     "TRAIN.MODEL_EMA_DECAY": Key(0.9999, number(0.0, 1.0), "decay of the moving average per step"),
     "TRAIN.RECOMPUTE": Key(False, flag, "recompute block activations in the backward pass: less memory, more time"),
-    "TRAIN.STATIC_GRAPH": Key(False, flag, "trace the classifier once and train it as a static graph of Paddle (docs/speed.md)"),
     "TRAIN.SHARDING_STAGE": Key(0, integer(0, 3), "GPUs: what the ranks divide, for models that do not fit; 1 or 2: optimizer state and gradients; 0: nothing (docs/scaling.md)"),
     "TRAIN.FREEZE_LAYERS": Key(0, integer(0), "layers not trained, from the input: 1 is the embedding, k + 1 the first k blocks too"),
     "TRAIN.SCALE": Key((0.08, 1.0), numbers(2, 0.0, 1.0), "area share of the random resized crop"),
     "TRAIN.RATIO": Key((3 / 4, 4 / 3), numbers(2, 0.01), "aspect ratio of the random resized crop"),
     "TRAIN.HFLIP": Key(0.5, number(0.0, 1.0), "probability of the horizontal flip"),
     "TRAIN.AUTO_AUGMENT": Key("rand-m9-mstd0.5-inc1", text(), "RandAugment policy; empty: none"),
-    "TRAIN.COLOR_JITTER": Key(0.4, number(0.0), "strength of colour jitter; only without AUTO_AUGMENT, as timm"),
+    "TRAIN.COLOR_JITTER": Key(0.4, number(0.0), "strength of color jitter; only without AUTO_AUGMENT, as timm"),
     "TRAIN.RANDOM_ERASE_PROB": Key(0.25, number(0.0, 1.0), "probability of random erasing"),
-    "TRAIN.RANDOM_ERASE_MODE": Key("pixel", text("pixel", "rand", "const"), "fill: noise per pixel, one colour, zero"),
+    "TRAIN.RANDOM_ERASE_MODE": Key("pixel", text("pixel", "rand", "const"), "fill: noise per pixel, one color, zero"),
     "TRAIN.RANDOM_ERASE_COUNT": Key(1, integer(1), "boxes per erased image"),
     "TRAIN.REPEATED_AUG": Key(1, integer(1), "times each drawn image is repeated with new augmentation (DeiT)"),
     "TRAIN.MIXUP_ALPHA": Key(0.8, number(0.0), "Beta parameter of mixup; 0: off"),
@@ -262,9 +261,9 @@ SCHEMA: dict[str, Key] = {
     "PROBE.KINDS": Key(("class", "patches", "both"), words("class", "patches", "both"), "features: class token, mean of the patch tokens, both concatenated"),
     "PROBE.OPTIMIZER": Key("adamw", text("adamw", "sgd"), "linear probe: AdamW with TRAIN.WEIGHT_DECAY, or SGD (momentum 0.9) without"),
     "PROBE.USE_NORM": Key(False, flag, "the final norm of the pre-trained model before features are taken; needs MODEL.USE_MEAN_POOLING False"),
-    "PROBE.BATCH_NORM": Key(False, flag, "linear probe: normalise features over the batch first (MAE); helps where they are small or training is short"),
-    "PROBE.NEIGHBOURS": Key(20, integer(1), "kNN: neighbours that vote"),
-    "PROBE.TEMPERATURE": Key(0.07, number(1e-6), "kNN: a neighbour votes with exp(cosine / TEMPERATURE)"),
+    "PROBE.BATCH_NORM": Key(False, flag, "linear probe: normalize features over the batch first (MAE); helps where they are small or training is short"),
+    "PROBE.NEIGHBORS": Key(20, integer(1), "kNN: neighbors that vote"),
+    "PROBE.TEMPERATURE": Key(0.07, number(1e-6), "kNN: a neighbor votes with exp(cosine / TEMPERATURE)"),
     "PROBE.KNN_IMAGES": Key(None, optional(integer(1)), "kNN: training images in the memory, spread evenly; None: all"),
     # ---- segment (TASK: segment)
     "DATA.REDUCE_ZERO_LABEL": Key(False, flag, "mask value 0 means no class and is ignored, 1 is the first class (ADE20K)"),
@@ -319,6 +318,7 @@ RENAMED: dict[str, str] = {
     "AUG.MIXUP_MODE": "TRAIN.MIXUP_MODE",
     "TRAIN.RAND_AUGMENT": "TRAIN.AUTO_AUGMENT",
     "NGPUS": "NPROCS",
+    "PROBE.NEIGHBOURS": "PROBE.NEIGHBORS",
 }
 """Keys of PaddleViT's BEiT files that live on under another name."""
 
@@ -350,6 +350,7 @@ RETIRED: dict[str, Retired] = {
         (9,), "write the policy into TRAIN.AUTO_AUGMENT, e.g. rand-m7-mstd0.5-inc1"
     ),
     "TRAIN.RANDOM_ERASE_SPLIT": Retired((False,), "the recipes do not split"),
+    "TRAIN.STATIC_GRAPH": Retired((False,), "training runs eagerly"),
     "TRAIN.MODEL_EMA_FORCE_CPU": Retired(None, "the average lives beside the weights"),
     "TAG": Retired(None, "name the output folder with SAVE"),
     "LOCAL_RANK": Retired(None, "ranks come from the launcher"),

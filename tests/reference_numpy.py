@@ -15,8 +15,8 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def layer_norm(x, weight, bias):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + EPSILON) * weight + bias
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / np.sqrt((centered**2).mean(-1, keepdims=True) + EPSILON) * weight + bias
 
 
 def gelu(x):
@@ -118,7 +118,7 @@ def transform(x, s, prefix, num_heads, bias):
 
 
 def predict_tokens(s, images, mask, num_heads, early=0):
-    """Masked image modelling: logits [M, K] of the masked patches, of each branch: [main] or [main, cls_pt]."""
+    """Masked image modeling: logits [M, K] of the masked patches, of each branch: [main] or [main, cls_pt]."""
     s = {name: np.asarray(array, np.float64) for name, array in s.items()}
     x = patch_tokens(np.asarray(images, np.float64), s["patch_embed.proj.weight"], s["patch_embed.proj.bias"])
     side = round(math.sqrt(x.shape[1]))

@@ -113,7 +113,7 @@ def test_every_architecture_option_changes_the_logits(opts: list[Any]) -> None:
 @pytest.mark.parametrize(
     "opts", [["MODEL.DROPOUT", 0.5], ["MODEL.ATTENTION_DROPOUT", 0.5], ["MODEL.DROPPATH", 0.5]]
 )
-def test_every_regulariser_acts_in_training_only(opts: list[Any]) -> None:
+def test_every_regularizer_acts_in_training_only(opts: list[Any]) -> None:
     model = randomized(tiny(*opts))
     x = images(8)
     quiet = model(x).numpy()
@@ -125,7 +125,7 @@ def test_every_regulariser_acts_in_training_only(opts: list[Any]) -> None:
 
 
 def test_drop_path_rises_linearly() -> None:
-    rates = [block.drop_path_rate for block in tiny("MODEL.DEPTH", 5, "MODEL.DROPPATH", 0.2).blocks]
+    rates = [block.drop_path.rate for block in tiny("MODEL.DEPTH", 5, "MODEL.DROPPATH", 0.2).blocks]
     np.testing.assert_allclose(rates, [0.0, 0.05, 0.1, 0.15, 0.2])
 
 
@@ -175,11 +175,11 @@ def test_freezing_stops_the_first_layers() -> None:
 
 def test_features_of_chosen_layers() -> None:
     model = randomized(tiny("MODEL.DEPTH", 3))
-    last, first = model.forward_features(images(), return_layers=[2, 0])
+    last, first = model.forward_outputs(images(), hidden_states=[2, 0], final=False).hidden_states
     assert list(last.shape) == list(first.shape) == [2, 5, 24]
     np.testing.assert_array_equal(model.head(model.pool(last)).numpy(), model(images()).numpy())
-    with pytest.raises(ValueError, match=r"return_layers \[3\] do not exist; the model has blocks 0 to 2"):
-        model.forward_features(images(), return_layers=[3])
+    with pytest.raises(ValueError, match=r"blocks \[3\] do not exist; the model has blocks 0 to 2"):
+        model.forward_outputs(images(), hidden_states=[3])
 
 
 def test_recomputation_gives_the_same_gradients() -> None:

@@ -100,14 +100,6 @@ def test_bare_names_are_the_shipped_configs() -> None:
         ("DATA:\n  IMAGE_SIZE: 8\n", "use 16 or 16"),
         ("MODEL:\n  NUM_HEADS: 7\n", "MODEL.EMBED_DIM = 768 is not a multiple of MODEL.NUM_HEADS = 7"),
         ("TRAIN:\n  FREEZE_LAYERS: 14\n", "expected at most MODEL.DEPTH . 1 = 13"),
-        (
-            "TASK: segment\nTRAIN:\n  STATIC_GRAPH: True\n",
-            "STATIC_GRAPH with TASK segment and .* only classify",
-        ),
-        (
-            "TRAIN:\n  STATIC_GRAPH: True\n  RECOMPUTE: True\n",
-            "STATIC_GRAPH with .* and without TRAIN.RECOMPUTE",
-        ),
         ("TRAIN:\n  SCALE: [1.0, 0.1]\n", "expected .low, high."),
         ("MODEL:\n  DEPTH: 3\n  DEPTH: 4\n", "key DEPTH is given twice"),
         ("MODEL: !!python/object/apply:os.system [ls]\n", "not a valid YAML file"),

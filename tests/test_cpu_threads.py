@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beit import cpu_threads
+from beit import cpu
 from beit.beit import build_beit
 from beit.config import get_config
 from tests.stories import ROOT
@@ -21,7 +21,7 @@ OPTIONS = ["MODEL.DEPTH", 2, "DATA.IMAGE_SIZE", 32, "MODEL.NUM_CLASSES", 5]
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_threads, "threads", lambda: 2)
+    monkeypatch.setattr(cpu, "_num_threads", 2)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -31,7 +31,7 @@ def test_logits_are_those_of_the_whole_batch(batch: int, two_threads: None) -> N
     images = paddle.randn([batch, 3, 32, 32])
     with paddle.no_grad():
         whole = model(images)
-    np.testing.assert_allclose(cpu_threads.divided(model, images).numpy(), whole.numpy(), atol=1e-6)
+    np.testing.assert_allclose(cpu.split_batch(model, images).numpy(), whole.numpy(), atol=1e-6)
 
 
 def test_parts_threads_and_gradients(two_threads: None) -> None:
@@ -45,7 +45,7 @@ def test_parts_threads_and_gradients(two_threads: None) -> None:
 
     images = paddle.arange(15, dtype="float32").reshape([5, 3])
     assert paddle.is_grad_enabled()
-    doubled = cpu_threads.divided(function, images)
+    doubled = cpu.split_batch(function, images)
     assert doubled.tolist() == (2 * images).tolist()
     assert sorted(seen.values()) == [(2, False), (3, False)]
     assert all(name.startswith("beit-part") for name in seen)
@@ -57,18 +57,18 @@ def test_an_error_of_a_part_arrives(two_threads: None) -> None:
         raise ValueError("no such picture")
 
     with pytest.raises(ValueError, match="no such picture"):
-        cpu_threads.divided(function, paddle.zeros([4, 3]))
+        cpu.split_batch(function, paddle.zeros([4, 3]))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_threads_of_the_environment_are_kept_to(threads: int) -> None:
     """A matrix product in a part runs in one thread, later ones of the process in all again."""
     code = (
-        "import ctypes, paddle; from beit import cpu_threads as c; paddle.matmul(paddle.ones([9, 9]), paddle.ones([9, 9]))\n"
+        "import paddle; from beit import cpu as c; c.tune_cpu()\n"
         "count = lambda: [library.omp_get_max_threads() for library in c._openmp()]\n"
         "inside = []\n"
-        "c.divided(lambda part: (inside.append(count()), part)[1], paddle.zeros([4, 1]))\n"
-        "print(c.threads(), {n for one in inside for n in one}, set(count()))\n"
+        "c.split_batch(lambda part: (inside.append(count()), part)[1], paddle.zeros([4, 1]))\n"
+        "print(c._num_threads, {n for one in inside for n in one}, set(count()))\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code],
@@ -82,43 +82,19 @@ def test_the_threads_of_the_environment_are_kept_to(threads: int) -> None:
     assert ended.stdout.strip().endswith(f"{{1}} {{{threads}}}")
 
 
-@pytest.mark.parametrize("is_tuned", [False, True])
-def test_each_tensor_in_order_without_gradients(
-    is_tuned: bool, monkeypatch: pytest.MonkeyPatch, two_threads: None
-) -> None:
-    monkeypatch.setattr(cpu_threads._settings, "divides_blocks", is_tuned)
-    monkeypatch.setattr(cpu_threads, "LEAST_VALUES", 1)
-    tensors = [paddle.full([2], float(number)) for number in range(9)]
-    for one in tensors:
-        one.stop_gradient = False
-    threads_seen = set()
-
-    def double(one: paddle.Tensor) -> paddle.Tensor:
-        threads_seen.add(threading.current_thread().name)
-        return 2 * one
-
-    doubled = cpu_threads.each(double, tensors)
-    assert [one.tolist() for one in doubled] == [[2.0 * n, 2.0 * n] for n in range(9)]
-    assert all(one.stop_gradient for one in doubled)
-    assert all(name.startswith("beit-part") for name in threads_seen) is is_tuned
-    assert cpu_threads.each(double, []) == []
-
-
-def test_parts_are_not_divided_again(two_threads: None) -> None:
-    sizes: list[list[int]] = []
-    cpu_threads.divided(
-        lambda part: (sizes.append(cpu_threads.part_sizes(part)), part)[1], paddle.zeros([4, 3])
+def test_without_tune_cpu_and_with_the_switch_off_it_is_one_call() -> None:
+    """`BEIT_TUNE_CPU=0` leaves threads, environment and flags as they were."""
+    code = (
+        "import os, threading, paddle; from beit import cpu\n"
+        "before = dict(os.environ); cpu.before_paddle(); line = cpu.tune_cpu()\n"
+        "seen = []\n"
+        "cpu.split_batch(lambda part: (seen.append((list(part.shape), threading.current_thread().name)), part)[1], paddle.zeros([4, 1]))\n"
+        "assert dict(os.environ) == before and line.startswith('CPU settings unchanged'), line\n"
+        "assert paddle.get_flags('FLAGS_use_stride_kernel') == {'FLAGS_use_stride_kernel': True}\n"
+        "print(seen)\n"
     )
-    assert sizes == [[2], [2]]
-
-
-@pytest.mark.parametrize(("least", "expected"), [(10, []), (11, [1])])
-def test_small_models_take_one_thread(
-    least: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taken: list[int] = []
-    monkeypatch.setattr(cpu_threads, "set_threads", taken.append)
-    monkeypatch.setattr(cpu_threads, "LEAST_VALUES", least)
-    monkeypatch.setattr(cpu_threads._settings, "divides_blocks", True)
-    cpu_threads.suit_small_models([paddle.zeros([2, 3]), paddle.zeros([4])])
-    assert taken == expected
+    variables = {**os.environ, "BEIT_TUNE_CPU": "0", "OMP_NUM_THREADS": "2"}
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=variables, cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.stdout.strip() == "[([4, 1], 'MainThread')]", ended.stderr

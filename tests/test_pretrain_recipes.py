@@ -87,7 +87,7 @@ def test_probe_configs(path):
     assert config.DATA.IMAGENET_STD[0] == (IMAGENET if "v2" in path.stem else HALF)
     assert config.PROBE.LAYERS == ()  # a sweep over all layers: the last is not the best of BEiT v1
     assert ("v2" in path.stem) == config.PROBE.USE_NORM
-    assert (config.PROBE.NEIGHBOURS, config.PROBE.TEMPERATURE) == (20, 0.07)
+    assert (config.PROBE.NEIGHBORS, config.PROBE.TEMPERATURE) == (20, 0.07)
     train = config.TRAIN
     assert (train.BASE_LR, train.END_LR, train.NUM_EPOCHS, train.WARMUP_EPOCHS) == (4e-3, 0.0, 100, 0)
     assert (train.WEIGHT_DECAY, train.LR_PER_EPOCH, train.TOTAL_BATCH) == (1e-4, True, 1024)

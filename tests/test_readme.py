@@ -13,7 +13,7 @@ import paddle
 import pytest
 
 from beit.config import config_from_arguments, get_config
-from beit.published import PUBLISHED
+from beit.zoo.table import PUBLISHED
 from tests.stories import ROOT, environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Every shipped config builds to what was published: recipes, sizes, normalisation."""
+"""Every shipped config builds to what was published: recipes, sizes, normalization."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from beit.config import get_config
-from beit.engine import make_schedules, run_length
 from beit.models.upernet import PUBLISHED_LAYERS
+from beit.optim.schedule import make_schedules, run_length
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "segment"
 

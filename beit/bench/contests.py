@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from beit.beit import build_beit
 from beit.bench.contest import GEMM, Contender
+from beit.bench.counting import count_multiply_adds
 from beit.bench.files import (
     training_batch,
     write_containers,
@@ -23,10 +24,9 @@ from beit.bench.files import (
     write_weights,
 )
 from beit.config import get_config, image_hw
+from beit.cpu import TUNED
 from beit.models.mim import build_mim
 from beit.models.tokenizer import build_vqkd
-from beit.startup import TUNED
-from beit.tools.counting import count_multiply_adds
 
 BFLOAT16_TOLERANCE = 0.25
 """Share of the logits' standard deviation: bfloat16 has 8 bits, and the model 12 to 24 blocks of them."""
@@ -136,7 +136,6 @@ def training(settings: Settings) -> Iterator[Contest]:
             Contender(
                 "beit, recomputed blocks", own.function, {"options": [*_PLAIN, "TRAIN.RECOMPUTE", True]}
             ),
-            Contender("beit, static graph", own.function, {"options": [*_PLAIN, "TRAIN.STATIC_GRAPH", True]}),
             _peer(f"timm{dtype}", "timm_train", low, ("torch", "timm", "safetensors"), tolerance),
             _machine(),
         ),
@@ -186,7 +185,7 @@ def pretraining(settings: Settings) -> Iterator[Contest]:
 
 
 def data(settings: Settings) -> Iterator[Contest]:
-    """Files to a normalised batch on one thread; augmented pictures are random, only their shape is compared."""
+    """Files to a normalized batch on one thread; augmented pictures are random, only their shape is compared."""
     config = get_config(settings.model)
     if settings.images:
         files = sorted(str(path) for path in Path(settings.images).rglob("*.[jJ][pP]*[gG]"))[:_DATA_IMAGES]

@@ -12,11 +12,11 @@ from yacs.config import CfgNode
 
 from beit.beit import Beit, build_beit
 from beit.bench.worker import save_arrays
+from beit.checkpoint.convert import convert
 from beit.checkpoint.files import write
 from beit.config import get_config, image_hw
 from beit.deploy.graph import write_graph, write_onnx
 from beit.deploy.network import ExportedNetwork
-from beit.tools.convert import convert
 
 JPEG_SIZE = (500, 375)
 """Width and height of a usual picture of ImageNet."""
@@ -49,7 +49,7 @@ def random_model(config: CfgNode) -> Beit:
 
 
 def write_export(config: CfgNode, weights: str, folder: Path, *, onnx: bool) -> Path:
-    """The graph of a classifier, normalised images to logits; its path without suffix."""
+    """The graph of a classifier, normalized images to logits; its path without suffix."""
     target = folder / "graph" / "model"
     target.parent.mkdir()
     model = build_beit(config)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,17 @@ from beit.beit import build_beit
 from beit.bench.worker import Step, read_once
 from beit.checkpoint.files import read
 from beit.config import get_config
-from beit.cpu_threads import divided
+from beit.cpu import split_batch, tune_cpu
 from beit.data.dataset import ImageDataset
 from beit.data.image_list import ImageList
 from beit.data.loader import collate
-from beit.data.on_device import erase, normalize
+from beit.data.on_device import erase, normalize, to_device
 from beit.data.sampler import Draw
 from beit.data.transforms import build_eval_transform, build_train_transform
-from beit.engine import Training, autocast, train_step
-from beit.meter import Meter
 from beit.optim.ema import Ema
-from beit.startup import tune_cpu
 from beit.tasks import TASKS
+from beit.train.loop import autocast, train_step
+from beit.train.state import TrainState
 
 _GEMM_SHAPES = ((2048, 2048, 2048), (1576, 768, 3072), (1576, 3072, 768))
 """Rows, inner length, columns; the last two are those of the MLP of base 224 at batch 8."""
@@ -70,7 +70,7 @@ def infer(work: Mapping[str, Any]) -> Step:
 
     def step() -> np.ndarray:
         with autocast(amp_dtype):
-            return divided(model, images).astype("float32").numpy()
+            return split_batch(model, images).astype("float32").numpy()
 
     return step
 
@@ -108,18 +108,17 @@ def infer_paddlevit(work: Mapping[str, Any]) -> Step:
 def train(work: Mapping[str, Any]) -> Step:
     """A full step of a task: forward, backward, gradient norm, AdamW, average. Its results are losses of the first ones."""
     _start(work)
-    run = _training(work)
-    batches = _repeated(_inputs(work))
-    meter = Meter(run, 1, 0)
+    state = _train_state(work)
+    batches = (to_device(state.task.prepare(batch)) for batch in itertools.repeat(_inputs(work)))
     losses: list[float] = []
 
     def step() -> dict[str, np.ndarray]:
-        train_step(run, batches, work["lr"], run.task.config.TRAIN.WEIGHT_DECAY, meter)
-        run.step += 1
+        micro_losses, _ = train_step(state, batches, work["lr"], state.config.TRAIN.WEIGHT_DECAY)
+        state.step += 1
         if work["device"] != "cpu":
             paddle.device.synchronize()
         if len(losses) < work["compared_steps"]:
-            losses.append(float(meter._sums["loss"]) - sum(losses))
+            losses.append(float(micro_losses[0]["loss"]))
             if len(losses) < work["compared_steps"]:
                 return step()
         return {"losses": np.asarray(losses)}
@@ -139,7 +138,7 @@ def load_paddle(work: Mapping[str, Any]) -> Step:
 
 
 def data_train(work: Mapping[str, Any]) -> Step:
-    """Files to a training batch with the recipe's augmentation, one thread; erased and normalised, unless `worker`.
+    """Files to a training batch with the recipe's augmentation, one thread; erased and normalized, unless `worker`.
 
     A worker hands over 8-bit pixels, the rest is the device's.
     """
@@ -161,7 +160,7 @@ def data_train(work: Mapping[str, Any]) -> Step:
 
 
 def data_eval(work: Mapping[str, Any]) -> Step:
-    """Files to an evaluation batch, one thread; normalised, which for a `worker` happens once, for the comparison."""
+    """Files to an evaluation batch, one thread; normalized, which for a `worker` happens once, for the comparison."""
     _start(work)
     config = get_config(work["config"])
     dataset = _pictures(work, build_eval_transform(config))
@@ -204,35 +203,21 @@ def _tensor(work: Mapping[str, Any]) -> paddle.Tensor:
     return paddle.to_tensor(_inputs(work)["images"])
 
 
-def _training(work: Mapping[str, Any]) -> Training:
-    """What the loop's step needs, without data, log and checkpoints."""
+def _train_state(work: Mapping[str, Any]) -> TrainState:
     config = get_config(work["config"], work["options"])
     task = TASKS[config.TASK](config)
     if work.get("weights"):
         task.load(work["weights"])
     task.train()
-    anything: Any = SimpleNamespace(wait_seconds=0.0)
-    return Training(
+    return TrainState(
+        config=config,
         task=task,
         parallel=task,
         optimizer=task.optimizer(task.param_groups()),
         scaler=paddle.amp.GradScaler(enable=False),
         ema=Ema(task.model, _EMA_DECAY) if work.get("average", True) else None,
-        dataset=anything,
-        sampler=anything,
-        loader=anything,
-        evaluate=None,
-        save=lambda run, name: None,
-        log=anything,
-        stop=anything,
         amp_dtype="bfloat16" if work.get("precision") == "bfloat16" else None,
-        step=1,  # the first step would draw a picture for the log
     )
-
-
-def _repeated(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-    while True:
-        yield batch
 
 
 def _pictures(work: Mapping[str, Any], transform: Any) -> ImageDataset:

@@ -110,11 +110,11 @@ def load_safetensors(work: Mapping[str, Any]) -> Step:
 
 
 def data_train(work: Mapping[str, Any]) -> Step:
-    """timm's training transform on Pillow pictures, files to a normalised batch, one thread."""
+    """timm's training transform on Pillow pictures, files to a normalized batch, one thread."""
     from PIL import ImageOps
     from timm.data import create_transform
 
-    # timm 1.0.31 posterises to 0 bits at times, which Pillow 13 refuses; its training would end there.
+    # timm 1.0.31 posterizes to 0 bits at times, which Pillow 13 refuses; its training would end there.
     posterize = ImageOps.posterize
     ImageOps.posterize = lambda image, bits: posterize(image, max(1, bits))
     return _data(
@@ -136,7 +136,7 @@ def data_train(work: Mapping[str, Any]) -> Step:
 
 
 def data_eval(work: Mapping[str, Any]) -> Step:
-    """torchvision's evaluation transform on Pillow pictures, files to a normalised batch, one thread."""
+    """torchvision's evaluation transform on Pillow pictures, files to a normalized batch, one thread."""
     from torchvision import transforms
 
     steps = [

@@ -24,7 +24,7 @@ from beit.checkpoint.canonical import (
     shapes_of,
     table_side,
 )
-from beit.checkpoint.resize import (
+from beit.positions import (
     Grid,
     Interpolation,
     num_table_rows,

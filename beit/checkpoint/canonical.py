@@ -14,6 +14,8 @@ from functools import cache
 
 import numpy as np
 
+from beit.positions import CLASS_ROWS
+
 State = dict[str, np.ndarray]
 
 # Shapes: D width, H heads, M MLP width, T rows of a relative position table, P patch side.
@@ -29,7 +31,6 @@ SEGMENTATION = "segmentation"
 MIM = (MIM_V1, MIM_V2)
 DALLE = (DALLE_ENCODER, DALLE_DECODER)
 
-NUM_CLASS_ROWS = 3  # last rows of a table: class -> patch, patch -> class, class -> class
 HEAD_WIDTH = 64  # of every published BEiT; used only where no table tells the number of heads
 
 
@@ -124,7 +125,7 @@ def kind_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
     if "quantize.embedding.weight" in shapes:
         return VQKD
     if "blocks.input.w" in shapes:
-        # The encoder reads three colour channels, the decoder 8192 one-hot ones.
+        # The encoder reads three color channels, the decoder 8192 one-hot ones.
         return DALLE_ENCODER if shapes["blocks.input.w"][1] == 3 else DALLE_DECODER
     if any(name.startswith("decode_head.") for name in shapes):
         return SEGMENTATION
@@ -200,8 +201,8 @@ class Architecture:
 
 def table_side(num_rows: int) -> int:
     """Side `g` of the square grid whose relative position table has `num_rows` rows; 0 if there is none."""
-    side = round(max(num_rows - NUM_CLASS_ROWS, 0) ** 0.5)
-    is_square_grid = side % 2 == 1 and side * side == num_rows - NUM_CLASS_ROWS
+    side = round(max(num_rows - CLASS_ROWS, 0) ** 0.5)
+    is_square_grid = side % 2 == 1 and side * side == num_rows - CLASS_ROWS
     return (side + 1) // 2 if is_square_grid else 0
 
 
@@ -236,16 +237,3 @@ def describe(state: Mapping[str, np.ndarray], kind: str) -> Architecture:
         has_relative_positions=own in shapes,
         has_shared_relative_positions=shared in shapes,
     )
-
-
-def relative_position_index(height: int, width: int) -> np.ndarray:
-    """Index buffer of a `height` x `width` grid, `[N, N]` int64 with N = height * width + 1 (class token first)."""
-    rows, columns = np.divmod(np.arange(height * width), width)
-    row_offset = rows[:, None] - rows[None, :] + height - 1
-    column_offset = columns[:, None] - columns[None, :] + width - 1
-    num_rows = (2 * height - 1) * (2 * width - 1) + NUM_CLASS_ROWS
-    index = np.full((height * width + 1,) * 2, num_rows - 1, dtype=np.int64)
-    index[0, 1:] = num_rows - 3
-    index[1:, 0] = num_rows - 2
-    index[1:, 1:] = row_offset * (2 * width - 1) + column_offset
-    return index

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from beit.checkpoint.atomic import replacing
 from beit.checkpoint.containers import container_of
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.pickle_files import NAME_TABLE, read_pickle, write_pickle
 from beit.checkpoint.safetensors_files import accepts, read_safetensors, write_safetensors
 from beit.checkpoint.torch_files import read_legacy, read_zip
+from beit.files import replacing
 
 _CHUNK = 1 << 20
 

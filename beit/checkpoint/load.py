@@ -16,11 +16,11 @@ from beit.checkpoint.adapt import TABLE, Changes, Shapes, adapt
 from beit.checkpoint.canonical import Architecture, State, describe, kind_of
 from beit.checkpoint.class_names import find_class_names
 from beit.checkpoint.dialects import DialectInfo, to_canonical
-from beit.checkpoint.dialects.preprocessing import Preprocessing
 from beit.checkpoint.files import describe_nonfinite
 from beit.checkpoint.report import LoadReport, reshaped_tensors
-from beit.checkpoint.resize import Interpolation
 from beit.checkpoint.source import Source, open_checkpoint
+from beit.positions import Interpolation
+from beit.preprocessing import Preprocessing
 
 _STRIP = 64  # columns: a strip of a large matrix stays in the cache
 _SHOWN = 12  # lines of each list in an error

@@ -99,7 +99,7 @@ class LoadReport:
             *_grouped("reshaped", self.reshaped),
             *_grouped("resized", self.resized),
             *_grouped("left out", self.dropped),
-            *_grouped("newly initialised", self.new),
+            *_grouped("newly initialized", self.new),
             *(
                 f"  note: {number} tensors cast from {dtype} to float32"
                 for dtype, number in info.casts.items()

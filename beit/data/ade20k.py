@@ -1,4 +1,4 @@
-"""ADE20K, scene parsing benchmark of 2016: names and colours of its 150 classes, and its folders."""
+"""ADE20K, scene parsing benchmark of 2016: names and colors of its 150 classes, and its folders."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ CLASS_NAMES: tuple[str, ...] = tuple(name.strip() for name in _NAMES.split(","))
 PALETTE: tuple[tuple[int, int, int], ...] = tuple(
     (color >> 16, color >> 8 & 255, color & 255) for color in (int(word, 16) for word in _COLORS.split())
 )
-"""RGB, the colours the benchmark draws its classes in."""
+"""RGB, the colors the benchmark draws its classes in."""

@@ -19,7 +19,7 @@ from beit.data.transforms import build_eval_transform, build_train_transform
 
 Transform = Callable[[Image.Image, np.random.Generator], dict[str, np.ndarray]]
 
-_MAX_REPLACEMENTS = 10  # more unreadable neighbours than that are no accident
+_MAX_REPLACEMENTS = 10  # more unreadable neighbors than that are no accident
 
 
 class ImageDataset:
@@ -107,7 +107,7 @@ class ImageDataset:
 def build_dataset(
     config: CfgNode, split: Literal["train", "val"], *, bad_images: Path | None = None
 ) -> ImageDataset:
-    """The images of a split with its transform: random for "train", the centre crop for "val".
+    """The images of a split with its transform: random for "train", the center crop for "val".
 
     Raises:
         FileNotFoundError: see `open_split`.

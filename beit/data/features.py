@@ -1,7 +1,7 @@
 """Features of a teacher, stored once per image, as targets of VQ-KD.
 
 A folder holds for each split `<split>.npy`, an array `[images, N, T]` of any floating type, and `<split>.txt`, the
-name of the image of each row, in the order of the data set's list. `beit.tools.tokens.store_features` writes it.
+name of the image of each row, in the order of the data set's list. `beit.predict.tokens.store_features` writes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from beit.config import image_hw
 from beit.data.dataset import ImageDataset, open_options
 from beit.data.image_list import ImageList
-from beit.data.lists import open_unlabelled
+from beit.data.lists import open_unlabeled
 from beit.data.transforms import FILTERS, EvalTransform, build_train_transform
 
 # N patches of an image, T channels of a feature
@@ -93,15 +93,15 @@ def build_tokenizer_dataset(
     features: str | Path | None = None,
     central_size: tuple[int, int] | None = None,
 ) -> TokenizerDataset | None:
-    """The images of a split: random crops for "train", the centre for "val"; None where there is no validation part.
+    """The images of a split: random crops for "train", the center for "val"; None where there is no validation part.
 
     Args:
         features: folder of stored features; every image then keeps its central crop, which they were taken of.
         central_size: (height, width) in pixels of central crops, in both splits; None for the image size of the config.
     Raises:
-        FileNotFoundError, ValueError: see `open_unlabelled` and `open_features`.
+        FileNotFoundError, ValueError: see `open_unlabeled` and `open_features`.
     """
-    images = open_unlabelled(config, split)
+    images = open_unlabeled(config, split)
     if images is None:
         return None
     is_random = split == "train" and features is None and central_size is None

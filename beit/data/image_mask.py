@@ -1,4 +1,4 @@
-"""Pictures with their label maps: pairs of files, class names, colours.
+"""Pictures with their label maps: pairs of files, class names, colors.
 
 Shapes: H, W of one picture.
 """
@@ -79,7 +79,7 @@ class MaskReader:
             raise MaskError(
                 path,
                 f"a picture of mode {image.mode}, expected one channel with the class number of each pixel "
-                "(mode L or P); translate colours into class numbers first",
+                "(mode L or P); translate colors into class numbers first",
             )
         if image.size != size:
             raise MaskError(
@@ -108,7 +108,7 @@ class MaskReader:
 
 @dataclass(frozen=True, eq=False)
 class ImageMasks:
-    """Pictures, their label maps in the same order, and a colour for each class."""
+    """Pictures, their label maps in the same order, and a color for each class."""
 
     images: ImageList
     masks: ImageList
@@ -123,7 +123,7 @@ def open_image_masks(config: CfgNode, split: Literal["train", "val"]) -> ImageMa
 
     Raises:
         FileNotFoundError: the data folder or one of the split's folders is not there, or pictures have no mask.
-        ValueError: another layout, or no pictures; names or colours do not fit MODEL.NUM_CLASSES.
+        ValueError: another layout, or no pictures; names or colors do not fit MODEL.NUM_CLASSES.
     """
     root = Path(config.DATA.DATA_PATH)
     if config.DATA.DATASET not in _FOLDERS:
@@ -142,11 +142,11 @@ def open_image_masks(config: CfgNode, split: Literal["train", "val"]) -> ImageMa
 def class_names_and_palette(
     config: CfgNode, folder: Path | None = None
 ) -> tuple[tuple[str, ...] | None, tuple[Color, ...]]:
-    """Names and colours of the classes: `class_names.txt` and `palette.txt` (lines `red green blue`) in `folder`
-    (None: DATA.DATA_PATH) where they exist, else ADE20K's for that data, else no names and colours of even hues.
+    """Names and colors of the classes: `class_names.txt` and `palette.txt` (lines `red green blue`) in `folder`
+    (None: DATA.DATA_PATH) where they exist, else ADE20K's for that data, else no names and colors of even hues.
 
     Raises:
-        ValueError: a file does not hold MODEL.NUM_CLASSES entries, a name twice, or something else than colours.
+        ValueError: a file does not hold MODEL.NUM_CLASSES entries, a name twice, or something else than colors.
     """
     root, num_classes = folder or Path(config.DATA.DATA_PATH), config.MODEL.NUM_CLASSES
     is_ade = config.DATA.DATASET == "ade20k" and num_classes == len(ade20k.CLASS_NAMES)
@@ -163,10 +163,10 @@ def class_names_and_palette(
 
 
 def read_palette(file: Path, num_classes: int) -> tuple[Color, ...]:
-    """Colours, one line `red green blue` (0 to 255) for each class.
+    """Colors, one line `red green blue` (0 to 255) for each class.
 
     Raises:
-        ValueError: another number of lines, or a line that is no colour.
+        ValueError: another number of lines, or a line that is no color.
     """
     colors: list[Color] = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
@@ -177,7 +177,7 @@ def read_palette(file: Path, num_classes: int) -> tuple[Color, ...]:
             raise ValueError(f"{file} line {number}: {line!r}; expected three numbers from 0 to 255")
         colors.append((int(words[0]), int(words[1]), int(words[2])))
     if len(colors) != num_classes:
-        raise ValueError(f"{file} has {len(colors)} colours for MODEL.NUM_CLASSES={num_classes}")
+        raise ValueError(f"{file} has {len(colors)} colors for MODEL.NUM_CLASSES={num_classes}")
     return tuple(colors)
 
 
@@ -187,7 +187,7 @@ def write_palette(file: Path, palette: Sequence[Color]) -> None:
 
 
 def even_palette(num_classes: int) -> tuple[Color, ...]:
-    """Colours far apart for neighbouring classes: hues at steps of the golden ratio, brightness in three steps."""
+    """Colors far apart for neighboring classes: hues at steps of the golden ratio, brightness in three steps."""
     colors = []
     for k in range(num_classes):
         rgb = colorsys.hsv_to_rgb(k * 0.61803399 % 1.0, 0.75, (1.0, 0.8, 0.6)[k % 3])

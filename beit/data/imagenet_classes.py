@@ -14,7 +14,7 @@ They are "picture, image, icon, ikon" and "bleacher". What stays, in its order, 
 Source: the positions that transformers' conversion of BEiT deletes.
 """
 CLASS_LISTS = {"imagenet-1k": "imagenet_1k.txt", "imagenet-21k": "imagenet_21k.txt"}
-"""Name of a list -> its file in beit/data/class_names, lines `synset<TAB>lemmas` (WordNet, licence beside them)."""
+"""Name of a list -> its file in beit/data/class_names, lines `synset<TAB>lemmas` (WordNet, license beside them)."""
 _LENGTHS = {"imagenet-1k": 1000, "imagenet-21k": 21841}
 
 

@@ -121,8 +121,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Gray is repeated; CMYK, YCbCr and the like are converted by Pillow; 16-bit gray is divided by 257 and
     rounded; float gray must lie in [0, 1].
 
-    Deviation: transparency (RGBA, LA, palette or colour key) is composited on white. The official loader
-    drops the alpha channel, which shows whatever colour the editor left behind.
+    Deviation: transparency (RGBA, LA, palette or color key) is composited on white. The official loader
+    drops the alpha channel, which shows whatever color the editor left behind.
 
     Raises:
         ValueError: an integer picture outside [0, 65535] or a float picture outside [0, 1], whose range

@@ -23,7 +23,7 @@ __all__ = [
     "ImageList",
     "check_files",
     "open_split",
-    "open_unlabelled",
+    "open_unlabeled",
     "read_class_folders",
     "read_list_file",
     "write_list_files",
@@ -58,7 +58,7 @@ def open_split(config: CfgNode, split: Literal["train", "val"]) -> ImageList:
     return readers[config.DATA.DATASET](root, split, config.MODEL.NUM_CLASSES)
 
 
-def open_unlabelled(config: CfgNode, split: Literal["train", "val"]) -> ImageList | None:
+def open_unlabeled(config: CfgNode, split: Literal["train", "val"]) -> ImageList | None:
     """The images of one split without labels, from any layout; None where there is no validation part.
 
     Raises:

@@ -28,7 +28,7 @@ from typing import Protocol
 import numpy as np
 
 from beit.data.sampler import Draw
-from beit.signals import blocked_for_children
+from beit.parallel.signals import blocked_for_children
 
 Batch = dict[str, np.ndarray]
 

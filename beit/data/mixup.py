@@ -1,6 +1,6 @@
 """Mixup and CutMix on the device, with the soft targets that go with them.
 
-Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix); behaviour of timm `mixup.py`.
+Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix); behavior of timm `mixup.py`.
 Shapes: B batch, C classes, H, W input size; M mixes drawn per batch: 1, or one per image.
 """
 
@@ -153,9 +153,9 @@ def build_mixup(config: CfgNode) -> Mixup | None:
 
 
 def _clipped_span(length: int, size: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Begin and end of a span of `size` around a random centre, cut at the borders."""
-    centre = int(rng.integers(0, length))
-    return max(0, centre - size // 2), min(length, centre + size // 2)
+    """Begin and end of a span of `size` around a random center, cut at the borders."""
+    center = int(rng.integers(0, length))
+    return max(0, center - size // 2), min(length, center + size // 2)
 
 
 def _side(length: int, minmax: Sequence[float], rng: np.random.Generator) -> int:

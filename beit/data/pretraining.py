@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from beit.data.dataset import ImageDataset, Transform, open_options
 from beit.data.image_list import ImageList
-from beit.data.lists import open_unlabelled
+from beit.data.lists import open_unlabeled
 from beit.data.masking import MaskGenerator, build_mask_generator
 from beit.data.two_view import build_eval_views, build_train_views
 
@@ -65,14 +65,14 @@ def build_pretrain_dataset(
     fixed_views: bool = False,
     tokens: Path | None = None,
 ) -> PretrainDataset | None:
-    """The images of a split with random views for "train" and the centre for "val"; None without validation part.
+    """The images of a split with random views for "train" and the center for "val"; None without validation part.
 
     `second_size` is the (height, width) of the tokenizer's view; stored `tokens` need none.
 
     Raises:
-        FileNotFoundError, ValueError: see `open_unlabelled` and `build_mask_generator`.
+        FileNotFoundError, ValueError: see `open_unlabeled` and `build_mask_generator`.
     """
-    masks, images = build_mask_generator(config), open_unlabelled(config, split)
+    masks, images = build_mask_generator(config), open_unlabeled(config, split)
     if images is None:
         return None
     build = build_train_views if split == "train" else build_eval_views

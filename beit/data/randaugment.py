@@ -205,7 +205,7 @@ class RandAugment:
 
     Args:
         policy: how many and how strong.
-        fill: colour of pixels that geometry moves in from outside, 0 to 255.
+        fill: color of pixels that geometry moves in from outside, 0 to 255.
     """
 
     policy: Policy

@@ -33,7 +33,7 @@ class TrainSampler:
         rank: this rank.
         seed: of the order.
         repeats: times each image appears in a row, with different augmentation, while an epoch keeps its
-            length: it then visits length / repeats images. Source: DeiT, repeated augmentation; neighbours
+            length: it then visits length / repeats images. Source: DeiT, repeated augmentation; neighbors
             in the order go to different ranks.
 
     Raises:

@@ -1,7 +1,7 @@
 """A picture and its label map, transformed together.
 
 Source: the `train_pipeline` and `test_pipeline` of unilm/beit/semantic_segmentation/configs, whose steps are in
-mmseg/datasets/pipelines/transforms.py. Normalisation and the zero padding that follows it happen on the device.
+mmseg/datasets/pipelines/transforms.py. Normalization and the zero padding that follows it happen on the device.
 
 Shapes: H, W input size of the model in training; K classes.
 """
@@ -45,7 +45,7 @@ def covering_size(size: Size, shorter: int) -> Size:
 def resize_bilinear(pixels: np.ndarray, size: Size, box: Box | None = None) -> np.ndarray:
     """Pixels uint8 `[h, w, C]` at another size, or only the `box` of that result.
 
-    Two neighbours per axis whatever the scale, as OpenCV's INTER_LINEAR, which the published results were trained
+    Two neighbors per axis whatever the scale, as OpenCV's INTER_LINEAR, which the published results were trained
     and measured with; Pillow's filter would average all pixels when shrinking.
 
     Raises:
@@ -72,7 +72,7 @@ def resize_bilinear(pixels: np.ndarray, size: Size, box: Box | None = None) -> n
 def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
     """Labels uint8 `[h, w]` at another size, from the nearest pixel.
 
-    Deviation: pixel centres are aligned, as they are for the picture; OpenCV's INTER_NEAREST shifts labels by up to
+    Deviation: pixel centers are aligned, as they are for the picture; OpenCV's INTER_NEAREST shifts labels by up to
     half a pixel against it.
     """
     return np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
@@ -80,7 +80,7 @@ def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
 
 def choose_crop(labels: np.ndarray, size: Size, cat_max_ratio: float, rng: np.random.Generator) -> Box:
     """A random box of at most `size` in which, if ten more draws allow, no class covers `cat_max_ratio` or more of
-    the labelled pixels.
+    the labeled pixels.
 
     Source: mmseg `RandomCrop`.
     """
@@ -104,7 +104,7 @@ def _random_box(shape: tuple[int, ...], size: Size, rng: np.random.Generator) ->
 
 def distort(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Random brightness (±32), contrast and saturation (×0.5 to 1.5) and hue (±18 of 180), each with probability
-    1/2, contrast before or after the colours: uint8 `[H, W, 3]`.
+    1/2, contrast before or after the colors: uint8 `[H, W, 3]`.
 
     Source: mmseg `PhotoMetricDistortion`. Deviation: Pillow's hue circle has 256 steps, OpenCV's 180.
     """
@@ -135,7 +135,7 @@ def _shift_colors(pixels: np.ndarray, saturation: float, hue: int) -> np.ndarray
 
 @dataclass(frozen=True)
 class SegmentTrainTransform:
-    """Random scale, crop, flip and colours; the rest of the crop is filled.
+    """Random scale, crop, flip and colors; the rest of the crop is filled.
 
     Returns: `image` uint8 `[3, H, W]`, `label` uint8 `[H, W]` with `IGNORE` outside of the picture, `box` int32
     `[4]` (top, left, height, width) of the picture in it.

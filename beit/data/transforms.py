@@ -1,7 +1,7 @@
 """From a decoded picture to the uint8 array the model's batch is made of.
 
 Geometry is Pillow's on 8-bit pictures, as in the official pipeline (timm and torchvision on PIL images): an
-antialiased resize of float tensors gives other numbers. Normalisation and erasing follow on the device
+antialiased resize of float tensors gives other numbers. Normalization and erasing follow on the device
 (`on_device`).
 
 Shapes: H, W the input size of the model; N erase boxes per image.
@@ -28,7 +28,7 @@ FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_MAX_ELONGATION = 64  # the centre crop never looks that far; a picture of 1 x 20000 would get 5 million rows
+_MAX_ELONGATION = 64  # the center crop never looks that far; a picture of 1 x 20000 would get 5 million rows
 
 
 def resized_crop_box(
@@ -140,7 +140,7 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random resized crop, flip, then RandAugment or colour jitter; and the boxes to erase later.
+    """Random resized crop, flip, then RandAugment or color jitter; and the boxes to erase later.
 
     Returns: `image` uint8 `[3, H, W]`, `erase` int32 `[N, 4]`.
     Source: timm `create_transform`, as called by the official `datasets.py`.
@@ -206,7 +206,7 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize so that the crop is `crop_pct` of the shorter side, then the centre.
+    """Resize so that the crop is `crop_pct` of the shorter side, then the center.
 
     Returns: `image` uint8 `[3, H, W]`.
     Source: official `datasets.py` `build_transform`: Resize(int(size / crop_pct)), CenterCrop(size).
@@ -234,7 +234,7 @@ def build_train_transform(config: CfgNode) -> TrainTransform:
     """The training transform of DATA.* and TRAIN.*."""
     augment: Augment | None = None
     if config.TRAIN.AUTO_AUGMENT:
-        # the same fill as timm: the mean colour, so that turned corners are zero after normalisation
+        # the same fill as timm: the mean color, so that turned corners are zero after normalization
         red, green, blue = (min(255, round(255 * mean)) for mean in config.DATA.IMAGENET_MEAN)
         augment = RandAugment(parse_policy(config.TRAIN.AUTO_AUGMENT), fill=(red, green, blue))
     elif config.TRAIN.COLOR_JITTER:

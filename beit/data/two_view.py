@@ -1,6 +1,6 @@
 """Two views of one crop: what the model sees, and what the tokenizer sees of the same pixels.
 
-Pillow on 8-bit pictures, crop before resize, as the official pipeline; normalisation follows on the device.
+Pillow on 8-bit pictures, crop before resize, as the official pipeline; normalization follows on the device.
 Shapes: H, W of the model's view; h, w of the tokenizer's.
 """
 
@@ -36,7 +36,7 @@ class Views:
 
 @dataclass(frozen=True)
 class TwoViewTransform:
-    """Colour jitter, flip, then one random crop for both views: `image` and `second` (see `Views.cut`).
+    """Color jitter, flip, then one random crop for both views: `image` and `second` (see `Views.cut`).
 
     Source: unilm/beit/datasets.py `DataAugmentationForBEiT`; transforms.py `RandomResizedCropAndInterpolationWithTwoPic`.
 
@@ -65,7 +65,7 @@ class TwoViewTransform:
 
 @dataclass(frozen=True)
 class CentralTwoView:
-    """Both views of the centre, for evaluation: `crop_pct` of the largest box with the aspect of the model's view."""
+    """Both views of the center, for evaluation: `crop_pct` of the largest box with the aspect of the model's view."""
 
     views: Views
     crop_pct: float = 1.0

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from beit.checkpoint.dialects.preprocessing import Preprocessing
 from beit.data.images import OpenOptions, open_image
 from beit.data.transforms import FILTERS, EvalTransform, channels_first
+from beit.preprocessing import Preprocessing
 
 FILE_NAME = "export.json"
 GRAPH = "model"
@@ -30,10 +30,10 @@ class Description:
         task: "classify" or "segment".
         output: key of `beit.deploy.network.OUTPUTS`; `outputs`: names of the results in their order.
         image_size: (height, width) of the images, pixels.
-        normalised: the graph takes float32 that is normalised already; else uint8.
+        normalized: the graph takes float32 that is normalized already; else uint8.
         preprocessing: what pictures go through before.
         class_names: of the K classes; None where nobody named them.
-        palette: colours of the classes of a segmentation.
+        palette: colors of the classes of a segmentation.
         measured: what the comparison with the model before the export gave.
     """
 
@@ -41,7 +41,7 @@ class Description:
     output: str
     outputs: tuple[str, ...]
     image_size: tuple[int, int]
-    normalised: bool
+    normalized: bool
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
     palette: tuple[tuple[int, int, int], ...] = ()
@@ -66,8 +66,8 @@ class Description:
         transform = EvalTransform(self.image_size, self.preprocessing.crop_pct, resample)
         return transform(image)["image"]
 
-    def normalise(self, images: np.ndarray) -> np.ndarray:
-        """(x / 255 - mean) / std of uint8 `[B, 3, H, W]`, float32: for graphs that take normalised images."""
+    def normalize(self, images: np.ndarray) -> np.ndarray:
+        """(x / 255 - mean) / std of uint8 `[B, 3, H, W]`, float32: for graphs that take normalized images."""
         mean, std = (
             np.asarray(value, np.float32).reshape(1, 3, 1, 1)
             for value in (self.preprocessing.mean, self.preprocessing.std)
@@ -96,6 +96,8 @@ def read_description(folder: str | Path) -> Description:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}: it was written by another version")
+        if "normalised" in content:  # the spelling of the first exports
+            content["normalized"] = content.pop("normalised")
         images = content.pop("preprocessing")
         images = Preprocessing(**images | {name: _tuple(images[name]) for name in ("mean", "std")})
         names = content.pop("class_names")

@@ -92,7 +92,7 @@ def write_onnx(target: Path, outputs: Sequence[str]) -> Path:
 def write_int8(target: Path) -> Path:
     """Write `target` + `.int8.onnx`: the ONNX file with the weights of its matrix products in 8 bits; the file.
 
-    Activations are scaled as they come (onnxruntime's dynamic quantisation), so no calibration is needed.
+    Activations are scaled as they come (onnxruntime's dynamic quantization), so no calibration is needed.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -114,7 +114,7 @@ def write_int8(target: Path) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No log lines: the quantiser writes one for each tensor."""
+    """No log lines: the quantizer writes one for each tensor."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""What goes into a file: a model with its normalisation before it and its last step after it."""
+"""What goes into a file: a model with its normalization before it and its last step after it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class ExportedNetwork(nn.Layer):
     """A model in evaluation mode as one graph: images to named outputs (`OUTPUTS`).
 
     Args:
-        model: normalised images to logits, `[B, K]` or for each pixel `[B, K, h, w]`.
+        model: normalized images to logits, `[B, K]` or for each pixel `[B, K, h, w]`.
         output: a key of `OUTPUTS`.
         size: (height, width) of the images, pixels.
-        mean, std: of the channels on [0, 1], to put the normalisation inside, which then takes uint8; None to
+        mean, std: of the channels on [0, 1], to put the normalization inside, which then takes uint8; None to
             leave it outside.
         topk: k.
 
@@ -54,7 +54,7 @@ class ExportedNetwork(nn.Layer):
         self.eval()
 
     def forward(self, images: paddle.Tensor) -> Outputs:
-        """The outputs of `images`, `[B, 3, height, width]`: uint8, or float32 that is normalised already."""
+        """The outputs of `images`, `[B, 3, height, width]`: uint8, or float32 that is normalized already."""
         if self.mean is not None and self.std is not None:
             images = normalize(images, self.mean, self.std)
         values = self.model.forward_features(images) if self.wants_features else self.model(images)

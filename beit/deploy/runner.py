@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from beit.cpu import before_paddle
 from beit.deploy.description import GRAPH, Description, read_description
-from beit.startup import before_paddle
 
 Session = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -44,8 +44,8 @@ class Runner:
             raise ValueError(
                 f"expected uint8 images [B, {', '.join(map(str, expected))}], got {images.dtype} {list(images.shape)}"
             )
-        if self.description.normalised:
-            images = self.description.normalise(images)
+        if self.description.normalized:
+            images = self.description.normalize(images)
         return dict(zip(self.description.outputs, self.session(images), strict=True))
 
 

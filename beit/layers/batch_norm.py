@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import paddle
-from paddle import distributed as ranks
-from paddle import nn
+from paddle import distributed, nn
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
-
-from beit import distributed
 
 # B batch of this rank, C channels
 
@@ -24,7 +21,7 @@ class SyncBatchNorm(nn.BatchNorm2D):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """`[B, C, H, W]` to `[B, C, H, W]`; every rank must come along."""
-        if not self.training or distributed.world_size() == 1:
+        if not self.training or distributed.get_world_size() == 1:
             return F.batch_norm(
                 x,
                 self._mean,
@@ -36,21 +33,21 @@ class SyncBatchNorm(nn.BatchNorm2D):
                 epsilon=self._epsilon,
             )
         with paddle.amp.auto_cast(enable=False):
-            return self._synchronised(x.astype("float32")).astype(x.dtype)
+            return self._synchronized(x.astype("float32")).astype(x.dtype)
 
-    def _synchronised(self, x: paddle.Tensor) -> paddle.Tensor:
+    def _synchronized(self, x: paddle.Tensor) -> paddle.Tensor:
         pixels = paddle.full([1], x.shape[0] * x.shape[2] * x.shape[3], "float32")
         sums = _SumOverRanks.apply(paddle.concat([x.sum([0, 2, 3]), pixels]))
         count = sums[-1].detach()
         mean = sums[:-1] / count  # [C]
         # Around the joint mean, not as mean of squares minus squared mean, which cancels in float32.
-        centred = x - _per_channel(mean)
-        variance = _SumOverRanks.apply((centred * centred).sum([0, 2, 3])) / count  # [C]
+        centered = x - _per_channel(mean)
+        variance = _SumOverRanks.apply((centered * centered).sum([0, 2, 3])) / count  # [C]
         with paddle.no_grad():
             for running, value in ((self._mean, mean), (self._variance, variance)):
                 running.set_value(self._momentum * running + (1 - self._momentum) * value)
         scale = paddle.rsqrt(variance + self._epsilon) * self.weight
-        return centred * _per_channel(scale) + _per_channel(self.bias)
+        return centered * _per_channel(scale) + _per_channel(self.bias)
 
 
 class _SumOverRanks(PyLayer):
@@ -67,7 +64,7 @@ class _SumOverRanks(PyLayer):
 
 def _all_reduced(x: paddle.Tensor) -> paddle.Tensor:
     total = x.clone()
-    ranks.all_reduce(total)
+    distributed.all_reduce(total)
     return total
 
 

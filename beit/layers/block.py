@@ -9,7 +9,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from beit.layers.attention import Attention
-from beit.layers.operators import LayerNorm, Linear, add_branch
+from beit.layers.layer_norm import LayerNorm
 
 # B batch, N tokens, D width
 
@@ -19,15 +19,22 @@ LN_EPSILON = 1e-6
 """LayerNorm epsilon of the official models (Paddle's default is 1e-5)."""
 
 
-def draw_paths(rate: float, batch: int, training: bool) -> paddle.Tensor | None:
-    """Stochastic depth of one block: factors `[2, B, 1, 1]` of its branches, 0 with probability `rate`, else 1 / (1 - rate).
+class DropPath(nn.Layer):
+    """Stochastic depth: in training, a sample's branch is 0 with probability `rate`, else scaled by 1 / (1 - rate).
 
-    None, which leaves the branches alone, outside of training and for a rate of 0.
+    Source: arXiv 1603.09382; timm/layers/drop.py, `drop_path`.
     """
-    if not training or rate == 0.0:
-        return None
-    kept = paddle.rand([2, batch, 1, 1]) >= rate
-    return kept.astype("float32") * (1.0 / (1.0 - rate) if rate < 1.0 else 0.0)
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: paddle.Tensor) -> paddle.Tensor:
+        """`[B, N, D]` to `[B, N, D]`."""
+        if not self.training or self.rate == 0.0:
+            return branch
+        is_kept = (paddle.rand([branch.shape[0], 1, 1]) >= self.rate).astype(branch.dtype)
+        return branch * (is_kept / (1.0 - self.rate) if self.rate < 1.0 else 0.0)
 
 
 class Mlp(nn.Layer):
@@ -39,8 +46,8 @@ class Mlp(nn.Layer):
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0, activation: Activation = F.gelu) -> None:
         super().__init__()
         self.activation = activation
-        self.fc1 = Linear(dim, hidden_dim)
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -52,13 +59,13 @@ class Block(nn.Layer):
     """`x + drop_path(gamma_1 attn(norm1(x)))`, then `x + drop_path(gamma_2 mlp(norm2(x)))`.
 
     Args:
-        attention: ready `Attention` over D channels.
+        attention: the block's `Attention` over D channels.
         dim: D.
         mlp_dim: hidden width of the MLP.
         drop: dropout of the MLP output.
         drop_path_rate: probability that a branch of a sample is dropped in training.
         init_values: initial LayerScale; 0 for none.
-        epsilon, activation: of the norms and of the MLP; the teachers of VQ-KD have their own.
+        epsilon, activation: of the norms and of the MLP; the teachers of VQ-KD use others.
     """
 
     def __init__(
@@ -78,7 +85,7 @@ class Block(nn.Layer):
         self.attn = attention
         self.norm2 = LayerNorm(dim, epsilon=epsilon)
         self.mlp = Mlp(dim, mlp_dim, drop, activation)
-        self.drop_path_rate = drop_path_rate
+        self.drop_path = DropPath(drop_path_rate)
         layer_scale = nn.initializer.Constant(init_values)
         self.gamma_1 = self.create_parameter([dim], default_initializer=layer_scale) if init_values else None
         self.gamma_2 = self.create_parameter([dim], default_initializer=layer_scale) if init_values else None
@@ -88,20 +95,11 @@ class Block(nn.Layer):
         x: paddle.Tensor,
         shared_bias: paddle.Tensor | None = None,
         index: paddle.Tensor | None = None,
-        return_weights: bool = False,
-        paths: paddle.Tensor | None = None,
-    ) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
-        """`[B, N, D]` to `[B, N, D]`; `shared_bias`, `index` and `return_weights` are the attention's.
+    ) -> paddle.Tensor:
+        """`[B, N, D]` to `[B, N, D]`; `shared_bias` and `index` are those of `Attention.forward`."""
+        x = x + self.drop_path(_scaled(self.attn(self.norm1(x), shared_bias, index), self.gamma_1))
+        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma_2))
 
-        Its weights come second when they are asked for. `paths` are factors of the branches that were drawn before
-        (`draw_paths`).
-        """
-        if paths is None:
-            paths = draw_paths(self.drop_path_rate, x.shape[0], self.training)
-        branch, weights = self.attn(self.norm1(x), shared_bias, index, return_weights), None
-        if return_weights:
-            branch, weights = branch
-        x = add_branch(x, branch, self.gamma_1, None if paths is None else paths[0])
-        branch = self.mlp(self.norm2(x))
-        x = add_branch(x, branch, self.gamma_2, None if paths is None else paths[1])
-        return (x, weights) if return_weights else x
+
+def _scaled(branch: paddle.Tensor, gamma: paddle.Tensor | None) -> paddle.Tensor:
+    return branch if gamma is None else gamma * branch

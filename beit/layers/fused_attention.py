@@ -8,9 +8,7 @@ from typing import NamedTuple
 import paddle
 from paddle.nn import functional as F
 
-from beit.layers.operators import add_position_bias
-
-# B batch, N tokens, M keys, H heads, d channels per head
+# B batch, N tokens (queries), M keys, H heads, d channels per head
 
 KEY_ALIGNMENT = 8
 """Keys per row of a bias come in multiples of this: 16 bytes of half precision, what the kernel loads at once."""
@@ -38,8 +36,9 @@ def attention_weights(
     """Plain path: softmax of `scale q k + bias`, `[B, H, N, M]`, of q `[B, H, N, d]` and k `[B, H, M, d]`."""
     logits = paddle.matmul(q * scale, k, transpose_y=True)
     if bias is not None:
-        # In float32 under autocast too, as PyTorch promotes it.
-        logits = add_position_bias(logits.astype(bias.dtype), bias)
+        # In float32 under autocast too, as PyTorch promotes it. Paddle's CPU kernel adds tensors of one shape several
+        # times as fast as it broadcasts.
+        logits = logits.astype(bias.dtype) + bias.expand_as(logits)
     return F.softmax(logits, axis=-1)
 
 

@@ -121,7 +121,7 @@ class DalleDecoder(nn.Layer):
 
     Args:
         width: channels of the last group; each earlier one has twice as many.
-        groups: number of groups of two blocks, with a nearest-neighbour upsampling by 2 between them.
+        groups: number of groups of two blocks, with a nearest-neighbor upsampling by 2 between them.
         code_width: channels a token is embedded into.
         num_codes: K.
     """

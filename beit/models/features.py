@@ -72,8 +72,9 @@ class FrozenFeatures:
 
     @paddle.no_grad()
     def __call__(self, images: paddle.Tensor) -> dict[FeatureName, paddle.Tensor]:
-        """Features of normalised images `[B, 3, height, width]`."""
-        states = self.backbone.forward_features(images, [layer - 1 for layer in self.layers])
+        """Features of normalized images `[B, 3, height, width]`."""
+        blocks = [layer - 1 for layer in self.layers]
+        states = self.backbone.forward_outputs(images, hidden_states=blocks, final=False).hidden_states
         features = {}
         for layer, tokens in zip(self.layers, states, strict=True):
             tokens = (self.backbone.norm(tokens) if self.use_norm else tokens).astype("float32")

@@ -1,4 +1,4 @@
-"""Masked image modelling: BEiT (v1) and BEiT v2 with patch aggregation."""
+"""Masked image modeling: BEiT (v1) and BEiT v2 with patch aggregation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from beit.beit import Beit, encoder_arguments
 from beit.layers.block import LN_EPSILON
 from beit.layers.init import STD, init_weights, rescale_block, truncated_normal
-from beit.layers.operators import LayerNorm, Linear
+from beit.layers.layer_norm import LayerNorm
 
 # B batch, L patches, N = L + 1 tokens (class token first), D width, K vocabulary, M masked patches of the whole batch
 
@@ -75,17 +75,17 @@ class BeitForMaskedImageModeling(Beit):
         self.depth, self.blocks = depth, nn.LayerList(blocks[:depth])
         rates = np.linspace(0.0, drop_path_rate, max(depth, early_layers + extra))
         for block, rate in zip(self.blocks, rates, strict=False):
-            block.drop_path_rate = float(rate)
+            block.drop_path.rate = float(rate)
         for block, rate in zip(blocks[depth:], rates[early_layers:], strict=False):
-            block.drop_path_rate = float(rate)
+            block.drop_path.rate = float(rate)
         self.vocab_size = vocab_size
         self.early_layers = early_layers
         self.mask_token = self.create_parameter([1, 1, self.embed_dim])
-        self.lm_head = Linear(self.embed_dim, vocab_size)
+        self.lm_head = nn.Linear(self.embed_dim, vocab_size)
         self.cls_pt_layers = nn.LayerList(blocks[depth:]) if early_layers else None
         own_head = early_layers and not shared_lm_head
         self.cls_pt_norm = LayerNorm(self.embed_dim, epsilon=LN_EPSILON) if own_head else None
-        self.cls_pt_lm_head = Linear(self.embed_dim, vocab_size) if own_head else None
+        self.cls_pt_lm_head = nn.Linear(self.embed_dim, vocab_size) if own_head else None
         self._init_pretraining()
 
     def _init_encoder(self) -> None:
@@ -110,7 +110,7 @@ class BeitForMaskedImageModeling(Beit):
         """Logits `[M, K]` of the masked patches, image after image and row-major in each; v2: of both branches.
 
         Args:
-            images: normalised, `[B, 3, height, width]`.
+            images: normalized, `[B, 3, height, width]`.
             mask: bool `[B, L]`, True where the patch is hidden.
             hidden: `numpy.flatnonzero(mask)`, int64 `[M]`, where the host knows it: else a GPU is asked, and waited for.
 
@@ -124,7 +124,7 @@ class BeitForMaskedImageModeling(Beit):
         if self.cls_pt_layers is None:
             return main
         joined = paddle.concat([last[:, :1], early[:, 1:]], axis=1)  # [B, N, D]
-        branch = self.run_blocks(joined, blocks=self.cls_pt_layers)[-1]
+        branch = self.run_blocks(joined, self.cls_pt_layers).last
         norm = self.norm if self.cls_pt_norm is None else self.cls_pt_norm
         head = self.lm_head if self.cls_pt_lm_head is None else self.cls_pt_lm_head
         return MimLogits(main, head(norm(branch.flatten(0, 1).gather(rows))))
@@ -139,9 +139,12 @@ class BeitForMaskedImageModeling(Beit):
         is_hidden = mask.unsqueeze(-1).astype(x.dtype)
         # A product instead of a choice: as in the official code, and its gradient is one reduction.
         x = x * (1 - is_hidden) + self.mask_token.astype(x.dtype) * is_hidden
-        keep = frozenset({self.early_layers - 1}) if self.early_layers else frozenset()
-        states = self.run_blocks(self.add_class_token(x), keep=keep)
-        return states[0], states[-1]
+        x = self.add_class_token(x)
+        if not self.early_layers:
+            return x, self.run_blocks(x).last
+        early = self.early_layers - 1
+        outputs = self.run_blocks(x, hidden_states=[early])
+        return outputs.hidden_states[early], outputs.last
 
 
 def hidden_places(mask: paddle.Tensor, known: paddle.Tensor | None = None) -> paddle.Tensor:

@@ -7,7 +7,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from beit import distributed
+from beit.parallel import ranks
 
 # B batch, N patches, M = B * N feature vectors, K codes, C channels of a code
 
@@ -17,14 +17,14 @@ _CHUNK = 1 << 14  # feature vectors compared with all codes at once: 512 MiB of 
 
 
 class NormEmaQuantizer(nn.Layer):
-    """Nearest code of each L2-normalised feature vector, and codes that move towards the mean of their features.
+    """Nearest code of each L2-normalized feature vector, and codes that move towards the mean of their features.
 
     There is no codebook loss: the third term of the paper's objective is the moving average (users ask for it). The
     gradient passes straight through the quantizer. In training every call is one step of the codebook.
     Source: arXiv 2208.06366, section 2.2; unilm/beit2/norm_ema_quantizer.py, `NormEMAVectorQuantizer`.
 
     Deviation: the k-means start sees the features of all ranks, runs on rank 0 and is broadcast; officially each
-    rank starts with codes of its own. Features are normalised and summed in float64, so that the codebook does not
+    rank starts with codes of its own. Features are normalized and summed in float64, so that the codebook does not
     depend on how a batch is split over ranks. `cluster_size` begins with the counts of k-means and is never reset;
     evaluation changes nothing.
 
@@ -57,7 +57,7 @@ class NormEmaQuantizer(nn.Layer):
         self.reseed_dead_codes = reseed_dead_codes
         self.embedding = Codebook(num_codes, code_dim, kmeans_init=kmeans_init)
         self.register_buffer("cluster_size", paddle.zeros([num_codes]))
-        self._is_initialised = False
+        self._is_initialized = False
 
     def forward(
         self, features: paddle.Tensor, rng: np.random.Generator | None = None
@@ -68,12 +68,12 @@ class NormEmaQuantizer(nn.Layer):
             features: `[B, N, C]`, of any length.
             rng: for the k-means start and re-seeding, in training; the one of rank 0 counts.
         Raises:
-            ValueError: the codebook is not initialised, and this is no training.
+            ValueError: the codebook is not initialized, and this is no training.
         """
         weight = self.embedding.weight
         with paddle.amp.auto_cast(enable=False):
             z = F.normalize(features.astype(weight.dtype), axis=-1)
-            if not self._is_initialised:
+            if not self._is_initialized:
                 self._start(features, rng)
             ids = self.nearest(z)
             codes = F.embedding(ids, weight)
@@ -102,43 +102,43 @@ class NormEmaQuantizer(nn.Layer):
         """Which codes count as dead, bool `[K]`: less in `cluster_size` than one use `dead_after` steps ago leaves."""
         return self.cluster_size <= (1.0 - self.decay) * self.decay**self.dead_after
 
-    def require_initialised(self) -> None:
+    def require_initialized(self) -> None:
         """Refuse codes that mean nothing.
 
         Raises:
             ValueError: no training and no file has filled the codebook.
         """
-        if not self._is_initialised:
-            self._is_initialised = bool(self.embedding.initted.all())
-        if not self._is_initialised:
+        if not self._is_initialized:
+            self._is_initialized = bool(self.embedding.initted.all())
+        if not self._is_initialized:
             raise ValueError(
-                "the codebook was never initialised (quantize.embedding.initted is 0), its tokens would mean nothing: "
+                "the codebook was never initialized (quantize.embedding.initted is 0), its tokens would mean nothing: "
                 "load a trained tokenizer (TOKENIZER.PRETRAINED), or train one (TASK: tokenizer)"
             )
 
     @paddle.no_grad()
     def _start(self, features: paddle.Tensor, rng: np.random.Generator | None) -> None:
         if not self.training or bool(self.embedding.initted.all()):
-            self.require_initialised()
+            self.require_initialized()
             return
-        samples = self._directions(distributed.gather_samples(features))  # [M of all ranks, C]
-        if distributed.rank() == 0:
+        samples = self._directions(ranks.gather_samples(features))  # [M of all ranks, C]
+        if ranks.rank() == 0:
             means, counts = kmeans(samples.astype(self.embedding.weight.dtype), self.num_codes, _given(rng))
         else:
             means, counts = paddle.zeros_like(self.embedding.weight), paddle.zeros_like(self.cluster_size)
-        means, counts = distributed.from_first_rank(means), distributed.from_first_rank(counts)
+        means, counts = ranks.broadcast(means), ranks.broadcast(counts)
         paddle.assign(means, output=self.embedding.weight)
         paddle.assign(counts, output=self.embedding.cluster_size)
         paddle.assign((1.0 - self.decay) * counts, output=self.cluster_size)
         paddle.assign(paddle.ones_like(self.embedding.initted), output=self.embedding.initted)
-        self._is_initialised = True
+        self._is_initialized = True
 
     @paddle.no_grad()
     def _move(self, features: paddle.Tensor, ids: paddle.Tensor, rng: np.random.Generator | None) -> None:
         """One step of the codebook towards the features of all ranks."""
         codes = self.embedding.weight
         counts, sums = count_and_sum(self._directions(features), ids.flatten(), self.num_codes)
-        both = distributed.sum_over_ranks(paddle.concat([sums, counts.unsqueeze(-1)], axis=-1))
+        both = ranks.sum_over_ranks(paddle.concat([sums, counts.unsqueeze(-1)], axis=-1))
         sums, counts = both[:, :-1], both[:, -1]
         means = F.normalize(sums / counts.clip(min=1.0).unsqueeze(-1), axis=-1).astype(codes.dtype)
         targets = paddle.where((counts > 0).unsqueeze(-1), means, codes)
@@ -151,9 +151,9 @@ class NormEmaQuantizer(nn.Layer):
 
     def _reseed(self, features: paddle.Tensor, rng: np.random.Generator) -> None:
         """Dead codes take the place of random features and count as used once, so that they get time to live."""
-        samples = self._directions(distributed.gather_samples(features))
+        samples = self._directions(ranks.gather_samples(features))
         places = paddle.to_tensor(rng.integers(0, samples.shape[0], self.num_codes))
-        candidates = F.embedding(distributed.from_first_rank(places), samples)  # [K, C]
+        candidates = F.embedding(ranks.broadcast(places), samples)  # [K, C]
         candidates = candidates.astype(self.embedding.weight.dtype)
         dead = self.dead()
         paddle.assign(

@@ -15,7 +15,7 @@ from beit.layers.batch_norm import SyncBatchNorm
 
 
 def resize_bilinear(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
-    """`[B, C, h, w]` at another (height, width), half-pixel centres."""
+    """`[B, C, h, w]` at another (height, width), half-pixel centers."""
     if list(x.shape[2:]) == list(size):
         return x
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)

@@ -57,7 +57,7 @@ def segment(
 
     Args:
         model: in evaluation mode.
-        images: the normalised pictures at each scale, `[B, 3, H, W]`; H and W are free.
+        images: the normalized pictures at each scale, `[B, 3, H, W]`; H and W are free.
         size: (h, w) of the result.
         protocol: how to look.
     """
@@ -86,7 +86,7 @@ def class_probabilities(
 
 @paddle.no_grad()
 def class_logits(model: UperNet, images: paddle.Tensor, protocol: Protocol) -> paddle.Tensor:
-    """Logits `[B, K, H, W]` of normalised images `[B, 3, H, W]`; where windows overlap, their mean."""
+    """Logits `[B, K, H, W]` of normalized images `[B, 3, H, W]`; where windows overlap, their mean."""
     height, width = images.shape[2:]
     if protocol.mode == "whole":
         return _padded_logits(model, images)
@@ -112,7 +112,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def _padded_logits(model: UperNet, images: paddle.Tensor) -> paddle.Tensor:
-    """Logits at the size of the images, which are padded to whole patches (with zeros: the mean colour)."""
+    """Logits at the size of the images, which are padded to whole patches (with zeros: the mean color)."""
     patch_size = model.backbone.patch_embed.patch_size
     height, width = images.shape[2:]
     rows, columns = (max(-(-side // patch_size), 2) * patch_size for side in (height, width))

@@ -10,11 +10,11 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from beit.checkpoint.canonical import State, depth_of
-from beit.checkpoint.resize import resize_absolute_position
 from beit.layers.attention import Attention
 from beit.layers.block import Activation, Block
 from beit.layers.patch_embed import PatchEmbed
 from beit.models.teacher_files import HEAD_WIDTH, read_teacher
+from beit.positions import resize_absolute_position
 
 # B batch, N patches (row-major), D width, T channels of the features
 

@@ -23,7 +23,7 @@ def build_tokenizer(config: CfgNode) -> VqKd | DalleTokenizer:
     weights of the encoder are given.
 
     Raises:
-        ValueError, OSError: the weights do not fit or cannot be read; a VQ-KD whose codebook was never initialised.
+        ValueError, OSError: the weights do not fit or cannot be read; a VQ-KD whose codebook was never initialized.
     """
     keys = config.TOKENIZER
     if keys.TYPE == "vqkd":

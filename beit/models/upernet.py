@@ -82,11 +82,11 @@ class UperNet(nn.Layer):
             )
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor | dict[str, paddle.Tensor]:
-        """Logits `[B, K, H/4, W/4]` of normalised images `[B, 3, H, W]` (for 16-pixel patches).
+        """Logits `[B, K, H/4, W/4]` of normalized images `[B, 3, H, W]` (for 16-pixel patches).
 
         In training a dict: these as `"logits"`, and where there is an auxiliary head `"auxiliary"`
         `[B, K, H/16, W/16]`. H and W are any multiples of P, at least 2 P; positions are resized where they are
-        not the model's (see `Beit.forward_features`).
+        not the model's (see `Beit.forward_outputs`).
 
         Raises:
             ValueError: H or W is no such number.
@@ -108,7 +108,9 @@ class UperNet(nn.Layer):
                 f"images of {images.shape[2]}x{images.shape[3]} pixels are too small for the pyramid: pad them to "
                 f"{2 * patch_size} or more"
             )
-        tokens = self.backbone.forward_features(images, self.out_indices, any_size=True)
+        tokens = self.backbone.forward_outputs(
+            images, hidden_states=self.out_indices, final=False, any_size=True
+        ).hidden_states
         width = self.backbone.embed_dim
         maps = [x[:, 1:].transpose([0, 2, 1]).reshape([-1, width, *grid]) for x in tokens]  # [B, D, h, w]
         return [

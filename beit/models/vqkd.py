@@ -87,9 +87,9 @@ class VqKd(nn.Layer):
         Deviation: the official `pre_process` multiplies a batch by 255 when its largest value is at most 1.
 
         Raises:
-            ValueError: integer images, the wrong size, or a codebook that was never initialised.
+            ValueError: integer images, the wrong size, or a codebook that was never initialized.
         """
-        self.quantize.require_initialised()
+        self.quantize.require_initialized()
         features = self._features(images)
         with paddle.amp.auto_cast(enable=False):
             return self.quantize.nearest(F.normalize(features, axis=-1))
@@ -104,7 +104,7 @@ class VqKd(nn.Layer):
         self.encoder.freeze_layers(count)
 
     def _features(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Float32 `[B, N, C]` before normalisation."""
+        """Float32 `[B, N, C]` before normalization."""
         if not images.is_floating_point():
             raise ValueError(
                 f"VQ-KD takes images in [0, 1] of a floating type, got {images.dtype}; divide by 255"
@@ -122,7 +122,7 @@ class VqKd(nn.Layer):
 def patch_tokens(encoder: Beit, images: paddle.Tensor) -> paddle.Tensor:
     """Patch tokens `[B, N, D]` after the last block, each through `fc_norm`; the class token is left out."""
     assert encoder.fc_norm is not None  # both halves of a VQ-KD pool by the mean
-    return encoder.fc_norm(encoder.run_blocks(encoder.embed(images))[-1][:, 1:])
+    return encoder.fc_norm(encoder.run_blocks(encoder.embed(images)).last[:, 1:])
 
 
 def cosine_distance(rebuilt: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:

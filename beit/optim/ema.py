@@ -9,8 +9,6 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from beit import cpu_threads
-
 
 class Ema:
     """Average of all floating parameters and persistable floating buffers of a model.
@@ -48,6 +46,7 @@ class Ema:
             for dtype in {t.dtype for t in self._shadow.values()}
         }
 
+    @paddle.no_grad()
     def update(self) -> None:
         """Moves the average towards the present weights; call it once after each optimizer step.
 
@@ -56,11 +55,8 @@ class Ema:
         """
         self._refuse_while_swapped("update")
         live = self._live()
-        weights = {id(average): live[name] for name, average in self._shadow.items()}
-        cpu_threads.each(
-            lambda average: average.lerp_(weights[id(average)], self._weights_of_new[average.dtype]),
-            list(self._shadow.values()),
-        )
+        for name, average in self._shadow.items():
+            average.lerp_(live[name], self._weights_of_new[average.dtype])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average by structured name: the tensors themselves, which the next `update` changes.

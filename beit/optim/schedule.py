@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+
+from yacs.config import CfgNode
 
 
 def cosine(step: int, start: float, end: float, total_steps: int) -> float:
@@ -132,3 +135,54 @@ def _check_range(step: int, warmup_steps: int, total_steps: int) -> None:
             f"The warm-up ({warmup_steps} steps) is longer than the whole run ({total_steps} steps); "
             "train longer or warm up for fewer epochs"
         )
+
+
+def make_schedules(
+    config: CfgNode, steps_per_epoch: int, total_batch: int
+) -> Callable[[int], tuple[float, float]]:
+    """Function from the step to its learning rate and weight decay (per step, as the official code)."""
+    train = config.TRAIN
+    factor = total_batch / train.LINEAR_SCALED_LR if train.LINEAR_SCALED_LR else 1.0
+    total_steps = run_length(config, steps_per_epoch)
+    warmup_steps = warmup_length(config, steps_per_epoch)
+    rate = {"cosine": warmup_cosine, "poly": _warmup_poly}[train.SCHEDULE]
+    end_decay = train.WEIGHT_DECAY if train.WEIGHT_DECAY_END is None else train.WEIGHT_DECAY_END
+
+    def values(step: int) -> tuple[float, float]:
+        if train.LR_PER_EPOCH:
+            step -= step % steps_per_epoch
+        lr = rate(
+            step,
+            peak=train.BASE_LR * factor,
+            end=train.END_LR * factor,
+            start=train.WARMUP_START_LR * factor,
+            warmup_steps=warmup_steps,
+            total_steps=total_steps,
+        )
+        return lr, cosine(step, train.WEIGHT_DECAY, end_decay, total_steps)
+
+    return values
+
+
+def _warmup_poly(
+    step: int, *, peak: float, end: float, start: float, warmup_steps: int, total_steps: int
+) -> float:
+    """`warmup_poly` with the arguments of `warmup_cosine`: the warm-up's first factor is `start / peak`."""
+    ratio = start / peak if peak else 0.0
+    return warmup_poly(
+        step, peak=peak, end=end, ratio=ratio, warmup_steps=warmup_steps, total_steps=total_steps
+    )
+
+
+def run_length(config: CfgNode, steps_per_epoch: int) -> int:
+    """Steps of the whole run: TRAIN.MAX_STEPS where it is given, else TRAIN.NUM_EPOCHS."""
+    train = config.TRAIN
+    return train.MAX_STEPS if train.MAX_STEPS is not None else steps_per_epoch * train.NUM_EPOCHS
+
+
+def warmup_length(config: CfgNode, steps_per_epoch: int) -> int:
+    """Steps of the warm-up: TRAIN.WARMUP_STEPS where it is given, else TRAIN.WARMUP_EPOCHS."""
+    train = config.TRAIN
+    return (
+        train.WARMUP_STEPS if train.WARMUP_STEPS is not None else int(train.WARMUP_EPOCHS * steps_per_epoch)
+    )

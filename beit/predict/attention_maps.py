@@ -52,7 +52,7 @@ def rollout_of(predictor: Classifier, attentions: Sequence[np.ndarray]) -> np.nd
 def picture_attentions(predictor: Classifier, image: Image.Image) -> list[np.ndarray]:
     """Attention weights `[H, N, N]` of every block for an RGB picture."""
     blocks = range(predictor.model.depth)
-    return [weights[0].numpy() for weights in predictor.outputs([image], return_attentions=blocks).attentions]
+    return [weights[0].numpy() for weights in predictor.outputs([image], attentions=blocks).attentions]
 
 
 def picture_maps(predictor: Classifier, attentions: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -61,15 +61,15 @@ def picture_maps(predictor: Classifier, attentions: Sequence[np.ndarray]) -> lis
 
 
 def overlay(view: Image.Image, values: np.ndarray, *, opacity: float = 0.6) -> Image.Image:
-    """The picture a model saw (`Classifier.view`) under the colours of a map `[h, w]`, dark for its least value.
+    """The picture a model saw (`Classifier.view`) under the colors of a map `[h, w]`, dark for its least value.
 
     A patch that stands out alone keeps its place: the map is scaled from its least to its largest value.
     """
     low, high = float(values.min()), float(values.max())
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
     positions = np.linspace(0.0, 1.0, len(_RAMP))
-    colours = np.stack([np.interp(share, positions, _RAMP[:, k]) for k in range(3)], axis=-1)
-    heat = Image.fromarray(np.rint(colours).astype(np.uint8)).resize(view.size, Image.Resampling.BICUBIC)
+    colors = np.stack([np.interp(share, positions, _RAMP[:, k]) for k in range(3)], axis=-1)
+    heat = Image.fromarray(np.rint(colors).astype(np.uint8)).resize(view.size, Image.Resampling.BICUBIC)
     return Image.blend(view.convert("RGB"), heat, opacity)
 
 

@@ -13,12 +13,12 @@ from PIL import Image
 
 from beit.beit import Beit, BeitOutput
 from beit.checkpoint.class_names import ClassNames
-from beit.checkpoint.dialects.preprocessing import Preprocessing
-from beit.cpu_threads import divided
+from beit.cpu import split_batch
 from beit.data.imagenet_classes import class_names as names_of_list
 from beit.data.imagenet_classes import from_synsets
 from beit.data.on_device import normalize
 from beit.data.transforms import FILTERS, EvalTransform, channels_first
+from beit.preprocessing import Preprocessing
 
 # B pictures; H, W input size; D width; K classes
 
@@ -51,24 +51,27 @@ class Classifier:
             raise ValueError(f"topk={topk}; expected 1 or more")
         with _evaluating(self.model):
             scores = paddle.nn.functional.softmax(
-                divided(self.model, inputs).astype("float32"), axis=-1
+                split_batch(self.model, inputs).astype("float32"), axis=-1
             ).numpy()
         return [self._result(row, topk) for row in scores]
 
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Pooled features, float32 `[B, D]`."""
         with _evaluating(self.model):
-            return divided(self.model.extract_feat, self.tensor(images)).numpy()
+            return split_batch(self.model.extract_feat, self.tensor(images)).numpy()
 
     def outputs(
         self,
         images: Sequence[Image.Image],
-        return_layers: Sequence[int] = (),
-        return_attentions: Sequence[int] = (),
+        *,
+        hidden_states: Sequence[int] = (),
+        attentions: Sequence[int] = (),
     ) -> BeitOutput:
-        """Tokens, features, and tokens and attention weights of chosen blocks: `Beit.forward_outputs`."""
+        """Tokens, pooled features, and hidden states and attention weights of chosen blocks: `Beit.forward_outputs`."""
         with _evaluating(self.model):
-            return self.model.forward_outputs(self.tensor(images), return_layers, return_attentions)
+            return self.model.forward_outputs(
+                self.tensor(images), hidden_states=hidden_states, attentions=attentions
+            )
 
     def view(self, image: Image.Image) -> Image.Image:
         """The part of an RGB picture that the model sees, at its input size."""

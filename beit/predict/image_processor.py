@@ -1,7 +1,7 @@
 """Pictures to model inputs and class maps back, with the interface of transformers' `BeitImageProcessor`. Floor 4.
 
 The numbers are transformers' own: a picture is squashed to `size` without regard to its shape, cropped, rescaled and
-normalised with 0.5. The published accuracies were measured otherwise; `BeitImageProcessor.official` and
+normalized with 0.5. The published accuracies were measured otherwise; `BeitImageProcessor.official` and
 `official_segmentation` are those protocols, which keep the shape of a picture and know which statistics belong to
 which weights.
 """
@@ -52,7 +52,7 @@ class BeitImageProcessor:
     """What transformers' `BeitImageProcessor` does, for NumPy, Pillow and Paddle.
 
     Source: transformers 4.57, models/beit/image_processing_beit.py. In transformers 5 the defaults are
-    `size` 224 and no centre crop; hosted `preprocessor_config.json` files state theirs (`from_pretrained`).
+    `size` 224 and no center crop; hosted `preprocessor_config.json` files state theirs (`from_pretrained`).
 
     Args:
         do_resize: resize to `size`.

@@ -13,7 +13,6 @@ from yacs.config import CfgNode
 
 from beit.beit import Beit
 from beit.checkpoint.class_names import ClassNames
-from beit.checkpoint.dialects.preprocessing import Preprocessing
 from beit.config import with_options
 from beit.predict.classifier import Classifier, classifier
 from beit.predict.masked import MaskedModel, load_masked_model
@@ -21,6 +20,7 @@ from beit.predict.picture_source import ImageError, Picture, listed, open_pictur
 from beit.predict.segmentation import Segmenter, load_segmenter
 from beit.predict.segmentation_pictures import areas
 from beit.predict.trained import find_weights, load_classifier
+from beit.preprocessing import Preprocessing
 
 Predictor = Classifier | Segmenter | MaskedModel
 Model = str | Path | Beit | Predictor

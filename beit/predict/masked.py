@@ -1,4 +1,4 @@
-"""Masked image modelling on single pictures: which visual tokens a model puts into the holes. Floor 4.5."""
+"""Masked image modeling on single pictures: which visual tokens a model puts into the holes. Floor 4.5."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from beit.models.dalle import DalleTokenizer
 from beit.models.mim import BeitForMaskedImageModeling, MimLogits, build_mim
 from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
 from beit.models.vqkd import VqKd
-from beit.tasks.token_pictures import code_colours
+from beit.tasks.token_pictures import code_colors
 
 # B pictures; h, w patch grid; L = h * w
 
@@ -97,8 +97,8 @@ class MaskedModel:
 
 
 def draw_masked_prediction(result: Mapping[str, Any]) -> np.ndarray:
-    """What the model saw, beside it with the hidden patches gray, the colours of its tokens in the holes, and the
-    reconstruction where there is one: uint8 `[H, columns * W, 3]`. A token has the same colour in every picture."""
+    """What the model saw, beside it with the hidden patches gray, the colors of its tokens in the holes, and the
+    reconstruction where there is one: uint8 `[H, columns * W, 3]`. A token has the same color in every picture."""
     view, mask = result["view"], result["mask"]
     size = (view.shape[1], view.shape[0])
 
@@ -107,7 +107,7 @@ def draw_masked_prediction(result: Mapping[str, Any]) -> np.ndarray:
 
     hidden = spread(mask.astype(np.uint8))[..., None].astype(bool)
     columns = [view, np.where(hidden, np.uint8(_HIDDEN), view)]
-    columns.append(np.where(hidden, spread(code_colours(result["pred_tokens"])), view))
+    columns.append(np.where(hidden, spread(code_colors(result["pred_tokens"])), view))
     if "reconstruction" in result:
         columns.append(
             np.asarray(Image.fromarray(result["reconstruction"]).resize(size, Image.Resampling.BICUBIC))

@@ -57,7 +57,7 @@ class Segmenter:
 def load_segmenter(config: CfgNode) -> Segmenter:
     """The model of a config with the weights of MODEL.PRETRAINED, ready to predict as TEST.* says.
 
-    Names and colours of the classes: files beside the weights (a run writes them), else ADE20K's, else numbers.
+    Names and colors of the classes: files beside the weights (a run writes them), else ADE20K's, else numbers.
 
     Raises:
         ValueError: there are no weights, or they or the names do not fit the config.
@@ -85,7 +85,7 @@ def load_segmenter(config: CfgNode) -> Segmenter:
 def predict_files(segmenter: Segmenter, source: Path, folder: Path) -> list[dict[str, Any]]:
     """Segment a picture, or every picture of a folder (not of its sub-folders); what was found, one entry each.
 
-    For `street.jpg` it writes into `folder` `street_overlay.png` (colours over the picture, with a legend),
+    For `street.jpg` it writes into `folder` `street_overlay.png` (colors over the picture, with a legend),
     `street_classes.png` (the class number of each pixel, from 0) and `street.json` (the entry: `image`, `height`,
     `width`, and `classes` with name, pixels and share, largest first). A picture that cannot be read gets an entry
     with `error` and no files, and the others go on.

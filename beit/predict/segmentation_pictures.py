@@ -16,7 +16,7 @@ _MAX_LINES = 30
 
 
 def index_picture(classes: np.ndarray, palette: Sequence[Color]) -> Image.Image:
-    """Palette picture (mode P) whose pixels are the class numbers `[h, w]` and which viewers show in colours."""
+    """Palette picture (mode P) whose pixels are the class numbers `[h, w]` and which viewers show in colors."""
     picture = Image.fromarray(classes.astype(np.uint8))
     picture.putpalette([channel for color in palette for channel in color])
     return picture
@@ -30,14 +30,14 @@ def overlay_picture(
     *,
     opacity: float = 0.5,
 ) -> Image.Image:
-    """The picture under its classes' colours, beside it a legend of the classes by area.
+    """The picture under its classes' colors, beside it a legend of the classes by area.
 
     Args:
         image: RGB.
         classes: class numbers `[h, w]`.
         names: of the K classes.
         palette: of the K classes.
-        opacity: of the colours, 0 to 1.
+        opacity: of the colors, 0 to 1.
     """
     colors = np.asarray(palette, np.float32)[classes]
     mixed = np.asarray(image, np.float32) * (1 - opacity) + colors * opacity

@@ -14,8 +14,8 @@ from beit.checkpoint.dialects import DialectInfo, to_canonical
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.source import RUN_CONFIG, Source, is_run_file, open_checkpoint
 from beit.config import get_config
-from beit.published import PUBLISHED
 from beit.zoo import fetch_published, published
+from beit.zoo.table import PUBLISHED
 
 _RUN_WEIGHTS = ("model.pdparams", "best.pdparams", "latest.pdparams")
 """What a run folder holds, the finished model first."""
@@ -41,7 +41,7 @@ def find_weights(source: str | Path, config: CfgNode | str | Path | None = None)
     Raises:
         ValueError: unknown name.
         FileNotFoundError: there is no such file.
-        DownloadError: as `beit.checkpoint.download.fetch`.
+        DownloadError: as `beit.zoo.download.fetch`.
     """
     tree = get_config(config) if isinstance(config, str | Path) else config
     path = Path(source)

@@ -115,7 +115,7 @@ def _attention(predictor: Classifier, image: Image.Image) -> tuple[np.ndarray, s
     tokens = model.patch_embed.num_patches + 1
     if 4 * model.depth * model.blocks[0].attn.num_heads * tokens**2 <= _ROLLOUT_BYTES:
         return rollout_of(predictor, picture_attentions(predictor, image)), "attention through all blocks"
-    weights = predictor.outputs([image], return_attentions=[model.depth - 1]).attentions[0][0].numpy()
+    weights = predictor.outputs([image], attentions=[model.depth - 1]).attentions[0][0].numpy()
     return picture_maps(predictor, [weights])[0].mean(axis=0), "attention of the last block"
 
 

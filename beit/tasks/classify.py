@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,13 +13,13 @@ from paddle import Tensor
 from yacs.config import CfgNode
 
 from beit.beit import build_beit
-from beit.cpu_threads import divided
+from beit.cpu import split_batch
 from beit.data.dataset import ImageDataset, build_dataset
 from beit.data.mixup import build_mixup
 from beit.data.on_device import erase, normalize
-from beit.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
-from beit.metrics import classification_metrics, classification_sums
 from beit.optim.groups import is_no_decay, parameter_groups
+from beit.tasks.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
+from beit.tasks.metrics import classification_metrics, classification_sums
 from beit.tasks.task import Batch, Task
 
 # B batch, K classes
@@ -39,9 +38,6 @@ class Classify(Task):
         self.config = config
         self.model = build_beit(config)
         self.mixup = build_mixup(config)
-        self._traced = (
-            paddle.jit.to_static(self.model.forward, full_graph=True) if config.TRAIN.STATIC_GRAPH else None
-        )
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
         bad_images = Path(self.config.SAVE) / "bad_images.txt" if split == "train" else None
@@ -51,24 +47,15 @@ class Classify(Task):
         images, labels = self.normalized(batch["image"]), batch["label"]
         images = erase(images, batch["erase"], self.config.TRAIN.RANDOM_ERASE_MODE)
         if self.mixup is None:
-            logits = self._logits(images)
+            logits = self.model(images)
             loss = label_smoothing_cross_entropy(logits, labels, self.config.TRAIN.SMOOTHING)
         else:
             images, targets = self.mixup(images, labels, rng)
-            logits = self._logits(images)
+            logits = self.model(images)
             loss = soft_target_cross_entropy(logits, targets)
         # With mixed images an image counts as right when its own label wins.
         correct = (logits.argmax(-1) == labels).astype("float32").mean()
         return {"loss": loss, "accuracy": 100.0 * correct.detach()}
-
-    def _logits(self, images: Tensor) -> Tensor:
-        """Logits `[B, K]` in training."""
-        if self._traced is None:
-            return self.model(images)
-        with warnings.catch_warnings():
-            # Paddle's own code does that while it traces.
-            warnings.filterwarnings("ignore", "Tensor do not have 'place'")
-            return self._traced(images)
 
     def param_groups(self) -> list[dict[str, Any]]:
         train = self.config.TRAIN
@@ -82,7 +69,7 @@ class Classify(Task):
         )
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
-        logits = divided(lambda images: self.model(self.normalized(images)), batch["image"])
+        logits = split_batch(lambda images: self.model(self.normalized(images)), batch["image"])
         return classification_sums(logits, batch["label"])
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Nearest neighbours in the feature space of a frozen encoder: nothing is trained."""
+"""Nearest neighbors in the feature space of a frozen encoder: nothing is trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from paddle import Tensor
 from paddle.nn import functional as F
 from yacs.config import CfgNode
 
-from beit import distributed
 from beit.beit import build_backbone
 from beit.config import batch_size_eval
 from beit.data.dataset import ImageDataset, open_options
@@ -23,17 +22,18 @@ from beit.data.sampler import Draw
 from beit.data.transforms import build_eval_transform
 from beit.logging import progress
 from beit.models.features import FeatureName
+from beit.parallel import ranks
 from beit.tasks.layer_table import LayerTable
 from beit.tasks.probe import build_features, count_correct, describe_protocol, refuse_without_classes
 from beit.tasks.task import Batch, Task
 
-# B batch, K classes, M remembered training images, k neighbours, F channels
+# B batch, K classes, M remembered training images, k neighbors, F channels
 
 
 class Knn(Task):
-    """Evaluate by weighted nearest neighbours, per layer and kind of feature; for `-eval`.
+    """Evaluate by weighted nearest neighbors, per layer and kind of feature; for `-eval`.
 
-    The memory holds the normalised features of the training images under the evaluation transform: M x F numbers per
+    The memory holds the normalized features of the training images under the evaluation transform: M x F numbers per
     feature (float16 on a GPU), on every rank; `PROBE.LAYERS`, `PROBE.KINDS` and `PROBE.KNN_IMAGES` keep it small.
     Results go to `knn.json`, `knn.txt` and `knn.png`.
     Source: DINO, arXiv 2104.14294, appendix F.1; dino/eval_knn.py.
@@ -68,12 +68,12 @@ class Knn(Task):
         probe, votes = self.config.PROBE, []
         for name, feature in self._extract(batch["image"]).items():
             votes.append(
-                neighbour_votes(
+                neighbor_votes(
                     feature,
                     self._memory[name],
                     self._labels,
                     num_classes=self.config.MODEL.NUM_CLASSES,
-                    neighbours=probe.NEIGHBOURS,
+                    neighbors=probe.NEIGHBORS,
                     temperature=probe.TEMPERATURE,
                 )
             )
@@ -82,7 +82,7 @@ class Knn(Task):
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         probe = self.config.PROBE
         facts = describe_protocol(self.config) | {
-            "neighbours": probe.NEIGHBOURS,
+            "neighbors": probe.NEIGHBORS,
             "temperature": probe.TEMPERATURE,
         }
         title = f"kNN of {self.config.MODEL.NAME}"
@@ -104,7 +104,7 @@ class Knn(Task):
         parts: dict[FeatureName, list[Tensor]] = {}
         labels = []
         with Loader(dataset, num_workers=data.NUM_WORKERS, timeout=data.WORKER_TIMEOUT) as loader:
-            for batch in progress(loader(batches), len(batches), "remember", rank=distributed.rank()):
+            for batch in progress(loader(batches), len(batches), "remember", rank=ranks.rank()):
                 labels.append(batch["label"])
                 for name, feature in self._extract(paddle.to_tensor(batch["image"])).items():
                     parts.setdefault(name, []).append(feature.astype(dtype))
@@ -117,13 +117,13 @@ class Knn(Task):
         return {name: F.normalize(feature, axis=-1) for name, feature in features.items()}
 
 
-def neighbour_votes(
+def neighbor_votes(
     features: Tensor,
     memory: Tensor,
     labels: Tensor,
     *,
     num_classes: int,
-    neighbours: int = 20,
+    neighbors: int = 20,
     temperature: float = 0.07,
 ) -> Tensor:
     """Votes `[B, K]`: each of the k most similar remembered images gives exp(cosine / temperature) to its class.
@@ -134,6 +134,6 @@ def neighbour_votes(
         labels: of the memory, int64 `[M]`.
     """
     similarity = paddle.matmul(features.astype(memory.dtype), memory, transpose_y=True).astype("float32")
-    nearest, index = similarity.topk(min(neighbours, memory.shape[0]), axis=-1)  # [B, k]
+    nearest, index = similarity.topk(min(neighbors, memory.shape[0]), axis=-1)  # [B, k]
     classes = F.one_hot(labels[index], num_classes)  # [B, k, K]
     return ((nearest / temperature).exp().unsqueeze(-1) * classes).sum(1)

@@ -1,4 +1,4 @@
-"""Masked image modelling: BEiT and BEiT v2 pre-training."""
+"""Masked image modeling: BEiT and BEiT v2 pre-training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddle import Tensor
 from paddle.nn import functional as F
 from yacs.config import CfgNode
 
-from beit.cpu_threads import divided
+from beit.cpu import split_batch
 from beit.data.on_device import normalize
 from beit.data.pretraining import PretrainDataset, build_pretrain_dataset
 from beit.models.dalle import DalleTokenizer
@@ -50,7 +50,7 @@ class Pretrain(Task):
                 stacklevel=2,
             )
         self.model = build_mim(config)
-        # In a tuple, so that it is no sub-layer: not trained, averaged or synchronised, and always in evaluation mode.
+        # In a tuple, so that it is no sub-layer: not trained, averaged or synchronized, and always in evaluation mode.
         self._frozen = (build_tokenizer(config),)
         self._picture: np.ndarray | None = None
 
@@ -148,7 +148,7 @@ class Pretrain(Task):
         """Visual tokens int64 `[B, L]`, stored or of the second view."""
         if "tokens" in batch:
             return batch["tokens"]
-        return divided(self._frozen[0].encode, batch["second"].astype("float32") / 255.0)
+        return split_batch(self._frozen[0].encode, batch["second"].astype("float32") / 255.0)
 
     def _draw(self, batch: Batch, tokens: Tensor, logits: Tensor | None) -> np.ndarray:
         """Original, masked, and where the tokenizer has a decoder what it makes of the tokens and of the prediction.

@@ -17,10 +17,10 @@ from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.report import LoadReport
 from beit.data.dataset import ImageDataset, build_dataset
 from beit.data.on_device import normalize
-from beit.metrics import topk_correct
 from beit.models.features import FeatureName, FrozenFeatures
 from beit.optim.groups import parameter_groups
 from beit.tasks.layer_table import LayerTable
+from beit.tasks.metrics import topk_correct
 from beit.tasks.pictures import tile
 from beit.tasks.task import Batch, Task
 
@@ -52,13 +52,13 @@ class BatchStandard(nn.Layer):
 class LinearProbes(nn.Layer):
     """A classifier per feature, by its name (`layer_09_class`): weight N(0, 0.01), bias 0.
 
-    Source: unilm/beit/run_linear_eval.py, `LinearClassifier`; the normalisation is that of MAE, arXiv 2111.06377,
+    Source: unilm/beit/run_linear_eval.py, `LinearClassifier`; the normalization is that of MAE, arXiv 2111.06377,
     appendix A.1.
 
     Args:
         widths: channels of each feature.
         num_classes: K.
-        batch_norm: normalise each channel over the batch first, without learned scale.
+        batch_norm: normalize each channel over the batch first, without learned scale.
     """
 
     def __init__(

@@ -17,11 +17,11 @@ from beit.config import batch_size_eval
 from beit.data.image_mask import IGNORE, class_names_and_palette, write_palette
 from beit.data.on_device import box_mask, normalize
 from beit.data.segmentation import SegmentationDataset, build_segmentation_dataset
-from beit.losses import segmentation_cross_entropy
-from beit.metrics import confusion_matrix, segmentation_metrics, segmentation_scores
 from beit.models.segmentation_inference import build_protocol, segment
 from beit.models.upernet import build_upernet
 from beit.optim.groups import is_no_decay, parameter_groups
+from beit.tasks.losses import segmentation_cross_entropy
+from beit.tasks.metrics import confusion_matrix, segmentation_metrics, segmentation_scores
 from beit.tasks.task import Batch, Task
 
 # B batch, K classes, H x W pixels
@@ -95,7 +95,7 @@ class Segment(Task):
         return metrics["mIoU"]
 
     def report(self, folder: Path) -> dict[str, np.ndarray]:
-        """Write `segmentation.json` and `segmentation.txt`, a table: IoU and recall of each class; and the colours,
+        """Write `segmentation.json` and `segmentation.txt`, a table: IoU and recall of each class; and the colors,
         for pictures of predictions."""
         if self._confusion is None:
             return {}
@@ -129,7 +129,7 @@ class Segment(Task):
         return {}
 
     def picture(self, batch: Batch) -> np.ndarray:
-        """The first crops of the batch as the model sees them, their labels in colours below: uint8 `[2 H, n W, 3]`."""
+        """The first crops of the batch as the model sees them, their labels in colors below: uint8 `[2 H, n W, 3]`."""
         data = self.config.DATA
         mean, std = (
             paddle.to_tensor(value).reshape([1, 3, 1, 1]) for value in (data.IMAGENET_MEAN, data.IMAGENET_STD)
@@ -142,7 +142,7 @@ class Segment(Task):
         return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
     def _train_images(self, batch: Batch) -> Tensor:
-        """Normalised crops; around the picture zero, as the official order of normalising and padding has it."""
+        """Normalized crops; around the picture zero, as the official order of normalizing and padding has it."""
         images, boxes = self._normalize(batch["image"]), batch["box"]
         return images * box_mask(boxes, images.shape[2], images.shape[3]).astype(images.dtype)
 
@@ -151,7 +151,7 @@ class Segment(Task):
 
 
 def _pixel_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of labelled pixels called right, at the size of the logits (labels taken at the nearest pixel)."""
+    """Share of labeled pixels called right, at the size of the logits (labels taken at the nearest pixel)."""
     step = [side // size for side, size in zip(labels.shape[1:], logits.shape[2:], strict=True)]
     labels = labels[:, :: step[0], :: step[1]][:, : logits.shape[2], : logits.shape[3]].astype("int64")
     counts = (labels != IGNORE).astype("float32")

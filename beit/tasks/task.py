@@ -19,7 +19,7 @@ Batch = dict[str, Tensor]
 
 
 class Task(nn.Layer):
-    """A model with its data, loss and measure. A Layer, so that `paddle.DataParallel(task)` synchronises it.
+    """A model with its data, loss and measure. A Layer, so that `paddle.DataParallel(task)` synchronizes it.
 
     `model` is the Layer whose weights are shipped: checkpoints hold it, never the task.
     """
@@ -40,7 +40,7 @@ class Task(nn.Layer):
         return batch
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Scalars of a training batch: `"loss"` is minimised, the others are logged.
+        """Scalars of a training batch: `"loss"` is minimized, the others are logged.
 
         `rng` is a function of seed, step and rank: what is drawn from it is the same after a resume.
         """

@@ -11,14 +11,14 @@ import numpy as np
 import paddle
 from yacs.config import CfgNode
 
-from beit import distributed
-from beit.checkpoint.atomic import replacing
 from beit.config import batch_size_eval, image_hw
-from beit.cpu_threads import divided
+from beit.cpu import split_batch
 from beit.data.loader import Loader
 from beit.data.pretraining import PretrainDataset
 from beit.data.sampler import EvalSampler
+from beit.files import replacing
 from beit.logging import progress
+from beit.parallel import ranks
 
 # L tokens of an image
 
@@ -61,31 +61,31 @@ class TokenCache:
         height, width = image_hw(config)
         num_tokens = (height // config.MODEL.PATCH_SIZE) * (width // config.MODEL.PATCH_SIZE)
         shape = (len(self.dataset), num_tokens)
-        if distributed.rank() == 0:
+        if ranks.rank() == 0:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             dtype = np.uint16 if config.TOKENIZER.NUM_CODES <= 1 << 16 else np.int32
             np.lib.format.open_memmap(draft, "w+", dtype, shape)
-        distributed.barrier()
+        ranks.barrier()
         ids = np.load(draft, mmap_mode="r+")
         sampler = EvalSampler(
             len(self.dataset),
             batch_size=batch_size_eval(config),
-            world_size=distributed.world_size(),
-            rank=distributed.rank(),
+            world_size=ranks.world_size(),
+            rank=ranks.rank(),
         )
         data = config.DATA
         with Loader(self.dataset, num_workers=data.NUM_WORKERS, timeout=data.WORKER_TIMEOUT) as loader:
             batches = loader(list(sampler))
-            for batch in progress(batches, len(sampler), f"fill {self.file}", rank=distributed.rank()):
+            for batch in progress(batches, len(sampler), f"fill {self.file}", rank=ranks.rank()):
                 second = paddle.to_tensor(batch["second"]).astype("float32") / 255.0
-                ids[batch["index"]] = divided(self.tokenizer.encode, second).numpy()
+                ids[batch["index"]] = split_batch(self.tokenizer.encode, second).numpy()
         ids.flush()
-        distributed.barrier()
-        if distributed.rank() == 0:
+        ranks.barrier()
+        if ranks.rank() == 0:
             draft.replace(self.file)
             with replacing(self.record) as record:
                 record.write((json.dumps(self.identity, indent=2) + "\n").encode())
-        distributed.barrier()
+        ranks.barrier()
 
 
 def identify(dataset: PretrainDataset, tokenizer: paddle.nn.Layer) -> dict[str, Any]:

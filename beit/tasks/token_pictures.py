@@ -9,26 +9,26 @@ from PIL import Image, ImageDraw
 
 # B images, H, W their size, h, w token grid, K codes
 
-_GOLDEN = 0.618033988749895  # of a turn: hues of neighbouring code numbers lie far apart
+_GOLDEN = 0.618033988749895  # of a turn: hues of neighboring code numbers lie far apart
 _PAPER, _INK, _GRID = (255, 255, 255), (40, 70, 120), (210, 210, 210)
 
 
 def draw_code_map(image: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The image, beside it each patch in the colour of its code, and both blended: `[H, 3 W, 3]`.
+    """The image, beside it each patch in the color of its code, and both blended: `[H, 3 W, 3]`.
 
-    A code has the same colour in every picture.
+    A code has the same color in every picture.
 
     Args:
         image: uint8 `[H, W, 3]`.
         ids: `[h, w]`.
     """
     size = (image.shape[1], image.shape[0])
-    colours = Image.fromarray(code_colours(ids)).resize(size, Image.Resampling.NEAREST)
-    blend = Image.blend(Image.fromarray(image), colours, 0.5)
-    return np.concatenate([image, np.asarray(colours), np.asarray(blend)], axis=1)
+    colors = Image.fromarray(code_colors(ids)).resize(size, Image.Resampling.NEAREST)
+    blend = Image.blend(Image.fromarray(image), colors, 0.5)
+    return np.concatenate([image, np.asarray(colors), np.asarray(blend)], axis=1)
 
 
-def code_colours(ids: np.ndarray) -> np.ndarray:
+def code_colors(ids: np.ndarray) -> np.ndarray:
     """RGB of each code number, uint8 `[…, 3]`."""
     codes, places = np.unique(ids, return_inverse=True)
     table = [

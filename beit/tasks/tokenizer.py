@@ -14,13 +14,13 @@ from paddle import Tensor
 from PIL import Image
 from yacs.config import CfgNode
 
-from beit import distributed
 from beit.config import image_hw
-from beit.cpu_threads import divided
+from beit.cpu import split_batch
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset
 from beit.models.teachers import Teacher, load_teacher
 from beit.models.tokenizer import build_vqkd
 from beit.optim.groups import is_no_decay, parameter_groups
+from beit.parallel import ranks
 from beit.tasks.task import Batch, Task
 from beit.tasks.token_pictures import draw_code_map, draw_codebook
 
@@ -67,7 +67,7 @@ class Tokenizer(Task):
             )
         self.model = build_vqkd(config)
         self._check_first_batch()
-        # In a tuple, so that it is no sub-layer: not trained, averaged or synchronised.
+        # In a tuple, so that it is no sub-layer: not trained, averaged or synchronized.
         self._frozen = () if keys.TEACHER == "features" else (self._teacher(),)
         self._was_collapsing = False
         self._pictures: dict[str, np.ndarray] = {}
@@ -162,7 +162,7 @@ class Tokenizer(Task):
 
     def _check_first_batch(self) -> None:
         keys, (height, width) = self.config.TOKENIZER, self.model.grid_size
-        features = self.config.DATA.BATCH_SIZE * distributed.world_size() * height * width
+        features = self.config.DATA.BATCH_SIZE * ranks.world_size() * height * width
         if keys.KMEANS_INIT and features < keys.NUM_CODES:
             warnings.warn(
                 f"the codebook starts at the k-means of one batch of {features} features, fewer than its "
@@ -189,7 +189,7 @@ class Tokenizer(Task):
     @paddle.no_grad()
     def _targets(self, batch: Batch, images: Tensor) -> Tensor:
         """Features `[B, N, T]`, stored or of the teacher."""
-        return divided(self._frozen[0], images) if self._frozen else batch["target"]
+        return split_batch(self._frozen[0], images) if self._frozen else batch["target"]
 
 
 def _unit_range(images: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from beit.checkpoint.dialects.preprocessing import Preprocessing
 from beit.config import config_from_arguments
+from beit.preprocessing import Preprocessing
 
 CONFIG_FLAGS = (
     "Every flag of training goes too: -cfg -data_path -dataset -output … -opts KEY VALUE (beit train --help)."

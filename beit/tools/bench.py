@@ -23,8 +23,8 @@ import paddle
 
 from beit.bench.contest import GEMM, Contender, Standing, run_contest
 from beit.bench.contests import MODES, Contest, Settings
+from beit.figures import pyplot, save_figure
 from beit.tools.arguments import verb_parser
-from beit.tools.plots import pyplot, save_figure
 
 EXAMPLES = (
     "python -m beit bench infer --model beit_tiny_patch16_224 --batch 8 --rounds 3",

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 import paddle
 from yacs.config import CfgNode
 
-from beit import distributed
 from beit.config import image_hw
+from beit.data.check import SplitReport, describe_split, look_at_split, overlap, shortened
 from beit.data.sampler import TrainSampler
-from beit.engine import make_schedules, run_length, warmup_length
 from beit.optim.groups import describe_groups
+from beit.optim.schedule import make_schedules, run_length, warmup_length
+from beit.parallel import ranks
 from beit.tasks import TASKS, Task
 from beit.tools.arguments import CONFIG_FLAGS, verb_parser, with_config
-from beit.tools.data_check import SplitReport, describe_split, look_at_split, overlap, shortened
-from beit.tools.step_check import dry_step, settings_without_effect
+from beit.train.step_check import dry_step, settings_without_effect
 
 EXAMPLES = ("python -m beit check -cfg=demo_digits -data_path=digits -device=cpu",)
 PROBLEMS = 1
@@ -52,7 +52,7 @@ def check(config: CfgNode, given: argparse.Namespace) -> list[str]:
     Raises:
         ValueError, OSError: the data cannot be read at all or the model cannot be built.
     """
-    paddle.set_device(distributed.choose_device(config.DEVICE))
+    paddle.set_device(ranks.choose_device(config.DEVICE))
     task = TASKS[config.TASK](config)
     problems: list[str] = []
     dataset = task.dataset("train")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from beit.run import main as run_main
 from beit.tools.arguments import examples_text
+from beit.train.entry import main as run_main
 
 EXAMPLES = (
     "python -m beit evaluate -cfg=output/run/config.yaml -pretrained=output/run/model.pdparams -data_path=digits "

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import paddle
 
-from beit.checkpoint.dialects.preprocessing import Preprocessing
 from beit.data.on_device import normalize
 from beit.deploy.description import FILE_NAME, GRAPH, Description, write_description
 from beit.deploy.graph import write_graph, write_int8, write_onnx
@@ -23,6 +22,7 @@ from beit.models.segmentation_heads import resize_bilinear
 from beit.predict.classifier import Classifier
 from beit.predict.picture_source import find_pictures
 from beit.predict.segmentation import Segmenter
+from beit.preprocessing import Preprocessing
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_model, model_from
 
@@ -46,7 +46,7 @@ def export(
     pictures: Sequence[Path],
     *,
     output: str = "logits",
-    normalised: bool = False,
+    normalized: bool = False,
     topk: int = 5,
     onnx: bool = False,
     int8: bool = False,
@@ -63,7 +63,7 @@ def export(
         folder: to write; new, or of a former export.
         pictures: real ones; of many, eight spread over the list are taken.
         output: what the graph ends with, of `OUTPUTS_OF`.
-        normalised: leave the normalisation outside: the graph takes float32 that is normalised. Else uint8.
+        normalized: leave the normalization outside: the graph takes float32 that is normalized. Else uint8.
         topk: classes of "topk".
         onnx: write ONNX too.
         int8: write ONNX with 8-bit weights too, and measure what it changes.
@@ -81,10 +81,10 @@ def export(
     _check_target(target)
     if not pictures:
         raise ValueError("no pictures to compare on were given")
-    description = _describe(source, output, normalised)
+    description = _describe(source, output, normalized)
     images = np.stack([description.open(path) for path in _spread(pictures)])
     mean, std = description.preprocessing.mean, description.preprocessing.std
-    inside: dict[str, Any] = {} if normalised else {"mean": mean, "std": std}
+    inside: dict[str, Any] = {} if normalized else {"mean": mean, "std": std}
     source.model.eval()
     network = ExportedNetwork(
         source.model, output, size=description.image_size, topk=_classes(source, topk), **inside
@@ -118,7 +118,7 @@ def _spread(pictures: Sequence[Path]) -> list[Path]:
     return [pictures[k * len(pictures) // count] for k in range(count)]
 
 
-def _describe(source: Classifier | Segmenter, output: str, normalised: bool) -> Description:
+def _describe(source: Classifier | Segmenter, output: str, normalized: bool) -> Description:
     possible = next(outputs for kind, outputs in OUTPUTS_OF.items() if isinstance(source, kind))
     if output not in possible:
         raise ValueError(
@@ -144,7 +144,7 @@ def _describe(source: Classifier | Segmenter, output: str, normalised: bool) -> 
         output=output,
         outputs=OUTPUTS[output],
         image_size=(int(size[0]), int(size[1])),
-        normalised=normalised,
+        normalized=normalized,
         preprocessing=wants,
         class_names=source.class_names,
         palette=source.palette if isinstance(source, Segmenter) else (),
@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--topk", type=int, default=5, metavar="K", help="classes of --output topk (default: 5)"
     )
     parser.add_argument(
-        "--normalised", action="store_true", help="take float32 that is normalised already, not uint8"
+        "--normalized", action="store_true", help="take float32 that is normalized already, not uint8"
     )
     parser.add_argument("--onnx", action="store_true", help="write ONNX too (extra: onnx)")
     parser.add_argument(
@@ -253,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.folder,
         [file for path in arguments.pictures for file in find_pictures(path)],
         output=arguments.output,
-        normalised=arguments.normalised,
+        normalized=arguments.normalized,
         topk=arguments.topk,
         onnx=arguments.onnx,
         int8=arguments.int8,
@@ -267,7 +267,7 @@ def describe(folder: Path, description: Description) -> str:
     """What an export holds and what was measured, in lines."""
     measured = description.measured
     height, width = description.image_size
-    given = "float32, normalised" if description.normalised else "uint8"
+    given = "float32, normalized" if description.normalized else "uint8"
     lines = [
         f"{folder}: {description.task}, images {given} [B, 3, {height}, {width}] to {', '.join(description.outputs)}",
         *(f"  {file.name}  {file.stat().st_size / 1e6:.1f} MB" for file in sorted(folder.iterdir())),

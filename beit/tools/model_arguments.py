@@ -8,11 +8,11 @@ from pathlib import Path
 
 import paddle
 
-from beit import distributed
 from beit.checkpoint.class_names import ClassNames
+from beit.cpu import tune_cpu
 from beit.data.imagenet_classes import CLASS_LISTS
+from beit.parallel import ranks
 from beit.predict.inference import Predictor, load_predictor
-from beit.startup import tune_cpu
 from beit.tools.arguments import add_preprocessing, preprocessing_from
 
 
@@ -37,7 +37,7 @@ def use_device(name: str) -> None:
     Raises:
         ValueError: there is no GPU.
     """
-    device = distributed.choose_device(name)
+    device = ranks.choose_device(name)
     paddle.set_device(device)
     if device == "cpu":
         print(tune_cpu(), file=sys.stderr)

@@ -11,18 +11,18 @@ from paddle import nn
 from yacs.config import CfgNode
 
 from beit.beit import build_backbone, build_beit
-from beit.config import image_hw
-from beit.models.mim import build_mim
-from beit.models.tokenizer import build_vqkd
-from beit.models.upernet import build_upernet
-from beit.tools.arguments import CONFIG_FLAGS, verb_parser, with_config
-from beit.tools.counting import (
+from beit.bench.counting import (
     CONVENTIONS,
     count_by_part,
     count_multiply_adds,
     count_parameters,
     estimate_training_memory,
 )
+from beit.config import image_hw
+from beit.models.mim import build_mim
+from beit.models.tokenizer import build_vqkd
+from beit.models.upernet import build_upernet
+from beit.tools.arguments import CONFIG_FLAGS, verb_parser, with_config
 
 EXAMPLES = (
     "python -m beit report -cfg=beit_base_patch16_224 --batch 64",

@@ -7,7 +7,7 @@ import pytest
 
 from beit.checkpoint import adapt, qkv
 from beit.checkpoint.canonical import shapes_of
-from beit.checkpoint.resize import resize_absolute_position, resize_relative_position_bias
+from beit.positions import resize_absolute_position, resize_relative_position_bias
 from tests.checkpoint import publishers
 
 RNG = np.random.default_rng(0)

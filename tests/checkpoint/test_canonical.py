@@ -11,10 +11,10 @@ from beit.checkpoint.canonical import (
     is_linear_weight,
     kind_of,
     missing_names,
-    relative_position_index,
     shapes_of,
     table_side,
 )
+from beit.positions import relative_position_index
 from tests.checkpoint import publishers
 
 BASE = {"width": 768, "depth": 12, "heads": 12, "patch": 16}
@@ -79,11 +79,11 @@ def test_table_side():
 
 @pytest.mark.parametrize("side", [1, 3, 5])
 def test_index_buffer_against_the_official_construction(side):
-    np.testing.assert_array_equal(relative_position_index(side, side), publishers.index_buffer(side))
+    np.testing.assert_array_equal(relative_position_index((side, side)), publishers.index_buffer(side))
 
 
 def test_index_of_a_rectangle():
-    index = relative_position_index(2, 3)
+    index = relative_position_index((2, 3))
     rows = 3 * 5 + 3
     assert (index[0, 0], index[0, 4], index[4, 0]) == (rows - 1, rows - 3, rows - 2)
     # from row 1, column 2 to row 0, column 0: offsets +1 and +2

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
-from beit.checkpoint.resize import resize_relative_position_bias
+from beit.positions import resize_relative_position_bias
 from tests.checkpoint import publishers
 from tests.checkpoint.test_classifier_forms import build
 
@@ -183,7 +183,7 @@ def test_trees_without_weights():
 def test_untrained_codebook_is_refused():
     vqkd = publishers.unilm_vqkd(np.random.default_rng(5))
     vqkd["quantize.embedding.initted"][:] = 0
-    with pytest.raises(CheckpointError, match="codebook of this tokenizer was never initialised"):
+    with pytest.raises(CheckpointError, match="codebook of this tokenizer was never initialized"):
         load_pretrained(build(), {"model": vqkd})
 
 

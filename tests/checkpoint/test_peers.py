@@ -9,15 +9,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from beit.checkpoint.convert import convert
 from beit.checkpoint.dialects import from_canonical, to_canonical
 from beit.checkpoint.files import write
-from beit.checkpoint.resize import (
+from beit.checkpoint.source import open_checkpoint
+from beit.positions import (
     resample_patch_embedding,
     resize_absolute_position,
     resize_relative_position_bias,
 )
-from beit.checkpoint.source import open_checkpoint
-from beit.tools.convert import convert
 from tests.checkpoint import publishers
 from tests.reference_numpy import classify, encode, layer_norm
 
@@ -35,7 +35,7 @@ def unilm_of(path):
     return from_canonical(state, "unilm"), info
 
 
-def randomise(torch, model):
+def randomize(torch, model):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.2 + (0.5 if parameter.ndim == 1 else 0))
@@ -54,7 +54,7 @@ def test_timm(tmp_path, pooling):
     model = timm.models.beit.Beit(
         **options, init_values=0.1, use_abs_pos_emb=False, use_rel_pos_bias=True, global_pool=pooling
     )
-    randomise(torch, model)
+    randomize(torch, model)
     torch.save(model.state_dict(), tmp_path / "theirs.pth")
     unilm, info = unilm_of(tmp_path / "theirs.pth")
     assert (info.publisher, info.kind) == ("timm", "classifier")
@@ -89,7 +89,7 @@ def no_differences(info):
 def test_transformers_classifier(tmp_path, mean, original):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     config = transformers_config(transformers, use_relative_position_bias=True, use_mean_pooling=mean)
-    model = randomise(torch, transformers.BeitForImageClassification(config))
+    model = randomize(torch, transformers.BeitForImageClassification(config))
     model.save_pretrained(tmp_path / "theirs", save_original_format=original)
     unilm, info = unilm_of(tmp_path / "theirs")
     assert (info.publisher, info.kind) == ("huggingface", "classifier")
@@ -108,7 +108,7 @@ def test_transformers_classifier(tmp_path, mean, original):
 def test_transformers_pretraining(tmp_path, original):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     config = transformers_config(transformers, use_shared_relative_position_bias=True, use_mask_token=True)
-    model = randomise(torch, transformers.BeitForMaskedImageModeling(config))
+    model = randomize(torch, transformers.BeitForMaskedImageModeling(config))
     model.save_pretrained(tmp_path / "theirs", save_original_format=original)
     unilm, info = unilm_of(tmp_path / "theirs")
     assert (info.publisher, info.kind) == ("huggingface", "mim_v1")
@@ -129,7 +129,7 @@ def test_transformers_pretraining(tmp_path, original):
 def test_transformers_segmentation(tmp_path, original):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     config = transformers_config(transformers, use_relative_position_bias=True, out_indices=[1, 2, 3, 4])
-    model = randomise(torch, transformers.BeitForSemanticSegmentation(config))
+    model = randomize(torch, transformers.BeitForSemanticSegmentation(config))
     model.save_pretrained(tmp_path / "theirs", save_original_format=original)
     _, info = unilm_of(tmp_path / "theirs")
     assert (info.publisher, info.kind, info.feature_layers["trained"]) == (

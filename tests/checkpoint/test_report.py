@@ -153,7 +153,7 @@ def test_text():
         "resized 2 ([28, 3] to [52, 3]): blocks.0.attn.relative_position_bias_table",
         "left out 2 (index buffer, rebuilt from the grid)",
         "left out 2 (5 classes in the file, 7 in the model): head.weight, head.bias",
-        "newly initialised 2 (5 classes in the file, 7 in the model)",
+        "newly initialized 2 (5 classes in the file, 7 in the model)",
         "images: mean and std unknown, size 12, crop 0.875, bicubic, mean pooling",
     ):
         assert line in text

@@ -17,7 +17,7 @@ BAD = {3, 4}
 
 @pytest.fixture
 def images(tmp_path):
-    """Image k is of the colour 20 k; two of twelve are no images."""
+    """Image k is of the color 20 k; two of twelve are no images."""
     for k in range(12):
         path = tmp_path / f"{k}.png"
         if k in BAD:

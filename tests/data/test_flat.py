@@ -6,7 +6,7 @@ import pytest
 
 from beit.config import get_config
 from beit.data.flat import HOLDOUT, read_flat
-from beit.data.lists import open_split, open_unlabelled
+from beit.data.lists import open_split, open_unlabeled
 
 
 def touch(root, *names):
@@ -82,20 +82,20 @@ def config_of(root, layout, **extra):
 def test_lists_and_class_folders_are_read_without_their_labels(tmp_path):
     touch(tmp_path, "train/cat/a.png", "train/dog/b.png", "val/cat/c.png")
     (tmp_path / "train_list.txt").write_text("train/dog/b.png 21840\n", encoding="utf-8")
-    listed = open_unlabelled(config_of(tmp_path, "imagenet2012"), "train")
+    listed = open_unlabeled(config_of(tmp_path, "imagenet2012"), "train")
     assert (names(listed), listed.labels) == (["train/dog/b.png"], None)
-    assert open_unlabelled(config_of(tmp_path, "imagenet2012"), "val") is None
-    folders = open_unlabelled(config_of(tmp_path, "folder"), "train")
+    assert open_unlabeled(config_of(tmp_path, "imagenet2012"), "val") is None
+    folders = open_unlabeled(config_of(tmp_path, "folder"), "train")
     assert (names(folders), folders.labels) == (["cat/a.png", "dog/b.png"], None)
-    assert names(open_unlabelled(config_of(tmp_path, "folder"), "val")) == ["cat/c.png"]
-    assert names(open_unlabelled(config_of(tmp_path, "flat"), "train")) == ["cat/a.png", "dog/b.png"]
+    assert names(open_unlabeled(config_of(tmp_path, "folder"), "val")) == ["cat/c.png"]
+    assert names(open_unlabeled(config_of(tmp_path, "flat"), "train")) == ["cat/a.png", "dog/b.png"]
 
 
 def test_a_missing_folder_or_list(tmp_path):
     with pytest.raises(FileNotFoundError, match="DATA.DATA_PATH=.*does not exist. Three layouts.*flat"):
-        open_unlabelled(config_of(tmp_path / "nowhere", "flat"), "train")
+        open_unlabeled(config_of(tmp_path / "nowhere", "flat"), "train")
     with pytest.raises(FileNotFoundError, match=r"train_list\.txt does not exist"):
-        open_unlabelled(config_of(tmp_path, "imagenet2012"), "train")
+        open_unlabeled(config_of(tmp_path, "imagenet2012"), "train")
 
 
 def test_tasks_with_labels_refuse_the_flat_layout(tmp_path):

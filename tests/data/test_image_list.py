@@ -18,7 +18,7 @@ def test_names_of_any_bytes(tmp_path):
     assert ImageList.from_names(tmp_path, [name]).path(0) == tmp_path / name
 
 
-def test_unlabelled(tmp_path):
+def test_unlabeled(tmp_path):
     images = ImageList.from_names(tmp_path, ["a"])
     assert images.labels is None and images.class_names is None
 

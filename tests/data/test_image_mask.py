@@ -64,7 +64,7 @@ def test_the_layout_of_ade20k(tmp_path, inside):
     assert found.images.class_names == ade20k.CLASS_NAMES and found.palette == ade20k.PALETTE
 
 
-def test_names_and_colours_of_ade20k():
+def test_names_and_colors_of_ade20k():
     assert len(set(ade20k.CLASS_NAMES)) == len(ade20k.PALETTE) == 150
     assert (ade20k.CLASS_NAMES[0], ade20k.PALETTE[0]) == ("wall", (120, 120, 120))
     assert (ade20k.CLASS_NAMES[2], ade20k.PALETTE[2]) == ("sky", (6, 230, 230))
@@ -72,7 +72,7 @@ def test_names_and_colours_of_ade20k():
     assert (ade20k.CLASS_NAMES[149], ade20k.PALETTE[149]) == ("flag", (92, 0, 255))
 
 
-def test_own_names_and_colours(tmp_path):
+def test_own_names_and_colors(tmp_path):
     (tmp_path / "class_names.txt").write_text("road\ncar\nsky\n")
     (tmp_path / "palette.txt").write_text("1 2 3\n\n4, 5, 6\n7 8 9\n")
     names, palette = class_names_and_palette(config(tmp_path))
@@ -89,7 +89,7 @@ def test_own_names_and_colours(tmp_path):
     with pytest.raises(ValueError, match="line 2: '1 2 256'"):
         read_palette(tmp_path / "palette.txt", 2)
     (tmp_path / "palette.txt").write_text("1 2 3\n")
-    with pytest.raises(ValueError, match="1 colours for MODEL.NUM_CLASSES=2"):
+    with pytest.raises(ValueError, match="1 colors for MODEL.NUM_CLASSES=2"):
         read_palette(tmp_path / "palette.txt", 2)
 
 

@@ -75,7 +75,7 @@ def test_palette_with_transparency_is_composited(tmp_path, transparency, expecte
     np.testing.assert_array_equal(found, [[[10, 20, 30], expected, [70, 80, 90]]])
 
 
-def test_transparent_colour_key_is_white(tmp_path):
+def test_transparent_color_key_is_white(tmp_path):
     image = Image.new("RGB", (2, 1), (1, 2, 3))
     image.putpixel((1, 0), (9, 9, 9))
     found = pixels(save(tmp_path / "key.png", image, transparency=(1, 2, 3)))

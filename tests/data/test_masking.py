@@ -70,7 +70,7 @@ def test_v2_always_hides_exactly_75():
 
 @pytest.mark.parametrize("rule", ["at_most", "exact", "random"])
 def test_frequencies_are_symmetric_and_no_cell_is_left_out(rule):
-    """Blocks hide the centre more often than the border, but every border alike: mmpretrain never hides the last row."""
+    """Blocks hide the center more often than the border, but every border alike: mmpretrain never hides the last row."""
     share = draws(build_mask_generator(get_config(opts=["MASK.RULE", rule]))).mean(0).reshape(14, 14)
     assert share.mean() == pytest.approx(75 / 196, abs=0.005)
     assert share.min() > 0.02

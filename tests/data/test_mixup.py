@@ -86,7 +86,7 @@ def test_lambda_statistics():
     assert cut.mean() == pytest.approx(0.5, abs=0.03)
     assert share[~cut].mean() == pytest.approx(0.5, abs=0.02)
     assert share[~cut].var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), abs=0.006)
-    # E[overlap of a span s around a uniform centre with the unit interval] = s - s^2 / 4, s^2 = u uniform
+    # E[overlap of a span s around a uniform center with the unit interval] = s - s^2 / 4, s^2 = u uniform
     side = np.sqrt(np.linspace(0, 1, 10001))
     assert share[cut].mean() == pytest.approx(1 - ((side - side**2 / 4) ** 2).mean(), abs=0.02)
     boxes = np.array([mix.box for mix in draws])[cut]

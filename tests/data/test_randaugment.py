@@ -27,7 +27,7 @@ def blend(base, factor):
 
 
 def equalized(channel):
-    """Histogram equalisation with Pillow's integer step (total without the last filled bin) // 255."""
+    """Histogram equalization with Pillow's integer step (total without the last filled bin) // 255."""
     counts = np.bincount(channel.ravel(), minlength=256)
     step = (counts.sum() - counts[counts > 0][-1]) // 255
     if step == 0:
@@ -126,10 +126,10 @@ def test_shear_is_a_bicubic_affine_map(name, level, matrix):
     np.testing.assert_array_equal(corner, FILL)
 
 
-def test_positive_rotation_is_counter_clockwise_around_the_centre():
+def test_positive_rotation_is_counter_clockwise_around_the_center():
     image = Image.fromarray(
         np.pad(np.full((1, 1, 3), 255, np.uint8), ((5, 5), (9, 1), (0, 0)))
-    )  # right of centre
+    )  # right of center
     turned = np.asarray(OPS["Rotate"][0](image, 90.0, FILL))[..., 0]
     assert np.unravel_index(turned.argmax(), turned.shape)[0] < 5  # above it
 

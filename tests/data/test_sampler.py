@@ -83,7 +83,7 @@ def test_repeated_augmentation(length, repeats):
     assert sorted(counts.values())[1:] == [repeats] * (len(counts) - 1)
     np.testing.assert_array_equal(
         np.flatnonzero(np.diff(order)) % repeats, repeats - 1
-    )  # copies are neighbours
+    )  # copies are neighbors
 
 
 def test_copies_go_to_different_ranks():

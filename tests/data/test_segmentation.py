@@ -29,7 +29,7 @@ from beit.tools.scenes import draw_scene, write_scenes
 
 
 def bilinear_pixel(pixels, size, y, x):
-    """One pixel of a resize by the definition: two neighbours per axis, half-pixel centres, edges repeated."""
+    """One pixel of a resize by the definition: two neighbors per axis, half-pixel centers, edges repeated."""
     value = 0.0
     places = []
     for index, length, wanted in ((y, pixels.shape[0], size[0]), (x, pixels.shape[1], size[1])):
@@ -43,7 +43,7 @@ def bilinear_pixel(pixels, size, y, x):
 
 
 @pytest.mark.parametrize("size", [(20, 30), (5, 4), (9, 13), (30, 6)])
-def test_resize_takes_two_neighbours_per_axis(size):
+def test_resize_takes_two_neighbors_per_axis(size):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
     got = resize_bilinear(pixels, size)
     expected = np.array(
@@ -65,7 +65,7 @@ def test_sizes():
     assert covering_size((3, 2), 10) == (15, 10)
 
 
-def test_labels_take_the_pixel_under_their_centre():
+def test_labels_take_the_pixel_under_their_center():
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     rows, columns = ((np.arange(n) + 0.5) * k / n for n, k in ((7, 3), (9, 4)))
     expected = labels[rows.astype(int)[:, None], columns.astype(int)[None]]

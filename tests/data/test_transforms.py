@@ -141,7 +141,7 @@ def test_resized_crop_stays_inside_and_in_range():
     ("size", "expected"),
     [((1000, 10), (493, 0, 506, 10)), ((10, 1000), (0, 493, 10, 506)), ((1, 1), (0, 0, 1, 1))],
 )
-def test_resized_crop_falls_back_to_the_centre(size, expected):
+def test_resized_crop_falls_back_to_the_center(size, expected):
     ratio = (3 / 4, 4 / 3)
     scale = (0.9, 1.0) if size != (1, 1) else (0.01, 0.02)  # of one pixel: rounds to none
     assert transforms.resized_crop_box(*size, scale, ratio, np.random.default_rng(0)) == expected
@@ -203,7 +203,7 @@ def test_build_train_transform_reads_every_key():
     assert transform.scaled_decoding
 
 
-def test_colour_jitter_only_without_auto_augment():
+def test_color_jitter_only_without_auto_augment():
     jitter = transforms.build_train_transform(config(AUTO_AUGMENT="")).augment
     assert jitter == ColorJitter(0.4)
     assert transforms.build_train_transform(config(AUTO_AUGMENT="", COLOR_JITTER=0.0)).augment is None

@@ -53,9 +53,9 @@ def logits_of(model, paths):
         return model.model(model.tensor([Image.open(path) for path in paths])).numpy()
 
 
-@pytest.mark.parametrize("normalised", [False, True])
-def test_logits(model, photographs, tmp_path, normalised):
-    description = export(model, tmp_path / "out", photographs, normalised=normalised)
+@pytest.mark.parametrize("normalized", [False, True])
+def test_logits(model, photographs, tmp_path, normalized):
+    description = export(model, tmp_path / "out", photographs, normalized=normalized)
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "model.json",
         "model.pdiparams",

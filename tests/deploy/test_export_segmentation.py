@@ -36,7 +36,7 @@ def trained_segmenter(folder):
 def test_logits(segmenter, tmp_path):
     model, folder = segmenter
     pictures = sorted(folder.glob("*.png"))
-    export(model, tmp_path / "out", pictures, normalised=True)
+    export(model, tmp_path / "out", pictures, normalized=True)
     runner = load_runner(tmp_path / "out", threads=1)
     images = np.stack([runner.description.open(path) for path in pictures])
     mean, std = (np.reshape(value, (1, 3, 1, 1)) for value in (model.mean, model.std))

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from beit.checkpoint.dialects.preprocessing import Preprocessing
 from beit.deploy.description import Description, read_description, write_description
 from beit.deploy.runner import Runner, load_runner
+from beit.preprocessing import Preprocessing
 
 IMAGES = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.9, "bilinear", 4)
 DESCRIPTION = Description("classify", "topk", ("scores", "classes"), (4, 6), True, IMAGES, ("a", "b"))
@@ -38,7 +38,7 @@ def test_a_folder_that_is_no_export(tmp_path):
         load_runner(tmp_path, precision="int4")
 
 
-def test_images_are_checked_normalised_and_results_named():
+def test_images_are_checked_normalized_and_results_named():
     seen = []
 
     def session(images):

@@ -26,6 +26,6 @@ def poison() -> None:
 poison()  # also in the ranks, which import this file again
 
 if __name__ == "__main__":
-    from beit.run import main
+    from beit.train.entry import main
 
     sys.exit(main("main_multi_gpu.py", single=False))

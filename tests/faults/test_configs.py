@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from beit.config import dump, get_config
-from beit.run import _rank, _reporting
 from beit.schema import SCHEMA
+from beit.train.entry import _rank, exit_status
 from tests.faults.harness import Row, finish, message
 from tests.stories import command, tiny_config, write_dataset
 
@@ -247,7 +247,7 @@ def test_mutations(
                 file.write_text(resolved, encoding="utf-8")
                 config = get_config(file, ["SAVE", str(tmp_path / f"run{number}")])
             try:
-                ran[_reporting(lambda config=config: _rank(config))] += 1
+                ran[exit_status(lambda config=config: _rank(config))] += 1
             except BaseException as error:
                 before, after = valid.splitlines(), resolved.splitlines()
                 difference = [line for line in after if line not in before]

@@ -10,9 +10,9 @@ import paddle
 import pytest
 
 from beit.data.sampler import Draw, EvalSampler
-from beit.metrics import classification_sums
-from beit.run import run
 from beit.tasks import TASKS
+from beit.tasks.metrics import classification_sums
+from beit.train.run import run
 from tests.faults.harness import Row, succeed
 from tests.stories import command, tiny_config, write_dataset
 

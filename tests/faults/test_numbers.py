@@ -11,11 +11,11 @@ import numpy as np
 import paddle
 import pytest
 
-import beit.engine
-import beit.run
+import beit.train.loop
+import beit.train.run
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write
-from beit.engine import NonFiniteLossError
-from beit.run import run
+from beit.train.run import run
+from beit.train.state import NonFiniteLossError
 from tests.faults.harness import LATEST, Row, finish, json_lines, message, step_of, succeed
 from tests.models.teacher_numpy import dino_state
 from tests.stories import command, tiny_config, write_dataset
@@ -76,14 +76,14 @@ def test_rate_that_explodes(data: Path, tmp_path: Path, row: Row) -> None:
 
 def poison_after(monkeypatch: pytest.MonkeyPatch, step: int, change: Any) -> None:
     """Do something to the run right after an optimizer step, before it is saved."""
-    real = beit.engine.train_step
+    real = beit.train.loop.train_step
 
     def train_step(run: Any, *arguments: Any) -> None:
         real(run, *arguments)
         if run.step + 1 == step:
             change(run)
 
-    monkeypatch.setattr("beit.engine.train_step", train_step)
+    monkeypatch.setattr("beit.train.loop.train_step", train_step)
 
 
 def spoil(tensor: paddle.Tensor) -> None:
@@ -149,8 +149,8 @@ def force_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "paddle.amp.grad_scaler._dygraph_tracer", lambda: SimpleNamespace(_expected_place=place)
     )
-    monkeypatch.setattr("beit.run._amp_dtype", lambda *_: "float16")
-    monkeypatch.setattr("beit.engine.autocast", lambda _: beit.engine.nullcontext())
+    monkeypatch.setattr("beit.train.run._amp_dtype", lambda *_: "float16")
+    monkeypatch.setattr("beit.train.loop.autocast", lambda _: beit.train.loop.nullcontext())
 
 
 def test_float16_overflow(data: Path, tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_float16_overflow(data: Path, tmp_path: Path, row: Row, monkeypatch: pyt
         "that step is skipped, the scale halves, training goes on; scale in the checkpoint",
     )
     force_scaler(monkeypatch)
-    real, weights = beit.engine.train_step, []
+    real, weights = beit.train.loop.train_step, []
 
     def train_step(run: Any, *arguments: Any) -> None:
         if run.step == 3:
@@ -170,7 +170,7 @@ def test_float16_overflow(data: Path, tmp_path: Path, row: Row, monkeypatch: pyt
             real(run, *arguments)
         weights.append({name: value.numpy().copy() for name, value in run.task.model.state_dict().items()})
 
-    monkeypatch.setattr("beit.engine.train_step", train_step)
+    monkeypatch.setattr("beit.train.loop.train_step", train_step)
     run(tiny_config(data, tmp_path, AMP=True))
     assert all((weights[2][name] == weights[3][name]).all() for name in weights[2])
     assert any((weights[3][name] != weights[4][name]).any() for name in weights[2])
@@ -192,14 +192,14 @@ def test_float16_overflow_storm(
         "stopped with a message once the scale is below 1 instead of training nothing for days",
     )
     force_scaler(monkeypatch)
-    real = beit.engine.train_step
+    real = beit.train.loop.train_step
 
     def train_step(run: Any, *arguments: Any) -> None:
         handle = run.task.model.fc_norm.weight.register_hook(lambda gradient: gradient * float("inf"))
         real(run, *arguments)
         handle.remove()
 
-    monkeypatch.setattr("beit.engine.train_step", train_step)
+    monkeypatch.setattr("beit.train.loop.train_step", train_step)
     with pytest.raises(NonFiniteLossError, match="overflow float16 again and again") as caught:
         run(tiny_config(data, tmp_path, AMP=True, TRAIN__NUM_EPOCHS=5))
     row.seen = str(caught.value)

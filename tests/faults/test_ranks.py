@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beit.watchdog import EXIT_HUNG
+from beit.parallel.watchdog import EXIT_HUNG
 from tests.faults.harness import (
     Row,
     copied,

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import paddle
 
-from beit import distributed
 from beit.layers.batch_norm import SyncBatchNorm
+from beit.parallel import ranks
 
 BATCH, CHANNELS = 6, 3
 
@@ -39,6 +39,6 @@ def train(rank, world_size):
 
 
 def worker(folder):
-    distributed.start("cpu")
-    np.savez(f"{folder}/{distributed.rank()}.npz", **train(distributed.rank(), distributed.world_size()))
+    ranks.start("cpu")
+    np.savez(f"{folder}/{ranks.rank()}.npz", **train(ranks.rank(), ranks.world_size()))
     sys.exit(0)

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
-from beit import distributed
 from beit.layers.batch_norm import SyncBatchNorm
+from beit.parallel.launch import launch
 from tests.layers import batch_norm_ranks
 
 
-def test_two_ranks_normalise_as_one_process_does_the_joint_batch(tmp_path):
-    status = distributed.launch(batch_norm_ranks.worker, (str(tmp_path),), ranks=2, device="cpu", grace=5.0)
+def test_two_ranks_normalize_as_one_process_does_the_joint_batch(tmp_path):
+    status = launch(batch_norm_ranks.worker, (str(tmp_path),), ranks=2, device="cpu", grace=5.0)
     assert status == 0
     alone = batch_norm_ranks.train(0, 1)
     for rank in range(2):

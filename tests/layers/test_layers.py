@@ -10,15 +10,11 @@ import pytest
 from paddle import nn
 
 from beit.layers.attention import Attention
-from beit.layers.block import Block, Mlp, draw_paths
+from beit.layers.block import Block, DropPath, Mlp
 from beit.layers.init import init_convolution, init_weights, rescale_block, truncated_normal
 from beit.layers.patch_embed import PatchEmbed
-from beit.layers.relative_position import (
-    RelativePositionBias,
-    gather_bias,
-    num_table_rows,
-    relative_position_index,
-)
+from beit.layers.relative_position import RelativePositionBias, gather_bias
+from beit.positions import num_table_rows, relative_position_index
 
 RNG = np.random.default_rng(0)
 
@@ -129,24 +125,27 @@ def test_mlp_uses_the_exact_gelu() -> None:
     np.testing.assert_allclose(mlp(paddle.to_tensor(x)).numpy(), expected, atol=1e-6)
 
 
-def test_paths_are_dropped_per_sample_and_branch_and_keep_the_mean() -> None:
-    """beit's DropPath: x / keep * floor(keep + uniform), a number for each sample."""
+def test_drop_path_drops_per_sample_and_keeps_the_mean() -> None:
+    """unilm's DropPath: x / keep * floor(keep + uniform), one number per sample."""
     paddle.seed(3)
-    paths = draw_paths(0.25, 4000, training=True).numpy()
-    assert paths.shape == (2, 4000, 1, 1)
-    assert set(np.unique(paths)) == {0.0, np.float32(1 / 0.75)}
-    assert abs(paths.mean() - 1) < 0.05
-    assert 0.3 < (paths[0] == paths[1]).mean() < 0.9  # the branches drop independently: 0.625
-    assert draw_paths(0.25, 4, training=False) is None
-    assert draw_paths(0.0, 4, training=True) is None
-    assert not draw_paths(1.0, 4, training=True).numpy().any()
+    layer = DropPath(0.25)
+    dropped = layer(paddle.ones([4000, 2, 3])).numpy()
+    assert set(np.unique(dropped)) == {0.0, np.float32(1 / 0.75)}
+    assert (dropped == dropped[:, :1, :1]).all()  # whole samples
+    assert abs(dropped.mean() - 1) < 0.05
+    assert not DropPath(1.0)(paddle.ones([4, 2, 3])).numpy().any()
+    x = paddle.randn([4, 2, 3])
+    assert DropPath(0.0)(x) is x
+    layer.eval()
+    assert layer(x) is x
 
 
-def test_a_dropped_branch_leaves_its_sample_alone() -> None:
+def test_block_drops_its_branches_independently(monkeypatch: pytest.MonkeyPatch) -> None:
     block = Block(Attention(4, num_heads=2), dim=4, mlp_dim=8, drop_path_rate=0.5)
     x = paddle.randn([3, 5, 4])
-    paths = paddle.to_tensor([[0.0, 2.0, 2.0], [0.0, 0.0, 2.0]]).reshape([2, 3, 1, 1])
-    y = block(x, paths=paths)
+    uniform = [paddle.to_tensor(values).reshape([3, 1, 1]) for values in ([0.1, 0.5, 0.9], [0.1, 0.2, 0.7])]
+    monkeypatch.setattr(paddle, "rand", lambda shape: uniform.pop(0))
+    y = block(x)
     np.testing.assert_array_equal(y[0].numpy(), x[0].numpy())
     attended = x + 2.0 * block.gamma_1 * block.attn(block.norm1(x))
     np.testing.assert_allclose(y[1].numpy(), attended[1].numpy(), atol=1e-6)

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import paddle
 
-from beit import distributed
 from beit.models.quantizer import NormEmaQuantizer
+from beit.parallel import ranks
 
 
 def train(rank, world_size):
@@ -24,8 +24,8 @@ def train(rank, world_size):
 
 
 def worker(folder):
-    distributed.start("cpu")
-    states = train(distributed.rank(), distributed.world_size())
+    ranks.start("cpu")
+    states = train(ranks.rank(), ranks.world_size())
     flat = {f"{step}.{name}": array for step, state in enumerate(states) for name, array in state.items()}
-    np.savez(f"{folder}/{distributed.rank()}.npz", **flat)
+    np.savez(f"{folder}/{ranks.rank()}.npz", **flat)
     sys.exit(0)

@@ -10,8 +10,8 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def norm(s, name, x, eps):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt(x.var(-1, keepdims=True) + eps) * s[f"{name}.weight"] + s[f"{name}.bias"]
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / np.sqrt(x.var(-1, keepdims=True) + eps) * s[f"{name}.weight"] + s[f"{name}.bias"]
 
 
 def patches(x, weight):

@@ -1,4 +1,4 @@
-"""Masked image modelling: numbers of every publisher's file, sizes, initial values, what masking does."""
+"""Masked image modeling: numbers of every publisher's file, sizes, initial values, what masking does."""
 
 from __future__ import annotations
 
@@ -249,8 +249,8 @@ def test_initial_values_are_cut_at_one_deviation():
 )
 def test_drop_path_rates_continue_the_line(depth, early, head, expected):
     model = build(depth=depth, early_layers=early, head_layers=head, drop_path_rate=0.1)
-    assert [block.drop_path_rate for block in model.blocks] == pytest.approx(expected[0])
-    assert [block.drop_path_rate for block in model.cls_pt_layers or []] == pytest.approx(expected[1])
+    assert [block.drop_path.rate for block in model.blocks] == pytest.approx(expected[0])
+    assert [block.drop_path.rate for block in model.cls_pt_layers or []] == pytest.approx(expected[1])
     assert model.depth == len(model.blocks) == depth
 
 

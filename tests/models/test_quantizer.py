@@ -6,8 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from beit import distributed
 from beit.models.quantizer import NormEmaQuantizer, kmeans
+from beit.parallel.launch import launch
 from tests.models import quantizer_ranks
 
 
@@ -132,7 +132,7 @@ def test_the_first_training_batch_starts_the_codebook():
 def test_an_empty_codebook_is_refused_in_evaluation():
     quantizer = NormEmaQuantizer(4, 3)
     quantizer.eval()
-    with pytest.raises(ValueError, match="never initialised"):
+    with pytest.raises(ValueError, match="never initialized"):
         quantizer(paddle.to_tensor(draw(0, 1, 2, 3)))
     random = NormEmaQuantizer(4, 3, kmeans_init=False)
     random.eval()
@@ -179,7 +179,7 @@ def test_half_precision_features_are_compared_in_float32():
 
 
 def test_two_ranks_make_the_codebook_of_one(tmp_path):
-    status = distributed.launch(quantizer_ranks.worker, (str(tmp_path),), ranks=2, device="cpu", grace=5.0)
+    status = launch(quantizer_ranks.worker, (str(tmp_path),), ranks=2, device="cpu", grace=5.0)
     assert status == 0
     ranks = [np.load(tmp_path / f"{rank}.npz") for rank in (0, 1)]
     for step, state in enumerate(quantizer_ranks.train(0, 1)):

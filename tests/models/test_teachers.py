@@ -84,8 +84,8 @@ def test_a_classifier_of_ones_own_teaches(tmp_path):
     path = saved(tmp_path, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
     teacher = load_teacher("beit", path, num_heads=HEADS)
     pixels = paddle.to_tensor(np.round(255 * images()).astype("uint8"))
-    normalised = normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    tokens = model.run_blocks(model.embed(normalised))[-1]
+    normalized = normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    tokens = model.run_blocks(model.embed(normalized)).last
     found = teacher(pixels.astype("float32") / 255.0)
     np.testing.assert_allclose(found.numpy(), model.fc_norm(tokens[:, 1:]).numpy(), atol=1e-5)
     other = own_classifier(use_rel_pos_bias=True)

@@ -156,13 +156,13 @@ def test_positions_of_a_tokenizer_are_resized_to_the_grid(tmp_path):
     assert model.encode(paddle.zeros([1, 3, 16, 20])).shape == [1, 20]
 
 
-def test_a_codebook_that_was_never_initialised_is_refused(tmp_path):
+def test_a_codebook_that_was_never_initialized_is_refused(tmp_path):
     state = publishers.unilm_vqkd(np.random.default_rng(3))
     state["quantize.embedding.initted"][:] = 0
     write(tmp_path / "tokenizer.pdparams", {"model": state})
-    with pytest.raises(CheckpointError, match="never initialised"):
+    with pytest.raises(CheckpointError, match="never initialized"):
         build_tokenizer(config(VQKD, "TOKENIZER.PRETRAINED", str(tmp_path / "tokenizer.pdparams")))
-    with pytest.raises(ValueError, match="never initialised"):
+    with pytest.raises(ValueError, match="never initialized"):
         build_tokenizer(config(VQKD)).encode(paddle.zeros([1, 3, 12, 12]))
 
 
@@ -172,7 +172,7 @@ def test_images_are_taken_as_given():
         tokenizer.encode(paddle.zeros([1, 3, 12, 12], "uint8"))
     with pytest.raises(ValueError, match="12x12 pixels, got 16x16"):
         tokenizer.encode(paddle.zeros([1, 3, 16, 16]))
-    # The ids of an image do not depend on its neighbours in the batch (the official code guesses from the maximum).
+    # The ids of an image do not depend on its neighbors in the batch (the official code guesses from the maximum).
     dark, bright = images(1, 12, batch=1) * 0.1, images(2, 12, batch=1) * 3.0
     together = tokenizer.encode(paddle.to_tensor(np.concatenate([dark, bright])))
     np.testing.assert_array_equal(together[:1].numpy(), tokenizer.encode(paddle.to_tensor(dark)).numpy())

@@ -7,9 +7,9 @@ import pytest
 
 import beit
 from beit.data.transforms import build_train_transform
-from beit.engine import make_schedules
 from beit.models.dalle import DalleDecoder, DalleEncoder
 from beit.models.tokenizer import build_vqkd
+from beit.optim.schedule import make_schedules
 
 VQKD = {"1x768x12_clip": 94_655_008, "3x768x12_clip": 108_829_216, "1x768x12_dino": 94_851_872}
 

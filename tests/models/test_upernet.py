@@ -124,7 +124,7 @@ def test_absolute_and_shared_positions_follow_the_size_too():
     load_pretrained(large, {k: v.numpy() for k, v in small.state_dict().items()})
     small.eval(), large.eval()
     images = paddle.to_tensor(pictures(size=(24, 24)))
-    got = small.forward_features(images, any_size=True).numpy()
+    got = small.forward_outputs(images, any_size=True).pooler_output.numpy()
     np.testing.assert_allclose(got, large(images).numpy(), atol=1e-5)
     with pytest.raises(ValueError, match="takes images of 16x16"):
         small(images)

@@ -130,7 +130,7 @@ def test_post_processing_resizes_and_takes_the_largest():
         first, second = processor.post_process_semantic_segmentation(outputs, [(8, 10), (4, 5)])
         assert first.shape == [8, 10]
         np.testing.assert_array_equal(second.numpy(), plain[1].numpy())
-    # Half-pixel centres: doubling [0, 1] gives [0, 1/4, 3/4, 1].
+    # Half-pixel centers: doubling [0, 1] gives [0, 1/4, 3/4, 1].
     ramp = paddle.to_tensor(np.array([[[[0.0, 1.0]], [[0.5, 0.5]]]], "float32"))
     classes = processor.post_process_semantic_segmentation(ramp, [(1, 4)])[0]
     np.testing.assert_array_equal(classes.numpy(), [[1, 1, 0, 0]])

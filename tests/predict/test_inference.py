@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 import beit
+from beit.checkpoint.convert import convert
 from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
 from beit.data.dataset import build_dataset
 from beit.data.sampler import Draw
 from beit.predict.inference import extract_feat, inference_model, load_predictor
-from beit.tools.convert import convert
 from tests.checkpoint import publishers
 from tests.reference_numpy import classify, encode
 from tests.stories import tiny_config, write_dataset
@@ -62,7 +62,7 @@ def softmax(x):
 
 
 def test_a_file_without_config_is_classified_as_the_reference_does(published, picture):
-    """Architecture, mean, std and crop are read off the file: 12 / 0.9 = 13 pixels, then the centre."""
+    """Architecture, mean, std and crop are read off the file: 12 / 0.9 = 13 pixels, then the center."""
     result = inference_model(published, picture, topk=2)
     with Image.open(picture) as image:
         resized = np.asarray(image.resize((13 * 44 // 30, 13), Image.Resampling.BICUBIC), np.float64)
@@ -119,9 +119,9 @@ def test_features_are_the_pooled_tokens(published, picture):
     images = np.random.default_rng(2).standard_normal((2, 3, 12, 12)).astype(np.float32)
     tokens = encode(UNILM, images, 3)
     pooled = tokens[:, 1:].mean(1)
-    centred = pooled - pooled.mean(-1, keepdims=True)
+    centered = pooled - pooled.mean(-1, keepdims=True)
     expected = (
-        centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * UNILM["fc_norm.weight"]
+        centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-6) * UNILM["fc_norm.weight"]
         + UNILM["fc_norm.bias"]
     )
     np.testing.assert_allclose(

@@ -82,7 +82,7 @@ def test_without_files_beside_the_weights_classes_have_numbers(tmp_path):
     assert len(segmenter.palette) == CLASSES
 
 
-def test_overlay_mixes_colours_and_lists_classes_by_area():
+def test_overlay_mixes_colors_and_lists_classes_by_area():
     classes = np.zeros((40, 60), np.uint8)
     classes[:10] = 2
     image = Image.new("RGB", (60, 40), (100, 100, 100))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from beit.predict.trained import find_weights
-from beit.published import PUBLISHED
+from beit.zoo.table import PUBLISHED
 
 
 @pytest.mark.parametrize(

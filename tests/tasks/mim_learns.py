@@ -97,7 +97,7 @@ FINETUNE |= {
 def train(folder: Path, keys: dict[str, Any]) -> dict[str, float]:
     """Metrics of a run in `folder`, made if it is not there."""
     from beit.config import get_config
-    from beit.run import run
+    from beit.train.run import run
 
     result = folder / "result.json"
     if not result.exists():

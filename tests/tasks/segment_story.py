@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from beit import run
 from beit.config import get_config
 from beit.tools.scenes import write_scenes
+from beit.train import run
 
 TINY = {
     "TASK": "segment",

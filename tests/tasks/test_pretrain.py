@@ -9,11 +9,11 @@ import numpy as np
 import paddle
 import pytest
 
-from beit import cpu_threads
+from beit import cpu
 from beit.config import get_config
-from beit.engine import _clip
 from beit.optim.groups import set_step
 from beit.tasks import TASKS, pretrain
+from beit.train.loop import _clip
 from tests.reference_numpy import predict_tokens, softmax
 
 pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
@@ -67,7 +67,7 @@ def double(monkeypatch):
     paddle.set_default_dtype("float32")
 
 
-def randomise(model, rng):
+def randomize(model, rng):
     """Weights away from the tiny initial ones, so that every gradient says something."""
     for parameter in model.parameters():
         parameter.set_value(0.5 * rng.standard_normal(parameter.shape) + (parameter.ndim == 1))
@@ -92,7 +92,7 @@ def test_ten_steps_follow_a_float64_reference(version):
     """Loss of every step, the gradient of every tensor (by differences along a random direction) and AdamW by hand."""
     rng = np.random.default_rng(version)
     task = build(version)
-    randomise(task.model, rng)
+    randomize(task.model, rng)
     groups = task.param_groups()
     optimizer = paddle.optimizer.AdamW(
         learning_rate=LR, parameters=groups, beta1=BETAS[0], beta2=BETAS[1], epsilon=EPS
@@ -144,7 +144,7 @@ def test_v1_logs_loss_and_accuracy_of_the_masked_patches():
     assert float(scalars["loss"]) == pytest.approx(math.log(5), abs=0.1)
 
 
-def test_v2_logs_both_branches_and_minimises_their_sum():
+def test_v2_logs_both_branches_and_minimizes_their_sum():
     rng = np.random.default_rng(4)
     scalars = build(2)(to_tensors(draw_batch(rng)), rng)
     assert list(scalars) == ["loss", "loss_main", "loss_cls_pt", "mlm_acc", "mlm_acc_cls_pt"]
@@ -239,7 +239,7 @@ def test_tokens_come_from_the_second_view_in_0_to_1(monkeypatch):
             return paddle.zeros([len(images), 4], "int64")
 
     monkeypatch.setattr(task, "_frozen", (Tokenizer(),))
-    monkeypatch.setattr(cpu_threads, "threads", lambda: 1)  # one call
+    monkeypatch.setattr(cpu, "_num_threads", 1)  # one call
     task(batch, rng)
     np.testing.assert_allclose(seen[0].numpy(), batch["second"].numpy() / 255.0, rtol=1e-6)
 

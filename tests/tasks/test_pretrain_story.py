@@ -1,4 +1,4 @@
-"""From a folder of pictures to a classifier, in whole runs: pre-train, continue, fine-tune, probe, neighbours."""
+"""From a folder of pictures to a classifier, in whole runs: pre-train, continue, fine-tune, probe, neighbors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 
 from beit.checkpoint.files import read
 from beit.data.flat import HOLDOUT
-from beit.engine import NonFiniteLossError, make_schedules, warmup_length
 from beit.models.mim import BeitForMaskedImageModeling, MimLogits
-from beit.run import run
+from beit.optim.schedule import make_schedules, warmup_length
+from beit.train.run import run
+from beit.train.state import NonFiniteLossError
 from tests.stories import QUIET, losses, tiny_config, write_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
@@ -142,7 +143,7 @@ def test_a_probe_trains_and_continues(data: Path, pretrained: Path, tmp_path: Pa
         np.testing.assert_array_equal(stored[name], value, err_msg=name)
 
 
-def test_neighbours_need_no_training(data: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_neighbors_need_no_training(data: Path, pretrained: Path, tmp_path: Path) -> None:
     keys = (
         PLAIN
         | FROZEN
@@ -151,7 +152,7 @@ def test_neighbours_need_no_training(data: Path, pretrained: Path, tmp_path: Pat
     metrics = run(tiny_config(data, tmp_path, **keys))
     assert metrics["count"] == 4
     assert "layer" in (tmp_path / "knn.txt").read_text(encoding="utf-8")
-    assert json.loads((tmp_path / "knn.json").read_text(encoding="utf-8"))["neighbours"] == 20
+    assert json.loads((tmp_path / "knn.json").read_text(encoding="utf-8"))["neighbors"] == 20
 
 
 # ---- schedules ---------------------------------------------------------------------------------------------------

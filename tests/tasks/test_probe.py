@@ -1,4 +1,4 @@
-"""Linear probes and nearest neighbours over layers: features, independence, votes, tables, errors."""
+"""Linear probes and nearest neighbors over layers: features, independence, votes, tables, errors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from beit.beit import Beit
 from beit.data.sampler import Draw
 from beit.models.features import FeatureName, FrozenFeatures
 from beit.optim.groups import set_step
-from beit.run import run
 from beit.tasks import TASKS
-from beit.tasks.knn import neighbour_votes
+from beit.tasks.knn import neighbor_votes
 from beit.tasks.layer_table import LayerTable
 from beit.tasks.probe import LinearProbes
+from beit.train.run import run
 from tests.stories import tiny_config, write_dataset
 
 
@@ -41,7 +41,9 @@ def test_features_are_class_token_and_mean_patch_of_each_block():
     assert list(found) == [
         FeatureName(layer, kind) for layer in (1, 2, 3) for kind in ("class", "patches", "both")
     ]
-    for layer, tokens in enumerate(model.forward_features(images, [0, 1, 2]), start=1):
+    for layer, tokens in enumerate(
+        model.forward_outputs(images, hidden_states=[0, 1, 2]).hidden_states, start=1
+    ):
         tokens = tokens.numpy()
         expected = tokens[:, 0], tokens[:, 1:].mean(1)
         np.testing.assert_allclose(found[FeatureName(layer, "class")].numpy(), expected[0], atol=1e-6)
@@ -85,7 +87,7 @@ def test_probes_start_as_the_official_ones():
     assert float(state["layer_01_both.bias"].abs().max()) == 0
 
 
-def test_features_can_be_normalised_over_the_batch():
+def test_features_can_be_normalized_over_the_batch():
     name = FeatureName(1, "class")
     probes = LinearProbes({name: 6}, 2, batch_norm=True)
     features = 3 + 0.01 * np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
@@ -174,7 +176,7 @@ def test_probe_refuses_what_it_cannot_do(tmp_path):
         task("probe", tmp_path, MODEL__NUM_CLASSES=0)
 
 
-# ---- nearest neighbours ------------------------------------------------------------------------------------------
+# ---- nearest neighbors ------------------------------------------------------------------------------------------
 
 
 def test_votes_follow_the_dino_rule():
@@ -187,26 +189,26 @@ def test_votes_follow_the_dino_rule():
         cosines = memory @ query
         for index in np.argsort(-cosines)[:7]:
             expected[row, labels[index]] += np.exp(cosines[index] / 0.07)
-    found = neighbour_votes(
+    found = neighbor_votes(
         paddle.to_tensor(queries, "float32"),
         paddle.to_tensor(memory, "float32"),
         paddle.to_tensor(labels),
         num_classes=4,
-        neighbours=7,
+        neighbors=7,
     )
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
 
 
-def test_fewer_images_than_neighbours_all_vote():
-    votes = neighbour_votes(
-        paddle.eye(2), paddle.eye(2), paddle.to_tensor([0, 2]), num_classes=3, neighbours=20, temperature=1.0
+def test_fewer_images_than_neighbors_all_vote():
+    votes = neighbor_votes(
+        paddle.eye(2), paddle.eye(2), paddle.to_tensor([0, 2]), num_classes=3, neighbors=20, temperature=1.0
     )
     np.testing.assert_allclose(votes.numpy(), [[np.e, 0, 1], [1, 0, np.e]], rtol=1e-5)
 
 
-def test_training_images_are_their_own_neighbours(tmp_path):
+def test_training_images_are_their_own_neighbors(tmp_path):
     write_dataset(tmp_path, train=12, val=3)
-    knn = task("knn", tmp_path, PROBE__NEIGHBOURS=1, PROBE__KINDS=["class", "both"])
+    knn = task("knn", tmp_path, PROBE__NEIGHBORS=1, PROBE__KINDS=["class", "both"])
     dataset = knn.dataset("train")
     items = [dataset[Draw(index, index)] for index in range(12)]
     batch = {key: paddle.to_tensor(np.stack([item[key] for item in items])) for key in items[0]}

@@ -6,10 +6,11 @@ import numpy as np
 import paddle
 import pytest
 
-from beit import distributed, run
 from beit.data.sampler import Draw
-from beit.losses import segmentation_cross_entropy
+from beit.parallel.launch import launch
+from beit.tasks.losses import segmentation_cross_entropy
 from beit.tasks.segment import Segment
+from beit.train import run
 from tests.tasks.segment_story import QUIET, losses, make_scenes, tiny_config, weights, worker
 
 
@@ -63,7 +64,7 @@ def test_two_ranks_train_and_evaluate_as_one(scenes, tmp_path):
     one = tiny_config(scenes, tmp_path / "one", DATA__BATCH_SIZE=4, **_flat(QUIET))
     run.run(one)
     two = tiny_config(scenes, tmp_path / "two", DATA__BATCH_SIZE=2, **_flat(QUIET))
-    assert distributed.launch(worker, (two,), ranks=2, device="cpu", grace=5.0) == 0
+    assert launch(worker, (two,), ranks=2, device="cpu", grace=5.0) == 0
     first, second = losses(tmp_path / "one"), losses(tmp_path / "two")
     np.testing.assert_allclose(
         [second[k] for k in sorted(second)], [first[k] for k in sorted(first)], rtol=1e-4
@@ -81,7 +82,7 @@ def test_two_ranks_train_and_evaluate_as_one(scenes, tmp_path):
         if ranks == 1:
             run.run(config)
         else:
-            assert distributed.launch(worker, (config,), ranks=2, device="cpu", grace=5.0) == 0
+            assert launch(worker, (config,), ranks=2, device="cpu", grace=5.0) == 0
         results.append(json.loads((output / "segmentation.json").read_text()))
     assert results[0] == results[1]
 
@@ -109,7 +110,7 @@ def _fill(layer):
             parameter.set_value(paddle.full_like(parameter, 0.05))
 
 
-def test_normalised_crops_are_zero_around_the_picture(scenes, tmp_path):
+def test_normalized_crops_are_zero_around_the_picture(scenes, tmp_path):
     task = Segment(tiny_config(scenes, tmp_path, DATA__IMAGE_SIZE=80, TRAIN__RESIZE_RATIO=[1.0, 1.0]))
     batch = first_batch(task)
     height, width = batch["box"].numpy()[0, 2:]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from beit.tasks.token_pictures import (
-    code_colours,
+    code_colors,
     draw_code_map,
     draw_code_patches,
     draw_codebook,
@@ -18,20 +18,20 @@ def images(count=2, side=8):
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def test_code_map_colours_each_patch():
+def test_code_map_colors_each_patch():
     image, ids = images()[0], np.array([[3, 5], [5, 3]])
     picture = draw_code_map(image, ids)
     assert picture.shape == (8, 24, 3)
     np.testing.assert_array_equal(picture[:, :8], image)
-    colours = code_colours(ids)
-    np.testing.assert_array_equal(picture[:, 8:16], colours.repeat(4, 0).repeat(4, 1))
-    blend = (image.astype(float) + colours.repeat(4, 0).repeat(4, 1)) / 2
+    colors = code_colors(ids)
+    np.testing.assert_array_equal(picture[:, 8:16], colors.repeat(4, 0).repeat(4, 1))
+    blend = (image.astype(float) + colors.repeat(4, 0).repeat(4, 1)) / 2
     assert np.abs(picture[:, 16:] - blend).max() <= 1
 
 
-def test_a_code_keeps_its_colour():
-    np.testing.assert_array_equal(code_colours(np.array([7, 9]))[0], code_colours(np.array([[7]]))[0, 0])
-    assert len(np.unique(code_colours(np.arange(200)), axis=0)) > 150
+def test_a_code_keeps_its_color():
+    np.testing.assert_array_equal(code_colors(np.array([7, 9]))[0], code_colors(np.array([[7]]))[0, 0])
+    assert len(np.unique(code_colors(np.arange(200)), axis=0)) > 150
 
 
 def test_patches_of_a_code_stand_in_their_surroundings():

@@ -12,12 +12,12 @@ from PIL import Image
 
 from beit.checkpoint.files import read, write
 from beit.data.sampler import Draw
-from beit.engine import NonFiniteLossError
 from beit.models.teachers import load_teacher
 from beit.models.tokenizer import build_tokenizer
-from beit.run import run
+from beit.predict.tokens import store_features
 from beit.tasks import TASKS
-from beit.tools.tokens import store_features
+from beit.train.run import run
+from beit.train.state import NonFiniteLossError
 from tests import stories
 from tests.models.teacher_numpy import dino_state
 

@@ -9,10 +9,10 @@ import paddle
 import pytest
 from PIL import Image
 
+from beit.data.check import look_at_split, overlap, shortened
 from beit.tasks import TASKS
 from beit.tools import check
-from beit.tools.data_check import look_at_split, overlap, shortened
-from beit.tools.step_check import dry_step, settings_without_effect
+from beit.train.step_check import dry_step, settings_without_effect
 from tests.stories import TINY, tiny_config, write_dataset
 
 

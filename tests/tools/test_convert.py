@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from beit.checkpoint.convert import convert
 from beit.checkpoint.dialects import to_canonical
 from beit.checkpoint.files import read, write
 from beit.checkpoint.load import load_pretrained
-from beit.tools.convert import convert, main
+from beit.tools.convert import main
 from tests.checkpoint import publishers
 from tests.checkpoint.test_classifier_forms import build, largest_difference
 

@@ -24,7 +24,7 @@ def test_every_class_is_drawn_and_labels_follow_the_picture():
         picture, labels = draw_scene(np.random.default_rng(seed))
         classes, pixels = np.array(labels), np.array(picture).astype(int)
         found |= set(np.unique(classes))
-        # Trees are dark, the sky is bright: colours and labels tell of the same places.
+        # Trees are dark, the sky is bright: colors and labels tell of the same places.
         if (classes == 4).any():
             assert pixels[classes == 4].mean() < pixels[classes == 0].mean()
     assert found == set(range(len(CLASS_NAMES)))

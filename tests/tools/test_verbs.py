@@ -15,7 +15,7 @@ import pytest
 from beit.__main__ import VERBS, main
 from tests.tools.workplace import write_workplace
 
-MINE = ("predict", "train", "evaluate", "check", "make-lists", "config", "report", "visualise")
+MINE = ("predict", "train", "evaluate", "check", "make-lists", "config", "report", "visualize")
 EXAMPLES = [line for verb in MINE for line in importlib.import_module(VERBS[verb][0]).EXAMPLES]
 SHOWS = {
     "predict": "digit ",
@@ -25,7 +25,7 @@ SHOWS = {
     "make-lists": "6 training and 2 validation images of 2 classes",
     "config": "TRAIN",
     "report": "parameters",
-    "visualise": ".png",
+    "visualize": ".png",
 }
 
 
@@ -107,7 +107,7 @@ def test_names_and_preprocessing_from_the_command_line(workplace, capsys):
     ("words", "reason"),
     [
         (["predict", "output/run", "photo.jpg", "--topk", "0"], "--topk 0: expected 1 or more"),
-        (["visualise", "nonsense"], "invalid choice: 'nonsense'"),
+        (["visualize", "nonsense"], "invalid choice: 'nonsense'"),
         (["config", "-cfgg=x"], "did you mean -cfg"),
     ],
 )
@@ -123,11 +123,11 @@ def test_flags_that_are_wrong(words, reason, workplace, capsys):
     [
         (["predict", "absent", "photo.jpg"], "no published checkpoint is called"),
         (["config", "--keys", "NOTHING"], "no key fits 'NOTHING'"),
-        (["visualise", "attention", "output/run", "photo.jpg", "--layers", "3"], "the model has blocks 0 to 2"),
-        (["visualise", "curves", "flowers"], "metrics.jsonl does not exist"),
-        (["visualise", "masked", "-cfg=demo_digits"], "need TASK: pretrain and weights"),
-        (["visualise", "confusion", "-cfg=demo_digits"], "need TASK: classify and weights"),
-        (["visualise", "codes", "-cfg=demo_digits"], "need a trained tokenizer"),
+        (["visualize", "attention", "output/run", "photo.jpg", "--layers", "3"], "the model has blocks 0 to 2"),
+        (["visualize", "curves", "flowers"], "metrics.jsonl does not exist"),
+        (["visualize", "masked", "-cfg=demo_digits"], "need TASK: pretrain and weights"),
+        (["visualize", "confusion", "-cfg=demo_digits"], "need TASK: classify and weights"),
+        (["visualize", "codes", "-cfg=demo_digits"], "need a trained tokenizer"),
         (["unknown"], "unknown verb 'unknown'"),
         (["evaluate", "-cfg=demo_digits", "-device=cpu", "-output=new"], "-eval needs the weights"),
     ],

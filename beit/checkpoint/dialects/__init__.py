@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from beit.checkpoint.canonical import Architecture, State, describe, kind_of, missing_names
-from beit.checkpoint.dialects.preprocessing import Preprocessing
 from beit.checkpoint.dialects.translate import PUBLISHERS, DialectInfo, from_canonical, to_canonical
+from beit.preprocessing import Preprocessing
 
 __all__ = [
     "PUBLISHERS",

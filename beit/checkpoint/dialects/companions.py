@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from beit.checkpoint.canonical import MIM_V1, SEGMENTATION, describe, kind_of, shapes_of
-from beit.checkpoint.dialects.preprocessing import Preprocessing
+from beit.preprocessing import Preprocessing
 
 _BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "mlp_ratio": 4.0}
 _LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16, "patch_size": 16, "mlp_ratio": 4.0}

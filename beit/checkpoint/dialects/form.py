@@ -21,7 +21,7 @@ class Form:
     # Recognition: name patterns that must all occur, or must not; the layout and the wrapper, where names do not tell.
     has: tuple[str, ...]
     lacks: tuple[str, ...] = ()
-    recognised_by_layout: bool = False
+    recognized_by_layout: bool = False
     wrappers: tuple[str | None, ...] | None = None
     # Meaning.
     rules: Rules = (("*", "*"),)  # (publisher's name, canonical name); the first that fits counts, both ways

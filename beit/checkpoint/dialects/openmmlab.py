@@ -19,7 +19,7 @@ _ENCODER = (("patch_embed.projection.*", "patch_embed.proj.*"), *under("layers.{
 _HEADS = (("head.fc.*", "head.*"), ("head.cls_head.*", "lm_head.*"))
 _BACKBONE = under("backbone.", (*_ENCODER, ("*", "*")))
 _TOKENIZER = (("target_generator.*", "frozen tokenizer saved along with the model"),)
-_PREPROCESSOR = (("data_preprocessor.*", "normalisation constants"),)
+_PREPROCESSOR = (("data_preprocessor.*", "normalization constants"),)
 
 _CLASSIFIER = Form(
     publisher="openmmlab",

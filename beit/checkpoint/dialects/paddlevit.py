@@ -12,7 +12,7 @@ _PADDLEVIT = Form(
     kinds=(CLASSIFIER, BACKBONE),
     has=(_BLOCK, "*relative_position_index"),
     lacks=("blocks.{i}.attn.qkv.bias", "mask_token"),
-    recognised_by_layout=True,
+    recognized_by_layout=True,
     layout="paddle",
     has_index_buffers=True,
     prefers_ema=True,  # main_multi_gpu_finetune.py L436-440
@@ -25,7 +25,7 @@ def _canonical(*kinds: str, has: tuple[str, ...]) -> Form:
         kinds=kinds,
         has=has,
         lacks=("*blocks.{i}.attn.qkv.bias",),
-        recognised_by_layout=True,
+        recognized_by_layout=True,
         layout="paddle",
         prefers_ema=True,
     )
@@ -37,7 +37,7 @@ _SEGMENTATION = Form(
     kinds=(SEGMENTATION,),
     has=("backbone." + _BLOCK, "decode_head.*"),
     rules=(("decode_head.*", "decode_head.*"), ("auxiliary_head.*", "auxiliary_head.*"), ("backbone.*", "*")),
-    recognised_by_layout=True,
+    recognized_by_layout=True,
     layout="paddle",
     prefers_ema=True,
 )

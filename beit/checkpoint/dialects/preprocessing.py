@@ -1,4 +1,4 @@
-"""Which normalisation, crop and pooling belong to a checkpoint. Source: the README files and configs of the publishers.
+"""Which normalization, crop and pooling belong to a checkpoint. Source: the README files and configs of the publishers.
 
 They are part of the weights: BEiT v1 was trained with mean and deviation 0.5, BEiT v2 with ImageNet's, and the
 tensors of a classifier do not tell which of the two it is. What is not known is left unknown and said.
@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from beit.checkpoint.canonical import DALLE, MIM, MIM_V1, MIM_V2, SEGMENTATION, VQKD, Architecture
-
-Triple = tuple[float, float, float]
-
-HALF: Triple = (0.5, 0.5, 0.5)
-IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
-IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+from beit.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple, as_triple
 
 # x * 0.8 + 0.1 of DALL-E's map_pixels, written as (x - mean) / std.
 _DALLE_MEAN: Triple = (-0.125, -0.125, -0.125)
@@ -27,46 +21,6 @@ _VQKD_IMAGE_SIZE = 224
 
 _OFFICIAL_CROP = 0.875  # unilm: 256 -> 224; from 384 pixels up the whole picture
 _PIL_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What an image must go through for a checkpoint. None where neither weights nor companions tell.
-
-    `mean`, `std` are per channel on [0, 1]; `crop_pct` is crop side / resized shorter side; sizes in pixels.
-    `squash` says that images are resized to a square without regard to their shape, and not cropped;
-    `exif_orientation` that they are turned as their EXIF tag says first.
-    """
-
-    mean: Triple | None = None
-    std: Triple | None = None
-    crop_pct: float | None = None
-    interpolation: str = "bicubic"
-    image_size: int | None = None
-    pooling: str = ""
-    squash: bool = False
-    source: str = ""
-    exif_orientation: bool = False
-
-    @property
-    def unknown(self) -> list[str]:
-        """Names of the fields without which no picture can be prepared."""
-        return [name for name in ("mean", "std", "crop_pct") if getattr(self, name) is None]
-
-
-def preprocessing_of(config: Any) -> Preprocessing:
-    """The preprocessing that a config evaluates with (`DATA.*`). `config` is the tree of `beit.config.get_config`."""
-    data = config.DATA
-    return Preprocessing(
-        _triple(data.IMAGENET_MEAN),
-        _triple(data.IMAGENET_STD),
-        data.CROP_PCT,
-        data.INTERPOLATION,
-        data.IMAGE_SIZE if isinstance(data.IMAGE_SIZE, int) else None,
-        "mean" if config.MODEL.USE_MEAN_POOLING else "token",
-        source="config",
-        exif_orientation=data.EXIF_ORIENTATION,
-    )
 
 
 def find_preprocessing(
@@ -149,8 +103,8 @@ def _with_timm_config(found: Preprocessing, config: Mapping[str, object]) -> Pre
     crop, interpolation = config.get("crop_pct"), config.get("interpolation")
     return replace(
         found,
-        mean=_triple(config.get("mean")) or found.mean,
-        std=_triple(config.get("std")) or found.std,
+        mean=as_triple(config.get("mean")) or found.mean,
+        std=as_triple(config.get("std")) or found.std,
         crop_pct=float(crop) if isinstance(crop, int | float) else found.crop_pct,
         interpolation=interpolation if isinstance(interpolation, str) else found.interpolation,
         image_size=found.image_size or (side if isinstance(side, int) else None),
@@ -164,17 +118,11 @@ def _with_processor_config(found: Preprocessing, config: Mapping[str, object]) -
     resample = config.get("resample")
     return replace(
         found,
-        mean=_triple(config.get("image_mean")) or found.mean,
-        std=_triple(config.get("image_std")) or found.std,
+        mean=as_triple(config.get("image_mean")) or found.mean,
+        std=as_triple(config.get("image_std")) or found.std,
         interpolation=_PIL_FILTERS.get(resample, found.interpolation)
         if isinstance(resample, int)
         else found.interpolation,
         crop_pct=_OFFICIAL_CROP if config.get("do_center_crop") else 1.0,
         source="preprocessor_config.json beside the weights",
     )
-
-
-def _triple(value: object) -> Triple | None:
-    if isinstance(value, list | tuple) and len(value) == 3:
-        return (float(value[0]), float(value[1]), float(value[2]))
-    return None

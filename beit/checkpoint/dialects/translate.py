@@ -19,17 +19,18 @@ from beit.checkpoint.canonical import (
     is_canonical,
     is_linear_weight,
     kind_of,
-    relative_position_index,
     shapes_of,
     table_side,
 )
 from beit.checkpoint.dialects import dalle, huggingface, openmmlab, paddleclas, paddlevit, passl, unilm
 from beit.checkpoint.dialects.form import Form, any_match, matches, rename, reverse
-from beit.checkpoint.dialects.preprocessing import Preprocessing, find_preprocessing
+from beit.checkpoint.dialects.preprocessing import find_preprocessing
 from beit.checkpoint.dialects.relatives import describe_stranger
 from beit.checkpoint.dialects.unwrap import choose, find_states, flatten
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
+from beit.positions import relative_position_index
+from beit.preprocessing import Preprocessing
 
 # The first form that fits is taken: distinctive names first, names shared by several publishers last.
 FORMS: tuple[Form, ...] = (
@@ -94,7 +95,7 @@ def to_canonical(
     candidates = find_states(tree)
     sample, _ = flatten(candidates.weights if candidates.weights is not None else candidates.averaged or {})
     wrapper_of_sample = candidates.weights_key or candidates.averaged_key
-    form = recognise(sample, wrapper_of_sample)
+    form = recognize(sample, wrapper_of_sample)
     chosen, wrapper, is_average = choose(candidates, ema, form.prefers_ema)
     arrays, dropped = flatten(chosen)
 
@@ -164,7 +165,7 @@ def from_canonical(state: Mapping[str, np.ndarray], publisher: str) -> dict[str,
     return {form.wrapper: written} if form.wrapper else dict(written)
 
 
-def recognise(arrays: Mapping[str, np.ndarray], wrapper: str | None) -> Form:
+def recognize(arrays: Mapping[str, np.ndarray], wrapper: str | None) -> Form:
     """The form of a flat state.
 
     Raises:
@@ -177,7 +178,7 @@ def recognise(arrays: Mapping[str, np.ndarray], wrapper: str | None) -> Form:
             continue
         if any(any_match(pattern, arrays) for pattern in form.lacks):
             continue
-        if form.recognised_by_layout and _layout_of(_rename_all(arrays, form)[0]) != form.layout:
+        if form.recognized_by_layout and _layout_of(_rename_all(arrays, form)[0]) != form.layout:
             continue
         return form
     raise CheckpointError(f"not a BEiT checkpoint: {describe_stranger(arrays)}")
@@ -251,7 +252,7 @@ def _check_codebook(state: State) -> list[str]:
     initted = state.get("quantize.embedding.initted")
     if initted is not None and not np.all(initted):
         raise CheckpointError(
-            "the codebook of this tokenizer was never initialised (quantize.embedding.initted is 0): its tokens "
+            "the codebook of this tokenizer was never initialized (quantize.embedding.initted is 0): its tokens "
             "would mean nothing; take a trained tokenizer"
         )
     return []
@@ -264,7 +265,7 @@ def _index_buffers(state: State) -> State:
         stem, _, last = name.rpartition(".")
         side = table_side(table.shape[0]) if last == "relative_position_bias_table" else 0
         if side:
-            buffers[f"{stem}.{_INDEX}"] = relative_position_index(side, side)
+            buffers[f"{stem}.{_INDEX}"] = relative_position_index((side, side))
     return buffers
 
 

@@ -33,7 +33,7 @@ _TIMM = Form(
     kinds=(CLASSIFIER, BACKBONE),
     has=(_BLOCK,),
     lacks=("*relative_position_index", "mask_token", _KEY_BIAS),
-    recognised_by_layout=True,
+    recognized_by_layout=True,
     wrappers=(None, "state_dict", "state_dict_ema"),
 )
 _UNILM = Form(
@@ -41,7 +41,7 @@ _UNILM = Form(
     kinds=(CLASSIFIER, BACKBONE, MIM_V1, MIM_V2),
     has=(_BLOCK,),
     lacks=(_KEY_BIAS,),
-    recognised_by_layout=True,
+    recognized_by_layout=True,
     has_index_buffers=True,
     wrapper="model",
 )

@@ -1,0 +1,1 @@
+"""Several processes: collectives, launching, sharding, the watchdog, signals."""

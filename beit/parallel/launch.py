@@ -1,0 +1,99 @@
+"""Starts one process per rank and supervises them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from paddle import distributed
+
+from beit.cpu import given_threads
+from beit.parallel.ranks import EXIT_STOPPED
+from beit.parallel.signals import STOP_SIGNALS, blocked_for_children
+
+
+def launch(
+    worker: Callable[..., Any], arguments: tuple[Any, ...], *, ranks: int, device: str, grace: float
+) -> int:
+    """Run `worker(*arguments)` in `ranks` processes on this machine; exit status, 0 when all of them succeeded.
+
+    When a rank dies the others, who would wait for it for ever, get SIGTERM and after `grace` seconds SIGKILL.
+    `STOP_SIGNALS` sent to this process are passed on.
+    """
+    options: dict[str, Any] = {"backend": "nccl" if device == "gpu" else "gloo", "start_method": "spawn"}
+    if device == "cpu":
+        # Several ranks with all threads each would fight for the cores.
+        cores = len(os.sched_getaffinity(0))
+        os.environ["OMP_NUM_THREADS"] = given_threads() or str(max(1, cores // ranks))
+    with blocked_for_children():
+        pass  # the resource tracker; the ranks do answer signals
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Your model will be trained under CPUONLY")
+        context = distributed.spawn(worker, args=arguments, nprocs=ranks, join=False, daemon=False, **options)
+    return _supervise(context.processes, context.error_queues, grace)
+
+
+def _supervise(processes: list[Any], errors: list[Any], grace: float) -> int:
+    def forward(number: int, _frame: Any) -> None:
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    try:
+        running = {process.sentinel: index for index, process in enumerate(processes)}
+        while running:
+            for sentinel in wait(list(running)):
+                index = running.pop(sentinel)
+                processes[index].join()
+                if processes[index].exitcode not in (0, EXIT_STOPPED):
+                    return _end_all(processes, errors, index, grace)
+        return max(int(process.exitcode) for process in processes)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _end_all(processes: list[Any], errors: list[Any], failed: int, grace: float) -> int:
+    """Stop the ranks that still run, say why, and return the exit status of the failed one."""
+    code = int(processes[failed].exitcode)
+    if not errors[failed].empty():
+        print(errors[failed].get(), file=sys.stderr)
+    fate = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    print(
+        f"error: rank {failed} of {len(processes)} {fate}; stopping the other ranks",
+        file=sys.stderr,
+        flush=True,
+    )
+    for index, process in enumerate(processes):
+        if process.is_alive() and _is_stopped(process.pid):
+            print(
+                f"error: rank {index} of {len(processes)} is stopped (SIGSTOP, or a debugger)",
+                file=sys.stderr,
+            )
+    deadline = time.monotonic() + grace
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return 128 - code if code < 0 else code
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether the system holds the process; False where it does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] in "Tt"

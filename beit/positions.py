@@ -1,0 +1,202 @@
+"""Relative position index, and position tables and patch embeddings at another size. NumPy only.
+
+Every resize is one matrix per axis.
+
+Source: arXiv 2106.08254; unilm/beit/run_class_finetuning.py L346-411 (geometric coordinates, cubic spline).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+# h, w grid in patches; T = (2h-1)(2w-1)+3 table rows; H heads; D width; P patch side
+
+Grid = tuple[int, int]
+Interpolation = Literal["geometric", "linear"]
+
+CLASS_ROWS = 3
+"""Last rows of a relative position table: class token to patch, patch to class token, class token to itself."""
+
+_RATIO_BOUNDS = (1.01, 1.5)
+_RATIO_TOLERANCE = 1e-6
+
+
+def num_table_rows(grid: Grid) -> int:
+    """Rows T of a relative position table for a grid."""
+    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + CLASS_ROWS
+
+
+def relative_position_index(grid_size: Grid) -> np.ndarray:
+    """Table row of each (query, key) pair, int64 `[N, N]`, class token first, patches row-major.
+
+    Source: unilm/beit/modeling_finetune.py, `Attention.__init__`.
+    """
+    height, width = grid_size
+    rows, columns = (axis.reshape(-1) for axis in np.indices(grid_size))
+    row_offset = rows[:, None] - rows[None, :] + height - 1
+    column_offset = columns[:, None] - columns[None, :] + width - 1
+    last = num_table_rows(grid_size)
+    index = np.full((height * width + 1, height * width + 1), last - 1, dtype=np.int64)
+    index[1:, 1:] = row_offset * (2 * width - 1) + column_offset
+    index[0, 1:] = last - 3
+    index[1:, 0] = last - 2
+    return index
+
+
+def resize_relative_position_bias(
+    table: np.ndarray, source: Grid, target: Grid, interpolation: Interpolation = "geometric"
+) -> np.ndarray:
+    """Table `[T', H]` of the target grid from `table` `[T, H]` of the source grid; the three class rows are kept.
+
+    "geometric" is the official rule: source offsets at geometric distances, so that near ones keep their spacing,
+    and a bicubic not-a-knot spline. "linear" interpolates linearly between the same coordinates, as timm does.
+    Offsets beyond the last source offset take its value. Shrinking crops the table around its center.
+
+    Deviation: an axis that keeps its size keeps its values (the official code knows square grids only; timm squeezes
+    such an axis by the lower bound of the ratio).
+
+    Raises:
+        ValueError: the table has not the rows of the source grid, or the interpolation is unknown.
+    """
+    if table.shape[0] != num_table_rows(source):
+        raise ValueError(
+            f"a relative position table of a {source[0]} x {source[1]} grid has {num_table_rows(source)} rows, "
+            f"got {table.shape[0]}"
+        )
+    if interpolation not in ("geometric", "linear"):
+        raise ValueError(f"interpolation is {interpolation!r}; known: 'geometric', 'linear'")
+    if source == target:
+        return table
+    offsets, class_rows = table[:-CLASS_ROWS], table[-CLASS_ROWS:]
+    image = offsets.reshape(2 * source[0] - 1, 2 * source[1] - 1, -1).astype(np.float64)
+    down, across = (
+        offset_matrix(2 * s - 1, 2 * t - 1, interpolation) for s, t in zip(source, target, strict=True)
+    )
+    image = np.einsum("ij,jkh,lk->ilh", down, image, across, optimize=True)
+    return np.concatenate([image.reshape(-1, table.shape[1]).astype(table.dtype), class_rows])
+
+
+def geometric_ratio(num_source: int, num_target: int) -> float:
+    """Ratio q of the distances between source offsets, by the official bisection (the last midpoint evaluated)."""
+    low, high = _RATIO_BOUNDS
+    ratio = low
+    while high - low > _RATIO_TOLERANCE:
+        ratio = (low + high) / 2
+        if (1 - ratio ** (num_source // 2)) / (1 - ratio) > num_target // 2:
+            high = ratio
+        else:
+            low = ratio
+    return ratio
+
+
+def geometric_offsets(num_source: int, num_target: int) -> np.ndarray:
+    """Coordinates of `num_source` offsets on the axis of `num_target` ones: 0, +-1, +-(1 + q), …"""
+    ratio = geometric_ratio(num_source, num_target)
+    positive = np.cumsum(ratio ** np.arange(num_source // 2))
+    return np.concatenate([-positive[::-1], [0.0], positive])
+
+
+def offset_matrix(num_source: int, num_target: int, interpolation: Interpolation = "geometric") -> np.ndarray:
+    """Matrix `[num_target, num_source]` from source to target offsets of one axis."""
+    if num_source == num_target:
+        return np.eye(num_source)
+    source = geometric_offsets(num_source, num_target)
+    half = num_target // 2
+    target = np.clip(np.arange(-half, half + 1), source[0], source[-1])
+    if interpolation == "linear":
+        return np.stack([np.interp(target, source, unit) for unit in np.eye(num_source)], axis=1)
+    return spline_matrix(source, target)
+
+
+def spline_matrix(knots: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Matrix `[points, knots]` that evaluates the not-a-knot cubic spline through values at the knots.
+
+    Three knots give the parabola through them, one the constant; then there is no cubic to speak of.
+    """
+    count = len(knots)
+    if count <= 3:
+        powers = np.arange(count)
+        return points[:, None] ** powers @ np.linalg.inv(knots[:, None] ** powers)
+    step = np.diff(knots)
+    # Second derivatives M solve `system @ M = slopes @ values`: continuity of the first derivative inside, of the
+    # third at the second and the last but one knot.
+    system, slopes = np.zeros((2, count, count))
+    for i in range(1, count - 1):
+        system[i, i - 1 : i + 2] = (step[i - 1] / 6, (step[i - 1] + step[i]) / 3, step[i] / 6)
+        slopes[i, i - 1 : i + 2] = (1 / step[i - 1], -1 / step[i - 1] - 1 / step[i], 1 / step[i])
+    system[0, :3] = step[1], -step[0] - step[1], step[0]
+    system[-1, -3:] = step[-1], -step[-1] - step[-2], step[-2]
+    second = np.linalg.solve(system, slopes)
+    left = np.clip(np.searchsorted(knots, points, side="right") - 1, 0, count - 2)
+    width = step[left]
+    a, b = (knots[left + 1] - points) / width, (points - knots[left]) / width
+    value = np.eye(count)
+    curvature = ((a**3 - a)[:, None] * second[left] + (b**3 - b)[:, None] * second[left + 1]) * (
+        width**2 / 6
+    )[:, None]
+    return a[:, None] * value[left] + b[:, None] * value[left + 1] + curvature
+
+
+def resize_absolute_position(pos_embed: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Absolute positions `[1, h'*w'+1, D]` from `[1, h*w+1, D]`: bicubic, half-pixel centers, class row kept.
+
+    Raises:
+        ValueError: the number of positions is not that of the source grid.
+    """
+    if pos_embed.shape[1] != source[0] * source[1] + 1:
+        raise ValueError(
+            f"a {source[0]} x {source[1]} grid has {source[0] * source[1] + 1} positions, got {pos_embed.shape[1]}"
+        )
+    if source == target:
+        return pos_embed
+    image = pos_embed[0, 1:].reshape(*source, -1).astype(np.float64)
+    down, across = (bicubic_matrix(s, t) for s, t in zip(source, target, strict=True))
+    image = np.einsum("ij,jkd,lk->ild", down, image, across, optimize=True)
+    patches = image.reshape(1, -1, pos_embed.shape[-1]).astype(pos_embed.dtype)
+    return np.concatenate([pos_embed[:, :1], patches], axis=1)
+
+
+def resample_patch_embedding(weight: np.ndarray, patch_size: int) -> np.ndarray:
+    """Patch embedding `[D, C, P', P']` that sees resized patches as `weight` `[D, C, P, P]` sees the original ones.
+
+    The pseudo-inverse of the (antialiased bicubic) resize of a patch, applied to the kernel, as timm does.
+    Source: FlexiViT, arXiv 2212.08013, section 3.4; timm/layers/patch_embed.py, `resample_patch_embed`.
+    """
+    if weight.shape[-2:] == (patch_size, patch_size):
+        return weight
+    down, across = (
+        np.linalg.pinv(antialiased_bicubic_matrix(side, patch_size)) for side in weight.shape[-2:]
+    )
+    return np.einsum("ji,dcjk,kl->dcil", down, weight.astype(np.float64), across, optimize=True).astype(
+        weight.dtype
+    )
+
+
+def bicubic_matrix(num_source: int, num_target: int) -> np.ndarray:
+    """Matrix of torch's bicubic `interpolate` along one axis (align_corners False, a = -0.75, edges repeated)."""
+    centers = (np.arange(num_target) + 0.5) * num_source / num_target - 0.5
+    first = np.floor(centers).astype(int) - 1
+    matrix = np.zeros((num_target, num_source))
+    for tap in range(4):
+        column = np.clip(first + tap, 0, num_source - 1)
+        np.add.at(matrix, (np.arange(num_target), column), _cubic(centers - (first + tap), -0.75))
+    return matrix
+
+
+def antialiased_bicubic_matrix(num_source: int, num_target: int) -> np.ndarray:
+    """The same with an antialiasing filter as Pillow's and torch's: a = -0.5, widened when shrinking, renormalized."""
+    scale = num_source / num_target
+    centers = (np.arange(num_target) + 0.5) * scale
+    distance = np.arange(num_source)[None, :] + 0.5 - centers[:, None]
+    matrix = _cubic(distance / max(scale, 1.0), -0.5)
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
+def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel."""
+    x = np.abs(distance)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))

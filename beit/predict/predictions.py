@@ -1,0 +1,153 @@
+"""What a classifier says of its validation images: a picture of them, its confusion matrix, a table of classes."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+from yacs.config import CfgNode
+
+from beit.checkpoint.load import load_pretrained
+from beit.config import batch_size_eval
+from beit.cpu import split_batch
+from beit.data.dataset import ImageDataset
+from beit.data.images import open_image
+from beit.data.loader import Loader
+from beit.data.on_device import to_device
+from beit.data.sampler import EvalSampler
+from beit.figures import Tile, draw_tiles, pyplot, save_figure
+from beit.logging import progress
+from beit.parallel import ranks
+from beit.tasks.classify import Classify
+
+# B images, K classes
+
+_LABELLED = 40  # classes up to which a confusion matrix names them and writes numbers
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities `[B, K]` for the images of `dataset`, in its order."""
+
+    dataset: ImageDataset
+    scores: np.ndarray
+    names: tuple[str, ...]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """True classes `[B]`."""
+        labels = self.dataset.images.labels
+        assert labels is not None  # the data of `Classify` have labels
+        return labels
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Images of each true class (row) called each class (column), `[K, K]`."""
+        classes = self.scores.shape[1]
+        pairs = self.labels * classes + self.scores.argmax(-1)
+        return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def validation_predictions(config: CfgNode) -> Predictions:
+    """What the weights of MODEL.PRETRAINED say of the validation images of a config.
+
+    Raises:
+        ValueError: no weights are named, or the task is no classification.
+    """
+    if config.TASK != "classify" or not config.MODEL.PRETRAINED:
+        raise ValueError("predictions need TASK: classify and weights: -pretrained FILE")
+    paddle.set_device(ranks.choose_device(config.DEVICE))
+    task = Classify(config)
+    load_pretrained(task.model, config.MODEL.PRETRAINED)
+    task.eval()
+    dataset = task.dataset("val")
+    sampler = EvalSampler(len(dataset), batch_size=batch_size_eval(config))
+    probabilities = []
+    with paddle.no_grad(), Loader(dataset, num_workers=config.DATA.NUM_WORKERS) as loader:
+        for batch in progress(loader(sampler), len(sampler), "predict", rank=0):
+            logits = split_batch(task.model, task.normalized(to_device(batch)["image"]))
+            probabilities.append(paddle.nn.functional.softmax(logits, axis=-1).numpy())
+    scores = np.concatenate(probabilities)
+    names = dataset.images.class_names or tuple(str(label) for label in range(scores.shape[1]))
+    return Predictions(dataset, scores, tuple(names))
+
+
+def draw_predictions(config: CfgNode, count: int = 40) -> Path:
+    """Write `predictions.png`: the images the model has wrong first, then those it is least sure of; its path.
+
+    Each title has the predicted class with its probability, and the true class in red where it differs.
+    """
+    found = validation_predictions(config)
+    predicted, confidence = found.scores.argmax(-1), found.scores.max(-1)
+    wrong = predicted != found.labels
+    shown = np.lexsort((confidence, ~wrong))[:count]
+    title = f"{config.MODEL.NAME}: {len(wrong)} images, {wrong.sum()} wrong, top-1 {100 * (1 - wrong.mean()):.2f} %"
+    tiles = [
+        Tile(
+            np.asarray(open_image(found.dataset.images.path(index), **found.dataset.open_options)),
+            f"{found.names[predicted[index]]}  {100 * confidence[index]:.0f} %"
+            + (f"\nis {found.names[found.labels[index]]}" if wrong[index] else ""),
+            bool(wrong[index]),
+        )
+        for index in shown
+    ]
+    return draw_tiles(tiles, Path(config.SAVE) / "predictions.png", columns=8, title=title)
+
+
+def draw_confusion(config: CfgNode) -> list[Path]:
+    """Write `confusion.png` and `classes.csv`; their paths.
+
+    The matrix shows the share of each true class (row); up to 40 classes are named. The table has for each class its
+    images, precision, recall, F1 (percent, empty where nothing was called or is so), and what it is taken for most.
+    """
+    found = validation_predictions(config)
+    folder = Path(config.SAVE)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / "classes.csv"
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("label", "class", "images", "precision", "recall", "f1", "most_often_taken_for"))
+        writer.writerows(class_rows(found.confusion, found.names))
+    return [_draw_matrix(found, folder / "confusion.png", config.MODEL.NAME), table]
+
+
+def class_rows(confusion: np.ndarray, names: tuple[str, ...]) -> list[tuple[object, ...]]:
+    """One row a class: label, name, images, precision, recall, F1 in percent, class it is wrongly called most."""
+    right, called, images = np.diag(confusion), confusion.sum(0), confusion.sum(1)
+    wrongly = confusion - np.diag(right)
+    rows: list[tuple[object, ...]] = []
+    for k, name in enumerate(names):
+        precision = 100 * right[k] / called[k] if called[k] else None
+        recall = 100 * right[k] / images[k] if images[k] else None
+        # 2 TP / (2 TP + FP + FN): the same as the harmonic mean, and defined where one of the two is not
+        both = called[k] + images[k]
+        f1 = 200 * right[k] / both if both else None
+        cells = ["" if value is None else f"{value:.2f}" for value in (precision, recall, f1)]
+        other = names[int(wrongly[k].argmax())] if wrongly[k].any() else ""
+        rows.append((k, name, int(images[k]), *cells, other))
+    return rows
+
+
+def _draw_matrix(found: Predictions, path: Path, model: str) -> Path:
+    plt = pyplot()
+    confusion, classes = found.confusion, len(found.names)
+    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    side = min(max(4.0, 0.35 * classes), 16.0)
+    figure, axis = plt.subplots(figsize=(side + 1.5, side + 0.8))
+    shown = axis.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
+    figure.colorbar(shown, ax=axis, label="share of the true class")
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class")
+    correct = int(np.diag(confusion).sum())
+    axis.set_title(f"{model}: {correct} of {confusion.sum()} right ({100 * correct / confusion.sum():.2f} %)")
+    if classes <= _LABELLED:
+        axis.set_xticks(range(classes), found.names, rotation=90, fontsize=8)
+        axis.set_yticks(range(classes), found.names, fontsize=8)
+        for row, column in np.argwhere(confusion):
+            color = "white" if share[row, column] > 0.5 else "black"
+            axis.text(column, row, confusion[row, column], ha="center", va="center", fontsize=7, color=color)
+    figure.tight_layout()
+    return save_figure(figure, path)

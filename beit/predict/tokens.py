@@ -1,0 +1,118 @@
+"""Looking at a tokenizer, and storing the features of a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import paddle
+from yacs.config import CfgNode
+
+from beit.config import batch_size_eval
+from beit.data.features import TokenizerDataset, build_tokenizer_dataset
+from beit.data.loader import Loader
+from beit.data.sampler import EvalSampler
+from beit.logging import progress
+from beit.models.dalle import DalleTokenizer
+from beit.models.teachers import load_teacher
+from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
+from beit.tasks.token_pictures import draw_code_map, draw_code_patches, draw_codebook, draw_reconstructions
+
+# B images, H, W their size, h, w token grid, K codes
+
+_SHOWN = 8  # images in the pictures of single images
+
+
+def draw_tokens(config: CfgNode, *, codes: tuple[int, ...] = (), images: int = 256) -> dict[str, np.ndarray]:
+    """Pictures of the tokenizer of a config on validation images (training images where there are none), by name.
+
+    `code map`: images with the colors of their codes. `code N`: patches of the codes asked for, else of the four
+    most frequent. `codebook`: how often each code is used. `reconstruction` (DALL-E with its decoder): originals and
+    what the decoder makes of their tokens. All uint8 `[height, width, 3]`.
+
+    Raises:
+        ValueError: no weights are named, or a code asked for does not occur; otherwise as `build_tokenizer`.
+    """
+    if not config.TOKENIZER.PRETRAINED:
+        raise ValueError(
+            "pictures of tokens need a trained tokenizer: set TOKENIZER.PRETRAINED to its weights"
+        )
+    tokenizer = build_tokenizer(config)
+    height, width = tokenizer_image_size(config)
+    dataset = _dataset(config, "val", (height, width)) or _dataset(config, "train", (height, width))
+    assert dataset is not None  # training images are there, or the list of them was refused
+    pixels, ids = [], []
+    for batch in _batches(config, dataset, images):
+        pixels.append(batch["image"].transpose(0, 2, 3, 1))
+        ids.append(tokenizer.encode(paddle.to_tensor(batch["image"]).astype("float32") / 255.0).numpy())
+    shown, flat = np.concatenate(pixels), np.concatenate(ids)
+    stride = (
+        tokenizer.encoder.stride if isinstance(tokenizer, DalleTokenizer) else config.TOKENIZER.PATCH_SIZE
+    )
+    grid = (height // stride, width // stride)
+    maps = flat.reshape(-1, *grid)
+    counts = np.bincount(flat.ravel(), minlength=config.TOKENIZER.NUM_CODES)
+    frequent = tuple(int(code) for code in np.argsort(-counts)[:4] if counts[code])
+    pictures = {
+        "code map": np.concatenate(
+            [draw_code_map(*pair) for pair in zip(shown[:_SHOWN], maps, strict=False)]
+        ),
+        "codebook": draw_codebook(counts),
+    }
+    pictures |= {f"code {code}": draw_code_patches(shown, maps, code) for code in codes or frequent}
+    if isinstance(tokenizer, DalleTokenizer) and tokenizer.decoder is not None:
+        rebuilt = tokenizer.decode(paddle.to_tensor(flat[:_SHOWN]), grid).numpy()
+        pictures["reconstruction"] = draw_reconstructions(shown[:_SHOWN], rebuilt)
+    return pictures
+
+
+def store_features(config: CfgNode, folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """Write the features of the teacher of a config for each split as `beit.data.features` reads them; their shapes.
+
+    They are of the central crop. Training from them (`TOKENIZER.TEACHER features`) needs no teacher in memory, and has
+    no random crops.
+
+    Raises:
+        ValueError, OSError: no teacher is named, it cannot be read, or the folder cannot be written.
+    """
+    keys = config.TOKENIZER
+    if keys.TEACHER == "features" or not keys.TEACHER_PRETRAINED:
+        raise ValueError(
+            "set TOKENIZER.TEACHER to a network (clip, dino, beit) and TOKENIZER.TEACHER_PRETRAINED to its weights"
+        )
+    size = tokenizer_image_size(config)
+    teacher = load_teacher(
+        keys.TEACHER, keys.TEACHER_PRETRAINED, image_size=size, num_heads=keys.TEACHER_NUM_HEADS
+    )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    shapes: dict[str, tuple[int, ...]] = {}
+    splits: tuple[Literal["train", "val"], ...] = ("train", "val")
+    for split in splits:
+        dataset = _dataset(config, split, size)
+        if dataset is None:
+            continue
+        shape = (len(dataset), teacher.patch_embed.num_patches, teacher.dim)
+        array = np.lib.format.open_memmap(Path(folder) / f"{split}.npy", "w+", np.float16, shape)
+        for batch in _batches(config, dataset, len(dataset)):
+            images = paddle.to_tensor(batch["image"]).astype("float32") / 255.0
+            array[batch["index"]] = teacher(images).numpy()
+        array.flush()
+        names = "".join(f"{dataset.images.name(index)}\n" for index in range(len(dataset)))
+        (Path(folder) / f"{split}.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
+        shapes[split] = shape
+    return shapes
+
+
+def _dataset(
+    config: CfgNode, split: Literal["train", "val"], size: tuple[int, int]
+) -> TokenizerDataset | None:
+    return build_tokenizer_dataset(config, split, central_size=size)
+
+
+def _batches(config: CfgNode, dataset: TokenizerDataset, count: int) -> Iterator[dict[str, np.ndarray]]:
+    """The first `count` images in batches."""
+    sampler = EvalSampler(min(count, len(dataset)), batch_size=batch_size_eval(config))
+    with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
+        yield from progress(loader(sampler), len(sampler), "tokens", rank=0)

@@ -1,0 +1,1 @@
+"""One training run: state, loop, log lines, checkpoints, output folder."""

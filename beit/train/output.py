@@ -1,0 +1,67 @@
+"""The output folder of a run: writable, and of one run at a time. Floor 6, below `run`."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from beit.checkpoint.source import RUN_CONFIG
+from beit.config import dump
+from beit.parallel import ranks
+from beit.train.resume import LATEST
+
+
+@contextmanager
+def output_folder(config: CfgNode) -> Iterator[Path]:
+    """The folder `config.SAVE`, locked; the resolved config is written into it.
+
+    Rank 0 locks, so that no other process writes into the folder at the same time. The lock is on the folder itself
+    and ends with the process, however that ends.
+
+    Raises:
+        ValueError: the folder holds a training run that this one would overwrite, or another run writes into it.
+        OSError: it cannot be written.
+    """
+    folder = Path(config.SAVE)
+    if not config.EVAL and not config.MODEL.RESUME and (folder / LATEST).exists():
+        raise ValueError(
+            f"{folder} already holds a training run; continue it with -resume auto or choose another -output"
+        )
+    lock = _prepare(folder, config) if ranks.rank() == 0 else None
+    try:
+        ranks.barrier()
+        yield folder
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _prepare(folder: Path, config: CfgNode) -> int:
+    """Create, lock and describe the folder; the handle that holds the lock."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        _lock(handle, folder)
+        name = "eval_config.yaml" if config.EVAL else RUN_CONFIG
+        (folder / name).write_text(dump(config), encoding="utf-8")
+    except OSError as error:
+        raise OSError(
+            error.errno, f"the output folder cannot be written: {error.strerror}", str(folder)
+        ) from None
+    return handle
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # any other is a network file system without such locks
+        if error.errno == errno.EWOULDBLOCK:
+            raise ValueError(
+                f"another run is writing into {folder}; wait for its end or choose another -output"
+            ) from None

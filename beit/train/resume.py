@@ -1,0 +1,212 @@
+"""Writing a run's checkpoints and continuing from them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from paddle import Tensor, nn
+from yacs.config import CfgNode
+
+from beit.checkpoint.errors import CheckpointError
+from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
+from beit.config import dump
+from beit.parallel import ranks, sharding, watchdog
+from beit.train.state import NonFiniteLossError, Training
+
+LATEST, BEST, MODEL = "latest.pdparams", "best.pdparams", "model.pdparams"
+"""In the output folder: the newest training state; the weights of the best evaluation; the weights at the end."""
+
+
+def save(run: Training, kind: str) -> None:
+    """Write one of the run's files (rank 0 writes, atomically; the others go on); every rank calls it.
+
+    `"latest"` is the whole training state; `"epoch"` keeps it as `epoch_0012.pdparams` and removes the oldest
+    beyond `KEEP_LAST`; `"best"` and `"model"` are the weights the model has now, as a flat state dict that
+    `paddle.load` and `-pretrained` take.
+
+    Raises:
+        OSError: the disk is full or read-only; the previous file is untouched.
+        NonFiniteLossError: a weight is NaN or infinite; the previous file is untouched.
+    """
+    folder = Path(run.config.SAVE)
+    state = _state(run) if kind == "latest" else {}
+    if ranks.rank() != 0:
+        return
+    if kind == "latest":
+        _refuse_non_finite(run, state["model"], state["model_ema"] or {}, state["optimizer"])
+        write_checkpoint(folder / LATEST, state)
+    elif kind == "epoch":
+        if not (
+            folder / LATEST
+        ).exists():  # another run's checkpoint of an epoch's end, continued in a new folder
+            write_checkpoint(folder / LATEST, _state(run))
+        begun = -(-run.step // run.sampler.steps_per_epoch)  # TRAIN.MAX_STEPS may end a run within an epoch
+        _keep_epoch(folder, begun, run.config.KEEP_LAST)
+    else:
+        weights = _arrays(run.task.model.state_dict())
+        _refuse_non_finite(run, weights)
+        write(folder / {"best": BEST, "model": MODEL}[kind], weights)
+    watchdog.heartbeat()
+
+
+def restore(run: Training, paths: Sequence[Path]) -> None:
+    """Continue from the first undamaged of these checkpoints: weights, average, optimizer, scaler, step, best score.
+
+    A damaged one is named in the log, and the next is tried.
+
+    Raises:
+        ValueError: all are damaged, or the file is no training checkpoint, belongs to another model, or was written
+            by a run whose order of images this run would not continue.
+    """
+    for path, is_last in zip(paths, [False] * (len(paths) - 1) + [True], strict=True):
+        try:
+            state = read_checkpoint(path)
+        except CheckpointError as damage:
+            if is_last:
+                raise
+            run.log.text(f"warning: {damage}. The checkpoint before it is taken, its steps are run again")
+            continue
+        _restore(run, path, state)
+        return
+
+
+def _restore(run: Training, path: Path, state: Any) -> None:
+    if not isinstance(state, Mapping) or "optimizer" not in state or "order" not in state:
+        raise ValueError(
+            f"{path} holds weights, not a training state; start a new run from them with -pretrained {path}"
+        )
+    _check_order(path, state["order"], _order(run))
+    _load_model(run.task.model, state["model"], path)
+    sharding.load_optimizer_state(run.optimizer, state["optimizer"], _parameter_names(run))
+    if run.ema is not None:
+        if state["model_ema"] is None:
+            raise ValueError(f"{path} has no moving average; continue without TRAIN.MODEL_EMA")
+        run.ema.load_state_dict(state["model_ema"])
+    if run.scaler.is_enable() and state["scaler"]:
+        run.scaler.load_state_dict(state["scaler"])
+    run.step, run.best, run.is_resumed = int(state["step"]), float(state["best"]), True
+
+
+def find_checkpoints(config: CfgNode) -> list[Path]:
+    """The files `MODEL.RESUME` means: `auto` is those of the output folder, newest first; empty when it has none.
+
+    Raises:
+        FileNotFoundError: a named file does not exist.
+    """
+    wanted = config.MODEL.RESUME
+    if not wanted:
+        return []
+    if wanted == "auto":
+        latest = Path(config.SAVE) / LATEST
+        return [path for path in (latest, *reversed(_kept_epochs(Path(config.SAVE)))) if path.is_file()]
+    if not Path(wanted).is_file():
+        raise FileNotFoundError(
+            f"-resume {wanted}: no such file; -resume auto takes the newest of {config.SAVE}"
+        )
+    return [Path(wanted)]
+
+
+def _state(run: Training) -> dict[str, Any]:
+    """The training state on rank 0; nothing on the others, which give what they own of the optimizer's."""
+    optimizer = sharding.optimizer_state(run.optimizer, _parameter_names(run))
+    if ranks.rank() != 0:
+        return {}
+    scaler = run.scaler.state_dict() if run.scaler.is_enable() else {}
+    return {
+        "model": _arrays(run.task.model.state_dict()),
+        "model_ema": _arrays(run.ema.state_dict()) if run.ema is not None else None,
+        "optimizer": optimizer,
+        "scaler": {name: _plain(value) for name, value in scaler.items()},
+        "step": run.step,
+        "best": run.best,
+        "order": _order(run),
+        "config": dump(run.config),
+    }
+
+
+def _refuse_non_finite(run: Training, *states: Mapping[str, np.ndarray]) -> None:
+    bad = [name for state in states for name in describe_nonfinite(state)]
+    if bad:
+        raise NonFiniteLossError(
+            f"NaN or infinity in {len(bad)} tensors at step {run.step}, first {bad[0]}: not saved, the newest "
+            f"checkpoint in {run.config.SAVE} is from before. Lower TRAIN.BASE_LR or set TRAIN.GRAD_CLIP, and "
+            "continue with -resume auto"
+        )
+
+
+def _order(run: Training) -> dict[str, int | str]:
+    """What the order of images depends on; ranks and accumulation only through their product."""
+    return {
+        "images": run.sampler.length,
+        "list of images": run.dataset.images.fingerprint(),
+        "total batch": run.sampler.step_size,
+        "SEED": run.config.SEED,
+        "TRAIN.REPEATED_AUG": run.config.TRAIN.REPEATED_AUG,
+    }
+
+
+def _check_order(path: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    changed = [
+        f"{name} {stored.get(name)} -> {value}"
+        for name, value in current.items()
+        if stored.get(name) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} cannot be continued exactly, the data changed: {', '.join(changed)}. Ranks, batch size and "
+            "TRAIN.ACCUM_ITER may change as long as their product stays; to go on with other data start a new run "
+            f"with -pretrained {path} and another -output"
+        )
+
+
+def _load_model(model: nn.Layer, stored: Mapping[str, np.ndarray], path: Path) -> None:
+    own = model.state_dict()
+    lines = [f"missing {name}" for name in own if name not in stored]
+    lines += [f"unknown {name}" for name in stored if name not in own]
+    lines += [
+        f"{name} is {list(stored[name].shape)}, the model has {list(value.shape)}"
+        for name, value in own.items()
+        if name in stored and list(stored[name].shape) != list(value.shape)
+    ]
+    if lines:
+        more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise ValueError(f"{path} is of another model than the config: {'; '.join(lines[:5])}{more}")
+    for name, value in own.items():
+        value.set_value(stored[name])
+
+
+def _keep_epoch(folder: Path, epoch: int, keep: int) -> None:
+    """Keep the latest state under the epoch's name (a hard link where possible) and drop the oldest."""
+    target = folder / f"epoch_{epoch:04d}.pdparams"
+    partial = target.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(folder / LATEST, partial)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(folder / LATEST, partial)
+    partial.replace(target)
+    partial.unlink(missing_ok=True)  # renaming one name of a file to another of its names does nothing
+    for old in _kept_epochs(folder)[:-keep]:
+        old.unlink()
+
+
+def _kept_epochs(folder: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(folder.glob("epoch_[0-9]*.pdparams"), key=lambda path: (len(path.name), path.name))
+
+
+def _parameter_names(run: Training) -> dict[str, str]:
+    return {parameter.name: name for name, parameter in run.task.model.named_parameters()}
+
+
+def _arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in state.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.numpy() if isinstance(value, Tensor) else value

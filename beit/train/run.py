@@ -1,0 +1,299 @@
+"""One run on one rank, from config to metrics: device, task, weights, data, loop."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paddle
+from yacs.config import CfgNode
+
+from beit import __version__, cpu
+from beit.checkpoint.report import LoadReport
+from beit.config import batch_size_eval, dump
+from beit.data.image_list import require_files
+from beit.data.loader import Loader
+from beit.data.sampler import EvalSampler, TrainSampler
+from beit.layers import fused_attention
+from beit.layers.attention import Attention
+from beit.logging import RunLog
+from beit.optim.ema import Ema
+from beit.optim.groups import describe_groups
+from beit.optim.schedule import make_schedules, run_length, warmup_length
+from beit.parallel import ranks, sharding, watchdog
+from beit.parallel.signals import STOP_SIGNALS
+from beit.tasks import TASKS, Task
+from beit.train.loop import evaluate, fit, log_report
+from beit.train.output import output_folder
+from beit.train.resume import LATEST, find_checkpoints, restore, save
+from beit.train.state import Training
+
+_SAME_KEYPRESS = 1.0  # seconds
+
+
+def run(config: CfgNode) -> dict[str, float]:
+    """Train or evaluate on this rank; the metrics of the last evaluation.
+
+    Writes into `config.SAVE`: `config.yaml` (resolved), `log.txt`, `metrics.jsonl`, `visualdl/`, checkpoints
+    (beit/train/resume.py), `class_names.txt` where the data names its classes, and `eval.json` after an evaluation.
+
+    Raises:
+        ValueError, OSError: wrong config, data or checkpoint; the message says what to change.
+        NonFiniteLossError, StoppedError: as `engine.fit`.
+    """
+    device = ranks.choose_device(config.DEVICE)
+    world_size = ranks.launched_world_size()
+    sharding.check(config, device, world_size)
+    name = f"rank {ranks.rank()} of {world_size}"
+    limit = config.RANK_TIMEOUT if world_size > 1 else 0.0
+    with watchdog.watch(limit, name=name, may_block=device == "gpu"):
+        with watchdog.startup_timeout(limit, name=name):
+            ranks.start(device)
+        paddle.seed(config.SEED)  # the same initial weights on every rank
+        with output_folder(config) as folder:
+            return _run_in(folder, config, device)
+
+
+def _run_in(folder: Path, config: CfgNode, device: str) -> dict[str, float]:
+    log = RunLog(folder, ranks.rank())
+    try:
+        log.text(
+            f"beit {__version__}, Paddle {paddle.__version__}, {config.TASK} {config.MODEL.NAME}, "
+            f"{ranks.world_size()} rank(s) on {device}, output in {folder}"
+        )
+        if device == "cpu":
+            log.text(cpu.tune_cpu())
+        log.config_text(dump(config))
+        task = TASKS[config.TASK](config)
+        amp_dtype = _amp_dtype(config, device, log)
+        if device == "gpu":
+            attention = next(layer for layer in task.sublayers() if isinstance(layer, Attention))
+            log.text(fused_attention.describe(amp_dtype or "float32", attention.head_dim))
+        return _evaluate(task, log, amp_dtype) if config.EVAL else _train(task, log, amp_dtype)
+    finally:
+        log.close()
+
+
+def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
+    config = task.config
+    if not config.MODEL.PRETRAINED:
+        raise ValueError("-eval needs the weights to evaluate: -pretrained FILE")
+    report = _load(task, log)
+    if report.new:
+        raise ValueError(
+            f"{config.MODEL.PRETRAINED} cannot be evaluated, it lacks {', '.join(list(report.new)[:4])}: "
+            f"{next(iter(report.new.values()))}; set the config to the checkpoint, or train first"
+        )
+    with _evaluation(task, amp_dtype, log) as evaluation:
+        if evaluation is None:
+            raise ValueError(
+                f"-eval: there are no validation images in DATA.DATA_PATH={config.DATA.DATA_PATH}"
+            )
+        metrics = evaluation()
+    log.scalars("eval", metrics, 0)
+    log_report(task, log, 0)
+    log.text("evaluation: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    if ranks.rank() == 0:
+        result = {
+            "model": config.MODEL.NAME,
+            "weights": config.MODEL.PRETRAINED,
+            "data": str(config.DATA.DATA_PATH),
+            "image_size": config.DATA.IMAGE_SIZE,
+            "crop_pct": config.DATA.CROP_PCT,
+            "interpolation": config.DATA.INTERPOLATION,
+            "mean": config.DATA.IMAGENET_MEAN,
+            "std": config.DATA.IMAGENET_STD,
+            "precision": amp_dtype or "float32",
+            **metrics,
+        }
+        (Path(config.SAVE) / "eval.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return metrics
+
+
+def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
+    config = task.config
+    checkpoints = find_checkpoints(config)
+    if not checkpoints and config.MODEL.RESUME:
+        log.text(f"-resume auto: no checkpoint in {config.SAVE} yet")
+    if checkpoints:
+        log.text(f"initial weights: continue {checkpoints[0]}")
+    elif config.MODEL.PRETRAINED:
+        _load(task, log)
+    else:
+        log.text("initial weights: random (neither -resume nor -pretrained)")
+    if config.TRAIN.FREEZE_LAYERS:
+        task.model.freeze_layers(config.TRAIN.FREEZE_LAYERS)
+
+    dataset = task.dataset("train")
+    assert dataset is not None
+    _require_files(dataset, config.DATA.MAX_BAD_FRACTION)
+    _write_class_names(task, dataset)
+    _warn_of_overlap(task, dataset, log)
+    sampler = TrainSampler(
+        len(dataset),
+        batch_size=config.DATA.BATCH_SIZE,
+        accum_iter=config.TRAIN.ACCUM_ITER,
+        world_size=ranks.world_size(),
+        rank=ranks.rank(),
+        seed=config.SEED,
+        repeats=config.TRAIN.REPEATED_AUG,
+    )
+    groups = task.param_groups()
+    _describe(task, sampler, groups, log)
+    with (
+        Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader,
+        _evaluation(task, amp_dtype, log) as evaluation,
+        _stop_signals() as stop,
+    ):
+        parallel, optimizer = sharding.distribute(
+            task, task.optimizer(groups), config.TRAIN.SHARDING_STAGE, amp_dtype
+        )
+        training = Training(
+            config=config,
+            task=task,
+            parallel=parallel,
+            optimizer=optimizer,
+            scaler=paddle.amp.GradScaler(enable=amp_dtype == "float16"),
+            ema=Ema(task.model, config.TRAIN.MODEL_EMA_DECAY) if config.TRAIN.MODEL_EMA else None,
+            dataset=dataset,
+            sampler=sampler,
+            loader=loader,
+            evaluate=evaluation,
+            log=log,
+            stop=stop,
+            amp_dtype=amp_dtype,
+            step=config.TRAIN.LAST_EPOCH * sampler.steps_per_epoch,
+        )
+        if checkpoints:
+            restore(training, checkpoints)
+            if ranks.all_reduce_sum({"absent": not (Path(config.SAVE) / LATEST).exists()})["absent"]:
+                save(
+                    training, "latest"
+                )  # it comes from another folder; on every rank, whoever has looked first
+        return fit(training)
+
+
+@contextmanager
+def _evaluation(
+    task: Task, amp_dtype: str | None, log: RunLog
+) -> Iterator[Callable[[], dict[str, float]] | None]:
+    """A function that evaluates the task on its validation data, if it has any; workers start at the first call."""
+    config = task.config
+    dataset = task.dataset("val")
+    if dataset is None:
+        log.text("evaluation data: none")
+        yield None
+        return
+    log.text(f"evaluation data: {len(dataset)} images")
+    _require_files(dataset, 0.0)
+    sampler = EvalSampler(
+        len(dataset),
+        batch_size=batch_size_eval(config),
+        world_size=ranks.world_size(),
+        rank=ranks.rank(),
+    )
+    with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
+        yield lambda: evaluate(task, loader, sampler, amp_dtype=amp_dtype)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[ranks.StopVote]:
+    """SIGTERM, SIGINT and SIGUSR1 ask the loop to save and stop; a second SIGINT interrupts at once.
+
+    Launchers and batch systems repeat their signals until the process is gone: once a stop was asked for, the
+    handlers stay. One Ctrl-C reaches a rank twice, from the terminal and from its launcher; those are one.
+    """
+    vote = ranks.StopVote()
+    asked = math.inf
+
+    def handle(number: int, _frame: Any) -> None:
+        nonlocal asked
+        if number == signal.SIGINT and time.monotonic() - asked > _SAME_KEYPRESS:
+            raise KeyboardInterrupt
+        asked = min(asked, time.monotonic())
+        vote.request(number)
+
+    previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    try:
+        yield vote
+    finally:
+        if not vote.requested:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _load(task: Task, log: RunLog) -> LoadReport:
+    report = task.load(task.config.MODEL.PRETRAINED)
+    log.text(f"initial weights: {task.config.MODEL.PRETRAINED}\n{report}")
+    if report.non_finite:
+        raise ValueError(
+            f"{task.config.MODEL.PRETRAINED}: NaN or infinity in {len(report.non_finite)} tensors, first "
+            f"{report.non_finite[0]}; the run that wrote it had gone wrong, take an earlier checkpoint"
+        )
+    for line in report.mismatches(task.config):
+        log.text(f"warning: {line}")
+    return report
+
+
+def _require_files(dataset: Any, tolerated: float) -> None:
+    if ranks.rank() == 0:
+        require_files(dataset.images, tolerated)
+
+
+def _warn_of_overlap(task: Task, dataset: Any, log: RunLog) -> None:
+    validation = task.dataset("val")
+    shared = dataset.images.overlap(validation.images) if validation is not None else 0
+    if validation is not None and shared:
+        log.text(
+            f"warning: {shared} of {len(validation)} validation images are training images too; metrics will flatter"
+        )
+
+
+def _write_class_names(task: Task, dataset: Any) -> None:
+    names = dataset.images.class_names
+    if names and ranks.rank() == 0:
+        (Path(task.config.SAVE) / "class_names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+
+
+def _amp_dtype(config: CfgNode, device: str, log: RunLog) -> str | None:
+    """Type of mixed precision: bfloat16 where the GPU has it, else float16 with loss scaling."""
+    if not config.AMP:
+        return None
+    if device == "cpu":
+        log.text(
+            "warning: -amp changes nothing here, Paddle has mixed precision on GPUs only; this run is float32"
+        )
+        return None
+    return "bfloat16" if paddle.amp.is_bfloat16_supported(device) else "float16"
+
+
+def _describe(task: Task, sampler: TrainSampler, groups: list[dict[str, Any]], log: RunLog) -> None:
+    """Say what will be trained before the first step: data, total batch against the recipe, rates, groups."""
+    config = task.config
+    train, total = config.TRAIN, sampler.step_size
+    log.text(
+        f"training data: {sampler.length} images, {sampler.steps_per_epoch} steps an epoch, total batch {total} = "
+        f"{ranks.world_size()} rank(s) x {config.DATA.BATCH_SIZE} images x {train.ACCUM_ITER} micro-batch(es)"
+    )
+    peak = train.BASE_LR
+    if train.LINEAR_SCALED_LR:
+        peak *= total / train.LINEAR_SCALED_LR
+        log.text(
+            f"learning rate scaled from {train.BASE_LR:g} at batch {train.LINEAR_SCALED_LR} to {peak:g} at {total}"
+        )
+    elif train.TOTAL_BATCH and total != train.TOTAL_BATCH:
+        log.text(
+            f"warning: the recipe's rate {peak:g} is for a total batch of {train.TOTAL_BATCH}, this run has {total}; "
+            f"set TRAIN.ACCUM_ITER, or scale the rate with -opts TRAIN.LINEAR_SCALED_LR {train.TOTAL_BATCH}"
+        )
+    schedules = make_schedules(config, sampler.steps_per_epoch, total)
+    last = run_length(config, sampler.steps_per_epoch) - 1
+    points = sorted({0, warmup_length(config, sampler.steps_per_epoch), last // 2, last})
+    log.text("schedule: " + ", ".join(f"step {p}: lr {schedules(p)[0]:.3e}" for p in points if p <= last))
+    log.text("parameter groups:\n" + describe_groups(groups))

@@ -1,0 +1,73 @@
+"""Everything a training run holds on one rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import paddle
+from yacs.config import CfgNode
+
+from beit.data.dataset import ImageDataset
+from beit.data.loader import Loader
+from beit.data.sampler import TrainSampler
+from beit.logging import RunLog
+from beit.optim.ema import Ema
+from beit.parallel.ranks import StopVote
+from beit.tasks import Task
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss, a gradient or a weight became NaN or infinite."""
+
+
+class StoppedError(Exception):
+    """The run was asked to stop (SIGTERM or SIGINT) and its state is saved."""
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """What an optimizer step reads and changes.
+
+    Args:
+        config: the frozen config.
+        task: the task; `task.model` holds the weights that are saved.
+        parallel: the task, wrapped in DataParallel or a sharding wrapper where there are several ranks.
+        optimizer, scaler: of the task's parameters.
+        ema: moving average of the weights; None without TRAIN.MODEL_EMA.
+        amp_dtype: type of mixed precision; None for float32.
+        step: optimizer steps done.
+    """
+
+    config: CfgNode
+    task: Task
+    parallel: paddle.nn.Layer
+    optimizer: paddle.optimizer.Optimizer
+    scaler: paddle.amp.GradScaler
+    ema: Ema | None
+    amp_dtype: str | None
+    step: int = 0
+
+
+@dataclass(kw_only=True)
+class Training(TrainState):
+    """Everything a training run holds on one rank.
+
+    Args:
+        dataset, sampler, loader: the training data.
+        evaluate: evaluates the task on its validation data; None where there are none.
+        log: log lines, scalars and images.
+        stop: lets all ranks stop after the same step.
+        best: highest score of an evaluation so far.
+        is_resumed: the run continues from a checkpoint.
+    """
+
+    dataset: ImageDataset
+    sampler: TrainSampler
+    loader: Loader
+    evaluate: Callable[[], dict[str, float]] | None
+    log: RunLog
+    stop: StopVote
+    best: float = -math.inf
+    is_resumed: bool = False

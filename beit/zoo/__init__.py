@@ -1,0 +1,99 @@
+"""Published checkpoints by name: what there is, and a model with its weights."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from yacs.config import CfgNode
+
+from beit.beit import Beit, build_beit
+from beit.checkpoint.canonical import CLASSIFIER
+from beit.checkpoint.class_names import PUBLISHED_LISTS
+from beit.checkpoint.load import load_pretrained
+from beit.config import get_config
+from beit.models.dalle import DalleDecoder, DalleEncoder, DalleTokenizer
+from beit.models.mim import build_mim
+from beit.models.tokenizer import TRAINING_STATE, build_dalle_decoder, build_dalle_encoder, build_tokenizer
+from beit.models.upernet import UperNet, build_upernet
+from beit.models.vqkd import VqKd
+from beit.zoo.download import fetch
+from beit.zoo.table import PUBLISHED, Published
+
+Network: TypeAlias = Beit | UperNet | VqKd | DalleTokenizer | DalleEncoder | DalleDecoder
+
+BUILDERS: dict[str, Callable[[CfgNode], Network]] = {
+    "classifier": build_beit,
+    "mim_v1": build_mim,
+    "mim_v2": build_mim,
+    "segmentation": build_upernet,
+    "vqkd": build_tokenizer,
+    "dalle_encoder": build_dalle_encoder,
+    "dalle_decoder": build_dalle_decoder,
+}
+"""What builds the network of each kind of checkpoint (`Published.kind`) from its config."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of published checkpoints that fit a shell pattern, e.g. `beitv2_*`."""
+    return sorted(name for name in PUBLISHED if fnmatch.fnmatchcase(name, pattern))
+
+
+def published(name: str) -> Published:
+    """What is known of a published checkpoint: form, config, preprocessing, accuracy, source, license.
+
+    Raises:
+        ValueError: no such name; the nearest are given.
+    """
+    if name not in PUBLISHED:
+        near = difflib.get_close_matches(name, PUBLISHED, n=3, cutoff=0.5)
+        hint = f"; similar: {', '.join(near)}" if near else ""
+        raise ValueError(
+            f"no published checkpoint is called {name!r}{hint}. beit.list_models() gives all names"
+        )
+    return PUBLISHED[name]
+
+
+def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int | None = None) -> Network:
+    """The network of a published checkpoint, with its weights if asked for. What was loaded is logged.
+
+    Args:
+        name: from `list_models()`. A pre-training checkpoint gives the model that predicts hidden patches, or, with
+            `num_classes`, the classifier that starts from its encoder; a VQ-KD comes without its decoder.
+        pretrained: True downloads the file into the cache (`beit.zoo.download`); a path takes that file.
+        num_classes: another number of classes, whose head is new; 0 for none.
+    Raises:
+        ValueError: unknown name; classes for a tokenizer; the weights do not fit.
+        DownloadError: the file could not be fetched; the message says where to put it.
+    """
+    entry = published(name)
+    kind, config = entry.kind, entry.config
+    options = list(entry.options)
+    if num_classes is not None:
+        if kind not in (CLASSIFIER, "segmentation") and not entry.classifier_config:
+            raise ValueError(f"{name} is a {kind}, which tells no classes apart: leave num_classes out")
+        options += ["MODEL.NUM_CLASSES", num_classes]
+        if entry.classifier_config:
+            kind, config = CLASSIFIER, entry.classifier_config
+    model = BUILDERS[kind](get_config(config, options))
+    if pretrained is not False:
+        path = fetch_published(entry) if pretrained is True else Path(pretrained)
+        _LOGGER.info("%s", load_pretrained(model, path, allow_missing=TRAINING_STATE))
+        if isinstance(model, Beit) and entry.kind == CLASSIFIER and num_classes is None:
+            model.class_names = model.class_names or PUBLISHED_LISTS.get(entry.num_classes)
+    return model
+
+
+def fetch_published(entry: Published) -> Path:
+    """Path of the weights in the cache, downloaded if need be.
+
+    Raises:
+        DownloadError: as `beit.zoo.download.fetch`.
+    """
+    return fetch(entry.url, entry.file_name, sha256=entry.sha256, page=entry.page)

@@ -1,0 +1,89 @@
+"""Pictures of runs: what is in them, not only that they are there."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+import beit
+from beit.__main__ import main
+from beit.checkpoint.files import write
+from beit.predict.predictions import class_rows
+from beit.predict.run_pictures import draw_masked, draw_schedule, read_curves, save_pictures
+from tests.stories import tiny_config, write_dataset
+from tests.tasks.test_pretrain import TINY
+
+
+def save(layer, path):
+    write(path, {name: value.numpy() for name, value in layer.state_dict().items()})
+    return str(path)
+
+
+@pytest.fixture
+def pretraining(tmp_path):
+    """Options of a pre-training run with the weights of model and tokenizer."""
+    data = write_dataset(tmp_path / "data", val=2)
+    keys = TINY | {
+        "DATA.DATA_PATH": str(data),
+        "DATA.NUM_WORKERS": 0,
+        "DEVICE": "cpu",
+        "SAVE": str(tmp_path / "out"),
+    }
+    keys |= {"MASK.RULE": "random"}
+    config = beit.get_config(opts=[item for pair in keys.items() for item in pair])
+    paddle.seed(0)
+    tokenizer = beit.build_tokenizer(config)
+    keys["TOKENIZER.PRETRAINED"] = save(tokenizer.encoder, tmp_path / "encoder.pdparams")
+    keys["TOKENIZER.PRETRAINED_DECODER"] = save(tokenizer.decoder, tmp_path / "decoder.pdparams")
+    keys["MODEL.PRETRAINED"] = save(beit.build_mim(config), tmp_path / "mim.pdparams")
+    return keys
+
+
+def test_masked_images_with_reconstructions(pretraining, tmp_path):
+    config = beit.get_config(opts=[item for pair in pretraining.items() for item in pair])
+    (path,) = draw_masked(config)
+    with Image.open(path) as picture:
+        width, height = picture.size
+    assert width == 2 * height  # two images in rows; original, masked, tokens, prediction in columns
+    assert height % 8 == 0 and height >= 200
+
+
+@pytest.mark.parametrize("kind", ["masked", "codes"])
+def test_from_the_command_line(pretraining, kind, capfd):
+    options = [str(item) for pair in pretraining.items() for item in pair]
+    assert main(["visualize", kind, "-opts", *options]) == 0
+    names = {line.rsplit("/", 1)[1] for line in capfd.readouterr().out.split()}
+    assert names >= {"codes": {"code_map.png", "codebook.png"}, "masked": set()}[kind] and names
+
+
+def test_tiny_pictures_are_enlarged_in_whole_pixels(tmp_path):
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    (path,) = save_pictures({"a, b": pixels}, tmp_path / "new")
+    assert path.name == "a_b.png"
+    with Image.open(path) as picture:
+        np.testing.assert_array_equal(np.asarray(picture)[::100, ::100], pixels)
+
+
+def test_a_schedule_of_the_data(tmp_path):
+    config = tiny_config(write_dataset(tmp_path / "data"), tmp_path / "out", TRAIN__LAYER_DECAY=0.5)
+    assert draw_schedule(config).stat().st_size > 5000
+
+
+def test_curves_after_a_resume_and_a_kill(tmp_path):
+    lines = [
+        '{"step": 1, "train/loss": 3}',
+        '{"step": 2, "train/loss": 9}',
+        '{"step": 2, "train/loss": 2, "train/x": null}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 3, "tra']))
+    assert read_curves(tmp_path / "metrics.jsonl") == {"train/loss": {1: 3, 2: 2}}
+
+
+def test_a_table_of_classes():
+    """Of a: 3 right, 1 called b; of b: 2 right; c has no images and is never called."""
+    rows = class_rows(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), ("a", "b", "c"))
+    assert rows[0] == (0, "a", 4, "100.00", "75.00", "85.71", "b")
+    assert rows[1] == (1, "b", 2, "66.67", "100.00", "80.00", "")
+    assert rows[2] == (2, "c", 0, "", "", "", "")

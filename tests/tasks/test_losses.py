@@ -1,0 +1,78 @@
+"""Losses against NumPy in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from beit.tasks.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
+
+
+def log_softmax(x):
+    shifted = x.astype("float64") - x.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+@pytest.fixture
+def case():
+    rng = np.random.default_rng(1)
+    logits = (5 * rng.standard_normal((6, 7))).astype("float32")
+    targets = rng.dirichlet(np.ones(7), size=6).astype("float32")
+    return logits, targets, rng.integers(0, 7, 6)
+
+
+def test_soft_targets(case):
+    logits, targets, _ = case
+    loss = soft_target_cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(targets))
+    assert loss.shape == []
+    assert loss.dtype == paddle.float32
+    assert float(loss) == pytest.approx(-(targets * log_softmax(logits)).sum(axis=1).mean(), rel=1e-6)
+
+
+def test_soft_target_gradient(case):
+    """d loss / d logits = (softmax - target) / B where targets sum to 1."""
+    logits, targets, _ = case
+    x = paddle.to_tensor(logits, stop_gradient=False)
+    soft_target_cross_entropy(x, paddle.to_tensor(targets)).backward()
+    np.testing.assert_allclose(x.grad.numpy(), (np.exp(log_softmax(logits)) - targets) / 6, atol=1e-7)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+def test_label_smoothing(case, smoothing):
+    logits, _, labels = case
+    loss = label_smoothing_cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(labels), smoothing)
+    smoothed = np.full((6, 7), smoothing / 7)
+    smoothed[np.arange(6), labels] += 1 - smoothing
+    assert loss.shape == []
+    assert float(loss) == pytest.approx(-(smoothed * log_softmax(logits)).sum(axis=1).mean(), rel=1e-6)
+
+
+def test_float32_inside(case):
+    """Of bfloat16 logits only the logits themselves are rounded. (Autocast has no effect on a CPU.)"""
+    logits, targets, labels = case
+    low = paddle.to_tensor(logits).astype("bfloat16")
+    rounded = low.astype("float32")
+    target, label = paddle.to_tensor(targets), paddle.to_tensor(labels)
+    soft = soft_target_cross_entropy(low, target)
+    hard = label_smoothing_cross_entropy(low, label, 0.1)
+    assert soft.dtype == hard.dtype == paddle.float32
+    assert float(soft) == float(soft_target_cross_entropy(rounded, target))
+    assert float(hard) == float(label_smoothing_cross_entropy(rounded, label, 0.1))
+
+
+def test_large_logits_stay_finite():
+    logits = paddle.to_tensor([[1e4, -1e4], [0.0, 1e4]])
+    assert float(label_smoothing_cross_entropy(logits, paddle.to_tensor([0, 1]), 0.0)) == 0.0
+    targets = paddle.to_tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert float(soft_target_cross_entropy(logits, targets)) == 0.0
+
+
+def test_refusals():
+    logits = paddle.zeros([2, 3])
+    with pytest.raises(ValueError, match=r"logits and targets \[B, K\]; got \[2, 3\] and \[2\]"):
+        soft_target_cross_entropy(logits, paddle.zeros([2]))
+    with pytest.raises(ValueError, match=r"labels \[B\]; got \[2, 3\] and \[3\]"):
+        label_smoothing_cross_entropy(logits, paddle.zeros([3], "int64"), 0.1)
+    with pytest.raises(ValueError, match=r"smoothing 1.0 is not in \[0, 1\)"):
+        label_smoothing_cross_entropy(logits, paddle.zeros([2], "int64"), 1.0)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beit.checkpoint.files import read_checkpoint, write_checkpoint
+from beit.files import replacing
+
+OLD = {"step": 1, "w": np.zeros(3)}
+NEW = {"step": 2, "w": np.ones(3)}
+
+
+@pytest.fixture
+def path(tmp_path):
+    write_checkpoint(tmp_path / "latest.pdparams", OLD)
+    return tmp_path / "latest.pdparams"
+
+
+def assert_untouched(path):
+    assert read_checkpoint(path)["step"] == 1
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_new_file_takes_the_place_of_the_old(path):
+    write_checkpoint(path, NEW)
+    assert read_checkpoint(path)["step"] == 2
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_permissions_are_those_of_any_new_file(path):
+    plain = path.with_name("plain")
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_previous_file(path, monkeypatch, where):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(*{"fsync": (os, "fsync", full), "replace": (Path, "replace", full)}[where])
+    with pytest.raises(
+        OSError, match="cannot write .*latest.pdparams: No space left on device; the previous file is"
+    ) as e:
+        write_checkpoint(path, NEW)
+    assert e.value.errno == errno.ENOSPC
+    monkeypatch.undo()
+    assert_untouched(path)
+
+
+def test_a_full_disk_while_writing_leaves_the_previous_file(path):
+    with pytest.raises(OSError, match="the previous file is untouched"), replacing(path) as file:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert_untouched(path)
+
+
+def test_a_first_file_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="no file was left there"), replacing(tmp_path / "m"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+def test_an_interruption_leaves_the_previous_file(path, interruption):
+    with pytest.raises(interruption), replacing(path) as file:
+        file.write(b"half")
+        raise interruption
+    assert_untouched(path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="folder does not exist; create .*none first"):
+        write_checkpoint(tmp_path / "none" / "m.pdparams", NEW)
+
+
+def test_the_order_is_write_sync_rename_sync_folder(path, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (steps.append("sync"), fsync(handle)))
+    monkeypatch.setattr(Path, "replace", lambda old, new: (steps.append("rename"), replace(old, new))[1])
+    write_checkpoint(path, NEW)
+    assert steps == ["sync", "rename", "sync"]
+
+
+def test_a_killed_write_leaves_the_previous_file_and_the_next_one_tidies_up(path):
+    code = (
+        "import os, signal, sys\n"
+        "from beit.files import replacing\n"
+        "with replacing(sys.argv[1]) as file:\n"
+        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(__file__).parents[2]
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root, check=False)
+    assert killed.returncode == -9
+    assert read_checkpoint(path)["step"] == 1
+    assert len(list(path.parent.iterdir())) == 2
+    write_checkpoint(path, NEW)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_files_of_others_are_not_tidied_up(path):
+    others = [
+        path.with_name(name)
+        for name in (f".latest.pdparams.{os.getppid()}.tmp", ".latest.pdparams.x.tmp", ".a.1.tmp")
+    ]
+    for other in others:
+        other.touch()
+    write_checkpoint(path, NEW)
+    assert all(other.exists() for other in others)

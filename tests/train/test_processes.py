@@ -1,0 +1,214 @@
+"""The documented commands as real processes: several ranks, two nodes, signals, kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beit.checkpoint.files import read
+from beit.parallel.ranks import EXIT_STOPPED
+from tests.stories import QUIET, ROOT, command, environment, losses, run_command, write_dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"), train=88, val=11)
+
+
+def start(arguments: list[str], **extra: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        **extra,
+    )
+
+
+def wait_for_step(output: Path, step: int, process: subprocess.Popen[str], timeout: float = 90) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        if (output / "metrics.jsonl").exists() and len(losses(output)) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} not reached in {timeout} s")
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    a, b = (read(path / "model.pdparams").tree for path in (first, second))
+    return all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+SUMS = ("top1", "top5", "count")
+
+
+def test_two_ranks_equal_one_with_the_doubled_batch(data: Path, tmp_path: Path) -> None:
+    keys = {key.replace(".", "__"): value for key, value in QUIET.items()}
+    for script, batch, extra in (("main_single_gpu.py", 8, ()), ("main_multi_gpu.py", 4, ("-nprocs=2",))):
+        result = run_command(
+            command(script, data, tmp_path / str(batch), *extra, DATA__BATCH_SIZE=batch, **keys)
+        )
+        assert result.returncode == 0, result.stderr
+    one, two = losses(tmp_path / "8"), losses(tmp_path / "4")
+    assert len(one) == 22
+    np.testing.assert_allclose(one, two, atol=1e-5)
+    # The evaluation of one file: 11 images over two ranks and batches of 4 leave unequal shares.
+    reports = []
+    for script, extra in (("main_single_gpu.py", ()), ("main_multi_gpu.py", ("-nprocs=2",))):
+        output = tmp_path / f"eval{len(extra)}"
+        weights = f"-pretrained={tmp_path / '8' / 'model.pdparams'}"
+        result = run_command(command(script, data, output, "-eval", weights, *extra))
+        assert result.returncode == 0, result.stderr
+        reports.append(json.loads((output / "eval.json").read_text(encoding="utf-8")))
+    assert [reports[0][name] for name in SUMS] == [reports[1][name] for name in SUMS]
+    assert reports[0]["count"] == 11
+    assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], abs=1e-6)
+
+
+def test_kill_and_resume_end_in_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    keys = {"SAVE_STEPS": 3, "DATA__NUM_WORKERS": 1}
+    whole = run_command(command("main_single_gpu.py", data, tmp_path / "whole", **keys))
+    assert whole.returncode == 0, whole.stderr
+    arguments = command("main_single_gpu.py", data, tmp_path / "killed", "-resume=auto", **keys)
+    for step in (5, 26):
+        process = start(arguments)
+        wait_for_step(tmp_path / "killed", step, process)
+        process.kill()
+        process.communicate()
+    result = run_command(arguments)
+    assert result.returncode == 0, result.stderr
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize(("ranks", "to_all"), [(1, True), (2, False), (2, True)])
+def test_sigterm_saves_the_step_and_says_so(data: Path, tmp_path: Path, ranks: int, to_all: bool) -> None:
+    """Sent to the process that was started, or, as batch systems do, to all of its processes, workers included."""
+    script, extra = ("main_single_gpu.py", ()) if ranks == 1 else ("main_multi_gpu.py", ("-nprocs=2",))
+    keys = {"TRAIN__NUM_EPOCHS": 500, "DATA__NUM_WORKERS": 1}
+    process = start(command(script, data, tmp_path, *extra, **keys), start_new_session=True)
+    wait_for_step(tmp_path, 3, process)
+    if to_all:
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == EXIT_STOPPED, output
+    assert "stopped by SIGTERM after step" in output
+    step = len(losses(tmp_path))
+    assert read(tmp_path / "latest.pdparams").tree["step"] == step
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[int]:
+    """Process ids of the ranks that a launching process started, in order."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+    return [
+        pid
+        for pid in map(int, children)
+        if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+    ]
+
+
+def test_a_rank_that_dies_takes_the_job_down(data: Path, tmp_path: Path) -> None:
+    process = start(
+        command("main_multi_gpu.py", data, tmp_path, "-nprocs=2", TRAIN__NUM_EPOCHS=500, RANK_GRACE=1.0)
+    )
+    wait_for_step(tmp_path, 3, process)
+    ranks = ranks_of(process)
+    assert len(ranks) == 2
+    begin = time.monotonic()
+    os.kill(ranks[1], signal.SIGKILL)
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - begin < 30
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "error: rank 1 of 2 was killed by SIGKILL; stopping the other ranks" in output
+    assert not Path(f"/proc/{ranks[0]}").exists()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_two_nodes_on_loopback(data: Path, tmp_path: Path) -> None:
+    """`paddle.distributed.launch` started twice, as on two machines: the losses of one process with the doubled batch."""
+    keys = {key.replace(".", "__"): value for key, value in QUIET.items()}
+    master = f"127.0.0.1:{free_port()}"
+    nodes = []
+    for node in range(2):
+        arguments = command("main_multi_gpu.py", data, tmp_path / "nodes", **keys)
+        launcher = [
+            sys.executable,
+            "-m",
+            "paddle.distributed.launch",
+            "--nnodes",
+            "2",
+            "--nproc_per_node",
+            "1",
+        ]
+        launcher += ["--master", master, "--rank", str(node), "--log_dir", str(tmp_path / f"log{node}")]
+        nodes.append(start(launcher + arguments[1:]))
+    for process in nodes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    result = run_command(command("main_single_gpu.py", data, tmp_path / "one", DATA__BATCH_SIZE=8, **keys))
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_allclose(losses(tmp_path / "nodes"), losses(tmp_path / "one"), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("script", "extra", "message"),
+    [
+        ("main_multi_gpu.py", ("-nprocs=2", "-eval", "-pretrained=/nowhere.pdparams"), "/nowhere.pdparams"),
+        (
+            "main_single_gpu.py",
+            ("-nprocs=2",),
+            "-nprocs 2: main_single_gpu.py runs one rank; use main_multi_gpu.py",
+        ),
+        ("main_single_gpu.py", ("-cfg=configs/beit_bse_patch16_224.yaml",), "beit_base_patch16_224"),
+        ("main_single_gpu.py", ("-pretraind=x",), "did you mean -pretrained?"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    data: Path, tmp_path: Path, script: str, extra: tuple[str, ...], message: str
+) -> None:
+    result = run_command(command(script, data, tmp_path, *extra))
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("script", ["run_eval_multi.sh", "run_train_multi.sh"])
+def test_run_scripts_append_arguments_that_win(tmp_path: Path, script: str) -> None:
+    """The scripts with a `python` that prints what it is called with."""
+    fake = tmp_path / "python"
+    fake.write_text(
+        '#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES"\nfor word in "$@"; do echo "$word"; done\n', encoding="utf-8"
+    )
+    fake.chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    result = subprocess.run(
+        ["sh", script, "-batch_size=7", "-data_path=my data"], capture_output=True, text=True, cwd=ROOT,
+        env=env | {"PYTHON": str(fake)}, check=True,
+    )  # fmt: skip
+    devices, program, *words = result.stdout.splitlines()
+    assert (devices, program, words[-1]) == ("0,1,2,3,4,5,6,7", "main_multi_gpu.py", "-data_path=my data")
+    from beit.config import config_from_arguments
+
+    config = config_from_arguments(words)
+    assert (config.DATA.BATCH_SIZE, config.DATA.DATA_PATH, config.AMP) == (7, "my data", True)
+    assert ("eval" in script) == config.EVAL
+    assert bool(config.MODEL.PRETRAINED) == ("eval" in script)

@@ -1,0 +1,386 @@
+"""Whole runs in this process: train, evaluate, stop, continue; and what each key of the loop does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+
+from beit.checkpoint.files import read, read_checkpoint
+from beit.parallel import ranks
+from beit.train.run import run
+from beit.train.state import NonFiniteLossError, StoppedError
+from tests.stories import QUIET, losses, tiny_config, write_dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    return dict(read(path).tree)
+
+
+def assert_same(first: Path, second: Path) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].tobytes() == b[name].tobytes(), name
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The run behaves as if SIGTERM arrived during that step."""
+    calls = {"count": 0}
+
+    def passed(self: ranks.StopVote) -> bool:
+        calls["count"] += 1
+        self.requested = 15
+        return calls["count"] == step
+
+    monkeypatch.setattr(ranks.StopVote, "passed", passed)
+
+
+def test_training_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
+    metrics = run(
+        tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=6, VALIDATE_FREQ=2, KEEP_LAST=2, **QUIET_KEYS)
+    )
+    assert metrics["count"] == 10
+    assert metrics["top1"] == 100.0
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {
+        "config.yaml", "log.txt", "metrics.jsonl", "visualdl", "latest.pdparams", "best.pdparams", "model.pdparams",
+        "epoch_0005.pdparams", "epoch_0006.pdparams",
+    }  # fmt: skip
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert log.count("evaluation after epoch") == 3
+    assert "total batch 4 = 1 rank(s) x 4 images x 1 micro-batch(es)" in log
+
+
+QUIET_KEYS = {key.replace(".", "__"): value for key, value in QUIET.items()}
+
+
+def test_saved_weights_evaluate_to_the_same_numbers(data: Path, tmp_path: Path) -> None:
+    trained = run(tiny_config(data, tmp_path / "train"))
+    for name in ("model.pdparams", "latest.pdparams"):
+        config = tiny_config(
+            data,
+            tmp_path / name,
+            EVAL=True,
+            MODEL__PRETRAINED=str(tmp_path / "train" / name),
+            DATA__BATCH_SIZE_EVAL=3,
+        )
+        evaluated = run(config)
+        assert {k: evaluated[k] for k in ("top1", "top5", "count")} == {
+            k: trained[k] for k in ("top1", "top5", "count")
+        }
+        assert evaluated["loss"] == pytest.approx(trained["loss"], rel=1e-6)
+        report = json.loads((tmp_path / name / "eval.json").read_text(encoding="utf-8"))
+        assert report["top1"] == trained["top1"]
+        assert report["mean"] == [0.5, 0.5, 0.5]
+        log = (tmp_path / name / "log.txt").read_text(encoding="utf-8")
+        assert "size 16, crop 1.0, bicubic, mean pooling (config.yaml beside the weights)" in log
+        assert "warning" not in log
+
+
+def test_an_evaluation_under_another_preprocessing_is_warned_of(data: Path, tmp_path: Path) -> None:
+    run(tiny_config(data, tmp_path / "train", TRAIN__NUM_EPOCHS=1))
+    pretrained = str(tmp_path / "train" / "model.pdparams")
+    other = {"DATA__IMAGENET_MEAN": [0.485, 0.456, 0.406], "DATA__CROP_PCT": 0.9}
+    run(tiny_config(data, tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=pretrained, **other))
+    log = (tmp_path / "eval" / "log.txt").read_text(encoding="utf-8")
+    assert "warning: DATA.IMAGENET_MEAN is (0.485, 0.456, 0.406), the checkpoint's is (0.5, 0.5, 0.5)" in log
+    assert "warning: DATA.CROP_PCT is 0.9, the checkpoint's is 1.0" in log
+
+
+@pytest.mark.parametrize("step", [2, 6, 9])
+@pytest.mark.parametrize(
+    "options", [{}, {"TRAIN__MODEL_EMA": True, "TRAIN__ACCUM_ITER": 2, "DATA__BATCH_SIZE": 2}]
+)
+def test_a_stopped_run_continues_to_the_same_bytes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, options: dict[str, Any]
+) -> None:
+    run(tiny_config(data, tmp_path / "whole", **options))
+    with monkeypatch.context() as patch:
+        stop_after(patch, step)
+        with pytest.raises(StoppedError, match=f"stopped by SIGTERM after step {step}; the state is saved"):
+            run(tiny_config(data, tmp_path / "broken", **options))
+    assert read_checkpoint(tmp_path / "broken" / "latest.pdparams")["step"] == step
+    metrics = run(tiny_config(data, tmp_path / "broken", MODEL__RESUME="auto", **options))
+    assert metrics["count"] == 10
+    assert_same(tmp_path / "whole" / "model.pdparams", tmp_path / "broken" / "model.pdparams")
+    assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+    whole, broken = (read_checkpoint(tmp_path / name / "latest.pdparams") for name in ("whole", "broken"))
+    for name, value in whole["optimizer"].items():
+        assert value.tobytes() == broken["optimizer"][name].tobytes(), name
+
+
+def test_a_finished_run_resumed_only_evaluates_again(data: Path, tmp_path: Path) -> None:
+    first = run(tiny_config(data, tmp_path))
+    again = run(tiny_config(data, tmp_path, MODEL__RESUME="auto"))
+    assert first["top1"] == again["top1"]
+    assert len(losses(tmp_path)) == 12
+
+
+def test_accumulation_equals_the_larger_batch(data: Path, tmp_path: Path) -> None:
+    keys = QUIET_KEYS | {"TRAIN__NUM_EPOCHS": 5}
+    run(tiny_config(data, tmp_path / "large", DATA__BATCH_SIZE=6, **keys))
+    run(tiny_config(data, tmp_path / "small", DATA__BATCH_SIZE=2, TRAIN__ACCUM_ITER=3, **keys))
+    large, small = losses(tmp_path / "large"), losses(tmp_path / "small")
+    assert len(large) == 20
+    np.testing.assert_allclose(large, small, atol=1e-5)
+
+
+def test_workers_change_nothing(data: Path, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        run(tiny_config(data, tmp_path / str(workers), DATA__NUM_WORKERS=workers))
+    assert_same(tmp_path / "0" / "model.pdparams", tmp_path / "2" / "model.pdparams")
+
+
+def test_seed_changes_the_run_and_equal_seeds_repeat_it(data: Path, tmp_path: Path) -> None:
+    runs = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(tiny_config(data, tmp_path / name, SEED=seed))
+        runs[name] = losses(tmp_path / name)
+    assert runs["a"] == runs["b"] != runs["c"]
+
+
+EFFECTS: list[dict[str, Any]] = [
+    {"TRAIN__BASE_LR": 5e-3},
+    {"TRAIN__END_LR": 5e-3},
+    {"TRAIN__WARMUP_EPOCHS": 0},
+    {"TRAIN__WARMUP_START_LR": 1e-3},
+    {"TRAIN__WEIGHT_DECAY": 0.9},
+    {"TRAIN__WEIGHT_DECAY_END": 0.9},
+    {"TRAIN__LAYER_DECAY": 0.5},
+    {"TRAIN__DECAY_REL_POS_BIAS": False},
+    {"TRAIN__GRAD_CLIP": 0.01},
+    {"TRAIN__LINEAR_SCALED_LR": 8},
+    {"TRAIN__OPTIMIZER__EPS": 1e-2},
+    {"TRAIN__OPTIMIZER__BETAS": [0.5, 0.9]},
+    {"TRAIN__MODEL_EMA": True},
+    {"TRAIN__MODEL_EMA": True, "TRAIN__MODEL_EMA_DECAY": 0.5},
+    {"TRAIN__FREEZE_LAYERS": 1},
+    {"TRAIN__SCALE": [0.5, 0.6]},
+    {"TRAIN__RATIO": [1.0, 1.1]},
+    {"TRAIN__HFLIP": 0.0},
+    {"TRAIN__AUTO_AUGMENT": ""},
+    {"TRAIN__RANDOM_ERASE_PROB": 1.0},
+    {"TRAIN__REPEATED_AUG": 2},
+    {"TRAIN__MIXUP_ALPHA": 0.0},
+    {"TRAIN__CUTMIX_ALPHA": 0.0},
+    {"TRAIN__CUTMIX_MINMAX": [0.2, 0.3]},
+    {"TRAIN__MIXUP_PROB": 0.1},
+    {"TRAIN__MIXUP_SWITCH_PROB": 0.0},
+    {"TRAIN__MIXUP_MODE": "elem"},
+    {"TRAIN__SMOOTHING": 0.0},
+    {"TRAIN__LAST_EPOCH": 1},
+    {"MODEL__DROPPATH": 0.0},
+    {"DATA__INTERPOLATION": "bilinear"},
+    {"DATA__IMAGENET_MEAN": [0.4, 0.5, 0.5]},
+    {"DATA__IMAGENET_STD": [0.4, 0.5, 0.5]},
+]
+
+
+@pytest.fixture(scope="module")
+def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    output = tmp_path_factory.mktemp("reference")
+    run(tiny_config(data, output, TRAIN__WEIGHT_DECAY=0.5))
+    return weights(output / "model.pdparams")
+
+
+@pytest.mark.parametrize("keys", EFFECTS, ids=lambda keys: " ".join(f"{k}={v}" for k, v in keys.items()))
+def test_every_training_key_changes_the_weights(
+    data: Path, tmp_path: Path, reference: dict[str, np.ndarray], keys: dict[str, Any]
+) -> None:
+    run(tiny_config(data, tmp_path, **({"TRAIN__WEIGHT_DECAY": 0.5} | keys)))
+    changed = weights(tmp_path / "model.pdparams")
+    assert any((changed[name] != value).any() for name, value in reference.items())
+
+
+def test_frozen_layers_keep_their_bytes(data: Path, tmp_path: Path) -> None:
+    run(tiny_config(data, tmp_path / "one"))
+    start = str(tmp_path / "one" / "model.pdparams")
+    run(tiny_config(data, tmp_path / "two", MODEL__PRETRAINED=start, TRAIN__FREEZE_LAYERS=2))
+    before, after = weights(Path(start)), weights(tmp_path / "two" / "model.pdparams")
+    frozen = {name for name in before if before[name].tobytes() == after[name].tobytes()}
+    assert frozen == {n for n in before if n == "cls_token" or n.startswith(("patch_embed.", "blocks.0."))}
+
+
+def test_save_steps_and_report_freq(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = []
+    monkeypatch.setattr("beit.train.resume.save", lambda training, kind: saved.append((kind, training.step)))
+    run(tiny_config(data, tmp_path, SAVE_STEPS=4, SAVE_FREQ=2, REPORT_FREQ=5))
+    assert [step for kind, step in saved if kind == "latest"] == [4, 6, 8, 12]
+    assert [step for kind, step in saved if kind == "epoch"] == [12]
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines if "train/loss" in line] == [4, 5, 6, 8, 10, 12]
+
+
+# -------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss = (nan|inf).*up to step \d+ .*the newest checkpoint in"
+    ):
+        run(
+            tiny_config(
+                data, tmp_path, TRAIN__BASE_LR=1e30, TRAIN__WARMUP_EPOCHS=0, REPORT_FREQ=100, **QUIET_KEYS
+            )
+        )
+    assert not (tmp_path / "latest.pdparams").exists()
+
+
+def test_a_second_run_does_not_overwrite_the_first(data: Path, tmp_path: Path) -> None:
+    run(tiny_config(data, tmp_path))
+    with pytest.raises(ValueError, match="already holds a training run; continue it with -resume auto"):
+        run(tiny_config(data, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"DATA__BATCH_SIZE": 8}, r"the data changed: total batch 4 -> 8"),
+        ({"SEED": 5}, r"the data changed: SEED 0 -> 5"),
+        ({"MODEL__DEPTH": 3}, r"is of another model than the config: missing blocks.2"),
+        ({"MODEL__EMBED_DIM": 48}, r"cls_token is \[1, 1, 24\], the model has \[1, 1, 48\]"),
+        ({"TRAIN__MODEL_EMA": True}, "has no moving average"),
+        ({"MODEL__RESUME": "missing.pdparams"}, "-resume missing.pdparams: no such file"),
+        (
+            {"MODEL__RESUME": "WEIGHTS"},
+            "holds weights, not a training state; start a new run from them with -pretrained|checksum",
+        ),
+    ],
+)
+def test_a_resume_that_cannot_be_exact_is_refused(
+    data: Path, tmp_path: Path, keys: dict[str, Any], message: str
+) -> None:
+    run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=1))
+    if keys.get("MODEL__RESUME") == "WEIGHTS":
+        keys = {"MODEL__RESUME": str(tmp_path / "model.pdparams")}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(tiny_config(data, tmp_path, **({"MODEL__RESUME": "auto"} | keys)))
+
+
+def test_the_split_of_a_batch_may_change_at_a_resume(data: Path, tmp_path: Path) -> None:
+    run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=1))
+    metrics = run(tiny_config(data, tmp_path, MODEL__RESUME="auto", DATA__BATCH_SIZE=2, TRAIN__ACCUM_ITER=2))
+    assert metrics["count"] == 10
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"EVAL": True}, "-eval needs the weights to evaluate: -pretrained FILE"),
+        ({"DATA__DATA_PATH": "/does/not/exist"}, "DATA.DATA_PATH=/does/not/exist does not exist"),
+        ({"DATA__BATCH_SIZE": 1000}, "batch larger than the data"),
+        ({"MODEL__NUM_CLASSES": 2}, "train_list.txt:3: "),
+        ({"MODEL__NUM_CLASSES": 0}, "TASK: classify needs classes"),
+        ({"MODEL__PRETRAINED": "/does/not/exist.pdparams"}, "/does/not/exist.pdparams"),
+        ({"DEVICE": "gpu"}, "DEVICE = gpu, but this Paddle is a CPU build; install paddlepaddle-gpu"),
+        ({"SAVE": "/proc/output"}, "the output folder cannot be written"),
+    ],
+)
+def test_wrong_input_is_named(data: Path, tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, OSError), match=message):
+        run(tiny_config(data, tmp_path, **keys))
+
+
+def test_weights_without_the_head_are_not_evaluated(data: Path, tmp_path: Path) -> None:
+    run(tiny_config(data, tmp_path / "train", TRAIN__NUM_EPOCHS=1))
+    pretrained = str(tmp_path / "train" / "model.pdparams")
+    config = tiny_config(
+        data, tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=pretrained, MODEL__NUM_CLASSES=4
+    )
+    with pytest.raises(
+        ValueError, match=r"cannot be evaluated, it lacks head.weight, head.bias: 3 classes in the file"
+    ):
+        run(config)
+
+
+def damage(data: Path, count: int, folder: Path) -> Path:
+    """A copy of the dataset in which the first `count` training and validation images are cut in half."""
+    copy = write_dataset(folder)
+    for number in range(count):
+        for split in ("train", "val"):
+            path = copy / "my images" / f"{split}_{number}.png"
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return copy
+
+
+def test_unreadable_training_images_are_replaced_counted_and_limited(data: Path, tmp_path: Path) -> None:
+    broken = damage(data, 1, tmp_path / "data")
+    healthy_val = (data / "val_list.txt").read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+    (broken / "val_list.txt").write_text("".join(healthy_val), encoding="utf-8")
+    run(tiny_config(broken, tmp_path / "run", DATA__MAX_BAD_FRACTION=0.5))
+    assert "1 of 24 training images cannot be read" in (tmp_path / "run" / "log.txt").read_text(
+        encoding="utf-8"
+    )
+    assert "train_0.png" in (tmp_path / "run" / "bad_images.txt").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="more than DATA.MAX_BAD_FRACTION = 0.01; they are listed in"):
+        run(tiny_config(broken, tmp_path / "strict"))
+
+
+def test_an_unreadable_validation_image_is_an_error_that_names_it(data: Path, tmp_path: Path) -> None:
+    broken = damage(data, 1, tmp_path / "data")
+    run(tiny_config(data, tmp_path / "run"))
+    config = tiny_config(
+        broken, tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=str(tmp_path / "run" / "model.pdparams")
+    )
+    with pytest.raises(ValueError, match="val_0.png"):
+        run(config)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=1))
+    before = (tmp_path / "latest.pdparams").read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        run(tiny_config(data, tmp_path, MODEL__RESUME="auto"))
+    assert (tmp_path / "latest.pdparams").read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if "tmp" in path.name or "partial" in path.name]
+
+
+def test_a_recipe_for_another_batch_is_warned_of_and_scaling_says_what_it_did(
+    data: Path, tmp_path: Path
+) -> None:
+    run(tiny_config(data, tmp_path / "a", TRAIN__TOTAL_BATCH=1024))
+    run(tiny_config(data, tmp_path / "b", TRAIN__TOTAL_BATCH=1024, TRAIN__LINEAR_SCALED_LR=1024))
+    first, second = ((tmp_path / name / "log.txt").read_text(encoding="utf-8") for name in "ab")
+    assert "warning: the recipe's rate 0.01 is for a total batch of 1024, this run has 4" in first
+    assert "learning rate scaled from 0.01 at batch 1024 to 3.90625e-05 at 4" in second
+    assert "warning: the recipe" not in second
+
+
+def test_mixed_precision_on_a_cpu_is_said_to_change_nothing(data: Path, tmp_path: Path) -> None:
+    run(tiny_config(data, tmp_path, AMP=True, TRAIN__NUM_EPOCHS=1))
+    assert "-amp changes nothing here" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert paddle.get_default_dtype() == "float32"
+
+
+def test_faults_inside_paddle_are_not_called_the_users(capsys: pytest.CaptureFixture[str]) -> None:
+    from beit.train.entry import USER_ERROR, exit_status
+
+    def fault() -> int:
+        paddle.zeros([2, 3]) @ paddle.zeros([2, 3])
+        return 0
+
+    def mistake() -> int:
+        raise ValueError("a wrong value")
+
+    with pytest.raises(ValueError, match="Hint"):
+        exit_status(fault)
+    assert exit_status(mistake) == USER_ERROR
+    assert capsys.readouterr().err == "error: a wrong value\n"

@@ -1,0 +1,179 @@
+"""Downloads against a server on this machine that can cut, lie and count."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from beit.checkpoint.files import read, write
+from beit.zoo import download
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):  # noqa: N802
+        site = self.server
+        ranged = self.headers.get("Range")
+        site.requests.append((self.path, ranged))
+        if self.path not in site.files:
+            self.send_error(404)
+            return
+        body = site.files[self.path]
+        same = self.headers.get("If-Range") == site.etag
+        start = int(ranged.removeprefix("bytes=").rstrip("-")) if ranged and same and site.etag else 0
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body) - start))
+        if site.etag:
+            self.send_header("ETag", site.etag)
+        self.end_headers()
+        cut = site.cuts.pop(0) if site.cuts else None
+        self.wfile.write(body[start:cut])
+        if cut is not None:
+            self.close_connection = True
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def site(monkeypatch, tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.files, server.requests, server.cuts, server.etag = {}, [], [], '"1"'
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    write(tmp_path / "source.pdparams", {"cls_token": np.arange(5000, dtype=np.float32)})
+    server.weights = (tmp_path / "source.pdparams").read_bytes()
+    server.files["/w.pdparams"] = server.weights
+    for name in ("BEIT_MIRROR", "BEIT_OFFLINE", "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path / "cache"))
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def left_behind():
+    return sorted(path.name for path in download.cache_folder().iterdir() if not path.name.endswith(".lock"))
+
+
+def test_downloads_once(site):
+    digest = hashlib.sha256(site.weights).hexdigest()
+    path = download.fetch(f"{site.url}/w.pdparams", "w.pdparams", sha256=digest)
+    assert path.read_bytes() == site.weights
+    np.testing.assert_array_equal(read(path).tree["cls_token"], np.arange(5000, dtype=np.float32))
+    assert download.fetch(f"{site.url}/w.pdparams", "w.pdparams") == path
+    assert site.requests == [("/w.pdparams", None)]
+    assert left_behind() == ["w.pdparams"]
+
+
+def test_continues_where_it_was_cut(site):
+    site.cuts = [7000, 12000]
+    path = download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+    assert path.read_bytes() == site.weights
+    assert [ranged for _, ranged in site.requests] == [None, "bytes=7000-", "bytes=12000-"]
+
+
+def test_continues_in_the_next_run(site):
+    site.cuts = [1000, 1000, 1000, 1000, 1000]
+    with pytest.raises(
+        download.DownloadError, match="could not be fetched in 5 attempts: .*What arrived is kept"
+    ):
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+    assert "w.pdparams.part" in left_behind()
+    path = download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+    assert path.read_bytes() == site.weights
+    assert site.requests[-1] == ("/w.pdparams", "bytes=1000-")
+
+
+def test_starts_again_when_the_file_changed_or_has_no_tag(site):
+    site.cuts = [1000] * 5
+    with pytest.raises(download.DownloadError):
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+    site.etag = '"2"'
+    assert download.fetch(f"{site.url}/w.pdparams", "w.pdparams").read_bytes() == site.weights
+    site.etag, site.cuts = "", [1000]
+    assert download.fetch(f"{site.url}/w.pdparams", "again.pdparams").read_bytes() == site.weights
+    assert site.requests[-1] == ("/w.pdparams", None)
+
+
+def test_a_dead_link_is_said_with_the_place_for_the_file(site):
+    with pytest.raises(download.DownloadError, match="is a dead link: HTTP 404") as caught:
+        download.fetch(f"{site.url}/gone.pth", "gone.pth", page="https://example.org/zoo")
+    text = str(caught.value)
+    assert "Download it by hand (https://example.org/zoo) and save it as" in text
+    assert str(download.cache_folder() / "gone.pth") in text
+    assert len(site.requests) == 1
+
+
+def test_no_network(site):
+    site.shutdown()
+    site.server_close()
+    with pytest.raises(download.DownloadError, match="in 5 attempts: .*refused.*Is there a network"):
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"<!doctype html><html>sign in</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer"),
+        (b"", "empty"),
+    ],
+)
+def test_something_else_than_weights(site, body, words):
+    site.files["/x.pth"] = body
+    with pytest.raises(download.DownloadError, match=f"did not give the weights: {words}"):
+        download.fetch(f"{site.url}/x.pth", "x.pth")
+    assert "x.pth" not in left_behind()
+    assert "x.pth.part" not in left_behind()
+
+
+def test_a_wrong_digest(site):
+    with pytest.raises(download.DownloadError, match="its SHA-256 is [0-9a-f]{64}, expected 00112233"):
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams", sha256="00112233")
+    assert left_behind() in (["w.pdparams.part.etag"], [])
+
+
+def test_offline(site, monkeypatch):
+    monkeypatch.setenv("BEIT_OFFLINE", "1")
+    with pytest.raises(
+        download.DownloadError, match="w.pdparams is not in the cache and BEIT_OFFLINE is set"
+    ):
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+    download.cache_folder().mkdir(parents=True)
+    (download.cache_folder() / "w.pdparams").write_bytes(site.weights)
+    assert download.fetch(f"{site.url}/w.pdparams", "w.pdparams").read_bytes() == site.weights
+    assert site.requests == []
+
+
+def test_mirrors(site, monkeypatch):
+    site.files["/mirror/name.pdparams"] = site.weights
+    monkeypatch.setenv("BEIT_MIRROR", f"{site.url}/mirror/")
+    assert download.fetch("https://example.org/dead.pdparams", "name.pdparams").is_file()
+    monkeypatch.delenv("BEIT_MIRROR")
+    monkeypatch.setenv("HF_ENDPOINT", site.url)
+    assert download.fetch("https://huggingface.co/w.pdparams", "hub.pdparams").is_file()
+
+
+def test_no_address(site):
+    with pytest.raises(download.DownloadError, match="x.pdparams has no address that a program can read"):
+        download.fetch("", "x.pdparams")
+
+
+def test_two_processes_at_once_download_once(site):
+    program = f"from beit.zoo.download import fetch; fetch('{site.url}/w.pdparams', 'w.pdparams')"
+    processes = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+    assert [process.wait(20) for process in processes] == [0, 0]
+    assert len(site.requests) == 1
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("BEIT_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert download.cache_folder() == tmp_path / "beit"

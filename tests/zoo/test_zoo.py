@@ -1,0 +1,196 @@
+"""The table of published checkpoints, and models made from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from beit import zoo
+from beit.beit import Beit
+from beit.checkpoint.dialects import PUBLISHERS
+from beit.checkpoint.files import write
+from beit.config import get_config
+from beit.models.dalle import DalleDecoder, DalleEncoder
+from beit.models.mim import BeitForMaskedImageModeling
+from beit.models.upernet import UperNet
+from beit.models.vqkd import VqKd
+from beit.zoo.download import DownloadError
+from beit.zoo.table import PUBLISHED
+
+BASE, LARGE = (12, 768), (24, 1024)
+TASK_OF = {
+    "classifier": "classify",
+    "mim_v1": "pretrain",
+    "mim_v2": "pretrain",
+    "vqkd": "tokenizer",
+    "segmentation": "segment",
+}
+
+
+def test_every_published_checkpoint_is_listed():
+    """How many checkpoints each publisher has."""
+    counts = {}
+    for entry in PUBLISHED.values():
+        counts[entry.form] = counts.get(entry.form, 0) + 1
+    assert counts == {
+        "paddlevit": 5,
+        "passl": 5 + 2,
+        "paddleclas": 2,
+        "unilm": 17 + 7 + 3 + 6,  # classifiers, pre-trained, tokenizers, segmentation
+        "timm": 13,
+        "huggingface": 11,
+        "openmmlab": 6 + 2 + 2,
+        "openai": 2,
+    }
+    assert zoo.list_models() == sorted(PUBLISHED)
+    assert zoo.list_models("beit_large_patch16_512*") == [
+        "beit_large_patch16_512",
+        "beit_large_patch16_512.in22k_ft_in22k_in1k",
+        "beit_large_patch16_512_pt22k_ft22kto1k",
+    ]
+
+
+def test_entries_agree_with_their_configs():
+    for name, entry in PUBLISHED.items():
+        assert entry.form in {*PUBLISHERS, "paddleclas"}
+        assert entry.page.startswith("https://")
+        assert entry.license in ("MIT", "Apache-2.0", "modified MIT")
+        assert entry.url == "" or entry.url.startswith("https://")
+        assert entry.kind in zoo.BUILDERS, name
+        config = get_config(entry.config, list(entry.options))
+        if entry.kind.startswith("dalle"):
+            assert ("dall-e", entry.num_classes) == (config.TOKENIZER.TYPE, config.TOKENIZER.NUM_CODES), name
+            continue
+        assert entry.preprocessing.image_size == config.DATA.IMAGE_SIZE, name
+        assert (LARGE if "large" in name else BASE) == (config.MODEL.DEPTH, config.MODEL.EMBED_DIM), name
+        assert TASK_OF[entry.kind] == config.TASK, name
+        is_v1 = name.startswith(("beit_", "beit-", "microsoft/"))
+        if entry.kind.startswith("mim"):
+            assert (config.TOKENIZER.NUM_CODES, entry.kind == "mim_v1") == (entry.num_classes, is_v1), name
+            classifier = get_config(entry.classifier_config)
+            assert (classifier.TASK, classifier.MODEL.DEPTH) == ("classify", config.MODEL.DEPTH), name
+        else:
+            assert entry.classifier_config == "", name
+        if entry.kind == "segmentation":
+            assert entry.num_classes == config.MODEL.NUM_CLASSES, name
+        if entry.kind == "vqkd":
+            assert entry.num_classes == config.TOKENIZER.NUM_CODES, name
+        if entry.kind == "classifier":
+            assert entry.num_classes == config.MODEL.NUM_CLASSES, name
+            assert tuple(config.DATA.IMAGENET_MEAN) == entry.preprocessing.mean, name
+            pooling = "mean" if config.MODEL.USE_MEAN_POOLING else "token"
+            assert pooling == entry.preprocessing.pooling, name
+    assert len({entry.file_name for entry in PUBLISHED.values()}) == len(PUBLISHED)
+
+
+def test_published_numbers():
+    assert zoo.published("beit_base_patch16_224").metrics == {"top1": 85.21, "top5": 97.66}
+    assert zoo.published("beitv2_large_patch16_224_pt1k_ft21ktoade20k").metrics == {"miou": 57.5}
+    assert (
+        zoo.published("microsoft/beit-base-patch16-224").file_name == "microsoft--beit-base-patch16-224.bin"
+    )
+    assert zoo.published("beit-base-p16_beit-in21k-pre_3rdparty_in1k").sha256 == "c0a4df23"
+
+
+def test_unknown_name():
+    with pytest.raises(
+        ValueError, match="no published checkpoint is called 'beit_base_patch16_225'; similar: beit_base"
+    ):
+        zoo.get_model("beit_base_patch16_225")
+    with pytest.raises(ValueError, match="dalle_encoder is a dalle_encoder, which tells no classes apart"):
+        zoo.get_model("dalle_encoder", num_classes=5)
+
+
+SMALL: list[object] = [
+    *("MODEL.OUT_INDICES", [0, 0, 0, 0], "MODEL.AUXILIARY_CHANNELS", 8, "MODEL.HEAD_LAYERS", 1),
+    *("TOKENIZER.NUM_CODES", 16, "TOKENIZER.EMBED_DIM", 24, "TOKENIZER.NUM_HEADS", 3, "TOKENIZER.DEPTH", 1),
+    *("TOKENIZER.DECODER_DEPTH", 1, "TOKENIZER.DALLE_WIDTH", 8, "TOKENIZER.DALLE_CODE_WIDTH", 8),
+]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The table's configs at a width that a test can afford."""
+
+    def tiny_config(path, options):
+        shape = ["MODEL.EMBED_DIM", 24, "MODEL.DEPTH", 1, "MODEL.NUM_HEADS", 3, "DATA.IMAGE_SIZE", 32]
+        return get_config(path, [*options, *shape, *SMALL])
+
+    monkeypatch.setattr(zoo, "get_config", tiny_config)
+
+
+def test_models_from_files(tiny, tmp_path, caplog):
+    paddle.seed(0)
+    model = zoo.get_model("beit_base_patch16_224", num_classes=5)
+    assert model.head.weight.shape == [24, 5]
+    path = tmp_path / "own.pdparams"
+    write(path, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    with caplog.at_level("INFO"):
+        again = zoo.get_model("beit_base_patch16_224", pretrained=path, num_classes=5)
+    np.testing.assert_array_equal(again.head.weight.numpy(), model.head.weight.numpy())
+    assert "own.pdparams: canonical classifier" in caplog.text
+    assert (
+        zoo.get_model("beit_base_patch16_224_pt22k", num_classes=0)
+        .state_dict()
+        .keys()
+        .isdisjoint({"head.weight"})
+    )
+    assert not zoo.get_model("BEiTv2_vit_base_patch16_224").use_mean_pooling
+
+
+def test_download_comes_from_the_cache(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path))
+    monkeypatch.setenv("BEIT_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="beit_base_patch16_224.pdparams is not in the cache"):
+        zoo.get_model("beit_base_patch16_224", pretrained=True)
+    model = zoo.get_model("beit_base_patch16_224", num_classes=5)
+    write(tmp_path / "beit_base_patch16_224.pdparams", {k: v.numpy() for k, v in model.state_dict().items()})
+    again = zoo.get_model("beit_base_patch16_224", pretrained=True, num_classes=5)
+    np.testing.assert_array_equal(again.cls_token.numpy(), model.cls_token.numpy())
+
+
+KINDS = {
+    "beit_base_patch16_224_pt22k": BeitForMaskedImageModeling,
+    "microsoft/beit-large-patch16-224-pt22k": BeitForMaskedImageModeling,
+    "beitv2_base_patch16_224_pt1k": BeitForMaskedImageModeling,
+    "beit_base_patch16_640_pt22k_ft22ktoade20k": UperNet,
+    "upernet_beit-large_fp16_8x1_640x640_160k_ade20k": UperNet,
+    "vqkd_encoder_base_decoder_3x768x12_clip-d5036aa7": VqKd,
+    "mmselfsup_vqkd_encoder": VqKd,
+    "dalle_encoder": DalleEncoder,
+    "passl_dalle_decoder": DalleDecoder,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_model(tiny, tmp_path, monkeypatch, name):
+    """A model by name is of its kind, and takes the file of the same name from the cache."""
+    if KINDS[name] is BeitForMaskedImageModeling and name.startswith("beitv2"):
+        two_blocks = ["MODEL.EARLY_LAYERS", 1, "MODEL.DEPTH", 2]
+        monkeypatch.setattr(
+            zoo, "get_config", lambda path, options, tiny=zoo.get_config: tiny(path, [*options, *two_blocks])
+        )
+    paddle.seed(0)
+    model = zoo.get_model(name)
+    assert type(model) is KINDS[name]
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path))
+    state = {key: value.numpy() for key, value in model.state_dict().items()}
+    if "quantize.embedding.initted" in state:  # as a codebook that was trained
+        state["quantize.embedding.initted"] = np.ones_like(state["quantize.embedding.initted"])
+    file = zoo.published(name).file_name
+    written = tmp_path / f"{name.replace('/', '--')}.pdparams"
+    write(written, state)
+    written.rename(tmp_path / file)
+    paddle.seed(1)
+    again = zoo.get_model(name, pretrained=True)
+    for key, value in again.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), state[key], err_msg=key)
+
+
+def test_other_classes(tiny):
+    """A pre-trained model becomes a classifier, a segmentation model has a head of the size asked for."""
+    model = zoo.get_model("beit_base_patch16_224_pt22k", num_classes=5)
+    assert type(model) is Beit and model.head.weight.shape == [24, 5]
+    model = zoo.get_model("microsoft/beit-base-finetuned-ade-640-640", num_classes=7)
+    assert model.decode_head.conv_seg.weight.shape[0] == 7
