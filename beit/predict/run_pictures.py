@@ -171,7 +171,7 @@ def draw_masked(config: CfgNode, count: int = 8) -> list[Path]:
     dataset: Any = task.dataset("val") or task.dataset("train")
     batch = collate([dataset[Draw(index, index)] for index in range(min(count, len(dataset)))])
     task.eval_step(to_device(batch))
-    return save_pictures(task.report(Path(config.SAVE)), Path(config.SAVE))
+    return save_pictures(task.write_report(Path(config.SAVE)), Path(config.SAVE))
 
 
 def save_pictures(pictures: dict[str, np.ndarray], folder: Path) -> list[Path]:

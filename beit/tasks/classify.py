@@ -75,10 +75,10 @@ class Classify(Task):
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         return classification_metrics(sums)
 
-    def score(self, metrics: Mapping[str, float]) -> float:
+    def selection_metric(self, metrics: Mapping[str, float]) -> float:
         return metrics["top1"]
 
-    def picture(self, batch: Batch) -> np.ndarray:
+    def preview(self, batch: Batch) -> np.ndarray:
         """The first images of the batch after geometry and RandAugment, erased as the model sees them, four a row."""
         data = self.config.DATA
         images = self.normalized(batch["image"][:16])

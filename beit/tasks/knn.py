@@ -89,7 +89,7 @@ class Knn(Task):
         self._table = LayerTable.from_sums(title, facts, list(self._features.widths), sums)
         return self._table.metrics()
 
-    def report(self, folder: Path) -> dict[str, np.ndarray]:
+    def write_report(self, folder: Path) -> dict[str, np.ndarray]:
         return self._table.write(folder, "knn") if self._table is not None else {}
 
     def _remember(self) -> None:

@@ -121,15 +121,15 @@ class Pretrain(Task):
             del means["loss_main"]
         return {"loss": loss, **means, "count": sums["count"]}
 
-    def score(self, metrics: Mapping[str, float]) -> float:
+    def selection_metric(self, metrics: Mapping[str, float]) -> float:
         return metrics["mlm_acc"]
 
     @paddle.no_grad()
-    def picture(self, batch: Batch) -> np.ndarray:
+    def preview(self, batch: Batch) -> np.ndarray:
         first = {name: value[:_PICTURE_IMAGES] for name, value in batch.items()}
         return self._draw(first, self._tokens(first), None)
 
-    def report(self, folder: Path) -> dict[str, np.ndarray]:
+    def write_report(self, folder: Path) -> dict[str, np.ndarray]:
         picture, self._picture = self._picture, None
         return {} if picture is None else {"original, masked, tokens, prediction": picture}
 

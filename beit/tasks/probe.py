@@ -157,13 +157,13 @@ class Probe(Task):
         self._table = LayerTable.from_sums(title, describe_protocol(self.config), names, sums)
         return self._table.metrics()
 
-    def score(self, metrics: Mapping[str, float]) -> float:
+    def selection_metric(self, metrics: Mapping[str, float]) -> float:
         return metrics["top1"]
 
-    def picture(self, batch: Batch) -> np.ndarray:
+    def preview(self, batch: Batch) -> np.ndarray:
         return tile(batch["image"][:16].numpy())
 
-    def report(self, folder: Path) -> dict[str, np.ndarray]:
+    def write_report(self, folder: Path) -> dict[str, np.ndarray]:
         return self._table.write(folder, "probe") if self._table is not None else {}
 
     def _extract(self, batch: Batch) -> dict[FeatureName, Tensor]:

@@ -91,10 +91,10 @@ class Segment(Task):
         self._confusion = np.asarray(sums["confusion"]).reshape(classes, classes)
         return {**segmentation_metrics(self._confusion), "count": int(sums["count"])}
 
-    def score(self, metrics: Mapping[str, float]) -> float:
+    def selection_metric(self, metrics: Mapping[str, float]) -> float:
         return metrics["mIoU"]
 
-    def report(self, folder: Path) -> dict[str, np.ndarray]:
+    def write_report(self, folder: Path) -> dict[str, np.ndarray]:
         """Write `segmentation.json` and `segmentation.txt`, a table: IoU and recall of each class; and the colors,
         for pictures of predictions."""
         if self._confusion is None:
@@ -128,7 +128,7 @@ class Segment(Task):
         (folder / "segmentation.txt").write_text(_table(summary, classes), encoding="utf-8")
         return {}
 
-    def picture(self, batch: Batch) -> np.ndarray:
+    def preview(self, batch: Batch) -> np.ndarray:
         """The first crops of the batch as the model sees them, their labels in colors below: uint8 `[2 H, n W, 3]`."""
         data = self.config.DATA
         mean, std = (

@@ -69,22 +69,22 @@ class Task(nn.Layer):
         """Measures of the sums over all ranks."""
         raise NotImplementedError
 
-    def score(self, metrics: Mapping[str, float]) -> float:
+    def selection_metric(self, metrics: Mapping[str, float]) -> float:
         """The measure by which the best checkpoint is chosen; larger is better."""
         raise NotImplementedError
 
-    def picture(self, batch: Batch) -> np.ndarray:
+    def preview(self, batch: Batch) -> np.ndarray:
         """A look at a training batch, uint8 `[H, W, 3]`."""
         raise NotImplementedError
 
-    def warnings(self, means: Mapping[str, float], is_warm: bool) -> list[str]:
+    def health_warnings(self, means: Mapping[str, float], is_warm: bool) -> list[str]:
         """What a reader of a log line should worry about; `means` are its numbers, `is_warm` after the warm-up.
 
         Called on every rank with the same numbers.
         """
         return []
 
-    def report(self, folder: Path) -> dict[str, np.ndarray]:
+    def write_report(self, folder: Path) -> dict[str, np.ndarray]:
         """Pictures of the evaluation that has just ended, uint8 `[H, W, 3]` by name; its files go into `folder`.
 
         Called on rank 0 after each evaluation.

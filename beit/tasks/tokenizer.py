@@ -126,10 +126,10 @@ class Tokenizer(Task):
             "count": sums["count"],
         }
 
-    def score(self, metrics: Mapping[str, float]) -> float:
+    def selection_metric(self, metrics: Mapping[str, float]) -> float:
         return -metrics["cosine_loss"]
 
-    def warnings(self, means: Mapping[str, float], is_warm: bool) -> list[str]:
+    def health_warnings(self, means: Mapping[str, float], is_warm: bool) -> list[str]:
         is_collapsing = is_warm and means["usage"] < HEALTHY_USAGE
         is_news, self._was_collapsing = is_collapsing and not self._was_collapsing, is_collapsing
         if not is_news:
@@ -141,14 +141,14 @@ class Tokenizer(Task):
             "TOKENIZER.CODE_DIM, or TOKENIZER.RESEED_DEAD_CODES True"
         ]
 
-    def picture(self, batch: Batch) -> np.ndarray:
+    def preview(self, batch: Batch) -> np.ndarray:
         """The first images of the batch, four a row."""
         pixels = batch["image"][:_PICTURE_IMAGES].numpy()  # [B, 3, H, W]
         pixels = pixels[: max(1, len(pixels) // 4 * 4)]
         rows = np.split(pixels, max(1, len(pixels) // 4))
         return np.concatenate([np.concatenate(list(row), axis=2) for row in rows], axis=1).transpose(1, 2, 0)
 
-    def report(self, folder: Path) -> dict[str, np.ndarray]:
+    def write_report(self, folder: Path) -> dict[str, np.ndarray]:
         """Codes of a few images, and how often each code was used, as PNG files and for the log."""
         pictures, self._pictures = self._pictures, {}
         for name, picture in pictures.items():

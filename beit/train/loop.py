@@ -150,7 +150,7 @@ def autocast(dtype: str | None) -> AbstractContextManager[None]:
 def log_report(task: Task, log: RunLog, step: int) -> None:
     """Let the task write its report on the evaluation that has just ended; its images go into the log."""
     if ranks.rank() == 0:
-        for name, image in task.report(Path(task.config.SAVE)).items():
+        for name, image in task.write_report(Path(task.config.SAVE)).items():
             log.image(name, image, step)
 
 
@@ -160,7 +160,7 @@ def _batches(run: Training, epoch: int, first_step: int) -> Iterator[Batch]:
     for number, arrays in enumerate(run.loader(micro_batches)):
         batch = to_device(run.task.prepare(arrays))
         if run.step == 0 and number == 0:
-            run.log.image("first batch", run.task.picture(batch), 0)
+            run.log.image("first batch", run.task.preview(batch), 0)
         yield batch
 
 
@@ -195,7 +195,7 @@ def _end_epoch(run: Training, epoch: int, is_last: bool) -> dict[str, float]:
     if run.evaluate is not None and (due(epoch, config.VALIDATE_FREQ) or is_last):
         with run.ema.swapped() if run.ema is not None else nullcontext():
             metrics = run.evaluate()
-            score = run.task.score(metrics)
+            score = run.task.selection_metric(metrics)
             is_best = score > run.best
             if is_best:
                 run.best = score

@@ -64,7 +64,7 @@ class Meter:
         run.log.scalars("train", means, run.step)
         run.log.text(self._line(means, seconds / steps))
         is_warm = run.step >= self._warmup_steps
-        for message in run.task.warnings(means, is_warm):
+        for message in run.task.health_warnings(means, is_warm):
             run.log.text(f"warning: {message}")
         self._tell_of_waiting(means["data_wait"])
         self._sums, self._steps = {}, 0

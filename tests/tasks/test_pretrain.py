@@ -198,7 +198,7 @@ def test_evaluation_does_not_depend_on_the_batches(version):
     metrics = task.metrics(whole)
     assert metrics["loss"] == pytest.approx(sum(v for k, v in whole.items() if k.startswith("loss_")) / 8)
     assert ("loss_main" in metrics) == ("mlm_acc_cls_pt" in metrics) == (version == 2)
-    assert task.score(metrics) == metrics["mlm_acc"]
+    assert task.selection_metric(metrics) == metrics["mlm_acc"]
 
 
 def test_groups_have_no_layer_decay_and_the_official_exemptions():
@@ -249,7 +249,7 @@ def test_pictures_show_original_mask_and_what_the_tokens_mean():
     task = build()
     batch = to_tensors(draw_batch(rng))
     batch["image"] = paddle.to_tensor(rng.integers(0, 256, (3, 3, 4, 4)).astype("uint8"))
-    picture = task.picture(batch)
+    picture = task.preview(batch)
     assert (picture.shape, picture.dtype) == ((12, 12, 3), np.uint8)  # original, masked, decoded
     np.testing.assert_array_equal(picture[:4, :4].transpose(2, 0, 1), batch["image"][0].numpy())
     hidden = batch["mask"].numpy()[0].reshape(2, 2).repeat(2, 0).repeat(2, 1)
@@ -257,9 +257,9 @@ def test_pictures_show_original_mask_and_what_the_tokens_mean():
     np.testing.assert_array_equal(picture[:4, 4:8][~hidden], picture[:4, :4][~hidden])
     task.eval()
     task.eval_step(batch)
-    (drawn,) = task.report(None).values()
+    (drawn,) = task.write_report(None).values()
     assert drawn.shape == (12, 16, 3)  # and what the prediction decodes to
-    assert task.report(None) == {}
+    assert task.write_report(None) == {}
 
 
 def test_a_tokenizer_without_weights_is_warned_of():

@@ -119,7 +119,7 @@ def test_normalized_crops_are_zero_around_the_picture(scenes, tmp_path):
     assert (images[:, height:] == 0).all() and (images[:, :, width:] == 0).all()
     assert np.abs(images[:, :height, :width]).mean() > 0.1
     assert (batch["label"].numpy()[0, height:] == 255).all()
-    assert task.picture(batch).shape == (160, 160, 3)
+    assert task.preview(batch).shape == (160, 160, 3)
 
 
 def test_heads_learn_at_full_rate_and_the_encoder_by_layer(scenes, tmp_path):

@@ -128,17 +128,17 @@ def test_metrics_count_codes_over_the_whole_set(build):
     assert found["loss"] == 0.75
     assert (found["codes_used"], found["usage"]) == (2, 0.5)
     assert found["perplexity"] == pytest.approx(math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))))
-    assert task.score(found) == -0.5
+    assert task.selection_metric(found) == -0.5
 
 
 def test_a_collapsing_codebook_is_said_once(build):
     task = TASKS["tokenizer"](build())
-    assert task.warnings({"usage": 0.1}, is_warm=False) == []
-    (message,) = task.warnings({"usage": 0.1}, is_warm=True)
+    assert task.health_warnings({"usage": 0.1}, is_warm=False) == []
+    (message,) = task.health_warnings({"usage": 0.1}, is_warm=True)
     assert "10 % of 8 codes" in message
-    assert task.warnings({"usage": 0.1}, is_warm=True) == []
-    assert task.warnings({"usage": 0.9}, is_warm=True) == []
-    assert len(task.warnings({"usage": 0.4}, is_warm=True)) == 1
+    assert task.health_warnings({"usage": 0.1}, is_warm=True) == []
+    assert task.health_warnings({"usage": 0.9}, is_warm=True) == []
+    assert len(task.health_warnings({"usage": 0.4}, is_warm=True)) == 1
 
 
 def test_a_collapse_is_written_to_the_log(build, tmp_path):

@@ -23,7 +23,7 @@ class Run:
             TRAIN=SimpleNamespace(ACCUM_ITER=1), DATA=SimpleNamespace(MAX_BAD_FRACTION=0.01)
         )
         self.config = config
-        self.task = SimpleNamespace(warnings=lambda means, is_warm: [])
+        self.task = SimpleNamespace(health_warnings=lambda means, is_warm: [])
         self.log = SimpleNamespace(scalars=lambda *_: None, text=self.lines.append)
         monkeypatch.setattr(meter.time, "perf_counter", lambda: self.now)
         self.meter = Meter(self, 100, 0)
