@@ -19,11 +19,11 @@ from beit.bench.worker import Step, read_once
 from beit.checkpoint.files import read
 from beit.config import get_config
 from beit.cpu import split_batch, tune_cpu
+from beit.data.batch_transforms import erase, normalize, to_device
 from beit.data.dataset import ImageDataset
 from beit.data.image_list import ImageList
 from beit.data.loader import collate
-from beit.data.on_device import erase, normalize, to_device
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from beit.data.transforms import build_eval_transform, build_train_transform
 from beit.optim.ema import Ema
 from beit.tasks import TASKS
@@ -147,7 +147,7 @@ def data_train(work: Mapping[str, Any]) -> Step:
     dataset = _pictures(work, build_train_transform(config))
 
     def step() -> np.ndarray:
-        batch = collate([dataset[draw] for draw in _every(dataset)])
+        batch = collate([dataset[sample] for sample in _every(dataset)])
         if work.get("worker"):
             return np.asarray(batch["image"].shape)
         images = normalize(
@@ -167,7 +167,7 @@ def data_eval(work: Mapping[str, Any]) -> Step:
     compared: list[np.ndarray] = []
 
     def step() -> np.ndarray:
-        batch = collate([dataset[draw] for draw in _every(dataset)])
+        batch = collate([dataset[sample] for sample in _every(dataset)])
         if not compared or not work.get("worker"):
             images = paddle.to_tensor(batch["image"])
             compared[:] = [normalize(images, config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD).numpy()]
@@ -224,8 +224,8 @@ def _pictures(work: Mapping[str, Any], transform: Any) -> ImageDataset:
     return ImageDataset(ImageList.from_names(Path(), work["files"]), transform, seed=0)
 
 
-def _every(dataset: ImageDataset) -> list[Draw]:
-    return [Draw(index, index) for index in range(len(dataset))]
+def _every(dataset: ImageDataset) -> list[Sample]:
+    return [Sample(index, index) for index in range(len(dataset))]
 
 
 def _file_module(file: Path) -> ModuleType:

@@ -13,8 +13,8 @@ from yacs.config import CfgNode
 
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError, OpenOptions, open_image
-from beit.data.lists import open_split
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
+from beit.data.splits import open_split
 from beit.data.transforms import build_eval_transform, build_train_transform
 
 Transform = Callable[[Image.Image, np.random.Generator], dict[str, np.ndarray]]
@@ -23,9 +23,9 @@ _MAX_REPLACEMENTS = 10  # more unreadable neighbors than that are no accident
 
 
 class ImageDataset:
-    """Items by `Draw`: what the transform returns, `label` int64 where there are labels, and `index` int64.
+    """Items by `Sample`: what the transform returns, `label` int64 where there are labels, and `index` int64.
 
-    The randomness of an item comes from (seed, draw) alone: it is the same in every worker, on every rank and
+    The randomness of an item comes from (dataset.seed, sample.seed) alone: it is the same in every worker, on every rank and
     after a resume.
 
     Args:
@@ -60,17 +60,17 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
+    def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
         if self.bad_images is None:
             try:
-                return self._read(draw.index, draw.draw)
+                return self._read(sample.index, sample.seed)
             except ImageError as error:
                 raise ImageError(
-                    error.path, f"{error.reason} (image {draw.index} of the list, from 0)"
+                    error.path, f"{error.reason} (image {sample.index} of the list, from 0)"
                 ) from error
         for offset in range(_MAX_REPLACEMENTS):
             try:
-                return self._read((draw.index + offset) % len(self), draw.draw)
+                return self._read((sample.index + offset) % len(self), sample.seed)
             except ImageError as error:
                 _append_line(self.bad_images, f"{error.path}\t{error.reason}")
                 last = error
@@ -83,25 +83,25 @@ class ImageDataset:
         lines = self.bad_images.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         return {line.split("\t", 1)[0] for line in lines}
 
-    def describe(self, draw: Draw) -> str:
+    def describe(self, sample: Sample) -> str:
         """The path of the image, for messages."""
-        return str(self.images.path(draw.index))
+        return str(self.images.path(sample.index))
 
-    def _read(self, index: int, draw: int) -> dict[str, np.ndarray]:
+    def _read(self, index: int, seed: int) -> dict[str, np.ndarray]:
         divisor = getattr(self.transform, "divisor", None)
         image = open_image(
             self.images.path(index),
             **self.open_options,
-            divisor=divisor and (lambda full_size: divisor(full_size, self._generator(draw))),
+            divisor=divisor and (lambda full_size: divisor(full_size, self._generator(seed))),
         )
-        sample = self.transform(image, self._generator(draw))
+        sample = self.transform(image, self._generator(seed))
         if self.images.labels is not None:
             sample["label"] = np.asarray(self.images.labels[index])
         sample["index"] = np.asarray(index, np.int64)
         return sample
 
-    def _generator(self, draw: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, draw])
+    def _generator(self, seed: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, seed])
 
 
 def build_dataset(

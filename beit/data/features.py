@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from beit.config import image_hw
 from beit.data.dataset import ImageDataset, open_options
 from beit.data.image_list import ImageList
-from beit.data.lists import open_unlabeled
+from beit.data.splits import open_unlabeled
 from beit.data.transforms import FILTERS, EvalTransform, build_train_transform
 
 # N patches of an image, T channels of a feature
@@ -67,7 +67,7 @@ def open_features(folder: str | Path, split: str, images: ImageList) -> StoredFe
 
 
 class TokenizerDataset(ImageDataset):
-    """Items by `Draw` without labels: what the transform returns, `index`, and `target` float32 `[N, T]` if stored.
+    """Items by `Sample` without labels: what the transform returns, `index`, and `target` float32 `[N, T]` if stored.
 
     Args:
         features: of the images, or None.
@@ -78,8 +78,8 @@ class TokenizerDataset(ImageDataset):
         super().__init__(*args, **options)
         self.features = features
 
-    def _read(self, index: int, draw: int) -> dict[str, np.ndarray]:
-        sample = super()._read(index, draw)
+    def _read(self, index: int, seed: int) -> dict[str, np.ndarray]:
+        sample = super()._read(index, seed)
         if self.features is not None:
             sample["target"] = self.features[index]
         return sample

@@ -16,7 +16,7 @@ import numpy as np
 from yacs.config import CfgNode
 
 from beit.data import ade20k
-from beit.data.folders import EXTENSIONS
+from beit.data.class_folders import EXTENSIONS
 from beit.data.image_list import ImageList
 from beit.data.images import open_image
 from beit.data.list_file import read_class_names

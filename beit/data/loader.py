@@ -27,7 +27,7 @@ from typing import Protocol
 
 import numpy as np
 
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from beit.parallel.signals import blocked_for_children
 
 Batch = dict[str, np.ndarray]
@@ -43,18 +43,18 @@ class WorkerError(RuntimeError):
 class Dataset(Protocol):
     """What the loader needs; see `ImageDataset`."""
 
-    def __getitem__(self, draw: Draw, /) -> dict[str, np.ndarray]: ...
+    def __getitem__(self, sample: Sample, /) -> dict[str, np.ndarray]: ...
 
-    def describe(self, draw: Draw, /) -> str: ...
+    def describe(self, sample: Sample, /) -> str: ...
 
 
-def collate(samples: Sequence[dict[str, np.ndarray]]) -> Batch:
-    """Samples with the same names become arrays with a leading batch axis."""
-    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+def collate(items: Sequence[dict[str, np.ndarray]]) -> Batch:
+    """Items with the same names become arrays with a leading batch axis."""
+    return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
 class Loader:
-    """Call it with batches of draws and iterate over the collated batches, in the same order.
+    """Call it with batches of samples and iterate over the collated batches, in the same order.
 
     The workers start with the first batch, stay for further calls, and end with `close()`, with the `with`
     block, or with this process, however that ends. They import neither Paddle nor the main script, so the
@@ -86,7 +86,7 @@ class Loader:
         self._stop: Event | None = None
         self._workers: dict[int, BaseProcess] = {}
 
-    def __call__(self, batches: Iterable[Sequence[Draw]]) -> Iterator[Batch]:
+    def __call__(self, batches: Iterable[Sequence[Sample]]) -> Iterator[Batch]:
         """The collated batches. Leaving the loop early drops what was read ahead."""
         if self.num_workers == 0:
             return self._read_here(batches)
@@ -122,23 +122,23 @@ class Loader:
             worker.kill()
         self.close()
 
-    def _read_here(self, batches: Iterable[Sequence[Draw]]) -> Iterator[Batch]:
-        for draws in batches:
+    def _read_here(self, batches: Iterable[Sequence[Sample]]) -> Iterator[Batch]:
+        for samples in batches:
             begin = time.perf_counter()
-            batch = collate([self.dataset[draw] for draw in draws])
+            batch = collate([self.dataset[sample] for sample in samples])
             self.wait_seconds += time.perf_counter() - begin
             yield batch
 
-    def _read_ahead(self, batches: Iterable[Sequence[Draw]]) -> Iterator[Batch]:
-        pending: deque[tuple[Sequence[Draw], Future[Batch]]] = deque()
+    def _read_ahead(self, batches: Iterable[Sequence[Sample]]) -> Iterator[Batch]:
+        pending: deque[tuple[Sequence[Sample], Future[Batch]]] = deque()
         source = iter(batches)
         try:
             while True:
                 while len(pending) < self.num_workers * self.prefetch:
-                    draws = next(source, None)
-                    if draws is None:
+                    samples = next(source, None)
+                    if samples is None:
                         break
-                    pending.append((draws, self._submit(draws)))
+                    pending.append((samples, self._submit(samples)))
                 if not pending:
                     return
                 yield self._wait(*pending.popleft())
@@ -146,14 +146,14 @@ class Loader:
             for _, future in pending:
                 future.cancel()
 
-    def _wait(self, draws: Sequence[Draw], future: Future[Batch]) -> Batch:
+    def _wait(self, samples: Sequence[Sample], future: Future[Batch]) -> Batch:
         begin = time.perf_counter()
         try:
             return future.result(self.timeout or None)
         except FutureTimeoutError as error:
             if future.done():  # the dataset's own TimeoutError: the same class from Python 3.11 on
                 raise
-            paths = ", ".join(self.dataset.describe(draw) for draw in draws[:3])
+            paths = ", ".join(self.dataset.describe(sample) for sample in samples[:3])
             raise WorkerError(
                 f"no batch within DATA.WORKER_TIMEOUT={self.timeout:g} seconds; it begins with {paths}"
             ) from error
@@ -163,13 +163,13 @@ class Loader:
         finally:
             self.wait_seconds += time.perf_counter() - begin
 
-    def _submit(self, draws: Sequence[Draw]) -> Future[Batch]:
+    def _submit(self, samples: Sequence[Sample]) -> Future[Batch]:
         if self._pool is None:
             self._start()
         assert self._pool is not None
         try:
             with _hidden_main():  # the pool starts its workers one by one, when there is work
-                future = self._pool.submit(_load_batch, draws)
+                future = self._pool.submit(_load_batch, samples)
             # The pool forgets them when one dies, and ends the others by the SIGTERM that they do not hear.
             self._workers |= self._pool._processes or {}
             return future
@@ -276,10 +276,10 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
 
 
-def _load_batch(draws: Sequence[Draw]) -> Batch:
-    samples = []
-    for draw in draws:
+def _load_batch(samples: Sequence[Sample]) -> Batch:
+    items = []
+    for sample in samples:
         if _Worker.stop.is_set():
             return {}
-        samples.append(_Worker.dataset[draw])
-    return collate(samples)
+        items.append(_Worker.dataset[sample])
+    return collate(items)

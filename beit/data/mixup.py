@@ -17,7 +17,7 @@ from paddle import Tensor
 from paddle.nn import functional
 from yacs.config import CfgNode
 
-from beit.data.on_device import box_mask
+from beit.data.batch_transforms import box_mask
 
 
 def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:

@@ -10,8 +10,8 @@ from yacs.config import CfgNode
 
 from beit.data.dataset import ImageDataset, Transform, open_options
 from beit.data.image_list import ImageList
-from beit.data.lists import open_unlabeled
 from beit.data.masking import MaskGenerator, build_mask_generator
+from beit.data.splits import open_unlabeled
 from beit.data.two_view import build_eval_views, build_train_views
 
 # L patches of an image
@@ -20,13 +20,13 @@ _MASK_STREAM = 1  # of an item's random numbers: its mask does not depend on wha
 
 
 class PretrainDataset(ImageDataset):
-    """Items by `Draw`: the views of the transform, `mask` bool `[L]`, `index`, and `tokens` int64 `[L]` if stored.
+    """Items by `Sample`: the views of the transform, `mask` bool `[L]`, `index`, and `tokens` int64 `[L]` if stored.
 
     Args:
         images: what to read.
         transform: two views of a picture.
         masks: draws a mask.
-        fixed_views: the views depend on the image alone, not on the draw: what stored tokens need. Masks are new
+        fixed_views: the views depend on the image alone, not on the seed of the sample: what stored tokens need. Masks are new
             each time all the same.
         tokens: file of ids, `.npy` `[images, L]`.
         options: of `ImageDataset`.
@@ -47,9 +47,9 @@ class PretrainDataset(ImageDataset):
         self.fixed_views = fixed_views
         self.tokens = tokens
 
-    def _read(self, index: int, draw: int) -> dict[str, np.ndarray]:
-        sample = super()._read(index, index if self.fixed_views else draw)
-        sample["mask"] = self.masks(np.random.default_rng([self.seed, draw, _MASK_STREAM]))
+    def _read(self, index: int, seed: int) -> dict[str, np.ndarray]:
+        sample = super()._read(index, index if self.fixed_views else seed)
+        sample["mask"] = self.masks(np.random.default_rng([self.seed, seed, _MASK_STREAM]))
         if self.tokens is not None:
             # Opened per item: an open map cannot travel to a worker process, and opening takes microseconds.
             sample["tokens"] = np.load(self.tokens, mmap_mode="r")[index].astype(np.int64)

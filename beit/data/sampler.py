@@ -7,16 +7,17 @@ step do not depend on how its batch is split over ranks and micro-batches.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 
-class Draw(NamedTuple):
-    """One visit to an image: `index` in the list, and `draw`, the number that seeds its augmentation."""
+@dataclass(frozen=True)
+class Sample:
+    """An image to load: its `index` in the list, and the `seed` of its augmentation."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
-    draw: int
+    index: int
+    seed: int
 
 
 class TrainSampler:
@@ -71,14 +72,14 @@ class TrainSampler:
         order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
         return np.repeat(order[: -(-self.length // self.repeats)], self.repeats)[: self.length]
 
-    def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[list[Draw]]]:
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[list[Sample]]]:
         """For each step from `first_step` on, the micro-batches of this rank."""
         order = self.order(epoch)
         for step in range(first_step, self.steps_per_epoch):
             begin = step * self.step_size
             positions = range(begin + self.rank, begin + self.step_size, self.world_size)
-            draws = [Draw(int(order[position]), epoch * self.length + position) for position in positions]
-            yield [draws[k : k + self.batch_size] for k in range(0, len(draws), self.batch_size)]
+            samples = [Sample(int(order[position]), epoch * self.length + position) for position in positions]
+            yield [samples[k : k + self.batch_size] for k in range(0, len(samples), self.batch_size)]
 
 
 class EvalSampler:
@@ -95,6 +96,6 @@ class EvalSampler:
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[Sample]]:
         for begin in range(0, len(self.indices), self.batch_size):
-            yield [Draw(index, index) for index in self.indices[begin : begin + self.batch_size]]
+            yield [Sample(index, index) for index in self.indices[begin : begin + self.batch_size]]

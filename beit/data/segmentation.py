@@ -222,7 +222,7 @@ class SegmentEvalTransform:
 
 
 class SegmentationDataset(ImageDataset):
-    """Items by `Draw`: what the transform returns, and `index` int64.
+    """Items by `Sample`: what the transform returns, and `index` int64.
 
     Args:
         pairs: what to read.
@@ -257,10 +257,10 @@ class SegmentationDataset(ImageDataset):
         self.joint_transform = transform
         self.read_mask = read_mask
 
-    def _read(self, index: int, draw: int) -> dict[str, np.ndarray]:
+    def _read(self, index: int, seed: int) -> dict[str, np.ndarray]:
         image = open_image(self.images.path(index), **self.open_options)
         labels = self.read_mask(self.pairs.masks.path(index), image.size)
-        sample = self.joint_transform(image, labels, np.random.default_rng([self.seed, draw]))
+        sample = self.joint_transform(image, labels, np.random.default_rng([self.seed, seed]))
         sample["index"] = np.asarray(index, np.int64)
         return sample
 

@@ -2,7 +2,7 @@
 
 Geometry is Pillow's on 8-bit pictures, as in the official pipeline (timm and torchvision on PIL images): an
 antialiased resize of float tensors gives other numbers. Normalization and erasing follow on the device
-(`on_device`).
+(`batch_transforms`).
 
 Shapes: H, W the input size of the model; N erase boxes per image.
 """

@@ -11,7 +11,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from beit.data.on_device import normalize
+from beit.data.batch_transforms import normalize
 from beit.models.segmentation_heads import resize_bilinear
 
 # B batch, K classes, D width, k best classes, H x W pixels

@@ -14,9 +14,9 @@ from PIL import Image
 from beit.beit import Beit, BeitOutput
 from beit.checkpoint.class_names import ClassNames
 from beit.cpu import split_batch
+from beit.data.batch_transforms import normalize
 from beit.data.imagenet_classes import class_names as names_of_list
 from beit.data.imagenet_classes import from_synsets
-from beit.data.on_device import normalize
 from beit.data.transforms import FILTERS, EvalTransform, channels_first
 from beit.preprocessing import Preprocessing
 

@@ -12,8 +12,8 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from beit.checkpoint.load import load_pretrained
+from beit.data.batch_transforms import normalize
 from beit.data.masking import MaskGenerator, build_mask_generator
-from beit.data.on_device import normalize
 from beit.data.two_view import CentralTwoView, build_eval_views
 from beit.models.dalle import DalleTokenizer
 from beit.models.mim import BeitForMaskedImageModeling, MimLogits, build_mim

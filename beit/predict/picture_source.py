@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from beit.data.folders import EXTENSIONS, image_names
+from beit.data.class_folders import EXTENSIONS, image_names
 from beit.data.images import ImageError, open_image, to_rgb
 
 Picture = str | Path | Image.Image | np.ndarray

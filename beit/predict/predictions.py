@@ -13,10 +13,10 @@ from yacs.config import CfgNode
 from beit.checkpoint.load import load_pretrained
 from beit.config import batch_size_eval
 from beit.cpu import split_batch
+from beit.data.batch_transforms import to_device
 from beit.data.dataset import ImageDataset
 from beit.data.images import open_image
 from beit.data.loader import Loader
-from beit.data.on_device import to_device
 from beit.data.sampler import EvalSampler
 from beit.figures import Tile, draw_tiles, pyplot, save_figure
 from beit.logging import progress

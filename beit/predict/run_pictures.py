@@ -12,11 +12,11 @@ import paddle
 from PIL import Image
 from yacs.config import CfgNode
 
+from beit.data.batch_transforms import to_device
 from beit.data.image_list import ImageList
 from beit.data.images import open_image
 from beit.data.loader import collate
-from beit.data.on_device import to_device
-from beit.data.sampler import Draw, TrainSampler
+from beit.data.sampler import Sample, TrainSampler
 from beit.figures import Tile, draw_tiles, pyplot, save_figure
 from beit.optim.schedule import make_schedules, run_length
 from beit.predict.picture_source import find_pictures
@@ -149,7 +149,7 @@ def draw_augmentation(config: CfgNode, pictures: Sequence[str] = (), count: int 
         original = open_image(dataset.images.path(index), **dataset.open_options)
         tiles.append(Tile(np.asarray(original), dataset.images.path(index).name[-24:]))
         for view in range(_VIEWS):
-            sample = dataset[Draw(index, index + view * len(dataset))]
+            sample = dataset[Sample(index, index + view * len(dataset))]
             tiles.append(Tile(sample["image"].transpose(1, 2, 0)))
     title = f"{config.MODEL.NAME}: training views ({config.TRAIN.AUTO_AUGMENT or 'no RandAugment'})"
     return draw_tiles(tiles, Path(config.SAVE) / "augmentation.png", columns=1 + _VIEWS, title=title)
@@ -169,7 +169,7 @@ def draw_masked(config: CfgNode, count: int = 8) -> list[Path]:
     task.load(config.MODEL.PRETRAINED)
     task.eval()
     dataset: Any = task.dataset("val") or task.dataset("train")
-    batch = collate([dataset[Draw(index, index)] for index in range(min(count, len(dataset)))])
+    batch = collate([dataset[Sample(index, index)] for index in range(min(count, len(dataset)))])
     task.eval_step(to_device(batch))
     return save_pictures(task.write_report(Path(config.SAVE)), Path(config.SAVE))
 

@@ -14,11 +14,11 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from beit.checkpoint.load import load_pretrained
+from beit.data.batch_transforms import normalize
+from beit.data.class_folders import EXTENSIONS
 from beit.data.dataset import open_options
-from beit.data.folders import EXTENSIONS
 from beit.data.image_mask import Color, class_names_and_palette
 from beit.data.images import ImageError, OpenOptions, open_image
-from beit.data.on_device import normalize
 from beit.data.segmentation import SegmentEvalTransform, build_eval_transform
 from beit.models.segmentation_inference import Protocol, build_protocol, segment
 from beit.models.upernet import UperNet, build_upernet

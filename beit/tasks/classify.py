@@ -14,9 +14,9 @@ from yacs.config import CfgNode
 
 from beit.beit import build_beit
 from beit.cpu import split_batch
+from beit.data.batch_transforms import erase, normalize
 from beit.data.dataset import ImageDataset, build_dataset
 from beit.data.mixup import build_mixup
-from beit.data.on_device import erase, normalize
 from beit.optim.groups import is_no_decay, parameter_groups
 from beit.tasks.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
 from beit.tasks.metrics import classification_metrics, classification_sums

@@ -14,11 +14,11 @@ from yacs.config import CfgNode
 
 from beit.beit import build_backbone
 from beit.config import batch_size_eval
+from beit.data.batch_transforms import normalize
 from beit.data.dataset import ImageDataset, open_options
-from beit.data.lists import open_split
 from beit.data.loader import Loader
-from beit.data.on_device import normalize
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
+from beit.data.splits import open_split
 from beit.data.transforms import build_eval_transform
 from beit.logging import progress
 from beit.models.features import FeatureName
@@ -98,7 +98,7 @@ class Knn(Task):
         indices = np.linspace(0, len(dataset) - 1, count).astype(np.int64).tolist()
         size = batch_size_eval(self.config)
         batches = [
-            [Draw(index, index) for index in indices[k : k + size]] for k in range(0, len(indices), size)
+            [Sample(index, index) for index in indices[k : k + size]] for k in range(0, len(indices), size)
         ]
         dtype = "float32" if paddle.get_device() == "cpu" else "float16"
         parts: dict[FeatureName, list[Tensor]] = {}

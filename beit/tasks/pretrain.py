@@ -14,7 +14,7 @@ from paddle.nn import functional as F
 from yacs.config import CfgNode
 
 from beit.cpu import split_batch
-from beit.data.on_device import normalize
+from beit.data.batch_transforms import normalize
 from beit.data.pretraining import PretrainDataset, build_pretrain_dataset
 from beit.models.dalle import DalleTokenizer
 from beit.models.mim import MimLogits, build_mim, hidden_places

@@ -15,8 +15,8 @@ from yacs.config import CfgNode
 from beit.beit import build_backbone
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.report import LoadReport
+from beit.data.batch_transforms import normalize
 from beit.data.dataset import ImageDataset, build_dataset
-from beit.data.on_device import normalize
 from beit.models.features import FeatureName, FrozenFeatures
 from beit.optim.groups import parameter_groups
 from beit.tasks.layer_table import LayerTable

@@ -14,8 +14,8 @@ from paddle import Tensor
 from yacs.config import CfgNode
 
 from beit.config import batch_size_eval
+from beit.data.batch_transforms import box_mask, normalize
 from beit.data.image_mask import IGNORE, class_names_and_palette, write_palette
-from beit.data.on_device import box_mask, normalize
 from beit.data.segmentation import SegmentationDataset, build_segmentation_dataset
 from beit.models.segmentation_inference import build_protocol, segment
 from beit.models.upernet import build_upernet

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from beit.data.on_device import normalize
+from beit.data.batch_transforms import normalize
 from beit.deploy.description import FILE_NAME, GRAPH, Description, write_description
 from beit.deploy.graph import write_graph, write_int8, write_onnx
 from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from beit.data.folders import SPLITS, class_folder_names, image_names, write_list_files
+from beit.data.class_folders import SPLITS, class_folder_names, image_names, write_list_files
 from beit.tools.arguments import verb_parser
 
 EXAMPLES = ("python -m beit make-lists flowers --val 0.2 --seed 0",)

@@ -14,9 +14,9 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from beit.data.batch_transforms import to_device
 from beit.data.loader import Loader
-from beit.data.on_device import to_device
-from beit.data.sampler import Draw, EvalSampler
+from beit.data.sampler import EvalSampler, Sample
 from beit.logging import RunLog, progress
 from beit.optim.groups import set_step
 from beit.optim.schedule import make_schedules, run_length, warmup_length
@@ -120,7 +120,7 @@ def evaluate(
     own = list(sampler)
     # A rank without samples still takes part in the all-reduce, with one sample of weight 0.
     weight = 1 if own else 0
-    batches = own or [[Draw(0, 0)]]
+    batches = own or [[Sample(0, 0)]]
     for batch in progress(loader(batches), len(batches), "evaluate", rank=ranks.rank()):
         with autocast(amp_dtype):
             step_sums = task.eval_step(to_device(task.prepare(batch)))

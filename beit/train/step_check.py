@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import paddle
 
+from beit.data.batch_transforms import to_device
 from beit.data.loader import collate
-from beit.data.on_device import to_device
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from beit.layers.block import DropPath
 from beit.tasks import Task
 
@@ -43,7 +43,7 @@ def dry_step(task: Task, dataset: Any) -> StepReport:
     optimizer = task.optimizer(task.param_groups())
     batch_size = min(config.DATA.BATCH_SIZE, len(dataset))
     begin = time.perf_counter()
-    batch = to_device(collate([dataset[Draw(index, index)] for index in range(batch_size)]))
+    batch = to_device(collate([dataset[Sample(index, index)] for index in range(batch_size)]))
     load_seconds = time.perf_counter() - begin
     task.train()
     seconds = loss = 0.0

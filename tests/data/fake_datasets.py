@@ -11,23 +11,23 @@ from pathlib import Path
 import numpy as np
 
 from beit.data.images import ImageError
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 
 
 class Numbers:
-    """Item: index and draw as arrays."""
+    """Item: index and seed as arrays."""
 
-    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
-        return {"index": np.asarray(draw.index), "pair": np.asarray([draw.index, draw.draw])}
+    def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
+        return {"index": np.asarray(sample.index), "pair": np.asarray([sample.index, sample.seed])}
 
-    def describe(self, draw: Draw) -> str:
-        return f"number {draw.index}"
+    def describe(self, sample: Sample) -> str:
+        return f"number {sample.index}"
 
 
 class Process(Numbers):
     """Item: what the process that reads it is like."""
 
-    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
+    def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
         time.sleep(0.02)
         return {
             "pid": np.asarray(os.getpid()),
@@ -42,24 +42,24 @@ class Process(Numbers):
 class Unreadable(Numbers):
     """Index 3 is no image."""
 
-    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
-        if draw.index == 3:
+    def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
+        if sample.index == 3:
             raise ImageError("third.jpg", "an empty file (0 bytes)")
-        return super().__getitem__(draw)
+        return super().__getitem__(sample)
 
 
 class Slow(Numbers):
     """Index 2 takes a minute."""
 
-    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
-        time.sleep(60 if draw.index == 2 else 0.01)
-        return super().__getitem__(draw)
+    def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
+        time.sleep(60 if sample.index == 2 else 0.01)
+        return super().__getitem__(sample)
 
 
 class Deadly(Numbers):
     """Index 2 kills its process, as the system does when memory runs out."""
 
-    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
-        if draw.index == 2:
+    def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
+        if sample.index == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(draw)
+        return super().__getitem__(sample)

@@ -9,7 +9,7 @@ from PIL import Image
 from beit.data.dataset import ImageDataset, build_dataset
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from beit.data.transforms import EvalTransform, TrainTransform
 
 BAD = {3, 4}
@@ -32,7 +32,7 @@ def noisy(image, rng):
 
 
 def test_evaluation_item(images):
-    item = ImageDataset(images, EvalTransform((8, 8), 1.0))[Draw(7, 7)]
+    item = ImageDataset(images, EvalTransform((8, 8), 1.0))[Sample(7, 7)]
     assert set(item) == {"image", "label", "index"}
     assert item["image"].shape == (3, 8, 8) and item["image"].dtype == np.uint8
     assert (item["image"] == 140).all()
@@ -41,49 +41,51 @@ def test_evaluation_item(images):
 
 
 def test_training_item(images):
-    item = ImageDataset(images, TrainTransform((8, 8), erase_probability=1.0, erase_count=2))[Draw(1, 50)]
+    item = ImageDataset(images, TrainTransform((8, 8), erase_probability=1.0, erase_count=2))[Sample(1, 50)]
     assert set(item) == {"image", "label", "index", "erase"}
     assert item["erase"].shape == (2, 4) and item["erase"].dtype == np.int32
 
 
 def test_without_labels(images, tmp_path):
-    item = ImageDataset(ImageList.from_names(tmp_path, ["0.png"]), noisy)[Draw(0, 0)]
+    item = ImageDataset(ImageList.from_names(tmp_path, ["0.png"]), noisy)[Sample(0, 0)]
     assert "label" not in item and item["index"] == 0
 
 
-def test_randomness_is_a_function_of_seed_and_draw(images):
+def test_randomness_is_a_function_of_both_seeds(images):
     dataset = ImageDataset(images, noisy, seed=5)
-    np.testing.assert_array_equal(dataset[Draw(1, 9)]["noise"], np.random.default_rng([5, 9]).random(4))
-    np.testing.assert_array_equal(dataset[Draw(1, 9)]["noise"], dataset[Draw(2, 9)]["noise"])
-    assert (dataset[Draw(1, 9)]["noise"] != dataset[Draw(1, 10)]["noise"]).all()
-    assert (ImageDataset(images, noisy, seed=6)[Draw(1, 9)]["noise"] != dataset[Draw(1, 9)]["noise"]).all()
+    np.testing.assert_array_equal(dataset[Sample(1, 9)]["noise"], np.random.default_rng([5, 9]).random(4))
+    np.testing.assert_array_equal(dataset[Sample(1, 9)]["noise"], dataset[Sample(2, 9)]["noise"])
+    assert (dataset[Sample(1, 9)]["noise"] != dataset[Sample(1, 10)]["noise"]).all()
+    assert (
+        ImageDataset(images, noisy, seed=6)[Sample(1, 9)]["noise"] != dataset[Sample(1, 9)]["noise"]
+    ).all()
 
 
 def test_evaluation_raises(images, tmp_path):
     with pytest.raises(ImageError, match=r"3.png: an empty file \(0 bytes\) \(image 3 of the list, from 0\)"):
-        ImageDataset(images, noisy)[Draw(3, 3)]
+        ImageDataset(images, noisy)[Sample(3, 3)]
 
 
 def test_training_takes_the_next_image_and_notes_the_bad_one(images, tmp_path):
     notes = tmp_path / "bad.txt"
     dataset = ImageDataset(images, noisy, bad_images=notes)
-    assert dataset[Draw(2, 8)]["index"] == 2
+    assert dataset[Sample(2, 8)]["index"] == 2
     assert not notes.exists()
     assert dataset.unreadable() == set()
-    item = dataset[Draw(3, 9)]
+    item = dataset[Sample(3, 9)]
     assert (item["index"], item["label"], item["image"][0, 0]) == (5, 0, 100)
-    np.testing.assert_array_equal(item["noise"], dataset[Draw(5, 9)]["noise"])
+    np.testing.assert_array_equal(item["noise"], dataset[Sample(5, 9)]["noise"])
     assert notes.read_text().splitlines() == [
         f"{tmp_path / f'{k}.png'}\tan empty file (0 bytes)" for k in (3, 4)
     ]
-    dataset[Draw(4, 10)]
+    dataset[Sample(4, 10)]
     assert len(notes.read_text().splitlines()) == 3
     assert dataset.unreadable() == {str(tmp_path / f"{k}.png") for k in (3, 4)}
 
 
 def test_replacement_wraps_around(images, tmp_path):
     (tmp_path / "11.png").unlink()
-    item = ImageDataset(images, noisy, bad_images=tmp_path / "bad.txt")[Draw(11, 0)]
+    item = ImageDataset(images, noisy, bad_images=tmp_path / "bad.txt")[Sample(11, 0)]
     assert item["index"] == 0
     assert "11.png\tno such file" in (tmp_path / "bad.txt").read_text()
 
@@ -91,7 +93,7 @@ def test_replacement_wraps_around(images, tmp_path):
 def test_ten_bad_images_in_a_row_stop(tmp_path):
     images = ImageList.from_names(tmp_path, [f"{k}.png" for k in range(20)])
     with pytest.raises(ImageError, match=r"14.png: no such file; and so are the 9 images before it"):
-        ImageDataset(images, noisy, bad_images=tmp_path / "bad.txt")[Draw(5, 0)]
+        ImageDataset(images, noisy, bad_images=tmp_path / "bad.txt")[Sample(5, 0)]
     assert len((tmp_path / "bad.txt").read_text().splitlines()) == 10
 
 
@@ -100,13 +102,13 @@ def test_errors_of_the_transform_are_not_bad_images(images, tmp_path):
         raise ValueError("a mistake of ours")
 
     with pytest.raises(ValueError, match="a mistake of ours"):
-        ImageDataset(images, broken, bad_images=tmp_path / "bad.txt")[Draw(0, 0)]
+        ImageDataset(images, broken, bad_images=tmp_path / "bad.txt")[Sample(0, 0)]
     assert not (tmp_path / "bad.txt").exists()
 
 
 def test_open_options_reach_the_decoder(images):
     with pytest.raises(ImageError, match="20 x 16 pixels are more than DATA.MAX_PIXELS=10"):
-        ImageDataset(images, noisy, open_options={"max_pixels": 10})[Draw(0, 0)]
+        ImageDataset(images, noisy, open_options={"max_pixels": 10})[Sample(0, 0)]
 
 
 def config(root):
@@ -147,8 +149,8 @@ def test_build_dataset(tmp_path):
     assert isinstance(train.transform, TrainTransform) and isinstance(val.transform, EvalTransform)
     assert train.seed == 17 and train.bad_images == tmp_path / "bad.txt" and val.bad_images is None
     assert train.open_options == {"exif_orientation": True, "max_pixels": 1000}
-    assert val.describe(Draw(0, 0)) == str(tmp_path / "val/cat/a.png")
-    assert set(train[Draw(0, 0)]) == {"image", "erase", "label", "index"}
+    assert val.describe(Sample(0, 0)) == str(tmp_path / "val/cat/a.png")
+    assert set(train[Sample(0, 0)]) == {"image", "erase", "label", "index"}
     assert len(val) == 1
 
 
@@ -167,6 +169,6 @@ def test_scaled_decoding_is_of_the_training_images_and_can_be_switched_off(tmp_p
             "__call__",
             lambda self, image, rng: seen.append(image.size) or {"image": np.asarray(image)},
         )
-        found[Draw(0, 3)]
+        found[Sample(0, 3)]
         monkeypatch.undo()
     assert seen == [(80, 60), (640, 480), (640, 480)]

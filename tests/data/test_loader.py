@@ -15,7 +15,7 @@ from beit.data.dataset import ImageDataset
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError
 from beit.data.loader import Loader, collate
-from beit.data.sampler import Draw, EvalSampler
+from beit.data.sampler import EvalSampler, Sample
 from beit.data.transforms import TrainTransform
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def test_batches_come_in_order(fakes, num_workers):
             [2, 3],
             [4],
         ]
-        again = [batch["pair"].tolist() for batch in loader([[Draw(7, 8)], [Draw(1, 2)]])]
+        again = [batch["pair"].tolist() for batch in loader([[Sample(7, 8)], [Sample(1, 2)]])]
         assert again == [[[7, 8]], [[1, 2]]]
         assert list(loader([])) == []
         assert loader.wait_seconds > 0
@@ -61,10 +61,10 @@ def test_workers_give_the_same_samples(tmp_path):
         Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(tmp_path / f"{k}.png")
     images = ImageList.from_names(tmp_path, [f"{k}.png" for k in range(6)], range(6))
     dataset = ImageDataset(images, TrainTransform((16, 16), erase_probability=0.5), seed=3)
-    draws = [[Draw(k, 100 + k) for k in (5, 1, 3)], [Draw(k, 200 + k) for k in (0, 4, 2)]]
-    here = list(Loader(dataset, num_workers=0)(draws))
+    samples = [[Sample(k, 100 + k) for k in (5, 1, 3)], [Sample(k, 200 + k) for k in (0, 4, 2)]]
+    here = list(Loader(dataset, num_workers=0)(samples))
     with Loader(dataset, num_workers=2) as loader:
-        there = list(loader(draws))
+        there = list(loader(samples))
     for first, second in zip(here, there, strict=True):
         assert set(first) == {"image", "label", "index", "erase"}
         for name in first:
@@ -92,7 +92,7 @@ def test_read_ahead_is_bounded(fakes):
     def batches():
         for index in range(20):
             asked.append(index)
-            yield [Draw(index, 0)]
+            yield [Sample(index, 0)]
 
     with Loader(fakes.Numbers(), num_workers=2, prefetch=3) as loader:
         iterator = loader(batches())

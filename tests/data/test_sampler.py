@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beit.data.sampler import Draw, EvalSampler, TrainSampler
+from beit.data.sampler import EvalSampler, Sample, TrainSampler
 
 SIZES = st.integers(1, 5)
 
 
 def steps(length, batch_size, accum_iter, world_size, *, epoch=0, first_step=0, **options):
-    """For each step, the draws of each rank and micro-batch: [step][rank][micro-batch][image]."""
+    """For each step, the samples of each rank and micro-batch: [step][rank][micro-batch][image]."""
     ranks = [
         TrainSampler(
             length, batch_size=batch_size, accum_iter=accum_iter, world_size=world_size, rank=rank, **options
@@ -24,7 +24,7 @@ def steps(length, batch_size, accum_iter, world_size, *, epoch=0, first_step=0, 
 
 
 def flat(step):
-    return [draw for rank in step for micro in rank for draw in micro]
+    return [sample for rank in step for micro in rank for sample in micro]
 
 
 @given(st.integers(1, 200), SIZES, SIZES, SIZES, st.integers(0, 3), st.integers(0, 5))
@@ -39,11 +39,11 @@ def test_nothing_lost_and_nothing_twice(length, batch_size, accum_iter, world_si
     for step in epoch_steps:
         assert [len(rank) for rank in step] == [accum_iter] * world_size
         assert all(len(micro) == batch_size for rank in step for micro in rank)
-    draws = [draw for step in epoch_steps for draw in flat(step)]
+    samples = [sample for step in epoch_steps for sample in flat(step)]
     used = length - length % size
-    assert len({draw.index for draw in draws}) == used
-    assert {draw.index for draw in draws} <= set(range(length))
-    assert sorted(draw.draw for draw in draws) == list(range(epoch * length, epoch * length + used))
+    assert len({sample.index for sample in samples}) == used
+    assert {sample.index for sample in samples} <= set(range(length))
+    assert sorted(sample.seed for sample in samples) == list(range(epoch * length, epoch * length + used))
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
@@ -71,7 +71,7 @@ def test_epochs_and_seeds_differ():
 def test_ranks_stride():
     order = TrainSampler(8, batch_size=2).order(0)
     (step, _) = steps(8, 2, 1, 2)
-    assert step[1][0][1] == Draw(int(order[3]), 3)  # rank 1, its second image: position 3
+    assert step[1][0][1] == Sample(int(order[3]), 3)  # rank 1, its second image: position 3
 
 
 @pytest.mark.parametrize(("length", "repeats"), [(30, 3), (31, 3), (29, 3), (10, 20)])
@@ -88,7 +88,7 @@ def test_repeated_augmentation(length, repeats):
 
 def test_copies_go_to_different_ranks():
     for step in steps(30, 2, 1, 3, repeats=3):
-        indices = [{draw.index for micro in rank for draw in micro} for rank in step]
+        indices = [{sample.index for micro in rank for sample in micro} for rank in step]
         assert indices[0] == indices[1] == indices[2]
 
 
@@ -107,5 +107,7 @@ def test_evaluation_takes_every_image_once(length, batch_size, world_size):
     ranks = [list(sampler) for sampler in samplers]
     assert [len(sampler) for sampler in samplers] == [len(batches) for batches in ranks]
     assert all(0 < len(batch) <= batch_size for batches in ranks for batch in batches)
-    draws = [draw for batches in ranks for batch in batches for draw in batch]
-    assert sorted(draws) == [Draw(index, index) for index in range(length)]
+    samples = [sample for batches in ranks for batch in batches for sample in batch]
+    assert sorted(samples, key=lambda sample: sample.index) == [
+        Sample(index, index) for index in range(length)
+    ]

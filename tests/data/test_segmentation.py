@@ -13,7 +13,7 @@ from beit.config import get_config
 from beit.data.image_mask import IGNORE, MaskError
 from beit.data.images import ImageError
 from beit.data.loader import Loader
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from beit.data.segmentation import (
     SegmentEvalTransform,
     SegmentTrainTransform,
@@ -186,18 +186,18 @@ def config(root, **keys):
     return get_config(None, [*opts, *(item for pair in keys.items() for item in pair)])
 
 
-def test_the_dataset_is_a_function_of_seed_and_draw(tmp_path):
+def test_the_dataset_is_a_function_of_both_seeds(tmp_path):
     write_scenes(tmp_path, images={"train": 3, "val": 2})
     dataset = build_segmentation_dataset(config(tmp_path), "train")
-    first, again, other = dataset[Draw(1, 5)], dataset[Draw(1, 5)], dataset[Draw(1, 6)]
+    first, again, other = dataset[Sample(1, 5)], dataset[Sample(1, 5)], dataset[Sample(1, 6)]
     assert set(first) == {"image", "label", "box", "index"} and first["index"] == 1
     assert all((first[name] == again[name]).all() for name in first)
     assert (first["image"] != other["image"]).any()
     assert dataset.images.class_names == ("sky", "hill", "water", "house", "tree")
     with Loader(dataset, num_workers=1) as loader:  # workers live without Paddle
-        (batch,) = loader([[Draw(1, 5), Draw(0, 0)]])
+        (batch,) = loader([[Sample(1, 5), Sample(0, 0)]])
     np.testing.assert_array_equal(batch["image"][0], first["image"])
-    assert build_segmentation_dataset(config(tmp_path), "val")[Draw(0, 0)]["label"].shape == (96, 128)
+    assert build_segmentation_dataset(config(tmp_path), "val")[Sample(0, 0)]["label"].shape == (96, 128)
 
 
 def test_wrong_masks_stop_training_and_unreadable_pictures_are_replaced(tmp_path):
@@ -205,12 +205,12 @@ def test_wrong_masks_stop_training_and_unreadable_pictures_are_replaced(tmp_path
     root, notes = tmp_path / "data", tmp_path / "bad.txt"
     dataset = build_segmentation_dataset(config(root), "train", bad_images=notes)
     (root / "images/train/scene_0000.png").write_bytes(b"")
-    assert dataset[Draw(0, 0)]["index"] == 1 and "scene_0000.png" in notes.read_text()
+    assert dataset[Sample(0, 0)]["index"] == 1 and "scene_0000.png" in notes.read_text()
     with pytest.raises(ImageError, match="empty file"):
-        build_segmentation_dataset(config(root), "train")[Draw(0, 0)]
+        build_segmentation_dataset(config(root), "train")[Sample(0, 0)]
     Image.fromarray(np.full((96, 128), 9, np.uint8)).save(root / "masks/train/scene_0002.png")
     with pytest.raises(MaskError, match="scene_0002.png: value 9 in 12288 pixels"):
-        dataset[Draw(2, 0)]
+        dataset[Sample(2, 0)]
     with pytest.raises(ValueError, match="NUM_CLASSES=255; label maps hold at most 254"):
         build_segmentation_dataset(config(root, **{"MODEL.NUM_CLASSES": 255}), "train")
 

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.data.sampler import Draw, EvalSampler
+from beit.data.sampler import EvalSampler, Sample
 from beit.tasks import TASKS
 from beit.tasks.metrics import classification_sums
 from beit.train.run import run
@@ -69,7 +69,7 @@ def test_whole_grid(row: Row) -> None:
     for world, batch, length in ((1, 1, 1), (3, 7, 100), (4, 64, 257)):
         for rank in range(world):
             sampler = EvalSampler(length, batch_size=batch, world_size=world, rank=rank)
-            batches = [[draw.index for draw in draws] for draws in sampler]
+            batches = [[sample.index for sample in batch] for batch in sampler]
             assert batches == [
                 list(sampler.indices[k : k + batch]) for k in range(0, len(sampler.indices), batch)
             ]
@@ -99,7 +99,7 @@ def test_real_processes(tmp_path: Path, row: Row, world: int, batch: int, images
     dataset = task.dataset("val")
     hits, losses = np.zeros(2), []
     for index in range(images):
-        sample = dataset[Draw(index, index)]
+        sample = dataset[Sample(index, index)]
         with paddle.no_grad():
             logits = (
                 task.model(task.normalized(paddle.to_tensor(sample["image"][None])))

@@ -17,7 +17,7 @@ from PIL import Image
 from beit.data.dataset import build_dataset
 from beit.data.images import ImageError, open_image
 from beit.data.loader import Loader
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from tests.faults.harness import Row, finish, message
 from tests.stories import command, tiny_config, write_dataset
 
@@ -154,8 +154,8 @@ def test_opened(tmp_path: Path, row: Row, name: str) -> None:
     config = tiny_config(root, tmp_path / "out", TRAIN__RANDOM_ERASE_PROB=1.0)
     for split in ("train", "val"):
         dataset = build_dataset(config, split)
-        for draw in range(20):
-            sample = dataset[Draw(draw % len(dataset), draw)]
+        for seed in range(20):
+            sample = dataset[Sample(seed % len(dataset), seed)]
             assert sample["image"].shape == (3, 16, 16) and sample["image"].dtype == np.uint8
     row.seen = (
         f"{image.size[0]}x{image.size[1]} RGB, mean {pixels.mean():.0f}; 40 augmented samples are whole"
@@ -191,7 +191,7 @@ def test_flipped_bytes(tmp_path: Path, row: Row) -> None:
     config = tiny_config(root, tmp_path / "out", DATA__NUM_WORKERS=2)
     bad = tmp_path / "bad_images.txt"
     dataset = build_dataset(config, "train", bad_images=bad)
-    batches = [[Draw(index, index) for index in range(start, start + 50)] for start in range(0, FLIPS, 50)]
+    batches = [[Sample(index, index) for index in range(start, start + 50)] for start in range(0, FLIPS, 50)]
     with Loader(dataset, num_workers=2) as loader:
         images = sum(batch["image"].shape[0] for batch in loader(batches))
     assert images == FLIPS

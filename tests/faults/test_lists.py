@@ -12,7 +12,7 @@ import pytest
 from beit.data.dataset import ImageDataset
 from beit.data.list_file import read_list_file
 from beit.data.loader import Loader
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from tests.faults.harness import Row, different_weights, finish, message, succeed
 from tests.stories import command, write_dataset
 
@@ -197,7 +197,7 @@ def test_data_changes_between_resumes(tmp_path: Path, row: Row, change: str) -> 
     row.seen = message(text)[-200:]
 
 
-def _resident(_: Draw) -> dict[str, np.ndarray]:
+def _resident(_: Sample) -> dict[str, np.ndarray]:
     """Memory of this worker that it does not share, in MB."""
     with Path("/proc/self/smaps_rollup").open(encoding="utf-8") as file:
         private = sum(int(line.split()[1]) for line in file if line.startswith("Private"))
@@ -209,9 +209,9 @@ def _nothing(_image: object, _rng: object) -> dict[str, np.ndarray]:
 
 
 class Measuring(ImageDataset):
-    def __getitem__(self, draw: Draw) -> dict[str, np.ndarray]:
-        self.images.path(draw.index)
-        return _resident(draw)
+    def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
+        self.images.path(sample.index)
+        return _resident(sample)
 
 
 def test_a_million_lines(tmp_path: Path, row: Row) -> None:
@@ -240,7 +240,7 @@ def test_a_million_lines(tmp_path: Path, row: Row) -> None:
     assert len(print_) == 16
     with Loader(Measuring(images, _nothing), num_workers=2) as loader:
         begin = time.monotonic()
-        private = [float(batch["private"].max()) for batch in loader([[Draw(n, n)] * 8 for n in range(8)])]
+        private = [float(batch["private"].max()) for batch in loader([[Sample(n, n)] * 8 for n in range(8)])]
         ready = time.monotonic() - begin
     assert opened < 20 and max(private) < 100, (opened, private)
     row.seen = f"{file.stat().st_size / 1e6:.0f} MB read and checked in {opened:.1f} s, fingerprint {hashed:.2f} s, workers ready in {ready:.1f} s with {max(private):.0f} MB each"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from beit.data.segmentation import build_segmentation_dataset
 from tests.faults.harness import Row
 from tests.stories import tiny_config
@@ -52,7 +52,7 @@ def test_label_maps(scenes: Path, tmp_path: Path, row: Row, name: str) -> None:
         warnings.simplefilter("ignore")
         dataset = build_segmentation_dataset(config, "train")
         for number in range(4):
-            dataset[Draw(number, number)]
+            dataset[Sample(number, number)]
     said = str(caught.value)
     assert reason in said and "\n" not in said and ("2" in said or "masks" in said), said
     row.seen = said.replace(str(tmp_path), "…")

@@ -9,7 +9,7 @@ import pytest
 from beit.beit import Beit
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.files import write
-from beit.data.on_device import normalize
+from beit.data.batch_transforms import normalize
 from beit.models.teachers import load_teacher
 from tests.models import teacher_numpy as reference
 

@@ -12,7 +12,7 @@ from beit.checkpoint.convert import convert
 from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
 from beit.data.dataset import build_dataset
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from beit.predict.inference import extract_feat, inference_model, load_predictor
 from tests.checkpoint import publishers
 from tests.reference_numpy import classify, encode
@@ -82,7 +82,7 @@ def test_a_run_is_predicted_as_it_was_evaluated(run, tmp_path):
     config = beit.get_config(run / "config.yaml")
     dataset = build_dataset(config, "val")
     predictor = load_predictor(run)
-    batch = np.stack([dataset[Draw(k, k)]["image"] for k in range(3)]).astype(np.float32)
+    batch = np.stack([dataset[Sample(k, k)]["image"] for k in range(3)]).astype(np.float32)
     mean, std = (
         np.array(value, np.float32).reshape(1, 3, 1, 1) for value in ((0.4, 0.5, 0.6), (0.5, 0.5, 0.5))
     )

@@ -154,14 +154,14 @@ def most_frequent_share(root: Path, tokenizer: Path) -> float:
 
     from beit.config import get_config
     from beit.data.pretraining import build_pretrain_dataset
-    from beit.data.sampler import Draw
+    from beit.data.sampler import Sample
     from beit.models.tokenizer import build_tokenizer
 
     keys = PRETRAIN | {"DATA.DATA_PATH": str(root / "all"), "TOKENIZER.PRETRAINED": str(tokenizer)}
     config = get_config(opts=[item for pair in keys.items() for item in pair])
     dataset = build_pretrain_dataset(config, "val", (SIDE, SIDE))
     assert dataset is not None
-    items = [dataset[Draw(index, index)] for index in range(len(dataset))]
+    items = [dataset[Sample(index, index)] for index in range(len(dataset))]
     ids = build_tokenizer(config).encode(
         paddle.to_tensor(np.stack([i["second"] for i in items])).astype("float32") / 255
     )

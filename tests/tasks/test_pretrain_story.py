@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from beit.checkpoint.files import read
-from beit.data.flat import HOLDOUT
+from beit.data.unlabeled import HOLDOUT
 from beit.models.mim import BeitForMaskedImageModeling, MimLogits
 from beit.optim.schedule import make_schedules, warmup_length
 from beit.train.run import run

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from beit.beit import Beit
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from beit.models.features import FeatureName, FrozenFeatures
 from beit.optim.groups import set_step
 from beit.tasks import TASKS
@@ -210,7 +210,7 @@ def test_training_images_are_their_own_neighbors(tmp_path):
     write_dataset(tmp_path, train=12, val=3)
     knn = task("knn", tmp_path, PROBE__NEIGHBORS=1, PROBE__KINDS=["class", "both"])
     dataset = knn.dataset("train")
-    items = [dataset[Draw(index, index)] for index in range(12)]
+    items = [dataset[Sample(index, index)] for index in range(12)]
     batch = {key: paddle.to_tensor(np.stack([item[key] for item in items])) for key in items[0]}
     sums = knn.eval_step(batch)
     assert sums["top1"].tolist() == [12] * 4  # two layers, two kinds

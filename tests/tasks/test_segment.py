@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from beit.parallel.launch import launch
 from beit.tasks.losses import segmentation_cross_entropy
 from beit.tasks.segment import Segment
@@ -21,7 +21,7 @@ def scenes(tmp_path_factory):
 
 def first_batch(task, count=2):
     dataset = task.dataset("train")
-    samples = [dataset[Draw(k, k)] for k in range(count)]
+    samples = [dataset[Sample(k, k)] for k in range(count)]
     return {name: paddle.to_tensor(np.stack([s[name] for s in samples])) for name in samples[0]}
 
 

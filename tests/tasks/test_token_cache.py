@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from beit.tasks import TASKS
 from tests.stories import tiny_config, write_dataset
 
@@ -48,7 +48,7 @@ def test_stored_ids_are_those_of_the_view(data, tmp_path):
     views = make(data, tmp_path).dataset("train")
     views.fixed_views = True
     for index in range(9):
-        stored, live = dataset[Draw(index, 100 + index)], views[Draw(index, 200 + index)]
+        stored, live = dataset[Sample(index, 100 + index)], views[Sample(index, 200 + index)]
         assert set(stored) == {"image", "mask", "tokens", "index"}
         np.testing.assert_array_equal(stored["image"], live["image"])
         second = paddle.to_tensor(live["second"][None]).astype("float32") / 255
@@ -58,11 +58,11 @@ def test_stored_ids_are_those_of_the_view(data, tmp_path):
 
 def test_an_image_keeps_its_crop_but_not_its_mask(data, tmp_path):
     dataset = cached(data, tmp_path, MASK__RULE="random", MASK__NUM_PATCHES=2).dataset("train")
-    visits = [dataset[Draw(3, draw)] for draw in range(8)]
+    visits = [dataset[Sample(3, seed)] for seed in range(8)]
     assert len({visit["image"].tobytes() for visit in visits}) == 1
     assert len({visit["mask"].tobytes() for visit in visits}) > 2
     live = make(data, tmp_path).dataset("train")
-    assert len({live[Draw(3, draw)]["image"].tobytes() for draw in range(8)}) == 8
+    assert len({live[Sample(3, seed)]["image"].tobytes() for seed in range(8)}) == 8
 
 
 def test_a_second_run_computes_nothing(data, tmp_path, monkeypatch):
@@ -104,4 +104,4 @@ def test_an_interrupted_fill_starts_again(data, tmp_path):
 
 
 def test_validation_keeps_the_tokenizer(data, tmp_path):
-    assert "second" in cached(data, tmp_path).dataset("val")[Draw(0, 0)]
+    assert "second" in cached(data, tmp_path).dataset("val")[Sample(0, 0)]

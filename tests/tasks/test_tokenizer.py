@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from beit.checkpoint.files import read, write
-from beit.data.sampler import Draw
+from beit.data.sampler import Sample
 from beit.models.teachers import load_teacher
 from beit.models.tokenizer import build_tokenizer
 from beit.predict.tokens import store_features
@@ -112,7 +112,7 @@ def test_stored_features_are_those_of_the_teacher(build, tmp_path):
     shapes = store_features(live, tmp_path / "features")
     assert shapes == {"train": (12, 16, 16), "val": (6, 16, 16)}
     stored = build(TOKENIZER__TEACHER="features", TOKENIZER__TEACHER_PRETRAINED=str(tmp_path / "features"))
-    sample = TASKS["tokenizer"](stored).dataset("train")[Draw(7, 100)]
+    sample = TASKS["tokenizer"](stored).dataset("train")[Sample(7, 100)]
     images = paddle.to_tensor(sample["image"][None]).astype("float32") / 255.0
     expected = load_teacher("dino", live.TOKENIZER.TEACHER_PRETRAINED, num_heads=2)(images)[0]
     np.testing.assert_allclose(sample["target"], expected.numpy(), atol=5e-3)  # stored in float16

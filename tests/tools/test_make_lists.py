@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.data.lists import open_split
+from beit.data.splits import open_split
 from beit.tools.make_lists import make_lists
 from tests.stories import tiny_config
 

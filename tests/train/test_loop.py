@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.data.on_device import to_device
+from beit.data.batch_transforms import to_device
 from beit.train import loop, run
 
 

@@ -8,26 +8,10 @@ from typing import Literal
 
 from yacs.config import CfgNode
 
-from beit.data.flat import read_flat
-from beit.data.folders import (
-    SPLITS,
-    class_folder_names,
-    matching_class_names,
-    read_class_folders,
-    write_list_files,
-)
-from beit.data.image_list import ImageList, check_files
+from beit.data.class_folders import SPLITS, class_folder_names, matching_class_names, read_class_folders
+from beit.data.image_list import ImageList
 from beit.data.list_file import read_class_names, read_list_file
-
-__all__ = [
-    "ImageList",
-    "check_files",
-    "open_split",
-    "open_unlabeled",
-    "read_class_folders",
-    "read_list_file",
-    "write_list_files",
-]
+from beit.data.unlabeled import read_flat
 
 _LAYOUTS = (
     "Three layouts are understood: `-dataset imagenet2012` reads train_list.txt and val_list.txt (lines "

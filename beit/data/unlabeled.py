@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from beit.data.folders import EXTENSIONS, image_names
+from beit.data.class_folders import EXTENSIONS, image_names
 from beit.data.image_list import ImageList
 
 HOLDOUT = "val_images.txt"

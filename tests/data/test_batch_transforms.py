@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.data.on_device import box_mask, erase, normalize
+from beit.data.batch_transforms import box_mask, erase, normalize
 
 BOXES = np.array([[[1, 2, 3, 4]], [[0, 0, 0, 0]], [[6, 0, 2, 8]]], np.int32)  # one each; none; at the border
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from beit.data.folders import class_folder_names, read_class_folders, write_list_files
+from beit.data.class_folders import class_folder_names, read_class_folders, write_list_files
 from beit.data.list_file import read_class_names, read_list_file
 
 

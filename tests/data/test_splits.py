@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from beit.data.lists import open_split
+from beit.data.splits import open_split
 
 
 def config(root, dataset="imagenet2012", num_classes=2):

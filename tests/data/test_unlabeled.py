@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from beit.config import get_config
-from beit.data.flat import HOLDOUT, read_flat
-from beit.data.lists import open_split, open_unlabeled
+from beit.data.splits import open_split, open_unlabeled
+from beit.data.unlabeled import HOLDOUT, read_flat
 
 
 def touch(root, *names):
