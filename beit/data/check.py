@@ -21,7 +21,7 @@ _LISTED = 20  # of each kind of problem
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageCheck:
     """What one picture turned out to be: its size (width, height) in pixels and digest, or why it cannot be read."""
 
     path: str
@@ -32,17 +32,17 @@ class Look:
 
 @dataclass
 class SplitReport:
-    """One split of a data set: `looks` at its pictures in order, and `counts` of each class."""
+    """One split of a data set: `checks` at its pictures in order, and `counts` of each class."""
 
     name: str
-    looks: list[Look]
+    checks: list[ImageCheck]
     counts: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
 
-def look_at_split(
+def check_split(
     name: str, dataset: ImageDataset, num_classes: int | None, smallest: int, *, workers: int
 ) -> SplitReport:
     """Open every picture of a split, in several processes.
@@ -53,22 +53,22 @@ def look_at_split(
     Args:
         num_classes: of the model; None where there are no labels.
         smallest: shorter side of the model's input, pixels.
-        workers: processes; 0 looks in this one.
+        workers: processes; 0 checks in this one.
     """
     images = dataset.images
     paths = [str(images.path(index)) for index in range(len(images))]
-    looks = list(
-        progress(_look_at_all(paths, dataset.open_options, workers), len(paths), f"open {name}", rank=0)
+    checks = list(
+        progress(_check_all(paths, dataset.open_options, workers), len(paths), f"open {name}", rank=0)
     )
-    report = SplitReport(name, looks, class_names=images.class_names)
-    report.problems += [f"{look.path}: {look.reason}" for look in looks if look.reason]
+    report = SplitReport(name, checks, class_names=images.class_names)
+    report.problems += [f"{image.path}: {image.reason}" for image in checks if image.reason]
     if images.labels is not None and num_classes:
         report.counts = np.bincount(images.labels, minlength=num_classes)
         _judge_classes(report)
-    small = [look for look in looks if not look.reason and min(look.size) < smallest]
+    small = [image for image in checks if not image.reason and min(image.size) < smallest]
     if small:
         report.remarks.append(
-            f"{len(small)} of {len(looks)} pictures are smaller than the model's {smallest} pixels and are enlarged, "
+            f"{len(small)} of {len(checks)} pictures are smaller than the model's {smallest} pixels and are enlarged, "
             f"e.g. {small[0].path} ({small[0].size[0]}x{small[0].size[1]})"
         )
     return report
@@ -76,21 +76,21 @@ def look_at_split(
 
 def overlap(train: SplitReport, val: SplitReport) -> list[str]:
     """Validation pictures that are training pictures too: the same file, or another with the same bytes."""
-    by_path = {str(Path(look.path).resolve()) for look in train.looks}
-    by_digest = {look.digest: look.path for look in train.looks if look.digest}
+    by_path = {str(Path(image.path).resolve()) for image in train.checks}
+    by_digest = {image.digest: image.path for image in train.checks if image.digest}
     found = []
-    for look in val.looks:
-        if str(Path(look.path).resolve()) in by_path:
-            found.append(f"{look.path} is in both splits")
-        elif look.digest in by_digest:
-            found.append(f"{look.path} has the bytes of {by_digest[look.digest]}")
+    for image in val.checks:
+        if str(Path(image.path).resolve()) in by_path:
+            found.append(f"{image.path} is in both splits")
+        elif image.digest in by_digest:
+            found.append(f"{image.path} has the bytes of {by_digest[image.digest]}")
     return found
 
 
 def describe_split(report: SplitReport) -> list[str]:
     """Lines for people: number, sizes, images a class."""
-    good = np.array([look.size for look in report.looks if not look.reason]).reshape(-1, 2)
-    lines = [f"{report.name}: {len(report.looks)} pictures, {len(report.looks) - len(good)} unreadable"]
+    good = np.array([image.size for image in report.checks if not image.reason]).reshape(-1, 2)
+    lines = [f"{report.name}: {len(report.checks)} pictures, {len(report.checks) - len(good)} unreadable"]
     if len(good):
         low, middle, high = good.min(0), np.median(good, axis=0).astype(int), good.max(0)
         sizes = ", ".join(
@@ -130,19 +130,19 @@ def _judge_classes(report: SplitReport) -> None:
         )
 
 
-def _look_at_all(paths: list[str], options: OpenOptions, workers: int) -> Iterator[Look]:
+def _check_all(paths: list[str], options: OpenOptions, workers: int) -> Iterator[ImageCheck]:
     if not workers:
-        yield from (_look(path, options) for path in paths)
+        yield from (_check(path, options) for path in paths)
         return
     # Started afresh: a fork of a process with Paddle's threads may hang.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(partial(_look, options=options), paths, chunksize=_CHUNK)
+        yield from pool.map(partial(_check, options=options), paths, chunksize=_CHUNK)
 
 
-def _look(path: str, options: OpenOptions) -> Look:
+def _check(path: str, options: OpenOptions) -> ImageCheck:
     try:
         image = open_image(path, **options)
         digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
     except ImageError as error:
-        return Look(path, reason=error.reason)
-    return Look(path, image.size, digest)
+        return ImageCheck(path, reason=error.reason)
+    return ImageCheck(path, image.size, digest)

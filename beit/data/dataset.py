@@ -123,8 +123,13 @@ def build_dataset(
     )
 
 
+def bad_images_file(config: CfgNode, split: Literal["train", "val"]) -> Path | None:
+    """The file of a run that lists unreadable training images; None for "val", where one is an error."""
+    return Path(config.SAVE) / "bad_images.txt" if split == "train" else None
+
+
 def open_options(config: CfgNode) -> OpenOptions:
-    """How the config says that pictures are opened."""
+    """The arguments of `open_image` that the config sets."""
     return {"exif_orientation": config.DATA.EXIF_ORIENTATION, "max_pixels": config.DATA.MAX_PIXELS}
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from yacs.config import CfgNode
 
+from beit.config import image_hw
 from beit.data.dataset import ImageDataset, open_options
 from beit.data.image_mask import IGNORE, ImageMasks, MaskReader, open_image_masks
 from beit.data.images import OpenOptions, open_image
@@ -292,7 +293,7 @@ def build_segmentation_dataset(
 def build_train_transform(config: CfgNode) -> SegmentTrainTransform:
     """The training transform of DATA.* and TRAIN.*."""
     return SegmentTrainTransform(
-        window_size(config),
+        image_hw(config),
         limits=tuple(config.DATA.RESIZE_LIMITS),
         ratio=tuple(config.TRAIN.RESIZE_RATIO),
         cat_max_ratio=config.TRAIN.CAT_MAX_RATIO,
@@ -304,11 +305,5 @@ def build_train_transform(config: CfgNode) -> SegmentTrainTransform:
 def build_eval_transform(config: CfgNode) -> SegmentEvalTransform:
     """The evaluation transform of DATA.* and TEST.*."""
     return SegmentEvalTransform(
-        tuple(config.DATA.RESIZE_LIMITS), tuple(config.TEST.SCALES), min(window_size(config))
+        tuple(config.DATA.RESIZE_LIMITS), tuple(config.TEST.SCALES), min(image_hw(config))
     )
-
-
-def window_size(config: CfgNode) -> Size:
-    """(height, width) of training crops and evaluation windows."""
-    size = config.DATA.IMAGE_SIZE
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

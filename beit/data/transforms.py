@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from yacs.config import CfgNode
 
+from beit.config import image_hw
 from beit.data.images import DIVISORS, FULL_SIZE, Size
 from beit.data.randaugment import RandAugment, parse_policy
 
@@ -240,7 +241,7 @@ def build_train_transform(config: CfgNode) -> TrainTransform:
     elif config.TRAIN.COLOR_JITTER:
         augment = ColorJitter(config.TRAIN.COLOR_JITTER)
     return TrainTransform(
-        _size(config),
+        image_hw(config),
         scale=tuple(config.TRAIN.SCALE),
         ratio=tuple(config.TRAIN.RATIO),
         hflip=config.TRAIN.HFLIP,
@@ -254,12 +255,7 @@ def build_train_transform(config: CfgNode) -> TrainTransform:
 
 def build_eval_transform(config: CfgNode) -> EvalTransform:
     """The evaluation transform of DATA.*."""
-    return EvalTransform(_size(config), config.DATA.CROP_PCT, FILTERS[config.DATA.INTERPOLATION])
-
-
-def _size(config: CfgNode) -> tuple[int, int]:
-    size = config.DATA.IMAGE_SIZE
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    return EvalTransform(image_hw(config), config.DATA.CROP_PCT, FILTERS[config.DATA.INTERPOLATION])
 
 
 def channels_first(image: Image.Image) -> np.ndarray:

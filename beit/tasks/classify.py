@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from yacs.config import CfgNode
 from beit.beit import build_beit
 from beit.cpu import split_batch
 from beit.data.batch_transforms import erase, normalize
-from beit.data.dataset import ImageDataset, build_dataset
+from beit.data.dataset import ImageDataset, bad_images_file, build_dataset
 from beit.data.mixup import build_mixup
 from beit.optim.groups import is_no_decay, parameter_groups
 from beit.tasks.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
@@ -40,8 +39,7 @@ class Classify(Task):
         self.mixup = build_mixup(config)
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
-        bad_images = Path(self.config.SAVE) / "bad_images.txt" if split == "train" else None
-        return build_dataset(self.config, split, bad_images=bad_images)
+        return build_dataset(self.config, split, bad_images=bad_images_file(self.config, split))
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         images, labels = self.normalized(batch["image"]), batch["label"]

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 
 from beit.cpu import split_batch
 from beit.data.batch_transforms import normalize
+from beit.data.dataset import bad_images_file
 from beit.data.pretraining import PretrainDataset, build_pretrain_dataset
 from beit.models.dalle import DalleTokenizer
 from beit.models.mim import MimLogits, build_mim, hidden_places
@@ -58,7 +59,7 @@ class Pretrain(Task):
         second_size = tokenizer_image_size(self.config)
         if split == "val":
             return build_pretrain_dataset(self.config, "val", second_size)
-        bad_images = Path(self.config.SAVE) / "bad_images.txt"
+        bad_images = bad_images_file(self.config, "train")
         cached = self.config.DATA.TOKEN_CACHE
         dataset = build_pretrain_dataset(
             self.config, "train", second_size, bad_images=bad_images, fixed_views=bool(cached)

@@ -16,7 +16,7 @@ from beit.beit import build_backbone
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.report import LoadReport
 from beit.data.batch_transforms import normalize
-from beit.data.dataset import ImageDataset, build_dataset
+from beit.data.dataset import ImageDataset, bad_images_file, build_dataset
 from beit.models.features import FeatureName, FrozenFeatures
 from beit.optim.groups import parameter_groups
 from beit.tasks.layer_table import LayerTable
@@ -116,8 +116,7 @@ class Probe(Task):
         return self._loaded
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
-        bad_images = Path(self.config.SAVE) / "bad_images.txt" if split == "train" else None
-        return build_dataset(self.config, split, bad_images=bad_images)
+        return build_dataset(self.config, split, bad_images=bad_images_file(self.config, split))
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         logits, labels = self.model(self._extract(batch)), batch["label"]

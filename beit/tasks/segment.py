@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 
 from beit.config import batch_size_eval
 from beit.data.batch_transforms import box_mask, normalize
+from beit.data.dataset import bad_images_file
 from beit.data.image_mask import IGNORE, class_names_and_palette, write_palette
 from beit.data.segmentation import SegmentationDataset, build_segmentation_dataset
 from beit.models.segmentation_inference import build_protocol, segment
@@ -50,8 +51,7 @@ class Segment(Task):
         self._confusion: np.ndarray | None = None
 
     def dataset(self, split: Literal["train", "val"]) -> SegmentationDataset:
-        bad_images = Path(self.config.SAVE) / "bad_images.txt" if split == "train" else None
-        return build_segmentation_dataset(self.config, split, bad_images=bad_images)
+        return build_segmentation_dataset(self.config, split, bad_images=bad_images_file(self.config, split))
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         labels = batch["label"]

@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from beit.config import image_hw
 from beit.cpu import split_batch
+from beit.data.dataset import bad_images_file
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset
 from beit.models.teachers import Teacher, load_teacher
 from beit.models.tokenizer import build_vqkd
@@ -77,7 +78,7 @@ class Tokenizer(Task):
         return build_tokenizer_dataset(
             self.config,
             split,
-            bad_images=Path(self.config.SAVE) / "bad_images.txt" if split == "train" else None,
+            bad_images=bad_images_file(self.config, split),
             features=keys.TEACHER_PRETRAINED if keys.TEACHER == "features" else None,
         )
 

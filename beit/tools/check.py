@@ -13,7 +13,7 @@ import paddle
 from yacs.config import CfgNode
 
 from beit.config import image_hw
-from beit.data.check import SplitReport, describe_split, look_at_split, overlap, shortened
+from beit.data.check import SplitReport, check_split, describe_split, overlap, shortened
 from beit.data.sampler import TrainSampler
 from beit.optim.groups import describe_groups
 from beit.optim.schedule import make_schedules, run_length, warmup_length
@@ -86,7 +86,7 @@ def _check_pictures(task: Task) -> list[str]:
         if dataset is None:
             print(f"{split}: none")
             continue
-        reports[split] = look_at_split(split, dataset, num_classes, min(image_hw(config)), workers=workers)
+        reports[split] = check_split(split, dataset, num_classes, min(image_hw(config)), workers=workers)
         print("\n".join(describe_split(reports[split])))
         problems += reports[split].problems
     if len(reports) == len(("train", "val")):

@@ -9,7 +9,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from beit.data.check import look_at_split, overlap, shortened
+from beit.data.check import check_split, overlap, shortened
 from beit.tasks import TASKS
 from beit.tools import check
 from beit.train.step_check import dry_step, settings_without_effect
@@ -69,7 +69,7 @@ def test_remarks_and_empty_classes(tmp_path):
     lines = (data / "train_list.txt").read_text().splitlines()
     (data / "train_list.txt").write_text("\n".join([*lines[:-1], lines[-1][:-1] + "1"]) + "\n")
     task = TASKS["classify"](tiny_config(data, tmp_path / "out"))
-    report = look_at_split("train", task.dataset("train"), 3, 16, workers=0)
+    report = check_split("train", task.dataset("train"), 3, 16, workers=0)
     assert report.problems == ["train: 1 of 3 classes have no image: class 2"]
     assert "1 of 23 pictures are smaller than the model's 16 pixels" in report.remarks[1]
     assert "1 classes have less than a tenth" in report.remarks[0]
