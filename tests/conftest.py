@@ -1,8 +1,54 @@
-"""Settings every test needs before Paddle is loaded."""
+"""Settings every test needs before Paddle is loaded, and the fixtures of more than one file."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from beit.predict.segmentation import Segmenter
 
 # Several test processes share few cores; the tiny shapes gain nothing from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Files of the two photographs of scikit-learn, 640 x 427 pixels, and of a part of each."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path_factory.mktemp("photographs")
+    temple, flower = (Image.fromarray(pixels) for pixels in load_sample_images().images)
+    crops = temple.crop((0, 0, 90, 300)), flower.crop((200, 50, 500, 150))
+    for number, image in enumerate((temple, flower, *crops)):
+        image.save(folder / f"{number}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="session")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Segmenter, Path]:
+    """A tiny segmentation model with random weights, and its folder, which also holds three images."""
+    import numpy as np
+    import paddle
+
+    from beit.models.upernet import build_upernet
+    from beit.predict.segmentation import load_segmenter
+    from beit.tools.scenes import draw_scene
+    from tests.tiny import upernet_config
+
+    folder = tmp_path_factory.mktemp("segmenter")
+    paddle.seed(1)
+    model = build_upernet(upernet_config())
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.set_value(paddle.randn(parameter.shape) * 0.2)
+    file = str(folder / "best.pdparams")
+    paddle.save(model.state_dict(), file)
+    for number in range(3):
+        draw_scene(np.random.default_rng(number))[0].save(folder / f"{number}.png")
+    keys = {"TEST__MODE": "whole", "DATA__RESIZE_LIMITS": [32, 24]}
+    return load_segmenter(upernet_config(MODEL__PRETRAINED=file, **keys)), folder

@@ -147,3 +147,9 @@ def predict_tokens(s, images, mask, num_heads, early=0):
         normed = layer_norm(x, s[norm + "weight"], s[norm + "bias"])[:, 1:]
         logits.append((normed @ s[head + "weight"].T + s[head + "bias"])[mask])
     return logits
+
+
+def torch_layout(state):
+    """Linear weights (out, in), as the functions of this module take them."""
+    linear = ("qkv.weight", "attn.proj.weight", "fc1.weight", "fc2.weight", "lm_head.weight")
+    return {name: value.T if name.endswith(linear) else value for name, value in state.items()}

@@ -14,7 +14,7 @@ from beit import cpu
 from beit.deploy.description import Description, write_description
 from beit.parallel import launch as launcher
 from beit.preprocessing import Preprocessing
-from tests.stories import ROOT, environment
+from tests.tiny import ROOT, environment
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from beit import cpu
 from beit.beit import build_beit
 from beit.config import get_config
-from tests.stories import ROOT
+from tests.tiny import ROOT
 
 OPTIONS = ["MODEL.DEPTH", 2, "DATA.IMAGE_SIZE", 32, "MODEL.NUM_CLASSES", 5]
 

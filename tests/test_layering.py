@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "beit"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "beit"
 
 LEVELS: dict[str, int] = {
     "beit.config": 0,
@@ -50,7 +51,7 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] == "beit"}
+    return found
 
 
 def modules() -> dict[str, Path]:
@@ -67,7 +68,7 @@ def test_every_import_goes_to_a_lower_level_or_stays_in_its_package() -> None:
     for module, path in known.items():
         for imported in imports(path):
             if imported not in known:
-                continue  # a name inside a module
+                continue  # of another package, or a name inside a module
             own, other = package(module), package(imported)
             same_base = LEVELS[own] == LEVELS[other] == 0
             if own != other and LEVELS[other] >= LEVELS[own] and not same_base:
@@ -90,3 +91,14 @@ def test_files_stay_short() -> None:
     assert {
         str(path): length for path, length in lengths.items() if length > 400 and path.name not in tables
     } == {}
+
+
+def test_no_test_file_imports_another() -> None:
+    """What several files need stands in tests/tiny.py, in a conftest.py or in a file that holds no tests."""
+    wrong = [
+        f"{path.relative_to(TESTS)} imports {name}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for name in imports(path)
+        if name.startswith("tests.") and any(part.startswith("test_") for part in name.split("."))
+    ]
+    assert wrong == []

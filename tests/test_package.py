@@ -11,7 +11,7 @@ import zipfile
 import pytest
 
 import beit
-from tests.stories import ROOT, environment
+from tests.tiny import ROOT, environment
 
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
 

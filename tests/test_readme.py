@@ -14,7 +14,7 @@ import pytest
 
 from beit.config import config_from_arguments, get_config
 from beit.zoo.table import PUBLISHED
-from tests.stories import ROOT, environment
+from tests.tiny import ROOT, environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)

@@ -10,8 +10,7 @@ from beit.beit import Beit, build_beit
 from beit.bench.counting import count_by_part, count_multiply_adds, count_parameters, estimate_training_memory
 from beit.config import get_config
 from beit.tools.report import report
-from tests.models.test_upernet import tiny
-from tests.tasks.test_pretrain import TINY
+from tests.tiny import TINIEST_PRETRAIN, tiny_config, upernet_config
 
 
 @pytest.mark.parametrize("pooling", [True, False])
@@ -46,9 +45,9 @@ def test_a_classifier(pooling):
 @pytest.mark.parametrize("kind", ["pretrain", "segment", "tokenizer", "probe"])
 def test_other_tasks(kind):
     if kind == "pretrain":
-        config = get_config(opts=[item for pair in TINY.items() for item in pair])
+        config = tiny_config(**TINIEST_PRETRAIN)
     elif kind == "segment":
-        config = tiny("TASK", "segment")
+        config = upernet_config(TASK="segment")
     else:
         sizes = {"DATA.IMAGE_SIZE": 32, "MODEL.EMBED_DIM": 24, "MODEL.DEPTH": 1, "MODEL.NUM_HEADS": 2}
         sizes |= {

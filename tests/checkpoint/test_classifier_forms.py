@@ -6,10 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.beit import Beit
 from beit.checkpoint.load import load_pretrained
 from tests.checkpoint import publishers
 from tests.reference_numpy import classify
+from tests.tiny import largest_difference, tiny_beit
 
 TOLERANCE = 1e-5
 
@@ -37,37 +37,13 @@ FORMS = {
 }
 
 
-def build(*, width=24, depth=2, heads=3, side=3, patch=4, classes=5, pooling="mean", **options):
-    model = Beit(
-        image_size=(side * patch,) * 2,
-        patch_size=patch,
-        num_classes=classes,
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-        use_mean_pooling=pooling == "mean",
-        **options,
-    )
-    model.eval()
-    return model
-
-
-def largest_difference(model, unilm, heads, rng, size):
-    images = rng.standard_normal((2, 3, size, size)).astype(np.float32)
-    with paddle.no_grad():
-        logits = model(paddle.to_tensor(images)).numpy()
-    expected = classify(unilm, images, heads)
-    assert np.abs(expected).max() > 0.1  # logits that say something
-    return np.abs(logits - expected).max()
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("pooling", ["mean", "token"])
 def test_logits_equal_the_numpy_forward(form, pooling):
     rng = np.random.default_rng(0)
     unilm = publishers.unilm_classifier(rng, pooling=pooling)
     write, publisher = FORMS[form]
-    model = build(pooling=pooling)
+    model = tiny_beit(pooling=pooling)
     report = load_pretrained(model, write(unilm))
     assert (report.dialect.publisher, report.dialect.kind) == (publisher, "classifier")
     assert (report.new, report.dialect.unknown) == ({}, ())
@@ -79,7 +55,7 @@ def test_paddleclas_has_no_patch_bias_and_a_fused_bias():
     rng = np.random.default_rng(1)
     unilm = publishers.unilm_classifier(rng, pooling="token")
     unilm["patch_embed.proj.bias"] = np.zeros(24, np.float32)
-    model = build(pooling="token")
+    model = tiny_beit(pooling="token")
     report = load_pretrained(model, publishers.paddleclas(unilm))
     assert report.dialect.publisher == "paddleclas"
     assert "proj" in report.dropped
@@ -101,7 +77,7 @@ def base():
 )
 def test_base_width(form, base):
     unilm, images, expected = base
-    model = build(classes=10, width=768, depth=2, heads=12, side=2, patch=16)
+    model = tiny_beit(classes=10, width=768, depth=2, heads=12, side=2, patch=16)
     load_pretrained(model, FORMS[form][0](unilm))
     with paddle.no_grad():
         assert np.abs(model(paddle.to_tensor(images)).numpy() - expected).max() < TOLERANCE
@@ -110,6 +86,6 @@ def test_base_width(form, base):
 def test_absolute_positions_without_tables_or_layer_scale():
     rng = np.random.default_rng(3)
     unilm = publishers.unilm_classifier(rng, tables=False, positions=True, scale=False)
-    model = build(use_rel_pos_bias=False, use_abs_pos_emb=True, init_values=0.0)
+    model = tiny_beit(use_rel_pos_bias=False, use_abs_pos_emb=True, init_values=0.0)
     load_pretrained(model, publishers.huggingface(unilm))  # DiT
     assert largest_difference(model, unilm, 3, rng, 12) < TOLERANCE

@@ -14,7 +14,7 @@ from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
 from beit.positions import resize_relative_position_bias
 from tests.checkpoint import publishers
-from tests.checkpoint.test_classifier_forms import build
+from tests.tiny import tiny_beit
 
 TABLE = "blocks.0.attn.relative_position_bias_table"
 
@@ -39,7 +39,7 @@ def refused(model, tree, match, **options):
 
 
 def test_resized_to_the_model(unilm):
-    model = build(side=5)
+    model = tiny_beit(side=5)
     report = load_pretrained(model, publishers.unilm_file(unilm))
     expected = resize_relative_position_bias(unilm[TABLE], (3, 3), (5, 5))
     np.testing.assert_array_equal(model.state_dict()[TABLE].numpy(), expected)
@@ -50,7 +50,7 @@ def test_resized_to_the_model(unilm):
 
 
 def test_rectangular_model(unilm):
-    model = build()
+    model = tiny_beit()
     rectangular = type(model)(
         image_size=(12, 20), patch_size=4, num_classes=5, embed_dim=24, depth=2, num_heads=3
     )
@@ -60,7 +60,7 @@ def test_rectangular_model(unilm):
 
 
 def test_new_head_keeps_its_initial_values(unilm):
-    model = build(classes=7)
+    model = tiny_beit(classes=7)
     before = snapshot(model)
     report = load_pretrained(model, publishers.unilm_file(unilm))
     assert sorted(report.new) == ["head.bias", "head.weight"]
@@ -70,7 +70,7 @@ def test_new_head_keeps_its_initial_values(unilm):
 
 def test_mim_file_starts_a_classifier():
     mim = publishers.unilm_mim(np.random.default_rng(1), version=2)
-    model = build()
+    model = tiny_beit()
     before = snapshot(model)
     report = load_pretrained(model, publishers.unilm_file(mim))
     assert sorted(report.new) == ["fc_norm.bias", "fc_norm.weight", "head.bias", "head.weight"]
@@ -89,7 +89,7 @@ def test_averaged_weights(unilm, write_as, default):
     """PaddleViT's evaluation takes model_ema, the official one takes model."""
     averaged = {name: array + 1 if name == "cls_token" else array for name, array in unilm.items()}
     tree = {"model": write_as(unilm), "model_ema": write_as(averaged), "optimizer": {"lr": 0.1}}
-    model = build()
+    model = tiny_beit()
     tokens = {"trained": unilm["cls_token"], "averaged": averaged["cls_token"]}
     for ema, expected in ((None, default), (True, "averaged"), (False, "trained")):
         report = load_pretrained(model, tree, ema=ema)
@@ -101,7 +101,7 @@ def test_averaged_weights(unilm, write_as, default):
 
 def test_base_into_large_names_both(unilm):
     text = refused(
-        build(width=48, depth=3), publishers.unilm_file(unilm), "depth 2, width 24.*depth 3, width 48"
+        tiny_beit(width=48, depth=3), publishers.unilm_file(unilm), "depth 2, width 24.*depth 3, width 48"
     )
     assert "MODEL.EMBED_DIM" in text
     assert "cls_token  file [1, 1, 24]  model [1, 1, 48]" in text
@@ -135,18 +135,18 @@ HINTS = {
 def test_contradictions_name_the_key(case):
     model_options, file_options, words = HINTS[case]
     unilm = publishers.unilm_classifier(np.random.default_rng(2), **file_options)
-    refused(build(**model_options), publishers.unilm_file(unilm), words)
+    refused(tiny_beit(**model_options), publishers.unilm_file(unilm), words)
 
 
 def test_missing_and_left_over(unilm):
     incomplete = {name: array for name, array in unilm.items() if name != "blocks.1.norm2.bias"}
-    refused(build(), publishers.unilm_file(incomplete), r"not in the file: blocks\.1\.norm2\.bias")
+    refused(tiny_beit(), publishers.unilm_file(incomplete), r"not in the file: blocks\.1\.norm2\.bias")
     refused(
-        build(),
+        tiny_beit(),
         publishers.unilm_file({**unilm, "blocks.0.attn.extra": np.ones(2)}),
         r"not in the model: blocks\.0",
     )
-    model = build()
+    model = tiny_beit()
     report = load_pretrained(model, publishers.unilm_file(incomplete), allow_missing=["blocks.*.norm2.bias"])
     assert report.new == {"blocks.1.norm2.bias": "not in the file, allowed"}
 
@@ -154,7 +154,7 @@ def test_missing_and_left_over(unilm):
 def test_tables_are_never_silently_new():
     """A file without relative positions into a model with them would lose all position information."""
     mim = publishers.unilm_mim(np.random.default_rng(3), positions=True)
-    refused(build(), publishers.unilm_file(mim), "set MODEL.USE_ABS_POS_EMB True")
+    refused(tiny_beit(), publishers.unilm_file(mim), "set MODEL.USE_ABS_POS_EMB True")
 
 
 STRANGERS = {
@@ -170,26 +170,26 @@ STRANGERS = {
 @pytest.mark.parametrize("words", STRANGERS)
 def test_other_networks_are_named(words):
     with pytest.raises(CheckpointError, match=words):
-        load_pretrained(build(), STRANGERS[words])
+        load_pretrained(tiny_beit(), STRANGERS[words])
 
 
 def test_trees_without_weights():
     with pytest.raises(CheckpointError, match="no model weights.*top-level keys are: epoch"):
-        load_pretrained(build(), {"epoch": 3})
+        load_pretrained(tiny_beit(), {"epoch": 3})
     with pytest.raises(ValueError, match="the file holds a DALL-E encoder, the model is a BEiT classifier"):
-        load_pretrained(build(), publishers.dalle(np.random.default_rng(4)))
+        load_pretrained(tiny_beit(), publishers.dalle(np.random.default_rng(4)))
 
 
 def test_untrained_codebook_is_refused():
     vqkd = publishers.unilm_vqkd(np.random.default_rng(5))
     vqkd["quantize.embedding.initted"][:] = 0
     with pytest.raises(CheckpointError, match="codebook of this tokenizer was never initialized"):
-        load_pretrained(build(), {"model": vqkd})
+        load_pretrained(tiny_beit(), {"model": vqkd})
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_number_types_are_cast_and_said(unilm, dtype):
-    model = build()
+    model = tiny_beit()
     report = load_pretrained(model, {"model": {name: array.astype(dtype) for name, array in unilm.items()}})
     assert report.dialect.casts == {np.dtype(dtype).name: len(unilm)}
     assert f"{len(unilm)} tensors cast from {np.dtype(dtype).name} to float32" in str(report)
@@ -200,7 +200,7 @@ def test_other_number_types_are_cast_and_said(unilm, dtype):
 
 def test_bfloat16_as_paddle_hands_it_out(unilm):
     bits = {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in unilm.items()}
-    model = build()
+    model = tiny_beit()
     report = load_pretrained(model, {"model": bits})
     assert report.dialect.casts == {"bfloat16": len(unilm)}
     np.testing.assert_allclose(model.cls_token.numpy(), unilm["cls_token"], rtol=2**-7)
@@ -209,14 +209,14 @@ def test_bfloat16_as_paddle_hands_it_out(unilm):
 def test_nan_is_warned_about(unilm):
     unilm["blocks.1.gamma_1"][3] = np.nan
     with pytest.warns(UserWarning, match=r"NaN or Inf in 1 tensors, e.g. blocks\.1\.gamma_1"):
-        report = load_pretrained(build(), publishers.unilm_file(unilm))
+        report = load_pretrained(tiny_beit(), publishers.unilm_file(unilm))
     assert report.non_finite == ("blocks.1.gamma_1",)
     assert "warning: NaN or Inf in blocks.1.gamma_1" in str(report)
 
 
 def test_files_and_folders(tmp_path, unilm):
     write(tmp_path / "beit_base.pdparams", publishers.paddlevit(unilm))
-    assert load_pretrained(build(), tmp_path / "beit_base.pdparams").container == "pickle"
+    assert load_pretrained(tiny_beit(), tmp_path / "beit_base.pdparams").container == "pickle"
 
     folder = tmp_path / "beitv2_base_patch16_224.in1k"
     folder.mkdir()
@@ -225,7 +225,7 @@ def test_files_and_folders(tmp_path, unilm):
     )
     config = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 0.95, "interpolation": "bilinear"}
     (folder / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
-    report = load_pretrained(build(), str(folder))
+    report = load_pretrained(tiny_beit(), str(folder))
     found = report.dialect.preprocessing
     assert (found.mean, found.std, found.crop_pct) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.95)
     assert (report.container, found.interpolation) == ("safetensors", "bilinear")
@@ -233,17 +233,17 @@ def test_files_and_folders(tmp_path, unilm):
 
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="config.json is not valid JSON"):
-        load_pretrained(build(), folder)
+        load_pretrained(tiny_beit(), folder)
     with pytest.raises(FileNotFoundError, match="holds none of model.safetensors, pytorch_model.bin"):
-        load_pretrained(build(), tmp_path)
+        load_pretrained(tiny_beit(), tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere.pdparams does not exist"):
-        load_pretrained(build(), tmp_path / "nowhere.pdparams")
+        load_pretrained(tiny_beit(), tmp_path / "nowhere.pdparams")
     write(tmp_path / "list.pdparams", [1, 2])
     with pytest.raises(CheckpointError, match="list, not of named weights"):
-        load_pretrained(build(), tmp_path / "list.pdparams")
+        load_pretrained(tiny_beit(), tmp_path / "list.pdparams")
 
 
 def test_loading_warns_about_nothing(unilm):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_pretrained(build(classes=3), publishers.huggingface(unilm))
+        load_pretrained(tiny_beit(classes=3), publishers.huggingface(unilm))

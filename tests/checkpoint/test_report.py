@@ -9,7 +9,7 @@ from beit.checkpoint.dialects import to_canonical
 from beit.checkpoint.load import load_pretrained
 from beit.config import get_config
 from tests.checkpoint import publishers
-from tests.checkpoint.test_classifier_forms import build
+from tests.tiny import tiny_beit
 
 RNG = np.random.default_rng(0)
 CLASSIFIER = publishers.unilm_classifier(RNG)
@@ -128,14 +128,14 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize("key", CONTRADICTIONS)
 def test_contradictions_with_a_config(key):
-    report = load_pretrained(build(), publishers.paddlevit(CLASSIFIER))
+    report = load_pretrained(tiny_beit(), publishers.paddlevit(CLASSIFIER))
     assert report.mismatches(config()) == []
     (sentence,) = report.mismatches(config(key, CONTRADICTIONS[key]))
     assert sentence.startswith(f"{key} is ")
 
 
 def test_unknown_preprocessing_contradicts_nothing():
-    report = load_pretrained(build(), publishers.unilm_file(CLASSIFIER))
+    report = load_pretrained(tiny_beit(), publishers.unilm_file(CLASSIFIER))
     assert (
         report.mismatches(config("DATA.IMAGENET_MEAN", [0.485, 0.456, 0.406], "DATA.CROP_PCT", 0.875)) == []
     )
@@ -143,7 +143,7 @@ def test_unknown_preprocessing_contradicts_nothing():
 
 
 def test_text():
-    model = build(side=4, classes=7)
+    model = tiny_beit(side=4, classes=7)
     report = load_pretrained(model, {"model": publishers.with_index(CLASSIFIER), "epoch": 1})
     text = str(report)
     assert text.startswith("state in memory: unilm classifier (memory, under 'model')\n")

@@ -9,7 +9,6 @@ import numpy as np
 import paddle
 import pytest
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from beit.__main__ import main
 from beit.beit import build_beit
@@ -19,22 +18,10 @@ from beit.deploy.runner import load_runner
 from beit.predict.classifier import classifier
 from beit.tools import export as module
 from beit.tools.export import export
-from tests.stories import tiny_config
+from tests.tiny import logits_of, tiny_config
 from tests.tools.workplace import write_workplace
 
 NAMES = ("flower", "temple", "neither")
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """The two photographs of scikit-learn, 640 x 427 pixels, and three parts of them."""
-    folder = tmp_path_factory.mktemp("photographs")
-    temple, flower = (Image.fromarray(pixels) for pixels in load_sample_images().images)
-    for k, picture in enumerate(
-        (temple, flower, temple.crop((0, 0, 90, 300)), flower.crop((200, 50, 500, 150)))
-    ):
-        picture.save(folder / f"{k}.png")
-    return sorted(folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +32,6 @@ def model():
     beit.head.weight.set_value(paddle.randn(beit.head.weight.shape))
     beit.eval()
     return classifier(beit, class_names=NAMES)
-
-
-def logits_of(model, paths):
-    """By the code that predicts."""
-    with paddle.no_grad():
-        return model.model(model.tensor([Image.open(path) for path in paths])).numpy()
 
 
 @pytest.mark.parametrize("normalized", [False, True])

@@ -7,30 +7,9 @@ from PIL import Image
 
 from beit.deploy.network import FixedPool, fixed_pools
 from beit.deploy.runner import load_runner
-from beit.models.upernet import build_upernet
 from beit.predict.segmentation import load_segmenter
 from beit.tools.export import export
-from beit.tools.scenes import draw_scene
-from tests.models.test_upernet import CLASSES, tiny
-
-
-@pytest.fixture(scope="module")
-def segmenter(tmp_path_factory):
-    return trained_segmenter(tmp_path_factory.mktemp("run"))
-
-
-def trained_segmenter(folder):
-    """A model with weights in a folder that also holds three pictures."""
-    paddle.seed(1)
-    model = build_upernet(tiny())
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            parameter.set_value(paddle.randn(parameter.shape) * 0.2)
-    paddle.save(model.state_dict(), str(folder / "best.pdparams"))
-    for k in range(3):
-        draw_scene(np.random.default_rng(k))[0].save(folder / f"{k}.png")
-    options = ("MODEL.PRETRAINED", str(folder / "best.pdparams"), "TEST.MODE", "whole")
-    return load_segmenter(tiny(*options, "DATA.RESIZE_LIMITS", [32, 24])), folder
+from tests.tiny import UPERNET, upernet_config
 
 
 def test_logits(segmenter, tmp_path):
@@ -43,7 +22,7 @@ def test_logits(segmenter, tmp_path):
     inputs = paddle.to_tensor(((images / 255 - mean) / std).astype(np.float32))
     with paddle.no_grad():
         expected = model.model(inputs).numpy()
-    assert expected.shape[:2] == (3, CLASSES) and np.ptp(expected) > 0.01
+    assert expected.shape[:2] == (3, UPERNET["MODEL__NUM_CLASSES"]) and np.ptp(expected) > 0.01
     np.testing.assert_allclose(runner(images)["logits"], expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -56,9 +35,10 @@ def test_the_class_of_each_pixel_is_what_predict_says(segmenter, tmp_path):
     window = Image.open(folder / "0.png").convert("RGB").resize(description.image_size[::-1])
     found = runner(description.prepare(window)[None])["class_map"][0]
     expected = load_segmenter(
-        tiny(
-            *("MODEL.PRETRAINED", str(folder / "best.pdparams"), "TEST.MODE", "whole"),
-            *("DATA.RESIZE_LIMITS", list(description.image_size)),
+        upernet_config(
+            MODEL__PRETRAINED=str(folder / "best.pdparams"),
+            TEST__MODE="whole",
+            DATA__RESIZE_LIMITS=list(description.image_size),
         )
     )(window)
     assert len(np.unique(expected)) > 1

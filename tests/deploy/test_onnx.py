@@ -14,9 +14,7 @@ from beit.beit import build_beit
 from beit.deploy.runner import load_runner
 from beit.predict.classifier import classifier
 from beit.tools.export import EXAMPLES, export
-from tests.deploy.test_export import logits_of, photographs  # noqa: F401
-from tests.deploy.test_export_segmentation import trained_segmenter
-from tests.stories import tiny_config
+from tests.tiny import logits_of, tiny_config
 from tests.tools.workplace import write_workplace
 
 POSITIONS = {
@@ -41,7 +39,7 @@ def random_classifier(**keys):
 
 @pytest.mark.onnx
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_logits_at_any_batch(positions, photographs, tmp_path):  # noqa: F811
+def test_logits_at_any_batch(positions, photographs, tmp_path):
     model = random_classifier(**POSITIONS[positions])
     description = export(model, tmp_path / "out", photographs, onnx=True)
     assert description.measured["onnx"] < 1e-5
@@ -53,7 +51,7 @@ def test_logits_at_any_batch(positions, photographs, tmp_path):  # noqa: F811
 
 
 @pytest.mark.onnx
-def test_the_best_classes_in_float32_and_int8(photographs, tmp_path):  # noqa: F811
+def test_the_best_classes_in_float32_and_int8(photographs, tmp_path):
     model = random_classifier(MODEL__EMBED_DIM=48)
     description = export(model, tmp_path / "out", photographs, output="topk", topk=2, int8=True)
     assert 0 < description.measured["int8"]["largest"] < 0.2
@@ -74,14 +72,13 @@ def test_the_example(tmp_path, monkeypatch):
 
 
 @pytest.mark.onnx
-def test_segmentation(tmp_path):
-    (tmp_path / "run").mkdir()
-    model, folder = trained_segmenter(tmp_path / "run")
+def test_segmentation(segmenter, tmp_path):
+    model, folder = segmenter
     description = export(model, tmp_path / "out", sorted(folder.glob("*.png")), output="class_map", onnx=True)
     assert description.measured["onnx"] < 1e-4
 
 
-def test_a_sentence_where_it_is_not_installed(photographs, tmp_path, monkeypatch):  # noqa: F811
+def test_a_sentence_where_it_is_not_installed(photographs, tmp_path, monkeypatch):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):

@@ -14,7 +14,7 @@ from PIL import Image
 from beit.checkpoint.files import write
 from tests.checkpoint import publishers
 from tests.models.teacher_numpy import clip_state
-from tests.stories import ROOT
+from tests.tiny import ROOT
 
 OTHERS = {"reliability"}
 """Pages whose commands are tests themselves."""

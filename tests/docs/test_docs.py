@@ -17,7 +17,7 @@ import beit.config
 from beit.__main__ import main
 from beit.config import config_from_arguments, get_config
 from tests.docs.pages import OTHERS, PAGES, SMALLER, Step, shorten, smaller, steps, write_workplace
-from tests.stories import ROOT, environment
+from tests.tiny import ROOT, environment
 
 pytestmark = pytest.mark.docs
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults import harness
 from tests.faults.harness import Row
-from tests.stories import write_dataset
+from tests.tiny import write_dataset
 
 ROWS = pytest.StashKey[list[Row]]()
 FAILURE = pytest.StashKey[str]()

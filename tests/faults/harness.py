@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from beit.checkpoint.files import read, read_checkpoint
-from tests.stories import ROOT, environment, losses
+from tests.tiny import ROOT, environment, losses
 
 LATEST = "latest.pdparams"
 START = 240.0  # seconds a command may take to its first step on a busy machine
@@ -176,6 +178,23 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def can_mount() -> bool:
+    """Whether this user may mount a tmpfs in a namespace of its own, seen by nobody else."""
+    if shutil.which("unshare") is None:
+        return False
+    words = [*namespace(), "mount -t tmpfs -o size=64k tmpfs /mnt"]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def namespace() -> list[str]:
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+
+
+needs_mount = pytest.mark.skipif(
+    not can_mount(), reason="no right to mount a file system, even in an own namespace"
+)
 
 
 def make_hang(image: Path) -> None:

@@ -17,7 +17,7 @@ from beit.config import dump, get_config
 from beit.schema import SCHEMA
 from beit.train.entry import _rank, exit_status
 from tests.faults.harness import Row, finish, message
-from tests.stories import command, tiny_config, write_dataset
+from tests.tiny import command, tiny_config, write_dataset
 
 MUTATIONS = int(os.environ.get("BEIT_FAULT_MUTATIONS", "2000"))
 RUN_SECONDS = float(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.faults.harness import Row, different_states, kill, start, succeed
-from tests.stories import command, losses
+from tests.tiny import command, losses
 
 STEPS = int(os.environ.get("BEIT_FAULT_STEPS", "1500"))
 

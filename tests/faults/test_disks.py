@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -16,30 +15,15 @@ from tests.faults.harness import (
     finish,
     leftovers,
     message,
+    namespace,
+    needs_mount,
     start,
     step_of,
     succeed,
 )
-from tests.stories import command
+from tests.tiny import command
 
 KEYS = {"TRAIN__NUM_EPOCHS": 3, "SAVE_STEPS": 4, "KEEP_LAST": 1}
-
-
-def can_mount() -> bool:
-    """Whether this user may mount a tmpfs in a namespace of its own, seen by nobody else."""
-    if shutil.which("unshare") is None:
-        return False
-    words = [*namespace(), "mount -t tmpfs -o size=64k tmpfs /mnt"]
-    return subprocess.run(words, capture_output=True, check=False).returncode == 0
-
-
-def namespace() -> list[str]:
-    return ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-
-
-needs_mount = pytest.mark.skipif(
-    not can_mount(), reason="no right to mount a file system, even in an own namespace"
-)
 
 
 @needs_mount

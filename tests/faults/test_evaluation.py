@@ -14,7 +14,7 @@ from beit.tasks import TASKS
 from beit.tasks.metrics import classification_sums
 from beit.train.run import run
 from tests.faults.harness import Row, succeed
-from tests.stories import command, tiny_config, write_dataset
+from tests.tiny import command, tiny_config, write_dataset
 
 WORLDS, BATCHES, IMAGES, CLASSES = range(1, 5), range(1, 65), range(1, 258), 11
 NAMES = ("count", "top1", "top5", "loss")

@@ -19,7 +19,7 @@ from beit.data.images import ImageError, open_image
 from beit.data.loader import Loader
 from beit.data.sampler import Sample
 from tests.faults.harness import Row, finish, message
-from tests.stories import command, tiny_config, write_dataset
+from tests.tiny import command, tiny_config, write_dataset
 
 FLIPS = 1000
 

@@ -22,7 +22,7 @@ from tests.faults.harness import (
     step_of,
     succeed,
 )
-from tests.stories import command
+from tests.tiny import command
 
 KILLS = int(os.environ.get("BEIT_FAULT_KILLS", "20"))
 KEYS = {"SAVE_STEPS": 1, "TRAIN__NUM_EPOCHS": 20, "TRAIN__MODEL_EMA": True, "RANK_GRACE": 1.0, "KEEP_LAST": 2}

@@ -14,7 +14,7 @@ from beit.data.list_file import read_list_file
 from beit.data.loader import Loader
 from beit.data.sampler import Sample
 from tests.faults.harness import Row, different_weights, finish, message, succeed
-from tests.stories import command, write_dataset
+from tests.tiny import command, write_dataset
 
 LINES = 1_000_000
 

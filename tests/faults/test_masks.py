@@ -14,7 +14,7 @@ from PIL import Image
 from beit.data.sampler import Sample
 from beit.data.segmentation import build_segmentation_dataset
 from tests.faults.harness import Row
-from tests.stories import tiny_config
+from tests.tiny import tiny_config
 
 
 def save(path: Path, values: np.ndarray) -> None:

@@ -18,8 +18,7 @@ from beit.train.run import run
 from beit.train.state import NonFiniteLossError
 from tests.faults.harness import LATEST, Row, finish, json_lines, message, step_of, succeed
 from tests.models.teacher_numpy import dino_state
-from tests.stories import command, tiny_config, write_dataset
-from tests.tasks.test_tokenizer import KEYS as TOKENIZER_KEYS
+from tests.tiny import TOKENIZER, command, tiny_config, write_dataset
 
 
 def is_finite(file: Path) -> bool:
@@ -131,7 +130,7 @@ def test_codebook(data: Path, tmp_path: Path, row: Row, monkeypatch: pytest.Monk
         spoil(training.task.model.state_dict()[name])
 
     poison_after(monkeypatch, 6, change)
-    keys = TOKENIZER_KEYS | {
+    keys = TOKENIZER | {
         "TOKENIZER__TEACHER_PRETRAINED": str(tmp_path / "dino.pdparams"),
         "SAVE_STEPS": 3,
     }

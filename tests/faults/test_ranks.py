@@ -24,9 +24,8 @@ from tests.faults.harness import (
     step_of,
     succeed,
 )
-from tests.stories import QUIET, command, losses
+from tests.tiny import QUIET, command, losses
 
-QUIET_KEYS = {key.replace(".", "__"): value for key, value in QUIET.items()}
 LIMIT = 4.0
 
 
@@ -173,7 +172,7 @@ def test_world_size_changes_at_the_resume(data: Path, tmp_path: Path, row: Row) 
         "2 ranks x 4 images, resumed on 1 rank x 8, then on 1 rank x 4 x 2 micro-batches, then on 2 ranks x 4"
     )
     row.expected = "the order of images is that of the unbroken run: losses equal to 1e-5; every evaluation counts 11 images"
-    keys = QUIET_KEYS | {"TRAIN__NUM_EPOCHS": 8}
+    keys = QUIET | {"TRAIN__NUM_EPOCHS": 8}
     succeed(command("main_multi_gpu.py", data, tmp_path / "whole", "-nprocs=2", **keys), tmp_path / "whole")
     broken = tmp_path / "broken"
     layouts = [

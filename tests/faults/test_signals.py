@@ -21,7 +21,7 @@ from tests.faults.harness import (
     step_of,
     succeed,
 )
-from tests.stories import command
+from tests.tiny import command
 
 KEYS = {"TRAIN__NUM_EPOCHS": 6, "DATA__NUM_WORKERS": 1}
 

@@ -9,9 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import Row, copied, finish, kill, make_hang, message, start, succeed, workers_of
-from tests.faults.test_disks import namespace, needs_mount
-from tests.stories import command
+from tests.faults.harness import (
+    Row,
+    copied,
+    finish,
+    kill,
+    make_hang,
+    message,
+    namespace,
+    needs_mount,
+    start,
+    succeed,
+    workers_of,
+)
+from tests.tiny import command
 
 LARGE = {
     "DATA__IMAGE_SIZE": 224,

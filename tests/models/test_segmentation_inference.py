@@ -13,14 +13,16 @@ from beit.models.segmentation_inference import (
     window_starts,
 )
 from beit.models.upernet import build_upernet
-from tests.models.test_upernet import CLASSES, pictures, tiny
 from tests.models.upernet_numpy import bilinear
+from tests.tiny import UPERNET, noise_images, upernet_config
+
+CLASSES = UPERNET["MODEL__NUM_CLASSES"]
 
 
 @pytest.fixture(scope="module")
 def model():
     paddle.seed(0)
-    model = build_upernet(tiny())
+    model = build_upernet(upernet_config())
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.set_value(paddle.randn(parameter.shape) * 0.1)
@@ -58,14 +60,14 @@ def test_starts_of_windows():
 
 def test_windows_see_every_pixel_and_overlaps_are_averaged():
     model = Identity()
-    images = paddle.to_tensor(pictures(size=(40, 28)))
+    images = paddle.to_tensor(noise_images(size=(40, 28)))
     logits = class_logits(model, images, Protocol("slide", (16, 16), (10, 10)))
     np.testing.assert_allclose(logits.numpy(), images.numpy(), atol=1e-6)
     assert set(model.seen) == {(16, 16)} and len(model.seen) == 4 * 3
 
 
 def test_overlapping_windows_are_averaged(model):
-    images = paddle.to_tensor(pictures(size=(16, 24), batch=1))
+    images = paddle.to_tensor(noise_images(size=(16, 24), batch=1))
     logits = class_logits(model, images, Protocol("slide", (16, 16), (8, 8))).numpy()
     left, right = (
         class_logits(model, images[:, :, :, start : start + 16], Protocol("whole")).numpy()
@@ -78,7 +80,7 @@ def test_overlapping_windows_are_averaged(model):
 
 @pytest.mark.parametrize("size", [(16, 16), (12, 8), (13, 10)])
 def test_sliding_equals_whole_when_the_window_covers_the_picture(model, size):
-    images = paddle.to_tensor(pictures(size=size))
+    images = paddle.to_tensor(noise_images(size=size))
     slide = class_logits(model, images, Protocol("slide", (16, 16), (10, 10))).numpy()
     whole = class_logits(model, images, Protocol("whole")).numpy()
     np.testing.assert_array_equal(slide, whole)
@@ -86,17 +88,17 @@ def test_sliding_equals_whole_when_the_window_covers_the_picture(model, size):
 
 
 def test_a_picture_that_is_not_of_whole_patches_is_padded_behind(model):
-    images = pictures(size=(13, 10))
+    images = noise_images(size=(13, 10))
     padded = np.pad(images, [(0, 0), (0, 0), (0, 3), (0, 2)])
     got = class_logits(model, paddle.to_tensor(images), Protocol("whole")).numpy()
     expected = bilinear(model(paddle.to_tensor(padded)).numpy().astype(np.float64), (16, 12))[:, :, :13, :10]
     np.testing.assert_allclose(got, expected, atol=1e-5)
-    tiny_picture = class_logits(model, paddle.to_tensor(pictures(size=(3, 3))), Protocol("whole"))
+    tiny_picture = class_logits(model, paddle.to_tensor(noise_images(size=(3, 3))), Protocol("whole"))
     assert tiny_picture.shape == [2, CLASSES, 3, 3]
 
 
 def test_scales_and_mirrors_are_averaged_as_probabilities(model):
-    views = [paddle.to_tensor(pictures(seed, size)) for seed, size in ((1, (16, 16)), (2, (24, 20)))]
+    views = [paddle.to_tensor(noise_images(seed, size)) for seed, size in ((1, (16, 16)), (2, (24, 20)))]
     got = class_probabilities(model, views, (10, 12), Protocol("whole", flip=True)).numpy()
     expected = 0
     for view in views:
@@ -112,7 +114,7 @@ def test_scales_and_mirrors_are_averaged_as_probabilities(model):
 
 
 def test_one_view_needs_no_softmax(model):
-    images = paddle.to_tensor(pictures())
+    images = paddle.to_tensor(noise_images())
     classes = segment(model, [images], (20, 18), Protocol("whole")).numpy()
     shares = class_probabilities(model, [images], (20, 18), Protocol("whole")).numpy()
     np.testing.assert_array_equal(classes, shares.argmax(1))
@@ -120,9 +122,11 @@ def test_one_view_needs_no_softmax(model):
 
 
 def test_the_protocol_of_a_config():
-    assert build_protocol(tiny("DATA.IMAGE_SIZE", 512)) == Protocol("slide", (512, 512), (341, 341), False)
-    assert build_protocol(tiny("DATA.IMAGE_SIZE", 640)).stride == (426, 426)
-    config = tiny("TEST.MODE", "whole", "TEST.STRIDE", 7, "TEST.FLIP", True, "DATA.IMAGE_SIZE", "[8, 16]")
+    assert build_protocol(upernet_config(DATA__IMAGE_SIZE=512)) == Protocol(
+        "slide", (512, 512), (341, 341), False
+    )
+    assert build_protocol(upernet_config(DATA__IMAGE_SIZE=640)).stride == (426, 426)
+    config = upernet_config(TEST__MODE="whole", TEST__STRIDE=7, TEST__FLIP=True, DATA__IMAGE_SIZE=[8, 16])
     assert build_protocol(config) == Protocol("whole", (8, 16), (7, 7), True)
     with pytest.raises(ValueError, match="leaves gaps"):
-        build_protocol(tiny("TEST.STRIDE", 17))
+        build_protocol(upernet_config(TEST__STRIDE=17))

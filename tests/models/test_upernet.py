@@ -7,12 +7,13 @@ import pytest
 import beit
 from beit.beit import Beit
 from beit.checkpoint.load import load_pretrained
-from beit.config import get_config
 from beit.models.upernet import PUBLISHED_LAYERS, UperNet, build_upernet
 from tests.checkpoint import publishers
 from tests.models.upernet_numpy import upernet
+from tests.tiny import UPERNET, noise_images, upernet_config
 
-HEADS, WIDTH, CLASSES, SIDE, PATCH = 3, 24, 4, 4, 4
+HEADS, WIDTH, SIDE, PATCH = 3, 24, 4, 4
+CLASSES = UPERNET["MODEL__NUM_CLASSES"]
 LAYERS = (0, 1, 2, 3)
 FORMS = {
     "i unilm": lambda s: {"meta": {}, "state_dict": publishers.with_index(s)},
@@ -22,40 +23,17 @@ FORMS = {
 }
 
 
-def tiny(*options, side=SIDE):
-    return get_config(
-        None,
-        [
-            *("DATA.IMAGE_SIZE", side * PATCH, "MODEL.PATCH_SIZE", PATCH, "MODEL.EMBED_DIM", WIDTH),
-            *("MODEL.DEPTH", 4, "MODEL.NUM_HEADS", HEADS, "MODEL.NUM_CLASSES", CLASSES),
-            *(
-                "MODEL.OUT_INDICES",
-                "[0, 1, 2, 3]",
-                "MODEL.AUXILIARY_CHANNELS",
-                6,
-                "MODEL.DECODER_DROPOUT",
-                0.0,
-            ),
-            *options,
-        ],
-    )
-
-
 def state(seed=0):
     return publishers.unilm_segmentation(np.random.default_rng(seed), side=SIDE, patch=PATCH)
 
 
-def pictures(seed=1, size=(SIDE * PATCH,) * 2, batch=2):
-    return np.random.default_rng(seed).standard_normal((batch, 3, *size)).astype(np.float32)
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_a_published_form_gives_the_reference_logits(form):
-    model = build_upernet(tiny())
+    model = build_upernet(upernet_config())
     report = load_pretrained(model, FORMS[form](state()))
     assert report.new == {}
     model.eval()
-    images = pictures()
+    images = noise_images()
     expected, _ = upernet(state(), images, HEADS, LAYERS)
     logits = model(paddle.to_tensor(images)).numpy()
     assert logits.shape == (2, CLASSES, SIDE * 4, SIDE * 4)
@@ -64,22 +42,24 @@ def test_a_published_form_gives_the_reference_logits(form):
 
 
 def test_training_gives_both_named_logits_from_batch_statistics():
-    model = build_upernet(tiny())
+    model = build_upernet(upernet_config())
     load_pretrained(model, FORMS["i unilm"](state()))
-    images = pictures()
+    images = noise_images()
     outputs = model(paddle.to_tensor(images))
     expected, auxiliary = upernet(state(), images, HEADS, LAYERS, training=True)
     assert set(outputs) == {"logits", "auxiliary"}
     np.testing.assert_allclose(outputs["logits"].numpy(), expected, atol=1e-4)
     np.testing.assert_allclose(outputs["auxiliary"].numpy(), auxiliary, atol=1e-4)
-    assert set(build_upernet(tiny("MODEL.AUXILIARY_CHANNELS", 0))(paddle.to_tensor(images))) == {"logits"}
+    assert set(build_upernet(upernet_config(MODEL__AUXILIARY_CHANNELS=0))(paddle.to_tensor(images))) == {
+        "logits"
+    }
 
 
 def test_the_choice_of_layers_changes_the_logits_as_the_reference_says():
-    model = build_upernet(tiny("MODEL.OUT_INDICES", "[0, 0, 1, 2]"))
+    model = build_upernet(upernet_config(MODEL__OUT_INDICES=[0, 0, 1, 2]))
     load_pretrained(model, FORMS["f transformers"](state()))
     model.eval()
-    images = pictures()
+    images = noise_images()
     expected, _ = upernet(state(), images, HEADS, (0, 0, 1, 2))
     np.testing.assert_allclose(model(paddle.to_tensor(images)).numpy(), expected, atol=1e-4)
     other, _ = upernet(state(), images, HEADS, LAYERS)
@@ -92,11 +72,14 @@ def test_the_choice_of_layers_changes_the_logits_as_the_reference_says():
 @pytest.mark.parametrize("grid", [(6, 6), (3, 5), (2, 2)])
 def test_another_size_at_run_time_equals_a_model_built_for_it(grid):
     size = (grid[0] * PATCH, grid[1] * PATCH)
-    source, target = build_upernet(tiny()), build_upernet(tiny("DATA.IMAGE_SIZE", list(size)))
+    source, target = (
+        build_upernet(upernet_config()),
+        build_upernet(upernet_config(DATA__IMAGE_SIZE=list(size))),
+    )
     for model in (source, target):
         load_pretrained(model, state_file())
         model.eval()
-    images = paddle.to_tensor(pictures(size=size))
+    images = paddle.to_tensor(noise_images(size=size))
     expected = target(images).numpy()
     np.testing.assert_allclose(source(images).numpy(), expected, atol=1e-5)
     assert expected.shape == (2, CLASSES, grid[0] * 4, grid[1] * 4)
@@ -123,7 +106,7 @@ def test_absolute_and_shared_positions_follow_the_size_too():
         tensor.set_value(rng.standard_normal(tensor.shape).astype(np.float32))
     load_pretrained(large, {k: v.numpy() for k, v in small.state_dict().items()})
     small.eval(), large.eval()
-    images = paddle.to_tensor(pictures(size=(24, 24)))
+    images = paddle.to_tensor(noise_images(size=(24, 24)))
     got = small.forward_outputs(images, any_size=True).pooler_output.numpy()
     np.testing.assert_allclose(got, large(images).numpy(), atol=1e-5)
     with pytest.raises(ValueError, match="takes images of 16x16"):
@@ -131,8 +114,8 @@ def test_absolute_and_shared_positions_follow_the_size_too():
 
 
 def test_gradients_reach_every_parameter_at_another_size():
-    model = build_upernet(tiny())
-    outputs = model(paddle.to_tensor(pictures(size=(24, 16))))
+    model = build_upernet(upernet_config())
+    outputs = model(paddle.to_tensor(noise_images(size=(24, 16))))
     sum(value.square().mean() for value in outputs.values()).backward()
     assert [name for name, p in learned(model) if p.grad is None] == []
 
@@ -141,7 +124,7 @@ def test_gradients_reach_every_parameter_at_another_size():
 def test_number_of_parameters_of_base(size, expected):
     assert count(768, 12, 12, size // 16) == expected
     # The formula holds for a model small enough to build here.
-    own = sum(int(np.prod(p.shape)) for _, p in learned(build_upernet(tiny())))
+    own = sum(int(np.prod(p.shape)) for _, p in learned(build_upernet(upernet_config())))
     assert own == count(WIDTH, 4, HEADS, SIDE, patch=PATCH, classes=CLASSES, auxiliary=6)
 
 
@@ -162,7 +145,7 @@ def count(d, depth, heads, side, *, patch=16, classes=150, auxiliary=256):
 
 
 def test_layers_for_rate_decay():
-    model = build_upernet(tiny())
+    model = build_upernet(upernet_config())
     for name, layer in {
         "backbone.cls_token": 0,
         "backbone.patch_embed.proj.weight": 0,
@@ -177,7 +160,7 @@ def test_layers_for_rate_decay():
 
 
 def test_a_classifier_file_leaves_the_heads_new():
-    model = build_upernet(tiny())
+    model = build_upernet(upernet_config())
     file = publishers.unilm_classifier(np.random.default_rng(0), width=WIDTH, depth=4, side=3, patch=PATCH)
     report = load_pretrained(model, file)
     assert all(name.startswith(("decode_head.", "auxiliary_head.", "backbone.fpn")) for name in report.new)
@@ -185,52 +168,52 @@ def test_a_classifier_file_leaves_the_heads_new():
 
 
 def test_builder_is_exported_and_reads_its_keys():
-    model = beit.build_upernet(tiny("MODEL.DECODER_CHANNELS", 8, "MODEL.POOL_SCALES", "[1, 2]"))
+    model = beit.build_upernet(upernet_config(MODEL__DECODER_CHANNELS=8, MODEL__POOL_SCALES=[1, 2]))
     assert model.decode_head.conv_seg.weight.shape == [CLASSES, 8, 1, 1]
     assert len(model.decode_head.psp_modules) == 2
-    assert build_upernet(tiny("MODEL.DECODER_DROPOUT", 0.3)).decode_head.dropout.p == 0.3
+    assert build_upernet(upernet_config(MODEL__DECODER_DROPOUT=0.3)).decode_head.dropout.p == 0.3
     assert PUBLISHED_LAYERS == {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
-    deep = tiny("MODEL.OUT_INDICES", "None", "MODEL.DEPTH", 12)
+    deep = upernet_config(MODEL__OUT_INDICES=None, MODEL__DEPTH=12)
     assert build_upernet(deep).out_indices == (3, 5, 7, 11)
 
 
 def test_errors():
     with pytest.raises(ValueError, match="NUM_CLASSES = 0"):
-        build_upernet(tiny("MODEL.NUM_CLASSES", 0))
+        build_upernet(upernet_config(MODEL__NUM_CLASSES=0))
     with pytest.raises(ValueError, match="OUT_INDICES is not set and no published model has MODEL.DEPTH=4"):
-        build_upernet(tiny("MODEL.OUT_INDICES", "None"))
+        build_upernet(upernet_config(MODEL__OUT_INDICES=None))
     with pytest.raises(ValueError, match="expected four blocks of 0 to 3"):
-        build_upernet(tiny("MODEL.OUT_INDICES", "[0, 1, 2, 4]"))
+        build_upernet(upernet_config(MODEL__OUT_INDICES=[0, 1, 2, 4]))
     with pytest.raises(ValueError, match="cannot be cut into patches of 4"):
-        build_upernet(tiny())(paddle.zeros([1, 3, 17, 16]))
+        build_upernet(upernet_config())(paddle.zeros([1, 3, 17, 16]))
     with pytest.raises(ValueError, match="too small for the pyramid"):
-        build_upernet(tiny())(paddle.zeros([1, 3, 4, 16]))
+        build_upernet(upernet_config())(paddle.zeros([1, 3, 4, 16]))
     assert issubclass(UperNet, paddle.nn.Layer)
 
 
 def test_the_report_tells_the_layers_and_warns_of_others():
-    model = build_upernet(tiny())
+    model = build_upernet(upernet_config())
     file = publishers.huggingface(state())
     report = load_pretrained(model, file)
     assert "features" not in str(report)  # four blocks: no published choice
     wide = publishers.unilm_segmentation(np.random.default_rng(0), side=SIDE, patch=PATCH, depth=12)
-    config = tiny("MODEL.DEPTH", 12, "MODEL.OUT_INDICES", "[1, 3, 5, 9]", "TASK", "segment")
+    config = upernet_config(MODEL__DEPTH=12, MODEL__OUT_INDICES=[1, 3, 5, 9], TASK="segment")
     report = load_pretrained(build_upernet(config), publishers.huggingface(wide))
     assert "trained on the outputs of blocks [3, 5, 7, 11]" in str(report)
     assert "MODEL.OUT_INDICES [1, 3, 5, 9]" in str(report)
     assert any("as transformers reads the file" in line for line in report.mismatches(config))
-    trained = tiny("MODEL.DEPTH", 12, "MODEL.OUT_INDICES", "[3, 5, 7, 11]", "TASK", "segment")
+    trained = upernet_config(MODEL__DEPTH=12, MODEL__OUT_INDICES=[3, 5, 7, 11], TASK="segment")
     assert not any("OUT_INDICES" in line for line in report.mismatches(trained))
-    other = tiny("MODEL.DEPTH", 12, "MODEL.OUT_INDICES", "[2, 5, 8, 11]", "TASK", "segment")
+    other = upernet_config(MODEL__DEPTH=12, MODEL__OUT_INDICES=[2, 5, 8, 11], TASK="segment")
     assert any("nobody feeds" in line for line in report.mismatches(other))
 
 
 def test_recomputing_blocks_gives_the_same_gradients():
     gradients = []
     for flag in (False, True):
-        model = build_upernet(tiny("TRAIN.RECOMPUTE", flag))
+        model = build_upernet(upernet_config(TRAIN__RECOMPUTE=flag))
         load_pretrained(model, state_file())
-        outputs = model(paddle.to_tensor(pictures()))
+        outputs = model(paddle.to_tensor(noise_images()))
         sum(value.square().mean() for value in outputs.values()).backward()
         gradients.append({name: p.grad.numpy() for name, p in learned(model)})
     for name, gradient in gradients[0].items():

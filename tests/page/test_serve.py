@@ -22,7 +22,7 @@ from beit.beit import build_beit
 from beit.config import dump
 from beit.predict.inference import inference_model
 from beit.tools import serve
-from tests.stories import ROOT, environment, tiny_config
+from tests.tiny import ROOT, environment, tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

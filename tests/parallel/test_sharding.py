@@ -16,7 +16,7 @@ from beit.parallel import sharding
 from beit.parallel.launch import launch
 from beit.train.run import run
 from tests.parallel import sharding_ranks
-from tests.stories import losses, tiny_config, write_dataset
+from tests.tiny import losses, tiny_config, write_dataset
 
 
 @pytest.fixture(scope="module")

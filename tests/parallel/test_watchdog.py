@@ -10,7 +10,7 @@ import textwrap
 import time
 
 from beit.parallel.watchdog import EXIT_HUNG
-from tests.stories import ROOT
+from tests.tiny import ROOT
 
 
 def start(body: str) -> subprocess.Popen[str]:

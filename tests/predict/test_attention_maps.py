@@ -19,8 +19,7 @@ from beit.predict.attention_maps import (
 )
 from beit.predict.classifier import classifier
 from beit.preprocessing import Preprocessing
-from tests.reference_numpy import layer_norm, patch_tokens, position_bias, softmax, transform
-from tests.tasks.test_pretrain import torch_layout
+from tests.reference_numpy import layer_norm, patch_tokens, position_bias, softmax, torch_layout, transform
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
 WANTS = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0)

@@ -16,7 +16,7 @@ from beit.data.sampler import Sample
 from beit.predict.inference import extract_feat, inference_model, load_predictor
 from tests.checkpoint import publishers
 from tests.reference_numpy import classify, encode
-from tests.stories import tiny_config, write_dataset
+from tests.tiny import tiny_config, write_dataset
 
 NAMES = ("red", "green", "blue")
 UNILM = publishers.unilm_classifier(np.random.default_rng(0))  # 12 pixels, 5 classes

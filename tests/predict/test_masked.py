@@ -12,17 +12,15 @@ from beit.data.masking import build_mask_generator
 from beit.predict.inference import extract_feat, inference_model, load_predictor
 from beit.predict.masked import VISIBLE, draw_masked_prediction
 from beit.tools.scenes import draw_scene
-from tests.models.test_upernet import tiny
-from tests.reference_numpy import predict_tokens
-from tests.tasks.test_pretrain import TINY, torch_layout
+from tests.reference_numpy import predict_tokens, torch_layout
+from tests.tiny import TINIEST_PRETRAIN, randomize, tiny_config, upernet_config
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
-FILES = {"TOKENIZER.PRETRAINED": "encoder.pdparams", "TOKENIZER.PRETRAINED_DECODER": "decoder.pdparams"}
+FILES = {"TOKENIZER__PRETRAINED": "encoder.pdparams", "TOKENIZER__PRETRAINED_DECODER": "decoder.pdparams"}
 
 
 def config(**keys):
-    values = TINY | {"DATA.CROP_PCT": 1.0, "MASK.RULE": "random"} | keys
-    return beit.get_config(opts=[item for pair in values.items() for item in pair])
+    return tiny_config(**TINIEST_PRETRAIN | {"MASK__RULE": "random"} | keys)
 
 
 def save(layer, path):
@@ -32,13 +30,10 @@ def save(layer, path):
 @pytest.fixture
 def weights(tmp_path):
     paddle.seed(0)
-    model = beit.build_mim(config())
-    for parameter in model.parameters():
-        parameter.set_value(0.5 * paddle.randn(parameter.shape) + float(parameter.ndim == 1))
-    save(model, tmp_path / "mim.pdparams")
+    save(randomize(beit.build_mim(config())), tmp_path / "mim.pdparams")
     tokenizer = beit.build_tokenizer(config())
-    save(tokenizer.encoder, tmp_path / FILES["TOKENIZER.PRETRAINED"])
-    save(tokenizer.decoder, tmp_path / FILES["TOKENIZER.PRETRAINED_DECODER"])
+    save(tokenizer.encoder, tmp_path / FILES["TOKENIZER__PRETRAINED"])
+    save(tokenizer.decoder, tmp_path / FILES["TOKENIZER__PRETRAINED_DECODER"])
     return tmp_path / "mim.pdparams"
 
 
@@ -73,10 +68,10 @@ def test_with_a_tokenizer_there_is_a_right_answer_and_a_picture(weights):
 
 
 def test_a_segmentation_model_gives_a_class_map_and_areas(tmp_path):
-    model = beit.build_upernet(tiny())
+    model = beit.build_upernet(upernet_config())
     path = tmp_path / "best.pdparams"
     paddle.save(model.state_dict(), str(path))
-    options = tiny("TASK", "segment", "DATA.RESIZE_LIMITS", "[32, 24]")
+    options = upernet_config(TASK="segment", DATA__RESIZE_LIMITS=[32, 24])
     image = draw_scene(np.random.default_rng(0))[0]
     result = inference_model(path, image, config=options)
     assert result["pred_sem_seg"].shape == (image.height, image.width)

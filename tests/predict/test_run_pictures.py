@@ -12,8 +12,7 @@ from beit.__main__ import main
 from beit.checkpoint.files import write
 from beit.predict.predictions import class_rows
 from beit.predict.run_pictures import draw_masked, draw_schedule, read_curves, save_pictures
-from tests.stories import tiny_config, write_dataset
-from tests.tasks.test_pretrain import TINY
+from tests.tiny import TINIEST_PRETRAIN, TINY, options, tiny_config, write_dataset
 
 
 def save(layer, path):
@@ -23,27 +22,21 @@ def save(layer, path):
 
 @pytest.fixture
 def pretraining(tmp_path):
-    """Options of a pre-training run with the weights of model and tokenizer."""
+    """Keys of a pre-training run with the weights of model and tokenizer."""
     data = write_dataset(tmp_path / "data", val=2)
-    keys = TINY | {
-        "DATA.DATA_PATH": str(data),
-        "DATA.NUM_WORKERS": 0,
-        "DEVICE": "cpu",
-        "SAVE": str(tmp_path / "out"),
-    }
-    keys |= {"MASK.RULE": "random"}
-    config = beit.get_config(opts=[item for pair in keys.items() for item in pair])
+    keys = TINIEST_PRETRAIN | {"MASK__RULE": "random"}
+    keys |= {"DATA__DATA_PATH": str(data), "SAVE": str(tmp_path / "out")}
+    config = tiny_config(**keys)
     paddle.seed(0)
     tokenizer = beit.build_tokenizer(config)
-    keys["TOKENIZER.PRETRAINED"] = save(tokenizer.encoder, tmp_path / "encoder.pdparams")
-    keys["TOKENIZER.PRETRAINED_DECODER"] = save(tokenizer.decoder, tmp_path / "decoder.pdparams")
-    keys["MODEL.PRETRAINED"] = save(beit.build_mim(config), tmp_path / "mim.pdparams")
+    keys["TOKENIZER__PRETRAINED"] = save(tokenizer.encoder, tmp_path / "encoder.pdparams")
+    keys["TOKENIZER__PRETRAINED_DECODER"] = save(tokenizer.decoder, tmp_path / "decoder.pdparams")
+    keys["MODEL__PRETRAINED"] = save(beit.build_mim(config), tmp_path / "mim.pdparams")
     return keys
 
 
 def test_masked_images_with_reconstructions(pretraining, tmp_path):
-    config = beit.get_config(opts=[item for pair in pretraining.items() for item in pair])
-    (path,) = draw_masked(config)
+    (path,) = draw_masked(tiny_config(**pretraining))
     with Image.open(path) as picture:
         width, height = picture.size
     assert width == 2 * height  # two images in rows; original, masked, tokens, prediction in columns
@@ -52,8 +45,8 @@ def test_masked_images_with_reconstructions(pretraining, tmp_path):
 
 @pytest.mark.parametrize("kind", ["masked", "codes"])
 def test_from_the_command_line(pretraining, kind, capfd):
-    options = [str(item) for pair in pretraining.items() for item in pair]
-    assert main(["visualize", kind, "-opts", *options]) == 0
+    opts = map(str, options(TINY | pretraining))
+    assert main(["visualize", kind, "-opts", *opts]) == 0
     names = {line.rsplit("/", 1)[1] for line in capfd.readouterr().out.split()}
     assert names >= {"codes": {"code_map.png", "codebook.png"}, "masked": set()}[kind] and names
 

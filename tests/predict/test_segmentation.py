@@ -11,7 +11,7 @@ from beit.models.upernet import build_upernet
 from beit.predict.segmentation import load_segmenter, predict_files
 from beit.predict.segmentation_pictures import areas, index_picture, overlay_picture
 from beit.tools.scenes import draw_scene
-from tests.models.test_upernet import CLASSES, tiny
+from tests.tiny import UPERNET, upernet_config
 
 NAMES = ("road", "car", "sky", "tree")
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9))
@@ -22,7 +22,7 @@ def segmenter(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     paddle.seed(1)
-    model = build_upernet(tiny())
+    model = build_upernet(upernet_config())
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.set_value(paddle.randn(parameter.shape) * 0.2)
@@ -30,7 +30,7 @@ def segmenter(tmp_path):
     (folder / "class_names.txt").write_text("\n".join(NAMES))
     (folder / "palette.txt").write_text("\n".join(" ".join(map(str, color)) for color in PALETTE))
     return load_segmenter(
-        tiny("MODEL.PRETRAINED", str(folder / "best.pdparams"), "DATA.RESIZE_LIMITS", "[32, 24]")
+        upernet_config(MODEL__PRETRAINED=str(folder / "best.pdparams"), DATA__RESIZE_LIMITS=[32, 24])
     )
 
 
@@ -72,14 +72,14 @@ def test_one_picture_and_things_that_are_missing(segmenter, tmp_path):
     with pytest.raises(ValueError, match="holds no pictures"):
         predict_files(segmenter, tmp_path / "empty", tmp_path / "out")
     with pytest.raises(ValueError, match="MODEL.PRETRAINED is not set"):
-        load_segmenter(tiny())
+        load_segmenter(upernet_config())
 
 
 def test_without_files_beside_the_weights_classes_have_numbers(tmp_path):
-    paddle.save(build_upernet(tiny()).state_dict(), str(tmp_path / "w.pdparams"))
-    segmenter = load_segmenter(tiny("MODEL.PRETRAINED", str(tmp_path / "w.pdparams")))
-    assert segmenter.class_names == tuple(f"class {k}" for k in range(CLASSES))
-    assert len(segmenter.palette) == CLASSES
+    paddle.save(build_upernet(upernet_config()).state_dict(), str(tmp_path / "w.pdparams"))
+    segmenter = load_segmenter(upernet_config(MODEL__PRETRAINED=str(tmp_path / "w.pdparams")))
+    assert segmenter.class_names == tuple(f"class {k}" for k in range(UPERNET["MODEL__NUM_CLASSES"]))
+    assert len(segmenter.palette) == UPERNET["MODEL__NUM_CLASSES"]
 
 
 def test_overlay_mixes_colors_and_lists_classes_by_area():

@@ -7,8 +7,8 @@ import pytest
 
 from beit.checkpoint.files import write
 from beit.predict.tokens import draw_tokens, store_features
-from tests import stories
 from tests.checkpoint import publishers
+from tests.tiny import tiny_config, write_dataset
 
 VQKD = {"CODE_DIM": 4, "NUM_CODES": 7, "PATCH_SIZE": 4, "EMBED_DIM": 24, "DEPTH": 2, "NUM_HEADS": 3}
 DALLE = {"TYPE": "dall-e", "DALLE_WIDTH": 8, "DALLE_CODE_WIDTH": 4, "NUM_CODES": 16}
@@ -16,13 +16,13 @@ DALLE = {"TYPE": "dall-e", "DALLE_WIDTH": 8, "DALLE_CODE_WIDTH": 4, "NUM_CODES":
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return stories.write_dataset(tmp_path_factory.mktemp("data"), train=3, val=5)
+    return write_dataset(tmp_path_factory.mktemp("data"), train=3, val=5)
 
 
 def config(data, tmp_path, keys, **more):
     given = {f"TOKENIZER__{name}": value for name, value in keys.items()}
     sizes = {"DATA__IMAGE_SIZE": 12, "MODEL__PATCH_SIZE": 4, "TASK": "pretrain"}
-    return stories.tiny_config(data, tmp_path, **given, **sizes, **more)
+    return tiny_config(data, tmp_path, **given, **sizes, **more)
 
 
 def test_vqkd_is_shown(data, tmp_path):

@@ -16,8 +16,7 @@ from beit.predict import viewer as module
 from beit.predict.attention_maps import overlay, picture_attentions, rollout_of
 from beit.predict.classifier import classifier
 from beit.predict.viewer import Viewer
-from tests.deploy.test_export_segmentation import trained_segmenter
-from tests.stories import tiny_config
+from tests.tiny import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +55,8 @@ def test_large_models_show_their_last_block(predictor, picture, monkeypatch):
     assert Viewer(predictor)(picture).caption == "attention of the last block"
 
 
-def test_segmentation(tmp_path):
-    model, folder = trained_segmenter(tmp_path)
+def test_segmentation(segmenter):
+    model, folder = segmenter
     view = Viewer(model, topk=2)(folder / "0.png")
     classes = model(Image.open(folder / "0.png"))
     best = np.bincount(classes.ravel()).argmax()

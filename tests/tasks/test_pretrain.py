@@ -10,38 +10,21 @@ import paddle
 import pytest
 
 from beit import cpu
-from beit.config import get_config
 from beit.optim.groups import set_step
 from beit.tasks import TASKS, pretrain
 from beit.train.loop import _clip
-from tests.reference_numpy import predict_tokens, softmax
+from tests.reference_numpy import predict_tokens, softmax, torch_layout
+from tests.tiny import TINIEST_PRETRAIN, randomize, tiny_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
 
-LR, DECAY, BETAS, EPS, CLIP = 1e-2, 0.05, (0.9, 0.98), 1e-8, 0.5
-TINY = {
-    "TASK": "pretrain",
-    "DATA.IMAGE_SIZE": 4,
-    "MODEL.PATCH_SIZE": 2,
-    "MODEL.EMBED_DIM": 6,
-    "MODEL.DEPTH": 2,
-    "MODEL.NUM_HEADS": 2,
-    "MODEL.MLP_RATIO": 1.0,
-    "MODEL.USE_REL_POS_BIAS": False,
-    "MODEL.USE_SHARED_REL_POS_BIAS": True,
-    "TOKENIZER.TYPE": "dall-e",
-    "TOKENIZER.NUM_CODES": 5,
-    "TOKENIZER.DALLE_WIDTH": 4,
-    "TOKENIZER.DALLE_CODE_WIDTH": 4,
-    "TRAIN.WEIGHT_DECAY": DECAY,
-}
+LR, BETAS, EPS, CLIP = 1e-2, (0.9, 0.98), 1e-8, 0.5
+DECAY = TINIEST_PRETRAIN["TRAIN__WEIGHT_DECAY"]
 
 
 def build(version=1, **keys):
-    keys = {name.replace("__", "."): value for name, value in keys.items()}
-    values = TINY | {"MODEL.EARLY_LAYERS": 1 if version == 2 else 0} | keys
-    config = get_config(opts=[item for pair in values.items() for item in pair])
-    return TASKS["pretrain"](config)
+    early = {"MODEL__EARLY_LAYERS": 1 if version == 2 else 0}
+    return TASKS["pretrain"](tiny_config(**TINIEST_PRETRAIN | early | keys))
 
 
 def draw_batch(rng, batch=3, tokens=True):
@@ -65,18 +48,6 @@ def double(monkeypatch):
     monkeypatch.setattr(paddle.Tensor, "astype", keep)
     yield
     paddle.set_default_dtype("float32")
-
-
-def randomize(model, rng):
-    """Weights away from the tiny initial ones, so that every gradient says something."""
-    for parameter in model.parameters():
-        parameter.set_value(0.5 * rng.standard_normal(parameter.shape) + (parameter.ndim == 1))
-
-
-def torch_layout(state):
-    """Linear weights (out, in), as the reference has them."""
-    linear = ("qkv.weight", "attn.proj.weight", "fc1.weight", "fc2.weight", "lm_head.weight")
-    return {name: value.T if name.endswith(linear) else value for name, value in state.items()}
 
 
 def reference_loss(state, batch, early):

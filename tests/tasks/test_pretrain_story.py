@@ -16,7 +16,7 @@ from beit.models.mim import BeitForMaskedImageModeling, MimLogits
 from beit.optim.schedule import make_schedules, warmup_length
 from beit.train.run import run
 from beit.train.state import NonFiniteLossError
-from tests.stories import QUIET, losses, tiny_config, write_dataset
+from tests.tiny import QUIET, losses, tiny_config, write_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
 
@@ -31,7 +31,6 @@ MIM: dict[str, Any] = {
     "TOKENIZER__DALLE_CODE_WIDTH": 4,
 }
 V2 = MIM | {"MODEL__EARLY_LAYERS": 1, "MASK__RULE": "exact"}
-PLAIN = {name.replace(".", "__"): value for name, value in QUIET.items()}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def test_a_run_without_validation_leaves_its_weights(pretrained: Path) -> None:
 def test_its_weights_start_a_classifier(data: Path, pretrained: Path, tmp_path: Path, file: str) -> None:
     """The documented command: any fine-tuning config with -pretrained."""
     keys = {"MODEL__PRETRAINED": str(pretrained / file), "TRAIN__NUM_EPOCHS": 1}
-    assert run(tiny_config(data, tmp_path, **PLAIN | keys))["count"] == 4
+    assert run(tiny_config(data, tmp_path, **QUIET | keys))["count"] == 4
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "mim_v2" in log
     assert "rel_pos_bias.relative_position_bias_table" in log
@@ -129,7 +128,7 @@ FROZEN = {
 
 
 def test_a_probe_trains_and_continues(data: Path, pretrained: Path, tmp_path: Path) -> None:
-    keys = PLAIN | FROZEN | {"TASK": "probe", "MODEL__PRETRAINED": str(pretrained / "latest.pdparams")}
+    keys = QUIET | FROZEN | {"TASK": "probe", "MODEL__PRETRAINED": str(pretrained / "latest.pdparams")}
     metrics = run(tiny_config(data, tmp_path, **keys))
     result = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
     assert {row["kind"] for row in result["features"]} == {"class", "patches", "both"}
@@ -145,7 +144,7 @@ def test_a_probe_trains_and_continues(data: Path, pretrained: Path, tmp_path: Pa
 
 def test_neighbors_need_no_training(data: Path, pretrained: Path, tmp_path: Path) -> None:
     keys = (
-        PLAIN
+        QUIET
         | FROZEN
         | {"TASK": "knn", "EVAL": True, "MODEL__PRETRAINED": str(pretrained / "model.pdparams")}
     )

@@ -18,7 +18,7 @@ from beit.tasks.knn import neighbor_votes
 from beit.tasks.layer_table import LayerTable
 from beit.tasks.probe import LinearProbes
 from beit.train.run import run
-from tests.stories import tiny_config, write_dataset
+from tests.tiny import tiny_config, write_dataset
 
 
 def encoder(**options):

@@ -10,7 +10,7 @@ import pytest
 
 from beit.data.sampler import Sample
 from beit.tasks import TASKS
-from tests.stories import tiny_config, write_dataset
+from tests.tiny import tiny_config, write_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
 

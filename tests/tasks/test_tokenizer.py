@@ -10,7 +10,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from beit.checkpoint.files import read, write
+from beit.checkpoint.files import write
 from beit.data.sampler import Sample
 from beit.models.teachers import load_teacher
 from beit.models.tokenizer import build_tokenizer
@@ -18,29 +18,13 @@ from beit.predict.tokens import store_features
 from beit.tasks import TASKS
 from beit.train.run import run
 from beit.train.state import NonFiniteLossError
-from tests import stories
 from tests.models.teacher_numpy import dino_state
-
-KEYS = {
-    "TASK": "tokenizer",
-    "TOKENIZER__PATCH_SIZE": 4,
-    "TOKENIZER__EMBED_DIM": 24,
-    "TOKENIZER__DEPTH": 1,
-    "TOKENIZER__NUM_HEADS": 3,
-    "TOKENIZER__DECODER_DEPTH": 1,
-    "TOKENIZER__NUM_CODES": 8,
-    "TOKENIZER__CODE_DIM": 4,
-    "TOKENIZER__TEACHER": "dino",
-    "TOKENIZER__TEACHER_DIM": 16,
-    "TOKENIZER__TEACHER_NUM_HEADS": 2,
-    "TRAIN__AUTO_AUGMENT": "",
-    "TRAIN__RANDOM_ERASE_PROB": 0.0,
-}
+from tests.tiny import TOKENIZER, losses, tiny_config, weights, write_dataset
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return stories.write_dataset(tmp_path_factory.mktemp("data"), train=12, val=6)
+    return write_dataset(tmp_path_factory.mktemp("data"), train=12, val=6)
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +37,10 @@ def teacher(tmp_path_factory):
 @pytest.fixture
 def build(data, teacher, tmp_path):
     def config(output="out", **keys):
-        given = KEYS | {"TOKENIZER__TEACHER_PRETRAINED": teacher} | keys
-        return stories.tiny_config(data, tmp_path / output, **given)
+        given = TOKENIZER | {"TOKENIZER__TEACHER_PRETRAINED": teacher} | keys
+        return tiny_config(data, tmp_path / output, **given)
 
     return config
-
-
-def weights(path):
-    return read(path).tree
 
 
 def test_a_run_trains_and_continues_to_the_same_numbers(build, tmp_path):
@@ -79,7 +59,7 @@ def test_a_run_trains_and_continues_to_the_same_numbers(build, tmp_path):
     for name in ("code_map", "codebook"):
         assert np.asarray(Image.open(tmp_path / f"whole/{name}.png")).std() > 0
     run(build("half", MODEL__RESUME=str(tmp_path / "whole/epoch_0001.pdparams")))
-    assert stories.losses(tmp_path / "half") == stories.losses(tmp_path / "whole")[3:]
+    assert losses(tmp_path / "half") == losses(tmp_path / "whole")[3:]
     whole, half = (weights(tmp_path / f"{name}/model.pdparams") for name in ("whole", "half"))
     for name, array in whole.items():
         np.testing.assert_array_equal(half[name], array, err_msg=name)

@@ -13,7 +13,7 @@ from beit.data.check import check_split, overlap, shortened
 from beit.tasks import TASKS
 from beit.tools import check
 from beit.train.step_check import dry_step, settings_without_effect
-from tests.stories import TINY, tiny_config, write_dataset
+from tests.tiny import TINY, options, tiny_config, write_dataset
 
 
 @pytest.fixture
@@ -22,8 +22,7 @@ def data(tmp_path):
 
 
 def run(data, tmp_path, *flags, **keys):
-    values = TINY | {name.replace("__", "."): value for name, value in keys.items()}
-    opts = [str(item) for pair in values.items() for item in pair]
+    opts = map(str, options(TINY | keys))
     return check.main([f"-data_path={data}", f"-output={tmp_path / 'out'}", *flags, "-opts", *opts])
 
 

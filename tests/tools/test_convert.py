@@ -14,7 +14,7 @@ from beit.checkpoint.files import read, write
 from beit.checkpoint.load import load_pretrained
 from beit.tools.convert import main
 from tests.checkpoint import publishers
-from tests.checkpoint.test_classifier_forms import build, largest_difference
+from tests.tiny import largest_difference, tiny_beit
 
 FORMS = ("canonical", "paddlevit", "passl", "unilm", "timm", "huggingface", "openmmlab")
 UNILM = publishers.unilm_classifier(np.random.default_rng(0))
@@ -45,7 +45,7 @@ def test_there_and_back_is_the_identity(source, tmp_path, form, suffix):
 def test_converted_files_give_the_same_logits(source, tmp_path, form):
     path = tmp_path / "converted.safetensors"
     convert(source, path, form=form)
-    model = build()
+    model = tiny_beit()
     load_pretrained(model, path)
     assert largest_difference(model, UNILM, 3, np.random.default_rng(1), 12) < 1e-5
 
@@ -53,7 +53,7 @@ def test_converted_files_give_the_same_logits(source, tmp_path, form):
 def test_preprocessing_travels_in_safetensors(source, tmp_path):
     path = tmp_path / "renamed.safetensors"
     convert(source, path)
-    found = load_pretrained(build(), path).dialect.preprocessing
+    found = load_pretrained(tiny_beit(), path).dialect.preprocessing
     assert (found.mean, found.crop_pct, found.image_size) == ((0.5, 0.5, 0.5), 0.9, 12)
 
 
@@ -91,7 +91,7 @@ def test_huggingface_folder(source, tmp_path):
     assert processor["image_mean"] == [0.5, 0.5, 0.5]
     written = load_file(tmp_path / "hub/model.safetensors")
     assert written.keys() == publishers.huggingface(UNILM).keys()
-    assert load_pretrained(build(), tmp_path / "hub").dialect.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert load_pretrained(tiny_beit(), tmp_path / "hub").dialect.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
 def test_huggingface_folders_of_other_kinds(tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from beit.data.splits import open_split
 from beit.tools.make_lists import make_lists
-from tests.stories import tiny_config
+from tests.tiny import tiny_config
 
 
 def tree(root, sizes, splits=("",)):

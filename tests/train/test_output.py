@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from beit.train.output import output_folder
-from tests.stories import tiny_config
+from tests.tiny import tiny_config
 
 
 @pytest.mark.parametrize("keys", [{}, {"EVAL": True}, {"MODEL__RESUME": "auto"}])

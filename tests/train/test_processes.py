@@ -17,7 +17,7 @@ import pytest
 
 from beit.checkpoint.files import read
 from beit.parallel.ranks import EXIT_STOPPED
-from tests.stories import QUIET, ROOT, command, environment, losses, run_command, write_dataset
+from tests.tiny import QUIET, ROOT, command, environment, losses, run_command, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,9 @@ SUMS = ("top1", "top5", "count")
 
 
 def test_two_ranks_equal_one_with_the_doubled_batch(data: Path, tmp_path: Path) -> None:
-    keys = {key.replace(".", "__"): value for key, value in QUIET.items()}
     for script, batch, extra in (("main_single_gpu.py", 8, ()), ("main_multi_gpu.py", 4, ("-nprocs=2",))):
         result = run_command(
-            command(script, data, tmp_path / str(batch), *extra, DATA__BATCH_SIZE=batch, **keys)
+            command(script, data, tmp_path / str(batch), *extra, DATA__BATCH_SIZE=batch, **QUIET)
         )
         assert result.returncode == 0, result.stderr
     one, two = losses(tmp_path / "8"), losses(tmp_path / "4")
@@ -145,11 +144,10 @@ def free_port() -> int:
 
 def test_two_nodes_on_loopback(data: Path, tmp_path: Path) -> None:
     """`paddle.distributed.launch` started twice, as on two machines: the losses of one process with the doubled batch."""
-    keys = {key.replace(".", "__"): value for key, value in QUIET.items()}
     master = f"127.0.0.1:{free_port()}"
     nodes = []
     for node in range(2):
-        arguments = command("main_multi_gpu.py", data, tmp_path / "nodes", **keys)
+        arguments = command("main_multi_gpu.py", data, tmp_path / "nodes", **QUIET)
         launcher = [
             sys.executable,
             "-m",
@@ -164,7 +162,7 @@ def test_two_nodes_on_loopback(data: Path, tmp_path: Path) -> None:
     for process in nodes:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
-    result = run_command(command("main_single_gpu.py", data, tmp_path / "one", DATA__BATCH_SIZE=8, **keys))
+    result = run_command(command("main_single_gpu.py", data, tmp_path / "one", DATA__BATCH_SIZE=8, **QUIET))
     assert result.returncode == 0, result.stderr
     np.testing.assert_allclose(losses(tmp_path / "nodes"), losses(tmp_path / "one"), atol=1e-5)
 

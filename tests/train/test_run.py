@@ -14,7 +14,7 @@ from beit.checkpoint.files import read, read_checkpoint
 from beit.parallel import ranks
 from beit.train.run import run
 from beit.train.state import NonFiniteLossError, StoppedError
-from tests.stories import QUIET, losses, tiny_config, write_dataset
+from tests.tiny import QUIET, losses, tiny_config, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def test_training_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
-    metrics = run(
-        tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=6, VALIDATE_FREQ=2, KEEP_LAST=2, **QUIET_KEYS)
-    )
+    metrics = run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=6, VALIDATE_FREQ=2, KEEP_LAST=2, **QUIET))
     assert metrics["count"] == 10
     assert metrics["top1"] == 100.0
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
@@ -60,9 +58,6 @@ def test_training_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path)
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert log.count("evaluation after epoch") == 3
     assert "total batch 4 = 1 rank(s) x 4 images x 1 micro-batch(es)" in log
-
-
-QUIET_KEYS = {key.replace(".", "__"): value for key, value in QUIET.items()}
 
 
 def test_saved_weights_evaluate_to_the_same_numbers(data: Path, tmp_path: Path) -> None:
@@ -128,7 +123,7 @@ def test_a_finished_run_resumed_only_evaluates_again(data: Path, tmp_path: Path)
 
 
 def test_accumulation_equals_the_larger_batch(data: Path, tmp_path: Path) -> None:
-    keys = QUIET_KEYS | {"TRAIN__NUM_EPOCHS": 5}
+    keys = QUIET | {"TRAIN__NUM_EPOCHS": 5}
     run(tiny_config(data, tmp_path / "large", DATA__BATCH_SIZE=6, **keys))
     run(tiny_config(data, tmp_path / "small", DATA__BATCH_SIZE=2, TRAIN__ACCUM_ITER=3, **keys))
     large, small = losses(tmp_path / "large"), losses(tmp_path / "small")
@@ -230,9 +225,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(data: Path, tm
         NonFiniteLossError, match=r"loss = (nan|inf).*up to step \d+ .*the newest checkpoint in"
     ):
         run(
-            tiny_config(
-                data, tmp_path, TRAIN__BASE_LR=1e30, TRAIN__WARMUP_EPOCHS=0, REPORT_FREQ=100, **QUIET_KEYS
-            )
+            tiny_config(data, tmp_path, TRAIN__BASE_LR=1e30, TRAIN__WARMUP_EPOCHS=0, REPORT_FREQ=100, **QUIET)
         )
     assert not (tmp_path / "latest.pdparams").exists()
 
