@@ -35,9 +35,9 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Segmenter, Path
     import numpy as np
     import paddle
 
+    from beit.data.scenes import draw_scene
     from beit.models.upernet import build_upernet
     from beit.predict.segmentation import load_segmenter
-    from beit.tools.scenes import draw_scene
     from tests.tiny import upernet_config
 
     folder = tmp_path_factory.mktemp("segmenter")

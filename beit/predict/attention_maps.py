@@ -49,13 +49,13 @@ def rollout_of(predictor: Classifier, attentions: Sequence[np.ndarray]) -> np.nd
     return rollout(attentions, **_pooling(predictor))
 
 
-def picture_attentions(predictor: Classifier, image: Image.Image) -> list[np.ndarray]:
+def image_attentions(predictor: Classifier, image: Image.Image) -> list[np.ndarray]:
     """Attention weights `[H, N, N]` of every block for an RGB picture."""
     blocks = range(predictor.model.depth)
     return [weights[0].numpy() for weights in predictor.outputs([image], attentions=blocks).attentions]
 
 
-def picture_maps(predictor: Classifier, attentions: Sequence[np.ndarray]) -> list[np.ndarray]:
+def image_maps(predictor: Classifier, attentions: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The maps `[H, h, w]` of blocks whose weights are given."""
     return [attention_map(weights, **_pooling(predictor)) for weights in attentions]
 

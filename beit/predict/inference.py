@@ -15,11 +15,11 @@ from beit.beit import Beit
 from beit.checkpoint.class_names import ClassNames
 from beit.config import with_options
 from beit.predict.classifier import Classifier, classifier
+from beit.predict.inputs import ImageError, ImageInput, list_inputs, open_input
 from beit.predict.masked import MaskedModel, load_masked_model
-from beit.predict.picture_source import ImageError, Picture, listed, open_picture
+from beit.predict.resolve import find_weights, load_classifier
 from beit.predict.segmentation import Segmenter, load_segmenter
-from beit.predict.segmentation_pictures import areas
-from beit.predict.trained import find_weights, load_classifier
+from beit.predict.segmentation_overlays import class_areas
 from beit.preprocessing import Preprocessing
 
 Predictor = Classifier | Segmenter | MaskedModel
@@ -30,7 +30,7 @@ _DECODERS = 4  # threads that read pictures; Pillow releases the interpreter whi
 
 def inference_model(
     model: Model,
-    images: Picture | Sequence[Picture],
+    images: ImageInput | Sequence[ImageInput],
     topk: int = 5,
     *,
     batch_size: int = 16,
@@ -60,7 +60,7 @@ def inference_model(
         ImageError, FileNotFoundError: a picture cannot be read.
     """
     predictor = load_predictor(model, config=config, preprocessing=preprocessing, class_names=class_names)
-    pictures, is_single = listed(images)
+    pictures, is_single = list_inputs(images)
     results = []
     for _, result in predict_each(predictor, pictures, topk=topk, batch_size=batch_size):
         if isinstance(result, ImageError | ValueError):
@@ -71,7 +71,7 @@ def inference_model(
 
 def extract_feat(
     model: Model,
-    images: Picture | Sequence[Picture],
+    images: ImageInput | Sequence[ImageInput],
     *,
     batch_size: int = 16,
     config: CfgNode | str | Path | None = None,
@@ -87,7 +87,7 @@ def extract_feat(
     predictor = load_predictor(model, config=config, preprocessing=preprocessing)
     if not isinstance(predictor, Classifier):
         raise ValueError("features are those of a classifier or of an encoder; this is another kind of model")
-    pictures, is_single = listed(images)
+    pictures, is_single = list_inputs(images)
     rows = [
         predictor.features([_open(predictor, picture) for picture in pictures[k : k + batch_size]])
         for k in range(0, len(pictures), batch_size)
@@ -129,8 +129,8 @@ def load_predictor(
 
 
 def predict_each(
-    predictor: Predictor, pictures: Sequence[Picture], *, topk: int = 5, batch_size: int = 16
-) -> Iterator[tuple[Picture, dict[str, Any] | ImageError | ValueError]]:
+    predictor: Predictor, pictures: Sequence[ImageInput], *, topk: int = 5, batch_size: int = 16
+) -> Iterator[tuple[ImageInput, dict[str, Any] | ImageError | ValueError]]:
     """Each picture with its result, in order; for one that cannot be read the error, and the others go on."""
     with ThreadPoolExecutor(_DECODERS) as pool:
         for start in range(0, len(pictures), batch_size):
@@ -157,18 +157,20 @@ def _run(predictor: Predictor, images: list[Image.Image], topk: int) -> list[dic
     if isinstance(predictor, MaskedModel):
         return predictor(images)
     maps = [predictor(image) for image in images]
-    return [{"pred_sem_seg": classes, "classes": areas(classes, predictor.class_names)} for classes in maps]
+    return [
+        {"pred_sem_seg": classes, "classes": class_areas(classes, predictor.class_names)} for classes in maps
+    ]
 
 
-def _open(predictor: Predictor, picture: Picture) -> Image.Image:
+def _open(predictor: Predictor, picture: ImageInput) -> Image.Image:
     if isinstance(predictor, Classifier):
-        return open_picture(picture, exif_orientation=predictor.preprocessing.exif_orientation)
+        return open_input(picture, exif_orientation=predictor.preprocessing.exif_orientation)
     if isinstance(predictor, MaskedModel):
-        return open_picture(picture, exif_orientation=predictor.exif_orientation)
-    return open_picture(picture, exif_orientation=predictor.open_options.get("exif_orientation", False))
+        return open_input(picture, exif_orientation=predictor.exif_orientation)
+    return open_input(picture, exif_orientation=predictor.open_options.get("exif_orientation", False))
 
 
-def _try_open(predictor: Predictor, picture: Picture) -> Image.Image | ImageError | ValueError:
+def _try_open(predictor: Predictor, picture: ImageInput) -> Image.Image | ImageError | ValueError:
     try:
         return _open(predictor, picture)
     except ValueError as error:  # ImageError is one

@@ -22,7 +22,7 @@ from beit.data.images import ImageError, OpenOptions, open_image
 from beit.data.segmentation import SegmentEvalTransform, build_eval_transform
 from beit.models.segmentation_inference import Protocol, build_protocol, segment
 from beit.models.upernet import UperNet, build_upernet
-from beit.predict.segmentation_pictures import areas, index_picture, overlay_picture
+from beit.predict.segmentation_overlays import class_areas, overlay_classes, palette_image
 
 # h, w size of a picture
 
@@ -116,10 +116,10 @@ def _predict_file(segmenter: Segmenter, file: Path, target: Path) -> dict[str, A
         "image": str(file),
         "height": image.height,
         "width": image.width,
-        "classes": areas(classes, names),
+        "classes": class_areas(classes, names),
     }
-    overlay_picture(image, classes, names, palette).save(f"{target}_overlay.png")
-    index_picture(classes, palette).save(f"{target}_classes.png")
+    overlay_classes(image, classes, names, palette).save(f"{target}_overlay.png")
+    palette_image(classes, palette).save(f"{target}_classes.png")
     Path(f"{target}.json").write_text(
         json.dumps(entry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )

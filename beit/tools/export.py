@@ -20,7 +20,7 @@ from beit.deploy.parity import TOLERANCE, Reference, agreement, largest_differen
 from beit.deploy.runner import load_runner
 from beit.models.segmentation_heads import resize_bilinear
 from beit.predict.classifier import Classifier
-from beit.predict.picture_source import find_pictures
+from beit.predict.inputs import find_images
 from beit.predict.segmentation import Segmenter
 from beit.preprocessing import Preprocessing
 from beit.tools.arguments import verb_parser
@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     description = export(
         predictor,
         arguments.folder,
-        [file for path in arguments.pictures for file in find_pictures(path)],
+        [file for path in arguments.pictures for file in find_images(path)],
         output=arguments.output,
         normalized=arguments.normalized,
         topk=arguments.topk,

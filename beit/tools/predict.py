@@ -16,10 +16,10 @@ from beit.data.imagenet_classes import CLASS_LISTS
 from beit.data.images import open_image
 from beit.logging import progress
 from beit.predict.inference import Predictor, load_predictor, predict_each
+from beit.predict.inputs import find_images
 from beit.predict.masked import MaskedModel, draw_masked_prediction
-from beit.predict.picture_source import find_pictures
 from beit.predict.segmentation import Segmenter
-from beit.predict.segmentation_pictures import index_picture, overlay_picture
+from beit.predict.segmentation_overlays import overlay_classes, palette_image
 from beit.tools.arguments import add_preprocessing, preprocessing_from, verb_parser
 from beit.tools.model_arguments import add_device, use_device
 
@@ -96,7 +96,7 @@ def _files(sources: Sequence[str]) -> tuple[list[Path], list[dict[str, Any]]]:
     missing: list[dict[str, Any]] = []
     for source in sources:
         try:
-            files |= dict.fromkeys(find_pictures(source))
+            files |= dict.fromkeys(find_images(source))
         except (FileNotFoundError, ValueError) as error:
             missing.append({"image": source, "error": str(error)})
     return list(files), missing
@@ -165,9 +165,9 @@ def _save(predictor: Predictor, file: Path, result: dict[str, Any], folder: Path
     if isinstance(predictor, Segmenter):
         image = open_image(file, **predictor.open_options)
         classes = result["pred_sem_seg"]
-        overlay_picture(image, classes, predictor.class_names, predictor.palette).save(
+        overlay_classes(image, classes, predictor.class_names, predictor.palette).save(
             f"{target}_overlay.png"
         )
-        index_picture(classes, predictor.palette).save(f"{target}_classes.png")
+        palette_image(classes, predictor.palette).save(f"{target}_classes.png")
     elif isinstance(predictor, MaskedModel):
         Image.fromarray(draw_masked_prediction(result)).save(f"{target}_masked.png")

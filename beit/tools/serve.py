@@ -11,8 +11,8 @@ from typing import Any
 import paddle
 
 from beit.data.images import ImageError
+from beit.predict.page import PagePredictor
 from beit.predict.segmentation import Segmenter
-from beit.predict.viewer import Viewer
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device, add_model, model_from, use_device
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Serve until Ctrl-C."""
     given = _arguments(argv)
     use_device(given.device)
-    viewer = Viewer(
+    viewer = PagePredictor(
         model_from(given),
         topk=given.topk,
         max_bytes=int(given.max_megabytes * 1e6),
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     launch(page, viewer, host=given.host, port=given.port)
 
 
-def build_page(viewer: Viewer, title: str = "BEiT") -> Any:
+def build_page(viewer: PagePredictor, title: str = "BEiT") -> Any:
     """The page (gradio `Blocks`), not yet served.
 
     Raises:
@@ -91,7 +91,7 @@ def build_page(viewer: Viewer, title: str = "BEiT") -> Any:
     return page
 
 
-def launch(page: Any, viewer: Viewer, *, host: str, port: int, wait: bool = True) -> None:
+def launch(page: Any, viewer: PagePredictor, *, host: str, port: int, wait: bool = True) -> None:
     """Serve a page: nothing is shared, and nothing is loaded from elsewhere. Returns at once without `wait`."""
     gradio = _gradio()
     page.launch(

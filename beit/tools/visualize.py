@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from beit.figures import Tile, draw_tiles
-from beit.predict.attention_maps import overlay, picture_attentions, picture_maps, rollout_of
+from beit.predict.attention_maps import image_attentions, image_maps, overlay, rollout_of
 from beit.predict.classifier import Classifier
 from beit.predict.inference import load_predictor
-from beit.predict.picture_source import find_pictures, open_picture
+from beit.predict.inputs import find_images, open_input
 from beit.predict.predictions import draw_confusion, draw_predictions
-from beit.predict.run_pictures import (
+from beit.predict.run_figures import (
     draw_augmentation,
     draw_curves,
     draw_masked,
     draw_schedule,
-    save_pictures,
+    save_images,
 )
 from beit.predict.tokens import draw_tokens
 from beit.tools.arguments import CONFIG_FLAGS, add_preprocessing, preprocessing_from, verb_parser, with_config
@@ -70,7 +70,7 @@ def _attention(argv: Sequence[str]) -> list[Path]:
     wrong = [layer for layer in layers if not 0 <= layer < depth]
     if wrong:
         raise ValueError(f"--layers {wrong[0]}: the model has blocks 0 to {depth - 1}")
-    files = [file for source in given.pictures for file in find_pictures(source)]
+    files = [file for source in given.pictures for file in find_images(source)]
     tiles = [tile for file in files for tile in _attention_tiles(predictor, file, layers)]
     shown = min(_HEADS_SHOWN, predictor.model.blocks[0].attn.num_heads)
     return [draw_tiles(tiles, given.output, columns=1 + shown, side=1.8)]
@@ -78,13 +78,13 @@ def _attention(argv: Sequence[str]) -> list[Path]:
 
 def _attention_tiles(predictor: Classifier, file: Path, layers: Sequence[int]) -> list[Tile]:
     """Rows of equal length: the picture with its rollout, then for each block its mean and its first heads."""
-    image = open_picture(file, exif_orientation=predictor.preprocessing.exif_orientation)
+    image = open_input(file, exif_orientation=predictor.preprocessing.exif_orientation)
     view = predictor.view(image)
     if min(view.size) < 128:  # tiny inputs: the colors of a patch should not blur into a spot
         factor = -(-128 // min(view.size))
         view = view.resize((view.width * factor, view.height * factor), resample=0)
-    attentions = picture_attentions(predictor, image)
-    maps = picture_maps(predictor, attentions)
+    attentions = image_attentions(predictor, image)
+    maps = image_maps(predictor, attentions)
     columns = 1 + min(_HEADS_SHOWN, len(maps[0]))
     title = "features"
     if predictor.model.num_classes:
@@ -166,7 +166,7 @@ def _codes(argv: Sequence[str]) -> list[Path]:
     parser.add_argument("--images", type=int, default=256, help="images looked at (default: 256)")
     given, config = with_config(parser, argv)
     pictures = draw_tokens(config, codes=tuple(given.code), images=given.images)
-    return save_pictures(pictures, Path(config.SAVE))
+    return save_images(pictures, Path(config.SAVE))
 
 
 KINDS: dict[str, Callable[[Sequence[str]], list[Path]]] = {

@@ -14,6 +14,7 @@ from beit.data.image_mask import IGNORE, MaskError
 from beit.data.images import ImageError
 from beit.data.loader import Loader
 from beit.data.sampler import Sample
+from beit.data.scenes import draw_scene, write_scenes
 from beit.data.segmentation import (
     SegmentEvalTransform,
     SegmentTrainTransform,
@@ -25,7 +26,6 @@ from beit.data.segmentation import (
     resize_bilinear,
     resize_labels,
 )
-from beit.tools.scenes import draw_scene, write_scenes
 
 
 def bilinear_pixel(pixels, size, y, x):

@@ -11,9 +11,9 @@ from beit.beit import Beit
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.predict.attention_maps import (
     attention_map,
+    image_attentions,
+    image_maps,
     overlay,
-    picture_attentions,
-    picture_maps,
     rollout,
     rollout_of,
 )
@@ -130,9 +130,9 @@ def test_maps_and_rollout():
 def test_of_a_picture():
     predictor = classifier(build(), preprocessing=WANTS)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8))
-    attentions = picture_attentions(predictor, image)
+    attentions = image_attentions(predictor, image)
     assert [weights.shape for weights in attentions] == [(2, 5, 5)] * 3
-    assert [found.shape for found in picture_maps(predictor, attentions)] == [(2, 2, 2)] * 3
+    assert [found.shape for found in image_maps(predictor, attentions)] == [(2, 2, 2)] * 3
     assert rollout_of(predictor, attentions).shape == (2, 2)
 
 

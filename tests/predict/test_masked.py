@@ -9,9 +9,9 @@ import pytest
 import beit
 from beit.checkpoint.files import write
 from beit.data.masking import build_mask_generator
+from beit.data.scenes import draw_scene
 from beit.predict.inference import extract_feat, inference_model, load_predictor
 from beit.predict.masked import VISIBLE, draw_masked_prediction
-from beit.tools.scenes import draw_scene
 from tests.reference_numpy import predict_tokens, torch_layout
 from tests.tiny import TINIEST_PRETRAIN, randomize, tiny_config, upernet_config
 

@@ -7,10 +7,10 @@ import paddle
 import pytest
 from PIL import Image
 
+from beit.data.scenes import draw_scene
 from beit.models.upernet import build_upernet
 from beit.predict.segmentation import load_segmenter, predict_files
-from beit.predict.segmentation_pictures import areas, index_picture, overlay_picture
-from beit.tools.scenes import draw_scene
+from beit.predict.segmentation_overlays import class_areas, overlay_classes, palette_image
 from tests.tiny import UPERNET, upernet_config
 
 NAMES = ("road", "car", "sky", "tree")
@@ -86,19 +86,19 @@ def test_overlay_mixes_colors_and_lists_classes_by_area():
     classes = np.zeros((40, 60), np.uint8)
     classes[:10] = 2
     image = Image.new("RGB", (60, 40), (100, 100, 100))
-    pixels = np.array(overlay_picture(image, classes, NAMES, PALETTE))
+    pixels = np.array(overlay_classes(image, classes, NAMES, PALETTE))
     assert tuple(pixels[0, 0]) == (50, 50, 178) and tuple(pixels[39, 59]) == (178, 50, 50)
     legend = pixels[:, 60:]
     for color in (PALETTE[0], PALETTE[2]):
         assert (legend == color).all(-1).any()
     assert not (legend == PALETTE[1]).all(-1).any()
-    assert [row["name"] for row in areas(classes, NAMES)] == ["road", "sky"]
-    assert areas(classes, NAMES)[1] == {"class": 2, "name": "sky", "pixels": 600, "share": 0.25}
-    np.testing.assert_array_equal(np.array(index_picture(classes, PALETTE)), classes)
+    assert [row["name"] for row in class_areas(classes, NAMES)] == ["road", "sky"]
+    assert class_areas(classes, NAMES)[1] == {"class": 2, "name": "sky", "pixels": 600, "share": 0.25}
+    np.testing.assert_array_equal(np.array(palette_image(classes, PALETTE)), classes)
 
 
 def test_a_legend_of_many_classes_ends():
     classes = np.arange(100, dtype=np.uint8).reshape(10, 10)
     names = [f"class {k}" for k in range(100)]
-    picture = overlay_picture(Image.new("RGB", (10, 10)), classes, names, [(1, 2, 3)] * 100)
+    picture = overlay_classes(Image.new("RGB", (10, 10)), classes, names, [(1, 2, 3)] * 100)
     assert picture.height < 600

@@ -7,10 +7,10 @@ import paddle
 import pytest
 
 from beit.data.sampler import Sample
+from beit.data.scenes import write_scenes
 from beit.parallel.launch import launch
 from beit.tasks.losses import segmentation_cross_entropy
 from beit.tasks.segment import Segment
-from beit.tools.scenes import write_scenes
 from beit.train import run
 from tests.tiny import SEGMENT, losses, tiny_config, train_as_rank, weights
 

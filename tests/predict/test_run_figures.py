@@ -11,7 +11,7 @@ import beit
 from beit.__main__ import main
 from beit.checkpoint.files import write
 from beit.predict.predictions import class_rows
-from beit.predict.run_pictures import draw_masked, draw_schedule, read_curves, save_pictures
+from beit.predict.run_figures import draw_masked, draw_schedule, read_curves, save_images
 from tests.tiny import TINIEST_PRETRAIN, TINY, options, tiny_config, write_dataset
 
 
@@ -53,7 +53,7 @@ def test_from_the_command_line(pretraining, kind, capfd):
 
 def test_tiny_pictures_are_enlarged_in_whole_pixels(tmp_path):
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    (path,) = save_pictures({"a, b": pixels}, tmp_path / "new")
+    (path,) = save_images({"a, b": pixels}, tmp_path / "new")
     assert path.name == "a_b.png"
     with Image.open(path) as picture:
         np.testing.assert_array_equal(np.asarray(picture)[::100, ::100], pixels)

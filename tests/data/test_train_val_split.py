@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from beit.data.splits import open_split
-from beit.tools.make_lists import make_lists
+from beit.data.train_val_split import make_lists
 from tests.tiny import tiny_config
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from beit.data.images import ImageError, open_image
-from beit.predict.attention_maps import overlay, picture_attentions, picture_maps, rollout_of
+from beit.predict.attention_maps import image_attentions, image_maps, overlay, rollout_of
 from beit.predict.classifier import Classifier
 from beit.predict.segmentation import Segmenter
-from beit.predict.segmentation_pictures import areas, overlay_picture
+from beit.predict.segmentation_overlays import class_areas, overlay_classes
 
 # H heads, N tokens
 
@@ -23,7 +23,7 @@ _SHOWN = 640  # pixels: longer side of the pictures sent back
 
 
 @dataclass(frozen=True)
-class View:
+class PageResult:
     """`scores` of the best classes (for a class map their share of the picture) by name, largest first; `picture` with
     what the model looks at, or the classes, over it; `caption` says which."""
 
@@ -32,7 +32,7 @@ class View:
     caption: str
 
 
-class Viewer:
+class PagePredictor:
     """Looks at picture files. Several threads may call one: they decode at once and take turns at the model.
 
     Args:
@@ -58,7 +58,7 @@ class Viewer:
         self.max_bytes, self.max_pixels = max_bytes, max_pixels
         self._lock = threading.Lock()
 
-    def __call__(self, path: str | Path) -> View:
+    def __call__(self, path: str | Path) -> PageResult:
         """What the model says of a picture.
 
         Raises:
@@ -79,7 +79,7 @@ class Viewer:
         image = open_image(path, exif_orientation=turned, max_pixels=self.max_pixels)
         return self._classes(predictor, image)
 
-    def _classes(self, predictor: Classifier, image: Image.Image) -> View:
+    def _classes(self, predictor: Classifier, image: Image.Image) -> PageResult:
         with self._lock:
             best = predictor([image], self.topk)[0]["topk"]
             values, caption = _attention(predictor, image)
@@ -90,21 +90,21 @@ class Viewer:
             row["class"] if names[row["class"]] == 1 else f"{row['class']} ({row['label']})": row["score"]
             for row in best
         }
-        return View(scores, overlay(view, values), caption)
+        return PageResult(scores, overlay(view, values), caption)
 
-    def _class_map(self, predictor: Segmenter, image: Image.Image) -> View:
+    def _class_map(self, predictor: Segmenter, image: Image.Image) -> PageResult:
         with self._lock:
             classes = predictor(image)
         size = _fitting(image.size)
         shown = Image.fromarray(classes).resize(size, Image.Resampling.NEAREST)
-        rows = areas(classes, predictor.class_names)[: self.topk]
-        picture = overlay_picture(
+        rows = class_areas(classes, predictor.class_names)[: self.topk]
+        picture = overlay_classes(
             image.resize(size, Image.Resampling.BICUBIC),
             np.asarray(shown),
             predictor.class_names,
             predictor.palette,
         )
-        return View(
+        return PageResult(
             {str(row["name"]): float(row["share"]) for row in rows}, picture, "the class of each pixel"
         )
 
@@ -114,9 +114,9 @@ def _attention(predictor: Classifier, image: Image.Image) -> tuple[np.ndarray, s
     model = predictor.model
     tokens = model.patch_embed.num_patches + 1
     if 4 * model.depth * model.blocks[0].attn.num_heads * tokens**2 <= _ROLLOUT_BYTES:
-        return rollout_of(predictor, picture_attentions(predictor, image)), "attention through all blocks"
+        return rollout_of(predictor, image_attentions(predictor, image)), "attention through all blocks"
     weights = predictor.outputs([image], attentions=[model.depth - 1]).attentions[0][0].numpy()
-    return picture_maps(predictor, [weights])[0].mean(axis=0), "attention of the last block"
+    return image_maps(predictor, [weights])[0].mean(axis=0), "attention of the last block"
 
 
 def _fitting(size: tuple[int, int]) -> tuple[int, int]:

@@ -12,12 +12,12 @@ from PIL import Image
 from beit.data.class_folders import EXTENSIONS, image_names
 from beit.data.images import ImageError, open_image, to_rgb
 
-Picture = str | Path | Image.Image | np.ndarray
+ImageInput = str | Path | Image.Image | np.ndarray
 
 _MAGIC = frozenset("*?[")
 
 
-def find_pictures(source: str | Path) -> list[Path]:
+def find_images(source: str | Path) -> list[Path]:
     """The picture files that a path means, sorted: itself, those of a folder at any depth, those a pattern fits.
 
     Raises:
@@ -43,28 +43,28 @@ def find_pictures(source: str | Path) -> list[Path]:
     raise FileNotFoundError(f"{path} does not exist; name a picture, a folder of pictures, or a pattern")
 
 
-def listed(images: Picture | Sequence[Picture]) -> tuple[list[Picture], bool]:
+def list_inputs(images: ImageInput | Sequence[ImageInput]) -> tuple[list[ImageInput], bool]:
     """Single pictures in order, and whether one picture was given rather than several.
 
     Folders and patterns count as several, whatever they hold.
 
     Raises:
-        FileNotFoundError, ValueError: as `find_pictures`; an empty list.
+        FileNotFoundError, ValueError: as `find_images`; an empty list.
     """
     if isinstance(images, str | Path):
-        found = find_pictures(images)
+        found = find_images(images)
         return list(found), Path(images).is_file()
     if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim <= 3):
         return [images], True
-    pictures: list[Picture] = []
+    pictures: list[ImageInput] = []
     for image in images:
-        pictures += find_pictures(image) if isinstance(image, str | Path) else [image]
+        pictures += find_images(image) if isinstance(image, str | Path) else [image]
     if not pictures:
         raise ValueError("no pictures were given")
     return pictures, False
 
 
-def open_picture(picture: Picture, *, exif_orientation: bool = False) -> Image.Image:
+def open_input(picture: ImageInput, *, exif_orientation: bool = False) -> Image.Image:
     """The picture in mode RGB: a file (`beit.data.images`), a Pillow picture, or an array uint8 `[H, W, 3]` or `[H, W]`.
 
     Arrays are RGB. (OpenCV's are BGR: pass `array[..., ::-1]`.)
@@ -85,4 +85,4 @@ def open_picture(picture: Picture, *, exif_orientation: bool = False) -> Image.I
     return to_rgb(Image.fromarray(picture))
 
 
-__all__ = ["ImageError", "Picture", "find_pictures", "listed", "open_picture"]
+__all__ = ["ImageError", "ImageInput", "find_images", "list_inputs", "open_input"]

@@ -15,14 +15,14 @@ _LINE, _MARGIN, _SWATCH = 16, 8, 12  # pixels
 _MAX_LINES = 30
 
 
-def index_picture(classes: np.ndarray, palette: Sequence[Color]) -> Image.Image:
+def palette_image(classes: np.ndarray, palette: Sequence[Color]) -> Image.Image:
     """Palette picture (mode P) whose pixels are the class numbers `[h, w]` and which viewers show in colors."""
     picture = Image.fromarray(classes.astype(np.uint8))
     picture.putpalette([channel for color in palette for channel in color])
     return picture
 
 
-def overlay_picture(
+def overlay_classes(
     image: Image.Image,
     classes: np.ndarray,
     names: Sequence[str],
@@ -42,10 +42,10 @@ def overlay_picture(
     colors = np.asarray(palette, np.float32)[classes]
     mixed = np.asarray(image, np.float32) * (1 - opacity) + colors * opacity
     blended = Image.fromarray((mixed + 0.5).astype(np.uint8))
-    return _beside(blended, _legend(areas(classes, names), palette))
+    return _beside(blended, _legend(class_areas(classes, names), palette))
 
 
-def areas(classes: np.ndarray, names: Sequence[str]) -> list[dict[str, int | float | str]]:
+def class_areas(classes: np.ndarray, names: Sequence[str]) -> list[dict[str, int | float | str]]:
     """The classes of a map, largest first: `class`, `name`, `pixels`, and `share` of the picture."""
     counts = np.bincount(classes.ravel(), minlength=len(names))
     order = np.argsort(-counts, kind="stable")

@@ -12,10 +12,10 @@ from PIL import Image
 
 from beit.beit import build_beit
 from beit.data.images import ImageError
-from beit.predict import viewer as module
-from beit.predict.attention_maps import overlay, picture_attentions, rollout_of
+from beit.predict import page as module
+from beit.predict.attention_maps import image_attentions, overlay, rollout_of
 from beit.predict.classifier import classifier
-from beit.predict.viewer import Viewer
+from beit.predict.page import PagePredictor
 from tests.tiny import tiny_config
 
 
@@ -36,7 +36,7 @@ def picture(tmp_path):
 
 
 def test_the_best_classes_are_those_of_predict(predictor, picture):
-    view = Viewer(predictor, topk=3)(picture)
+    view = PagePredictor(predictor, topk=3)(picture)
     image = Image.open(picture)
     expected = {
         row["class"] + (f" ({row['label']})" if row["class"] == "crane" else ""): row["score"]
@@ -44,7 +44,7 @@ def test_the_best_classes_are_those_of_predict(predictor, picture):
     }
     assert view.scores == expected and len(expected) == 3
     assert max(view.picture.size) == 640
-    values = rollout_of(predictor, picture_attentions(predictor, image))
+    values = rollout_of(predictor, image_attentions(predictor, image))
     shown = predictor.view(image).resize((640, 640), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(np.asarray(view.picture), np.asarray(overlay(shown, values)))
     assert view.caption == "attention through all blocks"
@@ -52,12 +52,12 @@ def test_the_best_classes_are_those_of_predict(predictor, picture):
 
 def test_large_models_show_their_last_block(predictor, picture, monkeypatch):
     monkeypatch.setattr(module, "_ROLLOUT_BYTES", 10)
-    assert Viewer(predictor)(picture).caption == "attention of the last block"
+    assert PagePredictor(predictor)(picture).caption == "attention of the last block"
 
 
 def test_segmentation(segmenter):
     model, folder = segmenter
-    view = Viewer(model, topk=2)(folder / "0.png")
+    view = PagePredictor(model, topk=2)(folder / "0.png")
     classes = model(Image.open(folder / "0.png"))
     best = np.bincount(classes.ravel()).argmax()
     assert next(iter(view.scores)) == model.class_names[best]
@@ -66,7 +66,7 @@ def test_segmentation(segmenter):
 
 
 def test_what_is_refused(predictor, picture, tmp_path):
-    viewer = Viewer(predictor, max_bytes=5_000, max_pixels=1_000)
+    viewer = PagePredictor(predictor, max_bytes=5_000, max_pixels=1_000)
     (tmp_path / "garbage.jpg").write_bytes(np.random.default_rng(0).bytes(4_000))
     (tmp_path / "large.jpg").write_bytes(bytes(10_000))
     Image.new("RGB", (100, 100)).save(tmp_path / "many.png")
@@ -83,11 +83,11 @@ def test_what_is_refused(predictor, picture, tmp_path):
             viewer(tmp_path / name)
     headless = classifier(build_beit(tiny_config("unused", "unused", MODEL__NUM_CLASSES=0)))
     with pytest.raises(ValueError, match="no classes"):
-        Viewer(headless)
+        PagePredictor(headless)
 
 
 def test_the_model_is_called_by_one_thread_at_a_time(predictor, picture):
-    viewer = Viewer(predictor)
+    viewer = PagePredictor(predictor)
     inside, most = [], []
     lock = threading.Lock()
 

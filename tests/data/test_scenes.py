@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from beit.tools.scenes import CLASS_NAMES, IMAGES, SIZE, draw_scene, write_scenes
+from beit.data.scenes import CLASS_NAMES, IMAGES, SIZE, draw_scene, write_scenes
 
 
 def test_the_same_scenes_every_time_in_the_documented_layout(tmp_path):

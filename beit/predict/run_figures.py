@@ -19,7 +19,7 @@ from beit.data.loader import collate
 from beit.data.sampler import Sample, TrainSampler
 from beit.figures import Tile, draw_tiles, pyplot, save_figure
 from beit.optim.schedule import make_schedules, run_length
-from beit.predict.picture_source import find_pictures
+from beit.predict.inputs import find_images
 from beit.tasks import TASKS, Task
 
 _NOT_CURVES = ("count", "images_per_second", "data_wait", "weight_decay", "loss_scale")
@@ -141,7 +141,7 @@ def draw_augmentation(config: CfgNode, pictures: Sequence[str] = (), count: int 
     dataset = task.dataset("train")
     assert dataset is not None  # each task trains on something
     if pictures:
-        found = [str(path.resolve()) for source in pictures for path in find_pictures(source)][:count]
+        found = [str(path.resolve()) for source in pictures for path in find_images(source)][:count]
         labels = None if dataset.images.labels is None else [0] * len(found)
         dataset.images = ImageList.from_names(Path(), found, labels)
     tiles = []
@@ -171,10 +171,10 @@ def draw_masked(config: CfgNode, count: int = 8) -> list[Path]:
     dataset: Any = task.dataset("val") or task.dataset("train")
     batch = collate([dataset[Sample(index, index)] for index in range(min(count, len(dataset)))])
     task.eval_step(to_device(batch))
-    return save_pictures(task.write_report(Path(config.SAVE)), Path(config.SAVE))
+    return save_images(task.write_report(Path(config.SAVE)), Path(config.SAVE))
 
 
-def save_pictures(pictures: dict[str, np.ndarray], folder: Path) -> list[Path]:
+def save_images(pictures: dict[str, np.ndarray], folder: Path) -> list[Path]:
     """Write pictures uint8 `[H, W, 3]` as PNG under their names, tiny ones enlarged in whole pixels; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beit.predict.trained import find_weights
+from beit.predict.resolve import find_weights
 from beit.zoo.table import PUBLISHED
 
 

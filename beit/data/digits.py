@@ -1,0 +1,33 @@
+"""A small real dataset in the ImageNet list-file layout: scikit-learn's 1,797 handwritten digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+VALIDATION_IMAGES = 360
+SIDE = 32  # pixels; the originals have 8
+
+
+def write_digits(folder: Path) -> Path:
+    """Write `images/*.png`, `train_list.txt` (1,437 lines), `val_list.txt` (360) and `class_names.txt`; the folder.
+
+    Source: UCI ML "Optical Recognition of Handwritten Digits", test part, as bundled with scikit-learn.
+    """
+    from sklearn.datasets import load_digits  # the demo extra, not needed to use the package
+
+    digits = load_digits()
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    order = np.random.default_rng(0).permutation(len(digits.images))
+    lines = []
+    for number in order:
+        pixels = np.round(digits.images[number] / 16.0 * 255.0).astype(np.uint8)
+        name = f"images/digit_{number:04d}.png"
+        Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / name)
+        lines.append(f"{name} {digits.target[number]}\n")
+    (folder / "class_names.txt").write_text("".join(f"{digit}\n" for digit in range(10)), encoding="utf-8")
+    (folder / "train_list.txt").write_text("".join(lines[VALIDATION_IMAGES:]), encoding="utf-8")
+    (folder / "val_list.txt").write_text("".join(lines[:VALIDATION_IMAGES]), encoding="utf-8")
+    return folder
