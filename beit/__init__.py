@@ -1,7 +1,7 @@
 """BEiT and BEiT v2 for PaddlePaddle.
 
-The names below are imported when first used: data workers and the file readers do without Paddle, which takes
-seconds and hundreds of megabytes to import.
+The public names are imported on first use: data workers and file readers do not need Paddle, whose import takes seconds
+and hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Paddle looks for a compiler cache when it is imported and says when there is none; nothing is compiled here.
+# Paddle warns at import when it finds no compiler cache; nothing is compiled here.
 warnings.filterwarnings("ignore", message="No ccache found")
 
-_HOME = {
+_MODULE_OF = {
     "Beit": "beit.beit",
     "BeitOutput": "beit.beit",
     "Preprocessing": "beit.preprocessing",
@@ -72,10 +72,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'beit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_MODULE_OF])

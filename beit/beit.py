@@ -13,7 +13,7 @@ from paddle.distributed.fleet.utils import recompute
 from yacs.config import CfgNode
 
 from beit.checkpoint.class_names import ClassNames
-from beit.config import image_hw
+from beit.config import head_dim, image_hw
 from beit.layers.attention import Attention
 from beit.layers.block import LN_EPSILON, Block
 from beit.layers.init import init_convolution, init_weights, make_head, rescale_block, truncated_normal
@@ -59,7 +59,7 @@ class Beit(nn.Layer):
     Args:
         image_size: (height, width) in pixels.
         patch_size: side of a patch in pixels.
-        in_channels: channels of the input; the decoder of VQ-KD reads code vectors.
+        in_channels: channels of the input: 3 for images; the decoder of VQ-KD reads code vectors.
         num_classes: K; 0 leaves out the head, the model then returns pooled features.
         embed_dim, depth, num_heads: D, number of blocks, heads per block.
         head_dim: channels per head; None for D / heads.
@@ -73,7 +73,7 @@ class Beit(nn.Layer):
         use_rel_pos_bias: one relative position table per block.
         use_shared_rel_pos_bias: one relative position table for all blocks.
         use_mean_pooling: classify LayerNorm of the mean patch token, else the class token after a LayerNorm.
-        recompute_blocks: in training keep no activations inside blocks and compute them again for the backward.
+        recompute_blocks: in training, recompute the activations inside blocks in the backward pass.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Beit(nn.Layer):
         self.embed_dim = embed_dim
         self.depth = depth
         self.use_mean_pooling = use_mean_pooling
-        # What pictures must go through, and what the outputs mean: parts of the weights, see `load_pretrained`.
+        # How images are prepared and what the classes are called: part of the weights, set by `load_pretrained`.
         self.preprocessing: Preprocessing | None = None
         self.class_names: ClassNames | None = None
         self.recompute_blocks = recompute_blocks
@@ -123,7 +123,7 @@ class Beit(nn.Layer):
         index = None
         if use_rel_pos_bias or use_shared_rel_pos_bias:
             index = paddle.to_tensor(relative_position_index(grid_size))
-        # One index for all blocks, never stored: it follows from the grid.
+        # One index for all blocks; not saved, because it follows from the grid.
         self.register_buffer("relative_position_index", index, persistable=False)
 
         rates = np.linspace(0.0, drop_path_rate, depth)
@@ -150,11 +150,11 @@ class Beit(nn.Layer):
         self.norm = nn.Identity() if use_mean_pooling else LayerNorm(embed_dim, epsilon=LN_EPSILON)
         self.fc_norm = LayerNorm(embed_dim, epsilon=LN_EPSILON) if use_mean_pooling else None
         self._init_encoder()
-        # Built and filled last, so that `build_backbone` then `build_head` draw the same numbers.
+        # Initialized last, so that `build_backbone` followed by `build_head` draws the same random numbers.
         self.head = make_head(embed_dim, num_classes, init_scale) if num_classes else nn.Identity()
 
     def _init_encoder(self) -> None:
-        """Initial values of recipes for fine-tuning: unilm/beit/modeling_finetune.py, `_init_weights`, `fix_init_weight`."""
+        """Initial values for fine-tuning. Source: unilm/beit/modeling_finetune.py, `_init_weights`, `fix_init_weight`."""
         self.apply(init_weights)
         init_convolution(self.patch_embed.proj)
         truncated_normal(self.cls_token)
@@ -263,14 +263,14 @@ class Beit(nn.Layer):
         return BlockOutputs(x, kept_states, kept_weights)
 
     def pool(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Features `[B, D]` of the last tokens `[B, N, D]`."""
+        """Pooled features `[B, D]` of the tokens `[B, N, D]` after the last block."""
         x = self.norm(x)
         if self.fc_norm is None:
             return x[:, 0]
         return self.fc_norm(x[:, 1:].mean(1))
 
     def layer_id(self, name: str) -> int:
-        """Layer of a parameter for layer-wise rate decay: 0 embedding, i + 1 block i, depth + 1 the rest.
+        """Layer of a parameter for layer-wise learning rate decay: 0 embedding, i + 1 block i, depth + 1 the rest.
 
         Source: unilm/beit/optim_factory.py, `get_num_layer_for_vit`.
         """
@@ -281,7 +281,7 @@ class Beit(nn.Layer):
         return self.depth + 1
 
     def freeze_layers(self, count: int) -> None:
-        """Stop training the parameters of the first `count` layers (1: the embedding, k + 1: the first k blocks too)."""
+        """Freeze the first `count` layers (1: the embedding; k + 1: also the first k blocks)."""
         for name, parameter in self.named_parameters():
             if self.layer_id(name) < count:
                 parameter.stop_gradient = True
@@ -289,11 +289,11 @@ class Beit(nn.Layer):
     def set_state_dict(
         self, state_dict: Mapping[str, Any], use_structured_name: bool = True
     ) -> tuple[list[str], list[str]]:
-        """Take the weights of a PaddleViT-form state dict, flat or as a training checkpoint; (missing, unexpected) keys.
+        """Load a state dict with PaddleViT's names, flat or a training checkpoint; returns (missing, unexpected) keys.
 
-        Of a training checkpoint the moving average is taken where there is one, as PaddleViT evaluates. Stored
-        position indices are left alone: they follow from the grid. For other publishers' files, other sizes and a
-        strict check use `beit.load_pretrained`.
+        From a training checkpoint the moving average is loaded if there is one, as PaddleViT evaluates. Stored position
+        indices are ignored: they follow from the grid. For other publishers' files, other image sizes and a strict
+        check use `beit.load_pretrained`.
         """
         for wrapper in ("model_ema", "model", "state_dict"):
             if isinstance(state_dict.get(wrapper), Mapping):
@@ -309,17 +309,30 @@ class Beit(nn.Layer):
 
 
 def build_beit(config: CfgNode) -> Beit:
-    """The classifier of a config (`MODEL.*`, `DATA.IMAGE_SIZE`, `TRAIN.RECOMPUTE`)."""
+    """Build the classifier that a config describes, with initial weights.
+
+    Args:
+        config: tree of `get_config`; it reads `MODEL.*`, `DATA.IMAGE_SIZE` and `TRAIN.RECOMPUTE`.
+    """
     return _build(config, config.MODEL.NUM_CLASSES)
 
 
 def build_backbone(config: CfgNode) -> Beit:
-    """The encoder of a config without head: images to pooled features `[B, D]` (PASSL's layout)."""
+    """Build the encoder of a config without head: images to pooled features `[B, D]` (PASSL's layout).
+
+    Args:
+        config: tree of `get_config`.
+    """
     return _build(config, 0)
 
 
 def build_head(config: CfgNode) -> nn.Linear:
-    """The head of a config alone: features `[B, D]` to logits; `build_head(c)(build_backbone(c)(x))` is `build_beit(c)(x)`.
+    """Build only the head of a config, features `[B, D]` to logits `[B, K]`.
+
+    `build_head(config)(build_backbone(config)(x))` equals `build_beit(config)(x)`.
+
+    Args:
+        config: tree of `get_config`.
 
     Raises:
         ValueError: the config has no classes.
@@ -341,7 +354,7 @@ def _build(config: CfgNode, num_classes: int) -> Beit:
 
 
 def encoder_arguments(config: CfgNode) -> dict[str, Any]:
-    """Arguments of `Beit` that describe the encoder of a config, without pooling and head."""
+    """The arguments of `Beit` for the encoder of a config, without pooling and head."""
     model = config.MODEL
     return {
         "image_size": image_hw(config),
@@ -349,7 +362,7 @@ def encoder_arguments(config: CfgNode) -> dict[str, Any]:
         "embed_dim": model.EMBED_DIM,
         "depth": model.DEPTH,
         "num_heads": model.NUM_HEADS,
-        "head_dim": model.ATTN_HEAD_SIZE,
+        "head_dim": head_dim(config),
         "mlp_ratio": model.MLP_RATIO,
         "qkv_bias": model.QKV_BIAS,
         "qk_scale": model.QK_SCALE,

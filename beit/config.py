@@ -1,4 +1,4 @@
-"""From a YAML file, options and flags to one frozen config tree. Floor 0."""
+"""From a YAML file, options and flags to one frozen config tree."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from beit.schema import RENAMED, RETIRED, SCHEMA, clean_legacy, optional_text
 
 
 def get_config(path: str | Path | None = None, opts: Sequence[Any] | None = None) -> CfgNode:
-    """Frozen config tree: defaults, then the files of `BASE`, then the file, then `opts`.
+    """Build the frozen config tree: defaults, then the files of `BASE`, then the file, then `opts`.
 
     Args:
-        path: YAML file. A bare name without folder (`beit_base_patch16_224`) is looked up among the configs
-            that come with the package.
-        opts: flat list `[KEY, value, KEY, value, …]` as yacs takes it, e.g. `["MODEL.DEPTH", 3]`; text values
-            are read as YAML.
+        path: YAML file, or the bare name of a config that comes with the package (`beit_base_patch16_224`); None for
+            the defaults.
+        opts: flat list `[KEY, value, KEY, value, ...]` as in yacs, e.g. `["MODEL.DEPTH", 3]`; strings are parsed as
+            YAML.
+
     Raises:
         FileNotFoundError: the file or a file named by `BASE` does not exist.
-        ValueError: not YAML, unknown key (the nearest name is given), wrong type or value, a cycle of `BASE`
-            files, values that contradict each other.
+        ValueError: not YAML, an unknown key (the message names the nearest), a wrong type or value, `BASE` files
+            that include each other, or keys that contradict each other.
     """
     values = {key: entry.default for key, entry in SCHEMA.items()}
     if path is not None:
@@ -39,7 +40,7 @@ def get_config(path: str | Path | None = None, opts: Sequence[Any] | None = None
 
 
 def with_options(config: CfgNode, opts: Sequence[Any]) -> CfgNode:
-    """The same config with other values, as a tree of its own.
+    """A copy of the config with some values replaced.
 
     Raises:
         ValueError: as `get_config`.
@@ -83,18 +84,23 @@ def _config_folder() -> Path:
 
 
 def dump(config: CfgNode) -> str:
-    """The whole resolved config as YAML that `get_config` reads back to the same tree."""
+    """The resolved config as YAML; `get_config` reads it back to the same tree."""
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
 
 
 def describe_keys() -> str:
-    """All keys with default and meaning, one a line."""
+    """All keys with default and meaning, one per line."""
     return "\n".join(f"{key} = {entry.default!r}: {entry.meaning}" for key, entry in SCHEMA.items())
 
 
 def batch_size_eval(config: CfgNode) -> int:
     """Images per rank in evaluation."""
     return int(config.DATA.BATCH_SIZE_EVAL or config.DATA.BATCH_SIZE)
+
+
+def head_dim(config: CfgNode) -> int:
+    """Channels per attention head of the encoder."""
+    return int(config.MODEL.ATTN_HEAD_SIZE or config.MODEL.EMBED_DIM // config.MODEL.NUM_HEADS)
 
 
 def image_hw(config: CfgNode) -> tuple[int, int]:
@@ -134,7 +140,7 @@ def _merge_options(values: dict[str, Any], opts: Sequence[Any]) -> None:
 
 
 def _parse_text(key: str, value: Any) -> Any:
-    """Value of a command line word: numbers, lists and booleans as YAML reads them, text keys untouched."""
+    """Parse a value from the command line as YAML, except for keys whose value is text."""
     entry = SCHEMA.get(key)
     if not isinstance(value, str) or (
         entry and (isinstance(entry.default, str) or entry.check is optional_text)
@@ -173,7 +179,7 @@ def _nearest(key: str) -> str:
 
 
 def _check_relations(values: Mapping[str, Any]) -> None:
-    """Contradictions between keys, said before anything is built."""
+    """Raise ValueError for keys that contradict each other."""
     size, patch = values["DATA.IMAGE_SIZE"], values["MODEL.PATCH_SIZE"]
     for side in (size,) if isinstance(size, int) else size:
         if side % patch or side < patch:
@@ -201,7 +207,7 @@ def _check_relations(values: Mapping[str, Any]) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML (no Python objects are built) that refuses a key given twice."""
+    """Safe YAML loader (it builds no Python objects) that refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -291,7 +297,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "eval": ("EVAL", "evaluate only"),
     "amp": ("AMP", "mixed precision"),
     "device": ("DEVICE", "auto, cpu or gpu"),
-    "nprocs": ("NPROCS", "ranks on this machine"),
+    "nprocs": ("NPROCS", "ranks on this machine; auto: one per GPU or CPU core"),
 }
 """Command line flag -> config key and help. Flags take one dash or two."""
 
@@ -299,10 +305,15 @@ FLAGS: dict[str, tuple[str, str]] = {
 def config_from_arguments(
     argv: Sequence[str] | None = None, program: str = "main_multi_gpu.py", epilog: str = ""
 ) -> CfgNode:
-    """Frozen config from the documented flags, e.g. `-cfg=… -dataset=… -batch_size=256 -eval -amp`.
+    """Build the frozen config from the documented flags, e.g. `-cfg=... -dataset=... -batch_size=256 -eval -amp`.
 
-    Every other key is set with `-opts KEY VALUE …`. Ends the process with status 2 and one line for an unknown
-    or half-typed flag (the nearest flag is named). `epilog` ends the help text.
+    Every other key is set with `-opts KEY VALUE ...`. For an unknown or abbreviated flag the process ends with status 2
+    and one line that names the nearest flag.
+
+    Args:
+        argv: flags; None for those of the process.
+        program: name in the help text.
+        epilog: end of the help text.
 
     Raises:
         FileNotFoundError, ValueError: as `get_config`.
@@ -330,14 +341,15 @@ def config_from_arguments(
         if given[name] is not None:
             opts += [key, given[name]]
     config = get_config(given["cfg"], [*opts, *given["opts"]])
-    if config.EVAL and given["batch_size"] is not None and given["batch_size_eval"] is None:
-        # PaddleViT's meaning: in evaluation -batch_size is the evaluation batch.
-        return get_config(given["cfg"], [*opts, "DATA.BATCH_SIZE_EVAL", given["batch_size"], *given["opts"]])
+    sets_eval_batch = given["batch_size_eval"] is not None or "DATA.BATCH_SIZE_EVAL" in given["opts"]
+    if config.EVAL and given["batch_size"] is not None and not sets_eval_batch:
+        # As in PaddleViT, -batch_size with -eval is the evaluation batch.
+        return with_options(config, ["DATA.BATCH_SIZE_EVAL", given["batch_size"]])
     return config
 
 
 def _refuse_unknown_flags(argv: Iterable[str], known: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """argparse completes half-typed one-dash flags on its own; here they are refused with the nearest name."""
+    """Refuse unknown and abbreviated flags, which argparse would complete, and name the nearest flag."""
     for word in argv:
         name = word.lstrip("-").split("=", 1)[0]
         if not word.startswith("-") or not name or name[0].isdigit() or name[0] == "." or name in known:

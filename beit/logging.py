@@ -1,4 +1,4 @@
-"""Where a run reports: text, JSON lines, VisualDL curves and pictures, and a progress bar; rank 0 only."""
+"""Where a run reports: text, JSON lines, VisualDL curves and images, and a progress bar; rank 0 only."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ VISUALDL_FILE = "vdlrecords.run.log"
 
 
 class RunLog:
-    """Text to a stream and `log.txt`, numbers to `metrics.jsonl`, curves and pictures to `visualdl/`.
+    """Text to a stream and `log.txt`, numbers to `metrics.jsonl`, curves and images to `visualdl/`.
 
-    Ranks other than 0 write nothing. A resumed run appends; what a killed run left half written at the end of
-    a file is terminated (text) or removed (a half record nobody could read). A step that is run again after a
-    resume has two lines in `metrics.jsonl`; the later one counts. VisualDL writes in a thread of its own and
-    only prints what it could not write; the JSON line of the same values comes first and raises.
+    Ranks other than 0 write nothing. A resumed run appends. If a killed run left a partial line at the end of a text
+    file, it is terminated; a partial JSON line or VisualDL record is removed. A step that runs again after a resume has
+    two lines in `metrics.jsonl`, and the later one counts. VisualDL writes in its own thread and only prints write
+    errors; the JSON line with the same values is written first and raises.
 
     Args:
-        folder: output folder, created when missing; None writes to the stream alone.
+        folder: output folder, created when missing; None writes to the stream only.
         rank: rank of this process.
-        visualdl: also write for VisualDL; when it is not installed, one line says so.
-        stream: where text goes, stdout by default.
+        visualdl: also write for VisualDL.
+        stream: where text is written; stdout by default.
 
     Raises:
         OSError: from every method, naming the file, when it cannot be written (no space left, no permission).
@@ -57,23 +57,21 @@ class RunLog:
         self._metrics_file = _LineFile(folder / "metrics.jsonl", is_whole=_is_json)
         if visualdl:
             self._visualdl = _open_visualdl(folder / "visualdl")
-            if self._visualdl is None:
-                self.text("VisualDL is not installed: no curves and pictures, metrics.jsonl has the numbers")
 
     def text(self, message: str) -> None:
         """Writes a message with a time stamp."""
         if not self._writes:
             return
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}"
-        tqdm.write(line, file=self._stream)  # lifts a progress bar out of the way
+        tqdm.write(line, file=self._stream)  # prints above a progress bar
         self._stream.flush()
         if self._text_file is not None:
             self._text_file.append(line)
 
     def scalars(self, tag_prefix: str, values: Mapping[str, float], step: int) -> None:
-        """Writes a JSON line, `{"time": seconds, "step": 7, "train/loss": 0.5}` and a VisualDL point a value.
+        """Writes a JSON line, `{"time": seconds, "step": 7, "train/loss": 0.5}`, and one VisualDL point per value.
 
-        NaN and infinities, for which JSON has no number, become null there.
+        NaN and infinity become null in JSON, which has no numbers for them.
 
         Args:
             tag_prefix: group of the values, such as `train`.
@@ -90,10 +88,10 @@ class RunLog:
                 self._visualdl.add_scalar(tag=tag, value=float(value), step=step)
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Shows a picture in VisualDL.
+        """Shows an image in VisualDL.
 
         Args:
-            tag: name of the picture.
+            tag: name of the image.
             image: uint8 `[H, W, 3]`, RGB.
             step: optimizer step it belongs to.
 
@@ -101,7 +99,7 @@ class RunLog:
             ValueError: when the array is not uint8 `[H, W, 3]`.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"Picture {tag} must be uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}")
+            raise ValueError(f"Image {tag} must be uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}")
         if self._visualdl is not None:
             self._visualdl.add_image(tag=tag, img=image, step=step)
 
@@ -119,14 +117,14 @@ class RunLog:
 
 
 def progress(iterable: Iterable[Item], total: int, description: str, *, rank: int) -> Iterator[Item]:
-    """Yields the items and shows on stderr, on rank 0, how far it is and how long it still takes.
+    """Yields the items and, on rank 0, shows progress and remaining time on stderr.
 
-    A bar when stderr is a terminal; otherwise a line at about every tenth of the way (at most one a second)
-    and after 30 s without one.
+    A bar when stderr is a terminal; otherwise a line about every tenth of the items (at most one per second), and
+    after 30 s without one.
 
     Args:
-        iterable: what to go through.
-        total: its number of items.
+        iterable: the items.
+        total: number of items.
         description: what is being done, such as `evaluate`.
         rank: rank of this process.
     """
@@ -139,7 +137,7 @@ def progress(iterable: Iterable[Item], total: int, description: str, *, rank: in
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as people say it, two units at most: `12.3 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`.
+    """A duration in at most two units: `12.3 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`.
 
     Raises:
         ValueError: when `seconds` is negative or not finite.
@@ -176,7 +174,7 @@ def _progress_lines(iterable: Iterable[Item], total: int, description: str) -> I
 
 
 class _LineFile:
-    """A file of lines, appended to without a buffer: a killed run leaves at most one line half written."""
+    """A text file written line by line without a buffer: a killed run leaves at most one partial line."""
 
     def __init__(self, path: Path, *, is_whole: Callable[[bytes], bool] | None = None) -> None:
         self._path = path
@@ -192,7 +190,7 @@ class _LineFile:
         try:
             if not self._path.exists():
                 self._begin_again()
-            while rest:  # a nearly full disk takes a part and refuses the rest at the next call
+            while rest:  # a nearly full disk accepts a part, and the next call raises
                 rest = rest[self._file.write(rest) or 0 :]
         except OSError as error:
             raise _named(error, self._path) from error
@@ -204,7 +202,7 @@ class _LineFile:
             self._folder = -1
 
     def _begin_again(self) -> None:
-        """A new file in place of one that was removed, if that was all: VisualDL makes a removed folder anew."""
+        """Create the file again after somebody removed it; raise if the whole folder was removed (VisualDL creates it again)."""
         if not os.path.samestat(os.fstat(self._folder), self._path.parent.stat()):
             raise FileNotFoundError(errno.ENOENT, "the folder was removed")
         self._file.close()
@@ -212,7 +210,7 @@ class _LineFile:
 
 
 def _finish_last_line(path: Path, is_whole: Callable[[bytes], bool] | None) -> None:
-    """Ends a last line that lacks its newline; removes it when `is_whole` says that it is only a part."""
+    """Terminate a last line without newline; remove it when `is_whole` says that it is partial."""
     content = path.read_bytes() if path.exists() else b""
     if not content or content.endswith(b"\n"):
         return
@@ -234,11 +232,9 @@ def _is_json(line: bytes) -> bool:
 
 
 def _open_visualdl(folder: Path) -> Any:
-    """A VisualDL writer that goes on in the folder's one file, or None when VisualDL is not installed."""
-    try:
-        from visualdl import LogWriter  # here, because the import takes a third of a second
-    except ImportError:
-        return None
+    """A VisualDL writer that continues the folder's one file."""
+    from visualdl import LogWriter  # here, because the import takes a third of a second
+
     path = folder / VISUALDL_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -250,7 +246,7 @@ def _open_visualdl(folder: Path) -> Any:
 
 
 def _cut_half_record(path: Path) -> None:
-    """Removes a half-written record at the end of a VisualDL file: it would make all later ones unreadable.
+    """Remove a partial record at the end of a VisualDL file, which would make all later records unreadable.
 
     A record is its length (8 bytes, little endian) and its bytes: visualdl/writer/record_writer.py
     `RecordWriter`.

@@ -1,7 +1,7 @@
-"""Every config key once: default, allowed values, meaning and unit. Floor 0.
+"""Every config key once: default, allowed values, meaning and unit.
 
-`SCHEMA` is the only place where a key is declared; `beit/config.py` builds the tree from it and checks every
-value against it. `RENAMED` and `RETIRED` keep the YAML files of PaddleViT users loading.
+`SCHEMA` is the only place where a key is declared; `beit/config.py` builds the tree from it and checks every value.
+`RENAMED` and `RETIRED` let the YAML files of PaddleViT users load.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 Check = Callable[[Any], Any]
+"""Takes a value from YAML or the command line; returns the clean value, or raises ValueError with what was expected."""
 
 
 def integer(low: int | None = None, high: int | None = None) -> Check:
+    """An integer from `low` to `high`, both included."""
+
     def check(value: Any) -> int:
         is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not is_whole:
@@ -30,6 +33,8 @@ def integer(low: int | None = None, high: int | None = None) -> Check:
 
 
 def number(low: float | None = None, high: float | None = None) -> Check:
+    """A finite float from `low` to `high`, both included."""
+
     def check(value: Any) -> float:
         if isinstance(value, str):  # YAML 1.1 reads "4e-3" (no dot) as text
             try:
@@ -50,12 +55,15 @@ def number(low: float | None = None, high: float | None = None) -> Check:
 
 
 def flag(value: Any) -> bool:
+    """True or False."""
     if not isinstance(value, bool):
         raise ValueError("True or False")
     return value
 
 
 def text(*choices: str) -> Check:
+    """A string, one of `choices` if there are any."""
+
     def check(value: Any) -> str:
         if not isinstance(value, str):
             raise ValueError("text")
@@ -67,6 +75,7 @@ def text(*choices: str) -> Check:
 
 
 def numbers(length: int, low: float | None = None, high: float | None = None) -> Check:
+    """A tuple of `length` floats, each from `low` to `high`."""
     one = number(low, high)
 
     def check(value: Any) -> tuple[float, ...]:
@@ -78,6 +87,8 @@ def numbers(length: int, low: float | None = None, high: float | None = None) ->
 
 
 def several(one: Check) -> Check:
+    """A tuple of at least one value that `one` accepts."""
+
     def check(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or not value:
             raise ValueError("a list, not empty")
@@ -87,6 +98,8 @@ def several(one: Check) -> Check:
 
 
 def both(one: Check) -> Check:
+    """A pair of values that `one` accepts."""
+
     def check(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or len(value) != 2:
             raise ValueError("a pair")
@@ -96,6 +109,8 @@ def both(one: Check) -> Check:
 
 
 def optional(inner: Check) -> Check:
+    """None (also written as "" or "None"), or a value that `inner` accepts."""
+
     def check(value: Any) -> Any:
         return None if value is None or value in ("", "None", "none") else inner(value)
 
@@ -105,7 +120,23 @@ def optional(inner: Check) -> Check:
 optional_text = optional(text())
 
 
+def integer_or(word: str) -> Check:
+    """A positive integer, or one word."""
+    one = integer(1)
+
+    def check(value: Any) -> int | str:
+        if value == word:
+            return word
+        try:
+            return int(one(value))
+        except ValueError as expected:
+            raise ValueError(f"{expected}, or {word!r}") from None
+
+    return check
+
+
 def words(*choices: str) -> Check:
+    """A tuple of at least one of `choices`."""
     one = text(*choices)
 
     def check(value: Any) -> tuple[str, ...]:
@@ -117,12 +148,14 @@ def words(*choices: str) -> Check:
 
 
 def layers(value: Any) -> tuple[int, ...]:
+    """A tuple of block numbers, counted from 1; may be empty."""
     if not isinstance(value, list | tuple):
         raise ValueError("a list of blocks, counted from 1")
     return tuple(integer(1)(item) for item in value)
 
 
 def image_size(value: Any) -> int | tuple[int, int]:
+    """The side of a square, or (height, width)."""
     if isinstance(value, list | tuple) and len(value) == 2:
         one = integer(1)
         return (one(value[0]), one(value[1]))
@@ -142,7 +175,7 @@ class Key(NamedTuple):
 
 # fmt: off
 SCHEMA: dict[str, Key] = {
-    "TASK": Key("classify", text("classify", "knn", "pretrain", "probe", "segment", "tokenizer"), "what is trained or evaluated; the file of that name in beit/tasks"),
+    "TASK": Key("classify", text("classify", "knn", "pretrain", "probe", "segment", "tokenizer"), "what is trained or evaluated: the file of that name in beit/tasks"),
     # ---- data
     "DATA.DATASET": Key("imagenet2012", text("imagenet2012", "folder", "flat", "ade20k", "image_mask"), "imagenet2012: train_list.txt and val_list.txt; folder: train/<class>/…, val/<class>/…; flat: images without labels; with TASK: segment ade20k (images/training and annotations/training, …) or image_mask (images/train and masks/train, …)"),
     "DATA.DATA_PATH": Key("/dataset/imagenet", text(), "folder that holds the data"),
@@ -152,13 +185,13 @@ SCHEMA: dict[str, Key] = {
     "DATA.CROP_PCT": Key(0.9, number(0.01, 1.0), "evaluation: crop side / resized shorter side"),
     "DATA.INTERPOLATION": Key("bicubic", text("bicubic", "bilinear", "lanczos"), "resize filter of both transforms"),
     "DATA.NUM_WORKERS": Key(4, integer(0), "decoding processes per rank; 0: in the training process"),
-    "DATA.WORKER_TIMEOUT": Key(300.0, number(0.0), "seconds to wait for one batch before the run stops; 0: for ever"),
+    "DATA.WORKER_TIMEOUT": Key(300.0, number(0.0), "seconds to wait for a batch before the run stops; 0: forever"),
     "DATA.IMAGENET_MEAN": Key((0.5, 0.5, 0.5), numbers(3), "channel means on [0, 1]; belongs to the checkpoint"),
     "DATA.IMAGENET_STD": Key((0.5, 0.5, 0.5), numbers(3, low=1e-6), "channel deviations on [0, 1]; belongs to the checkpoint"),
-    "DATA.EXIF_ORIENTATION": Key(False, flag, "turn pictures as their EXIF tag says; the published protocol does not"),
-    "DATA.SCALED_DECODING": Key(True, flag, "training on single crops: decode a JPEG 2, 4 or 8 times smaller where the crop keeps at least the pixels it is resized to; its pixels differ by 1 of 255 in the mean, below 2 in each crop measured. Evaluation always decodes fully"),
-    "DATA.MAX_PIXELS": Key(178956970, integer(1), "pixels beyond which a picture is refused before decoding"),
-    "DATA.MAX_BAD_FRACTION": Key(0.01, number(0.0, 1.0), "share of the training images that may be unreadable; beyond it the run stops"),
+    "DATA.EXIF_ORIENTATION": Key(False, flag, "rotate images by their EXIF tag; the published protocol does not"),
+    "DATA.SCALED_DECODING": Key(True, flag, "training on single crops: decode a JPEG at 1/2, 1/4 or 1/8 size if the crop still has at least the pixels it is resized to; pixel values then differ by 1 of 255 on average. Evaluation always decodes at full size"),
+    "DATA.MAX_PIXELS": Key(178956970, integer(1), "images with more pixels are refused before decoding"),
+    "DATA.MAX_BAD_FRACTION": Key(0.01, number(0.0, 1.0), "fraction of the training images that may be unreadable; the run stops when it is exceeded"),
     # ---- model
     "MODEL.NAME": Key("beit", text(), "name of the variant, shown in logs and stored with the weights"),
     "MODEL.PRETRAINED": Key(None, optional_text, "weights to start from or to evaluate"),
@@ -188,12 +221,12 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.MAX_STEPS": Key(None, optional(integer(1)), "optimizer steps of the whole run; None: NUM_EPOCHS"),
     "TRAIN.SCHEDULE": Key("cosine", text("cosine", "poly"), "decay of the rate after the warm-up; poly: a straight line, which also runs under the warm-up"),
     "TRAIN.WARMUP_STEPS": Key(None, optional(integer(0)), "steps of linear warm-up; None: WARMUP_EPOCHS"),
-    "TRAIN.LR_PER_EPOCH": Key(False, flag, "the rate changes between epochs only (the official linear probe)"),
+    "TRAIN.LR_PER_EPOCH": Key(False, flag, "the learning rate changes only between epochs (as the official linear probe)"),
     "TRAIN.WARMUP_START_LR": Key(0.0, number(0.0), "learning rate of the first step"),
     "TRAIN.BASE_LR": Key(4e-3, number(0.0), "peak learning rate"),
     "TRAIN.END_LR": Key(1e-6, number(0.0), "learning rate at the end of the cosine"),
-    "TRAIN.LINEAR_SCALED_LR": Key(None, optional(integer(1)), "total batch the rates are stated for: they are scaled to the real one; None: rates are absolute"),
-    "TRAIN.TOTAL_BATCH": Key(None, optional(integer(1)), "total batch of the recipe: a different one is warned of"),
+    "TRAIN.LINEAR_SCALED_LR": Key(None, optional(integer(1)), "total batch for which the learning rates are stated; they are scaled to the real total batch; None: rates are absolute"),
+    "TRAIN.TOTAL_BATCH": Key(None, optional(integer(1)), "total batch of the recipe; the log warns when the run's differs"),
     "TRAIN.WEIGHT_DECAY": Key(0.05, number(0.0), "weight decay of the first step"),
     "TRAIN.WEIGHT_DECAY_END": Key(None, optional(number(0.0)), "weight decay at the end of its cosine; None: constant"),
     "TRAIN.LAYER_DECAY": Key(1.0, number(1e-6, 1.0), "factor of the rate per layer towards the input; 1: off"),
@@ -205,9 +238,9 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.MODEL_EMA": Key(False, flag, "keep and evaluate a moving average of the weights"),
     "TRAIN.MODEL_EMA_DECAY": Key(0.9999, number(0.0, 1.0), "decay of the moving average per step"),
     "TRAIN.RECOMPUTE": Key(False, flag, "recompute block activations in the backward pass: less memory, more time"),
-    "TRAIN.SHARDING_STAGE": Key(0, integer(0, 3), "GPUs: what the ranks divide, for models that do not fit; 1 or 2: optimizer state and gradients; 0: nothing (docs/scaling.md)"),
+    "TRAIN.SHARDING_STAGE": Key(0, integer(0, 3), "GPUs, for models that do not fit: 1 or 2 shards optimizer state and gradients over the ranks; 0: off (docs/scaling.md)"),
     "TRAIN.FREEZE_LAYERS": Key(0, integer(0), "layers not trained, from the input: 1 is the embedding, k + 1 the first k blocks too"),
-    "TRAIN.SCALE": Key((0.08, 1.0), numbers(2, 0.0, 1.0), "area share of the random resized crop"),
+    "TRAIN.SCALE": Key((0.08, 1.0), numbers(2, 0.0, 1.0), "area of the random resized crop as a fraction of the image"),
     "TRAIN.RATIO": Key((3 / 4, 4 / 3), numbers(2, 0.01), "aspect ratio of the random resized crop"),
     "TRAIN.HFLIP": Key(0.5, number(0.0, 1.0), "probability of the horizontal flip"),
     "TRAIN.AUTO_AUGMENT": Key("rand-m9-mstd0.5-inc1", text(), "RandAugment policy; empty: none"),
@@ -215,10 +248,10 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.RANDOM_ERASE_PROB": Key(0.25, number(0.0, 1.0), "probability of random erasing"),
     "TRAIN.RANDOM_ERASE_MODE": Key("pixel", text("pixel", "rand", "const"), "fill: noise per pixel, one color, zero"),
     "TRAIN.RANDOM_ERASE_COUNT": Key(1, integer(1), "boxes per erased image"),
-    "TRAIN.REPEATED_AUG": Key(1, integer(1), "times each drawn image is repeated with new augmentation (DeiT)"),
+    "TRAIN.REPEATED_AUG": Key(1, integer(1), "times each sampled image is repeated with new augmentation (DeiT)"),
     "TRAIN.MIXUP_ALPHA": Key(0.8, number(0.0), "Beta parameter of mixup; 0: off"),
     "TRAIN.CUTMIX_ALPHA": Key(1.0, number(0.0), "Beta parameter of cutmix; 0: off"),
-    "TRAIN.CUTMIX_MINMAX": Key(None, optional(numbers(2, 0.0, 1.0)), "side share of the cutmix box instead of Beta"),
+    "TRAIN.CUTMIX_MINMAX": Key(None, optional(numbers(2, 0.0, 1.0)), "range of the cutmix box side as a fraction of the image, instead of Beta"),
     "TRAIN.MIXUP_PROB": Key(1.0, number(0.0, 1.0), "probability of mixing at all"),
     "TRAIN.MIXUP_SWITCH_PROB": Key(0.5, number(0.0, 1.0), "probability of cutmix when both are on"),
     "TRAIN.MIXUP_MODE": Key("batch", text("batch", "pair", "elem"), "one draw per batch, pair or element"),
@@ -226,20 +259,20 @@ SCHEMA: dict[str, Key] = {
     # ---- tokenizer
     "TOKENIZER.TYPE": Key("vqkd", text("vqkd", "dall-e"), "what turns images into token ids: VQ-KD (BEiT v2) or DALL-E's dVAE (BEiT v1)"),
     "TOKENIZER.PRETRAINED": Key(None, optional_text, "weights of the tokenizer (of DALL-E: the encoder)"),
-    "TOKENIZER.PRETRAINED_DECODER": Key(None, optional_text, "weights of DALL-E's decoder, for pictures only"),
-    "TOKENIZER.NUM_CODES": Key(8192, integer(1), "different tokens"),
+    "TOKENIZER.PRETRAINED_DECODER": Key(None, optional_text, "weights of DALL-E's decoder, used only for preview images"),
+    "TOKENIZER.NUM_CODES": Key(8192, integer(1), "size of the vocabulary"),
     "TOKENIZER.CODE_DIM": Key(32, integer(1), "VQ-KD: channels of a code; above 64 most codes stay unused"),
     "TOKENIZER.PATCH_SIZE": Key(16, integer(1), "VQ-KD: pixels, side of a patch"),
     "TOKENIZER.EMBED_DIM": Key(768, integer(1), "VQ-KD: width of encoder and decoder"),
     "TOKENIZER.DEPTH": Key(12, integer(1), "VQ-KD: blocks of the encoder"),
     "TOKENIZER.NUM_HEADS": Key(12, integer(1), "VQ-KD: attention heads of encoder and decoder"),
     "TOKENIZER.DECODER_DEPTH": Key(3, integer(1), "VQ-KD: blocks of the decoder"),
-    "TOKENIZER.CODEBOOK_DECAY": Key(0.99, number(0.0, 1.0), "VQ-KD: share of a code that stays per step"),
+    "TOKENIZER.CODEBOOK_DECAY": Key(0.99, number(0.0, 1.0), "VQ-KD: decay of the moving average of a code, per step"),
     "TOKENIZER.COMMITMENT": Key(1.0, number(0.0), "VQ-KD: weight of the distance between features and their codes"),
-    "TOKENIZER.KMEANS_INIT": Key(True, flag, "VQ-KD: start the codes at the k-means of the first batch; False: random"),
-    "TOKENIZER.DEAD_AFTER": Key(100, integer(1), "VQ-KD: steps without use after which a code counts as dead"),
-    "TOKENIZER.RESEED_DEAD_CODES": Key(False, flag, "VQ-KD: move dead codes onto features of the present batch"),
-    "TOKENIZER.TEACHER": Key("clip", text("clip", "dino", "beit", "features"), "VQ-KD: what is learned from: a frozen network (beit: a classifier of one's own), or stored features"),
+    "TOKENIZER.KMEANS_INIT": Key(True, flag, "VQ-KD: initialize the codes by k-means on the first batch; False: randomly"),
+    "TOKENIZER.DEAD_AFTER": Key(100, integer(1), "VQ-KD: steps without use after which a code is dead"),
+    "TOKENIZER.RESEED_DEAD_CODES": Key(False, flag, "VQ-KD: replace dead codes by features of the current batch"),
+    "TOKENIZER.TEACHER": Key("clip", text("clip", "dino", "beit", "features"), "VQ-KD: source of the target features: a frozen network (beit: your own classifier), or stored features"),
     "TOKENIZER.TEACHER_PRETRAINED": Key(None, optional_text, "VQ-KD: weights of the teacher, or the folder of stored features"),
     "TOKENIZER.TEACHER_DIM": Key(512, integer(1), "VQ-KD: channels of the teacher's features: 512 CLIP ViT-B/16, 768 DINO ViT-B/16"),
     "TOKENIZER.TEACHER_NUM_HEADS": Key(None, optional(integer(1)), "VQ-KD: attention heads of the teacher; None: one per 64 channels"),
@@ -251,24 +284,24 @@ SCHEMA: dict[str, Key] = {
     "MODEL.HEAD_LAYERS": Key(2, integer(1), "BEiT v2: extra blocks of the patch aggregation"),
     "MODEL.SHARED_LM_HEAD": Key(True, flag, "BEiT v2: both branches use one norm and one head"),
     "DATA.SECOND_INTERPOLATION": Key("lanczos", text("bicubic", "bilinear", "lanczos"), "resize filter of the tokenizer's view (v1 lanczos, v2 bicubic)"),
-    "DATA.TOKEN_CACHE": Key(None, optional_text, "file of token ids computed once per image, filled when it is not there; each image keeps one crop then"),
+    "DATA.TOKEN_CACHE": Key(None, optional_text, "file of token ids, computed once per image and written if it does not exist; each image then has one fixed crop"),
     "MASK.RULE": Key("at_most", text("at_most", "exact", "random"), "blocks of at most NUM_PATCHES (v1), exactly NUM_PATCHES (v2), or single patches"),
-    "MASK.NUM_PATCHES": Key(None, optional(integer(1)), "hidden patches; None: 75 of 196, scaled to the grid and rounded"),
+    "MASK.NUM_PATCHES": Key(None, optional(integer(1)), "masked patches; None: 75 of 196, scaled to the grid and rounded"),
     "MASK.MIN_BLOCK": Key(None, optional(integer(1)), "patches of the smallest block; None: 16 of 196, scaled to the grid and rounded"),
     "MASK.MAX_BLOCK": Key(None, optional(integer(1)), "patches of the largest block; None: NUM_PATCHES"),
     # ---- probe, knn
     "PROBE.LAYERS": Key((), layers, "blocks whose features are classified, from 1; empty: all"),
     "PROBE.KINDS": Key(("class", "patches", "both"), words("class", "patches", "both"), "features: class token, mean of the patch tokens, both concatenated"),
     "PROBE.OPTIMIZER": Key("adamw", text("adamw", "sgd"), "linear probe: AdamW with TRAIN.WEIGHT_DECAY, or SGD (momentum 0.9) without"),
-    "PROBE.USE_NORM": Key(False, flag, "the final norm of the pre-trained model before features are taken; needs MODEL.USE_MEAN_POOLING False"),
-    "PROBE.BATCH_NORM": Key(False, flag, "linear probe: normalize features over the batch first (MAE); helps where they are small or training is short"),
+    "PROBE.USE_NORM": Key(False, flag, "apply the final norm of the pre-trained model to the features; needs MODEL.USE_MEAN_POOLING False"),
+    "PROBE.BATCH_NORM": Key(False, flag, "linear probe: batch-normalize the features first (MAE); helps when they are small or training is short"),
     "PROBE.NEIGHBORS": Key(20, integer(1), "kNN: neighbors that vote"),
     "PROBE.TEMPERATURE": Key(0.07, number(1e-6), "kNN: a neighbor votes with exp(cosine / TEMPERATURE)"),
-    "PROBE.KNN_IMAGES": Key(None, optional(integer(1)), "kNN: training images in the memory, spread evenly; None: all"),
+    "PROBE.KNN_IMAGES": Key(None, optional(integer(1)), "kNN: training images to compare with, spread evenly over the data set; None: all"),
     # ---- segment (TASK: segment)
     "DATA.REDUCE_ZERO_LABEL": Key(False, flag, "mask value 0 means no class and is ignored, 1 is the first class (ADE20K)"),
-    "DATA.IGNORE_LABEL": Key(255, integer(0), "mask value of pixels that count neither in the loss nor in the metrics"),
-    "DATA.RESIZE_LIMITS": Key((2048, 512), both(integer(1)), "pixels: pictures are scaled to the largest size within longer and shorter side"),
+    "DATA.IGNORE_LABEL": Key(255, integer(0), "mask value of pixels that are ignored in loss and metrics"),
+    "DATA.RESIZE_LIMITS": Key((2048, 512), both(integer(1)), "pixels: images are scaled to the largest size within these limits of the longer and the shorter side"),
     "MODEL.OUT_INDICES": Key(None, optional(several(integer(0))), "four blocks (from 0) whose outputs become the pyramid; None: as published for this depth"),
     "MODEL.DECODER_CHANNELS": Key(None, optional(integer(1)), "channels inside UPerHead; None: EMBED_DIM"),
     "MODEL.AUXILIARY_CHANNELS": Key(256, integer(0), "channels inside the auxiliary head; 0: none"),
@@ -276,12 +309,12 @@ SCHEMA: dict[str, Key] = {
     "MODEL.DECODER_DROPOUT": Key(0.1, number(0.0, 1.0), "dropout of channels before the classifiers of both heads"),
     "TRAIN.AUXILIARY_WEIGHT": Key(0.4, number(0.0), "factor of the auxiliary head's loss"),
     "TRAIN.RESIZE_RATIO": Key((0.5, 2.0), numbers(2, 0.01), "range of the random factor on RESIZE_LIMITS"),
-    "TRAIN.CAT_MAX_RATIO": Key(0.75, number(0.0, 1.0), "crops of which one class covers more are drawn again, up to ten times; 1: off"),
+    "TRAIN.CAT_MAX_RATIO": Key(0.75, number(0.0, 1.0), "crops in which one class covers more than this fraction are drawn again, up to ten times; 1: off"),
     "TRAIN.PHOTOMETRIC": Key(True, flag, "random brightness, contrast, saturation, hue"),
-    "TEST.MODE": Key("slide", text("slide", "whole"), "slide: windows of DATA.IMAGE_SIZE; whole: the picture at once"),
+    "TEST.MODE": Key("slide", text("slide", "whole"), "slide: windows of DATA.IMAGE_SIZE; whole: the image at once"),
     "TEST.STRIDE": Key(None, optional(integer(1)), "pixels between windows; None: two thirds of the window"),
     "TEST.SCALES": Key((1.0,), several(number(0.01)), "factors on RESIZE_LIMITS whose probabilities are averaged"),
-    "TEST.FLIP": Key(False, flag, "average with the mirrored picture"),
+    "TEST.FLIP": Key(False, flag, "average with the mirrored image"),
     # ---- run
     "SAVE": Key("./output", text(), "output folder: logs, config, checkpoints"),
     "SAVE_FREQ": Key(1, integer(1), "epochs between kept checkpoints"),
@@ -289,13 +322,13 @@ SCHEMA: dict[str, Key] = {
     "KEEP_LAST": Key(3, integer(1), "kept epoch checkpoints"),
     "REPORT_FREQ": Key(50, integer(1), "steps between log lines"),
     "VALIDATE_FREQ": Key(1, integer(1), "epochs between evaluations"),
-    "SEED": Key(0, integer(0), "base of every random number"),
+    "SEED": Key(0, integer(0), "seed of all random numbers"),
     "EVAL": Key(False, flag, "evaluate only"),
     "AMP": Key(False, flag, "bfloat16 where the device has it, else float16 with loss scaling"),
     "DEVICE": Key("auto", text("auto", "cpu", "gpu"), "auto: GPUs where Paddle sees them, else the CPU with a warning"),
-    "NPROCS": Key(None, optional(integer(1)), "ranks on this machine; None: one per visible GPU, or one on a CPU"),
-    "RANK_TIMEOUT": Key(1800.0, number(0.0), "seconds without a step, evaluation batch or save after which a rank of several ends the job; 0: never"),
-    "RANK_GRACE": Key(10.0, number(0.0), "seconds the other ranks get to stop after one has died"),
+    "NPROCS": Key(None, optional(integer_or("auto")), "ranks on this machine; None: one per visible GPU, or one on a CPU; auto: one per visible GPU or CPU core"),
+    "RANK_TIMEOUT": Key(1800.0, number(0.0), "seconds without a step, evaluation batch or save after which a job of several ranks ends; 0: never"),
+    "RANK_GRACE": Key(10.0, number(0.0), "seconds that the other ranks have to stop after one has died"),
 }
 # fmt: on
 
@@ -320,11 +353,11 @@ RENAMED: dict[str, str] = {
     "NGPUS": "NPROCS",
     "PROBE.NEIGHBOURS": "PROBE.NEIGHBORS",
 }
-"""Keys of PaddleViT's BEiT files that live on under another name."""
+"""Keys of PaddleViT's BEiT files, and former keys of this package -> today's name."""
 
 
 class Retired(NamedTuple):
-    """A key of PaddleViT that has no counterpart: the values that mean what this package does, and why."""
+    """A key without a counterpart: the values that match what this package does (None: any), and the reason."""
 
     accepted: tuple[Any, ...] | None
     reason: str
@@ -334,7 +367,7 @@ RETIRED: dict[str, Retired] = {
     "MODEL.TYPE": Retired(None, "TASK chooses what is built"),
     "MODEL.VAE_TYPE": Retired(None, "only pre-training uses a tokenizer"),
     "DATA.SECOND_IMAGE_SIZE": Retired(None, "only pre-training has a second view"),
-    "DATA.IMAGE_CHANNELS": Retired((3,), "pictures are RGB"),
+    "DATA.IMAGE_CHANNELS": Retired((3,), "images are RGB"),
     "TRAIN.LR_SCHEDULER.NAME": Retired(("warmupcosine",), "the rate is linear warm-up and cosine, per step"),
     "TRAIN.LR_SCHEDULER.MILESTONES": Retired(None, "the rate is linear warm-up and cosine, per step"),
     "TRAIN.LR_SCHEDULER.DECAY_EPOCHS": Retired(None, "the rate is linear warm-up and cosine, per step"),
@@ -351,7 +384,7 @@ RETIRED: dict[str, Retired] = {
     ),
     "TRAIN.RANDOM_ERASE_SPLIT": Retired((False,), "the recipes do not split"),
     "TRAIN.STATIC_GRAPH": Retired((False,), "training runs eagerly"),
-    "TRAIN.MODEL_EMA_FORCE_CPU": Retired(None, "the average lives beside the weights"),
+    "TRAIN.MODEL_EMA_FORCE_CPU": Retired(None, "the average is on the device of the weights"),
     "TAG": Retired(None, "name the output folder with SAVE"),
     "LOCAL_RANK": Retired(None, "ranks come from the launcher"),
 }

@@ -243,3 +243,22 @@ def test_importing_the_package_does_not_import_paddle() -> None:
 
     code = "import sys, beit, beit.config, beit.data.dataset; sys.exit('paddle' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_backward_twice_and_paddle_grad_give_the_gradients_of_one_backward(recompute: bool) -> None:
+    model = tiny("TRAIN.RECOMPUTE", recompute, "MODEL.DROPPATH", 0.0)
+    model.train()
+    table = model.blocks[0].attn.relative_position_bias_table
+    model(images()).square().sum().backward()
+    once = table.grad.numpy()
+    assert np.abs(once).max() > 0
+    model.clear_gradients()
+    loss = model(images()).square().sum()
+    if not recompute:  # Paddle frees what recomputation keeps at the first backward pass
+        loss.backward(retain_graph=True)
+    loss.backward()
+    np.testing.assert_allclose(table.grad.numpy(), once if recompute else 2 * once, rtol=1e-4, atol=1e-7)
+    if not recompute:
+        (gradient,) = paddle.grad(model(images()).square().sum(), [table])
+        np.testing.assert_allclose(gradient.numpy(), once, rtol=1e-4, atol=1e-7)

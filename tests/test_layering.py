@@ -102,3 +102,11 @@ def test_no_test_file_imports_another() -> None:
         if name.startswith("tests.") and any(part.startswith("test_") for part in name.split("."))
     ]
     assert wrong == []
+
+
+def test_the_model_knows_nothing_of_threads_and_processors() -> None:
+    files = [PACKAGE / "beit.py", *(PACKAGE / "layers").glob("*.py")]
+    words = ("threading", "_slice(", "is_cpu_place", "ctypes", "beit.cpu")
+    assert not [
+        (path.name, word) for path in files for word in words if word in path.read_text(encoding="utf-8")
+    ]

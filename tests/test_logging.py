@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from visualdl import LogReader
 
 from beit import logging as run_logging
 from beit.logging import VISUALDL_FILE, RunLog, format_duration, progress
@@ -131,22 +132,8 @@ def test_picture_shape_is_checked(tmp_path):
     log.close()
 
 
-def test_without_visualdl_one_line_says_so(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "visualdl", None)
-    stream = io.StringIO()
-    log = RunLog(tmp_path, 0, stream=stream)
-    log.scalars("train", {"loss": 1.0}, 1)
-    log.image("batch", np.zeros([2, 2, 3], np.uint8), 0)
-    log.config_text("a: 1")
-    log.close()
-    assert stream.getvalue().count("VisualDL is not installed") == 1
-    assert len(stream.getvalue().splitlines()) == 1
-    assert len(json_lines(tmp_path)) == 1
-
-
 def read_visualdl(folder):
-    visualdl = pytest.importorskip("visualdl", reason="VisualDL is an optional extra")
-    return visualdl.LogReader(file_path=str(folder / "visualdl" / VISUALDL_FILE))
+    return LogReader(file_path=str(folder / "visualdl" / VISUALDL_FILE))
 
 
 @pytest.mark.parametrize("half_record", [b"", b"\x01\x02", struct.pack("<Q", 100) + b"part of it"])

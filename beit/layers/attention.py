@@ -14,7 +14,7 @@ from beit.layers.relative_position import gather_bias, make_table
 class Attention(nn.Layer):
     """Self-attention of BEiT: q and v have a learned bias, k has none, positions enter as a bias on the logits.
 
-    On a GPU whose fused kernel gives the same numbers (`fused_attention.probe`) that kernel runs, except with dropout
+    On a GPU whose fused kernel gives the same numbers (`fused_attention.check_kernel`) that kernel runs, except with dropout
     of the weights in training; otherwise the same operations run one by one.
 
     Source: unilm/beit/modeling_finetune.py, `Attention`.

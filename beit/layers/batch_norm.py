@@ -1,4 +1,4 @@
-"""BatchNorm over the images of all ranks."""
+"""BatchNorm over the images of all ranks, on CPUs too."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from paddle.nn import functional as F
 
 
 class SyncBatchNorm(nn.BatchNorm2D):
-    """BatchNorm whose training statistics are those of the joint batch of all ranks; on one rank, BatchNorm.
+    """BatchNorm with training statistics over the batches of all ranks; on one rank plain BatchNorm.
 
-    Paddle's own `SyncBatchNorm` has no CPU kernel. Names, epsilon (1e-5) and momentum (0.9 of the old value) are
-    Paddle's `BatchNorm2D`. As there the running variance takes the biased variance, where PyTorch takes the unbiased.
+    Paddle's `SyncBatchNorm` has no CPU kernel, and this class runs on GPUs too, so that both give the same numbers.
+    Names, epsilon (1e-5) and momentum (0.9 of the old value) are those of Paddle's `BatchNorm2D`. As there, the running
+    variance is the biased variance, where PyTorch's is unbiased.
     """
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """`[B, C, H, W]` to `[B, C, H, W]`; every rank must come along."""
+        """`[B, C, H, W]` to `[B, C, H, W]`; in training every rank must call it."""
         if not self.training or distributed.get_world_size() == 1:
             return F.batch_norm(
                 x,
@@ -40,7 +41,7 @@ class SyncBatchNorm(nn.BatchNorm2D):
         sums = _SumOverRanks.apply(paddle.concat([x.sum([0, 2, 3]), pixels]))
         count = sums[-1].detach()
         mean = sums[:-1] / count  # [C]
-        # Around the joint mean, not as mean of squares minus squared mean, which cancels in float32.
+        # Two passes: mean of squares minus squared mean would cancel in float32.
         centered = x - _per_channel(mean)
         variance = _SumOverRanks.apply((centered * centered).sum([0, 2, 3])) / count  # [C]
         with paddle.no_grad():
@@ -51,7 +52,7 @@ class SyncBatchNorm(nn.BatchNorm2D):
 
 
 class _SumOverRanks(PyLayer):
-    """Sum over the ranks. What a rank puts in reaches the losses of all, so gradients are summed too."""
+    """Sum over the ranks. Each rank's input affects the losses of all ranks, so gradients are summed too."""
 
     @staticmethod
     def forward(ctx: Any, x: paddle.Tensor) -> paddle.Tensor:

@@ -1,4 +1,4 @@
-"""Attention in one GPU kernel, used only where it is seen to give the same numbers and the gradient of the bias."""
+"""Attention in one GPU kernel, used only after a check that it gives the same numbers and the gradient of the bias."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ from paddle.nn import functional as F
 # B batch, N tokens (queries), M keys, H heads, d channels per head
 
 KEY_ALIGNMENT = 8
-"""Keys per row of a bias come in multiples of this: 16 bytes of half precision, what the kernel loads at once."""
+"""The number of keys in a row of the bias is a multiple of this: the kernel loads 16 bytes of half precision at once."""
 
-_HIDDEN = -3e4
-"""Logit of a padding key: its weight underflows to 0, and float16 holds the number."""
+_MASKED = -3e4
+"""Logit of a padding key: its weight underflows to 0, and float16 can represent the number."""
 
-_TOLERANCE = {
-    "float32": 0.01,
-    "float16": 0.05,
-    "bfloat16": 0.05,
-}  # of the largest value; a lost term is above 0.1
+_TOLERANCE = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.05}
+"""Largest difference allowed, relative to the largest value; a kernel that drops a term is off by more than 0.1."""
 
 
-class Probe(NamedTuple):
-    """Whether the fused kernel may be used, and why in words."""
+class KernelCheck(NamedTuple):
+    """Whether the fused kernel may be used, and the reason in words."""
 
     works: bool
     reason: str
@@ -33,7 +30,7 @@ class Probe(NamedTuple):
 def attention_weights(
     q: paddle.Tensor, k: paddle.Tensor, bias: paddle.Tensor | None, scale: float
 ) -> paddle.Tensor:
-    """Plain path: softmax of `scale q k + bias`, `[B, H, N, M]`, of q `[B, H, N, d]` and k `[B, H, M, d]`."""
+    """Softmax of `scale q k + bias`, `[B, H, N, M]`, of q `[B, H, N, d]` and k `[B, H, M, d]`."""
     logits = paddle.matmul(q * scale, k, transpose_y=True)
     if bias is not None:
         # In float32 under autocast too, as PyTorch promotes it. Paddle's CPU kernel adds tensors of one shape several
@@ -65,71 +62,71 @@ def fused_attention(
 def align_keys(
     k: paddle.Tensor, v: paddle.Tensor, bias: paddle.Tensor
 ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-    """Keys and values `[B, M, H, d]` and bias `[1, H, N, M]` with M filled up to a multiple of `KEY_ALIGNMENT`.
+    """Keys and values `[B, M, H, d]` and bias `[1, H, N, M]` with M padded to a multiple of `KEY_ALIGNMENT`.
 
-    The kernel takes the number of keys for the stride of the bias: a padded bias alone would be read askew. The keys
-    that fill up have weight 0.
+    The kernel uses the number of keys as the row stride of the bias, so a padded bias needs padded keys. Padding
+    keys get weight 0.
     """
     missing = -k.shape[1] % KEY_ALIGNMENT
     if not missing:
         return k, v, bias
     nothing = paddle.zeros([k.shape[0], missing, *k.shape[2:]], k.dtype)
-    hidden = paddle.full([*bias.shape[:3], missing], _HIDDEN, bias.dtype)
+    masked = paddle.full([*bias.shape[:3], missing], _MASKED, bias.dtype)
     return (
         paddle.concat([k, nothing], axis=1),
         paddle.concat([v, nothing], axis=1),
-        paddle.concat([bias, hidden], axis=3),
+        paddle.concat([bias, masked], axis=3),
     )
 
 
 def can_fuse(x: paddle.Tensor, head_dim: int) -> bool:
     """Whether `fused_attention` computes what the plain path does, for heads of the type and device of x.
 
-    A graph that is being traced takes the plain path: nothing can be tried there.
+    While a graph is traced the plain path runs: the kernel cannot be checked there.
     """
     if not paddle.in_dynamic_mode() or not _is_on_gpu(x):
         return False
-    return probe(
+    return check_kernel(
         paddle.get_device(), str(x.dtype).rpartition(".")[2], head_dim, paddle.is_grad_enabled()
     ).works
 
 
 def describe(dtype: str, head_dim: int) -> str:
-    """One line for the log: which path attention takes on this GPU, with and without gradients, and why."""
+    """One log line: whether attention is fused on this GPU in training and evaluation, and why."""
     paths = []
     for use, needs_gradient in (("training", True), ("evaluation", False)):
-        found = probe(paddle.get_device(), dtype, head_dim, needs_gradient)
+        found = check_kernel(paddle.get_device(), dtype, head_dim, needs_gradient)
         paths.append(f"{'fused' if found.works else 'plain'} in {use} ({found.reason})")
     return "attention: " + ", ".join(paths)
 
 
 @functools.cache
-def probe(device: str, dtype: str, head_dim: int, needs_gradient: bool) -> Probe:
-    """Try the fused kernel on a few tokens of two samples, once per kind of input, against the plain path.
+def check_kernel(device: str, dtype: str, head_dim: int, needs_gradient: bool) -> KernelCheck:
+    """Compare the fused kernel with the plain path on a few tokens of two samples, once per kind of input.
 
-    The random number generators are left as they were: a resumed run probes at another step than the unbroken one.
+    The random number generators are restored: a resumed run makes the check at another step than the unbroken run.
 
     Args:
-        device: for the memory of this function only; the trial runs on the current device.
+        device: part of the cache key; the check runs on the current device.
         dtype: float32, float16 or bfloat16.
         head_dim: d.
         needs_gradient: compare the gradient of the bias too.
     """
     if dtype not in _TOLERANCE:
-        return Probe(False, f"not made for {dtype}")
+        return KernelCheck(False, f"not made for {dtype}")
     random = paddle.get_rng_state()
     try:
         with paddle.amp.auto_cast(enable=False), paddle.set_grad_enabled(needs_gradient):
-            return _try(dtype, head_dim)
-    # What Paddle raises for a kernel that is missing in this build, on this device or for this type.
+            return _compare(dtype, head_dim)
+    # Paddle raises these when the kernel is missing in this build, on this device or for this type.
     except (ImportError, AttributeError, RuntimeError, ValueError, OSError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        return Probe(False, f"Paddle's kernel does not run: {lines[0].strip()}")
+        return KernelCheck(False, f"Paddle's kernel does not run: {lines[0].strip()}")
     finally:
         paddle.set_rng_state(random)
 
 
-def _try(dtype: str, head_dim: int) -> Probe:
+def _compare(dtype: str, head_dim: int) -> KernelCheck:
     batch, tokens, heads, scale = 2, 13, 2, head_dim**-0.5
     wave = paddle.arange(4 * batch * tokens * heads * head_dim, dtype="float32")
     q, k, v, sensitivity = (
@@ -152,14 +149,14 @@ def _try(dtype: str, head_dim: int) -> Probe:
             continue
         (gradient,) = paddle.grad((mixed * sensitivity.astype("float32")).sum(), [bias], allow_unused=True)
         if gradient is None:
-            return Probe(False, "Paddle's kernel gives no gradient of the position bias")
+            return KernelCheck(False, "Paddle's kernel gives no gradient of the position bias")
         results.append({"output": mixed, "gradient of the bias": gradient})
     fused, plain = results
     for name, expected in plain.items():
         error = float((fused[name] - expected).abs().max() / expected.abs().max())
         if not error <= _TOLERANCE[dtype]:  # also NaN
-            return Probe(False, f"the {name} of Paddle's kernel is off by {100 * error:.2g} %")
-    return Probe(True, f"Paddle's kernel agrees with the plain path in {dtype}")
+            return KernelCheck(False, f"the {name} of Paddle's kernel is off by {100 * error:.2g} %")
+    return KernelCheck(True, f"Paddle's kernel agrees with the plain path in {dtype}")
 
 
 def _kernel(
@@ -167,7 +164,7 @@ def _kernel(
 ) -> paddle.Tensor:
     from paddle.incubate.nn.memory_efficient_attention import memory_efficient_attention
 
-    # `training` makes it keep what the backward pass needs.
+    # `training` keeps what the backward pass needs.
     return memory_efficient_attention(
         q, k, v, attn_bias=bias, p=0.0, scale=scale, training=paddle.is_grad_enabled()
     )

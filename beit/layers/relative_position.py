@@ -12,7 +12,7 @@ from beit.positions import num_table_rows
 
 
 def make_table(layer: nn.Layer, grid_size: tuple[int, int], num_heads: int) -> paddle.Tensor:
-    """A zero table `[T, H]`, owned by `layer`."""
+    """Add a relative position table `[T, H]` of zeros to `layer`."""
     return layer.create_parameter(
         [num_table_rows(grid_size), num_heads], default_initializer=nn.initializer.Constant(0.0)
     )
@@ -20,14 +20,14 @@ def make_table(layer: nn.Layer, grid_size: tuple[int, int], num_heads: int) -> p
 
 def gather_bias(table: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
     """Bias `[1, H, N, N]` of a table `[T, H]` under an index `[N, N]`."""
-    # On a CPU F.embedding has the cheapest backward of Paddle's gathers, and turning a matrix costs half as much as
-    # turning a [N, N, H] tensor.
+    # On a CPU F.embedding has the fastest backward of Paddle's gathers, and transposing a matrix costs half as much as
+    # transposing a [N, N, H] tensor.
     rows = F.embedding(index.flatten(), table)  # [N * N, H]
     return rows.t().reshape([1, table.shape[1], *index.shape])
 
 
 class RelativePositionBias(nn.Layer):
-    """One table for all blocks (pre-training); the index belongs to the encoder."""
+    """One table for all blocks (pre-training); the encoder holds the index."""
 
     def __init__(self, grid_size: tuple[int, int], num_heads: int) -> None:
         super().__init__()

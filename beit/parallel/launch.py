@@ -14,26 +14,29 @@ from typing import Any
 
 from paddle import distributed
 
-from beit.cpu import given_threads
-from beit.parallel.ranks import EXIT_STOPPED
+from beit.cpu import cores, given_threads
 from beit.parallel.signals import STOP_SIGNALS, blocked_for_children
+from beit.parallel.stop import EXIT_STOPPED
 
 
 def launch(
     worker: Callable[..., Any], arguments: tuple[Any, ...], *, ranks: int, device: str, grace: float
 ) -> int:
-    """Run `worker(*arguments)` in `ranks` processes on this machine; exit status, 0 when all of them succeeded.
+    """Run `worker(*arguments)` in several processes on this machine; the exit status is 0 when all of them succeed.
 
-    When a rank dies the others, who would wait for it for ever, get SIGTERM and after `grace` seconds SIGKILL.
-    `STOP_SIGNALS` sent to this process are passed on.
+    When a rank dies, the others would wait for it in a collective forever: they get SIGTERM, and SIGKILL after `grace`
+    seconds. `STOP_SIGNALS` sent to this process are forwarded to the ranks.
+
+    Args:
+        ranks: number of processes.
+        device: "gpu" (NCCL) or "cpu" (gloo; the ranks share the cores).
+        grace: seconds.
     """
     options: dict[str, Any] = {"backend": "nccl" if device == "gpu" else "gloo", "start_method": "spawn"}
     if device == "cpu":
-        # Several ranks with all threads each would fight for the cores.
-        cores = len(os.sched_getaffinity(0))
-        os.environ["OMP_NUM_THREADS"] = given_threads() or str(max(1, cores // ranks))
+        os.environ["OMP_NUM_THREADS"] = given_threads() or str(max(1, cores() // ranks))
     with blocked_for_children():
-        pass  # the resource tracker; the ranks do answer signals
+        pass  # starts the resource tracker with the signals blocked; the ranks themselves handle them
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Your model will be trained under CPUONLY")
         context = distributed.spawn(worker, args=arguments, nprocs=ranks, join=False, daemon=False, **options)
@@ -62,7 +65,7 @@ def _supervise(processes: list[Any], errors: list[Any], grace: float) -> int:
 
 
 def _end_all(processes: list[Any], errors: list[Any], failed: int, grace: float) -> int:
-    """Stop the ranks that still run, say why, and return the exit status of the failed one."""
+    """Stop the ranks that still run, print why, and return the exit status of the failed one."""
     code = int(processes[failed].exitcode)
     if not errors[failed].empty():
         print(errors[failed].get(), file=sys.stderr)
@@ -91,7 +94,7 @@ def _end_all(processes: list[Any], errors: list[Any], failed: int, grace: float)
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether the system holds the process; False where it does not tell."""
+    """Whether the process is suspended; False on systems without `/proc`."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -13,11 +12,6 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import distributed
-
-from beit.parallel import watchdog
-
-EXIT_STOPPED = 128 + signal.SIGTERM
-"""Exit status of a run that was asked to stop and saved its state."""
 
 
 def rank() -> int:
@@ -39,9 +33,8 @@ def barrier() -> None:
 def all_reduce_sum(values: Mapping[str, Any]) -> dict[str, Any]:
     """Sum of each value over all ranks: single numbers as Python floats, more as float64 arrays; one message.
 
-    All ranks give the same names and shapes in the same order.
-
-    Sums travel as float64, which holds counts exactly and adds float32 losses without visible rounding.
+    All ranks pass the same names and shapes in the same order. Values are summed in float64, which is exact for
+    counts and adds float32 losses without visible rounding.
     """
     tensors = [_float64(value) for value in values.values()]
     total = paddle.concat([tensor.reshape([-1]) for tensor in tensors])
@@ -55,7 +48,7 @@ def all_reduce_sum(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sum_over_ranks(tensor: paddle.Tensor) -> paddle.Tensor:
-    """The sum of a tensor over all ranks, on the device."""
+    """Sum of a tensor over all ranks, on the device."""
     if world_size() > 1:
         tensor = tensor.clone()
         distributed.all_reduce(tensor)
@@ -63,10 +56,10 @@ def sum_over_ranks(tensor: paddle.Tensor) -> paddle.Tensor:
 
 
 def gather_samples(tensor: paddle.Tensor) -> paddle.Tensor:
-    """`[B, …]` of each rank to the `[B * ranks, …]` of the whole batch, on every rank.
+    """Gather `[B, ...]` of each rank to `[B * world_size, ...]` on every rank.
 
-    The order is that of the sampler, which deals the images of a step to the ranks one by one: what follows does
-    not depend on the number of ranks.
+    The order is the sampler's, which assigns the images of a step to the ranks in turn, so results do not depend on
+    the number of ranks.
     """
     if world_size() == 1:
         return tensor
@@ -84,7 +77,7 @@ def broadcast(tensor: paddle.Tensor) -> paddle.Tensor:
 
 
 def broadcast_object(value: Any, source: int) -> Any:
-    """The object rank `source` gives, on every rank."""
+    """The object that rank `source` passes, on every rank; it must be picklable."""
     if world_size() > 1:
         box = [value]
         distributed.broadcast_object_list(box, src=source)
@@ -95,38 +88,6 @@ def broadcast_object(value: Any, source: int) -> Any:
 def _float64(value: Any) -> paddle.Tensor:
     tensor = value if isinstance(value, paddle.Tensor) else paddle.to_tensor(value, dtype="float64")
     return tensor.astype("float64")
-
-
-class StopVote:
-    """Lets all ranks leave the loop after the same step when any of them was asked to stop.
-
-    A signal reaches ranks at different steps. Each step adds up one number over the ranks; its sum is read one
-    step later, so the host never waits for the step that is running.
-    """
-
-    def __init__(self) -> None:
-        self.requested = 0
-        self._previous: paddle.Tensor | None = None
-
-    def request(self, signal_number: int) -> None:
-        """Ask to stop (called by signal handlers; further signals change nothing)."""
-        self.requested = self.requested or signal_number
-
-    def passed(self) -> bool:
-        """Whether the ranks agree to stop now; to be called once after each step by every rank."""
-        watchdog.heartbeat()
-        if world_size() == 1:
-            return bool(self.requested)
-        votes = paddle.to_tensor(float(self.requested))
-        distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
-        previous, self._previous = self._previous, votes
-        if previous is None or not float(previous):
-            return False
-        self.requested = int(float(previous))
-        return True
-
-
-# ---------------------------------------------------------------------------------------------- devices
 
 
 def choose_device(wanted: str) -> str:
@@ -152,13 +113,13 @@ def choose_device(wanted: str) -> str:
 
 
 def start(device: str) -> None:
-    """Set the device of this rank and, with several ranks, join them.
+    """Set the device of this rank and, with several ranks, initialize the process group.
 
-    Paddle's own signal handlers are taken away: they answer a SIGTERM with a page of C++ frames. A crash prints the
-    Python frames instead.
+    Paddle's signal handlers are disabled: on SIGTERM they print a page of C++ frames. A crash prints the Python frames
+    instead.
     """
     paddle.disable_signal_handler()
-    faulthandler.enable(2)  # in notebooks sys.stderr is no file
+    faulthandler.enable(2)  # in notebooks sys.stderr has no file descriptor
     if device == "gpu":
         paddle.device.set_device(f"gpu:{distributed.ParallelEnv().device_id}")
     else:
@@ -169,7 +130,7 @@ def start(device: str) -> None:
 
 
 def _refuse_taken_port() -> None:
-    """Paddle aborts the process when the port of rank 0, where the ranks meet, is taken."""
+    """Raise an error when the port of rank 0 is taken; Paddle would abort the process."""
     environment = distributed.ParallelEnv()
     place = os.environ.get("PADDLE_MASTER") or environment.trainer_endpoints[0]
     if environment.rank != 0 or not place:
@@ -187,10 +148,10 @@ def _refuse_taken_port() -> None:
 
 
 def launched_world_size() -> int:
-    """Number of ranks the launcher means to start, also before they have joined."""
+    """Number of ranks that the launcher starts; known before the process group is initialized."""
     return int(distributed.ParallelEnv().world_size)
 
 
 def is_launched_rank() -> bool:
-    """Whether a launcher (`paddle.distributed.launch`, or `launch` below) started this process as one of its ranks."""
+    """Whether `paddle.distributed.launch` or `beit.parallel.launch` started this process as one of its ranks."""
     return "PADDLE_TRAINER_ID" in os.environ

@@ -1,7 +1,7 @@
-"""Optimizer state and gradients divided among the ranks: Paddle's GroupSharded stages. Floor 1.
+"""Optimizer state and gradients sharded over the ranks with Paddle's GroupSharded stages (ZeRO 1 and 2).
 
-Paddle wraps the optimizer; `run.optimizer` is that wrapper then. Each parameter has one owner, which alone gets its
-summed gradient, keeps its moments and sends the new value to the others.
+Paddle wraps the optimizer, and `TrainState.optimizer` is that wrapper. One rank owns each parameter: it alone receives
+the summed gradient, keeps the moments and broadcasts the new value.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from beit.optim.groups import load_named_optimizer_state, named_optimizer_state
 from beit.parallel import ranks
 
 LEVELS = {1: "os", 2: "os_g"}
-"""TRAIN.SHARDING_STAGE to Paddle's name of it; Paddle 3.3 computes stage 1 as stage 2."""
+"""TRAIN.SHARDING_STAGE -> Paddle's name; Paddle 3.3 runs stage 1 as stage 2."""
 
 
-def check(config: CfgNode, device: str, ranks: int) -> None:
-    """Refuse a TRAIN.SHARDING_STAGE that cannot work, before the ranks meet.
+def check(config: CfgNode, device: str, world_size: int) -> None:
+    """Refuse a TRAIN.SHARDING_STAGE that cannot work, before the process group is initialized.
 
     Raises:
         ValueError: stage 3; a stage on a CPU or with one rank.
@@ -33,18 +33,17 @@ def check(config: CfgNode, device: str, ranks: int) -> None:
     given = f"TRAIN.SHARDING_STAGE = {stage}"
     if stage not in LEVELS:
         raise ValueError(
-            f"{given} divides the weights too, layer by layer; BEiT's attention reads its qkv weight outside of the layer "
-            "that holds it, so Paddle would not gather it. Possible are 0 (off), 1 and 2; take 2, with TRAIN.RECOMPUTE "
-            "True where activations are what does not fit"
+            f"{given} would shard the weights too, which is not supported. Possible are 0 (off), 1 and 2; use 2, with "
+            "TRAIN.RECOMPUTE True if it is the activations that do not fit"
         )
     if device != "gpu":
         raise ValueError(
-            f"{given} on {device}: Paddle divides on GPUs only. Set TRAIN.SHARDING_STAGE 0; to save memory here lower "
+            f"{given} on {device}: Paddle shards on GPUs only. Set TRAIN.SHARDING_STAGE 0; to save memory here lower "
             "DATA.BATCH_SIZE and raise TRAIN.ACCUM_ITER, or set TRAIN.RECOMPUTE True"
         )
-    if ranks < 2:
+    if world_size < 2:
         raise ValueError(
-            f"{given} with {ranks} rank: there is nobody to divide with. Set TRAIN.SHARDING_STAGE 0, or start several "
+            f"{given} with {world_size} rank: sharding needs several. Set TRAIN.SHARDING_STAGE 0, or start several "
             "ranks (main_multi_gpu.py)"
         )
 
@@ -52,13 +51,19 @@ def check(config: CfgNode, device: str, ranks: int) -> None:
 def distribute(
     task: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, stage: int, amp_dtype: str | None
 ) -> tuple[paddle.nn.Layer, paddle.optimizer.Optimizer]:
-    """The layer to call in training and the optimizer to step, for all ranks together; weights are loaded before.
+    """Wrap a task and its optimizer for all ranks; load the weights before.
 
-    Without a stage gradients are averaged while the backward pass still computes: `DataParallel` sends them in
-    buckets of 25 MB as they become ready.
+    Without a sharding stage the wrapper is `DataParallel`, which all-reduces gradients in buckets of 25 MB while the
+    backward pass still runs.
+
+    Args:
+        task: the layer to train.
+        optimizer: over the task's parameters.
+        stage: TRAIN.SHARDING_STAGE.
+        amp_dtype: type of mixed precision, or None.
 
     Raises:
-        ValueError: a stage with mixed precision in float16: each rank would decide on its own which step overflows.
+        ValueError: a stage with float16, where each rank would decide by itself whether a step overflows.
     """
     if not stage:
         return paddle.DataParallel(task) if ranks.world_size() > 1 else task, optimizer
@@ -70,27 +75,27 @@ def distribute(
     parameters = _parameters(optimizer)
     regularizers = [parameter.regularizer for parameter in parameters]
     parallel, sharded, _ = paddle.distributed.sharding.group_sharded_parallel(task, optimizer, LEVELS[stage])
-    # The wrapper is an Optimizer over the same groups, and as such turns their weight decay into an L2 term of the
-    # gradient, which AdamW, that decays by itself, would add to its own (3.3.1).
+    # In Paddle 3.3.1 the wrapper, itself an Optimizer over the same groups, sets their weight decay as an L2 regularizer.
+    # AdamW decays the weights itself, so they would decay twice.
     for parameter, regularizer in zip(parameters, regularizers, strict=True):
         parameter.regularizer = regularizer
     return parallel, sharded
 
 
 def is_sharded(optimizer: paddle.optimizer.Optimizer) -> bool:
-    """Whether an optimizer is Paddle's wrapper."""
+    """Whether an optimizer is Paddle's sharding wrapper."""
     return hasattr(optimizer, "param2rank")
 
 
 def unwrap_optimizer(optimizer: paddle.optimizer.Optimizer) -> Any:
-    """The AdamW that holds groups and state: inside the wrapper, or the optimizer itself."""
+    """The AdamW that holds groups and state: the one inside the sharding wrapper, or the optimizer itself."""
     return optimizer._optim if is_sharded(optimizer) else optimizer
 
 
 def gradient_norm(optimizer: paddle.optimizer.Optimizer, squares: Tensor) -> Tensor:
-    """Norm of all gradients, of the sum of squares of those on this rank.
+    """Global gradient norm from the sum of squares of the gradients on this rank.
 
-    A divided run has on a rank what it owns, summed over the ranks; the wrapper divides by their number in its step.
+    With sharding each rank holds only its own gradients, already summed over ranks but not yet averaged.
     """
     if not is_sharded(optimizer):
         return squares.sqrt()
@@ -98,9 +103,9 @@ def gradient_norm(optimizer: paddle.optimizer.Optimizer, squares: Tensor) -> Ten
 
 
 def optimizer_state(optimizer: paddle.optimizer.Optimizer, names: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The whole state as `named_optimizer_state` of an undivided run gives it; all ranks call it, rank 0 gets it.
+    """The full state on rank 0, in the form of `named_optimizer_state`; empty on the others. Every rank calls it.
 
-    Owners send their part parameter by parameter, so that no rank holds more than one of them on its device.
+    Owners send their part parameter by parameter, so that no device holds more than one of them at a time.
     """
     if not is_sharded(optimizer):
         return named_optimizer_state(optimizer, names) if ranks.rank() == 0 else {}
@@ -118,7 +123,7 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, names: Mapping[str, s
 def load_optimizer_state(
     optimizer: paddle.optimizer.Optimizer, state: Mapping[str, np.ndarray], names: Mapping[str, str]
 ) -> None:
-    """Put the whole state, written by a divided run or not, into an optimizer; a divided one keeps what it owns.
+    """Load a full state, from a sharded run or not, into an optimizer; a sharded one keeps its own part.
 
     Raises:
         ValueError: as `load_named_optimizer_state`.
@@ -128,7 +133,7 @@ def load_optimizer_state(
 
 
 def _own(optimizer: Any) -> set[str]:
-    """Automatic names of the parameters this rank owns."""
+    """Names that Paddle generated for the parameters this rank owns."""
     return {name for name, owner in optimizer.param2rank.items() if owner == ranks.rank()}
 
 

@@ -1,4 +1,4 @@
-"""The signals that ask a run to save and stop. Floor 0; imports nothing heavy, data workers need it."""
+"""The signals that ask a run to save and stop. Data workers import this module, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Of systems, of people, and of batch systems before the time is up."""
+"""Sent by the system, by Ctrl-C, and by batch systems before the time limit."""
 
 
 @contextmanager
 def blocked_for_children() -> Iterator[None]:
-    """Processes started in this block never see `STOP_SIGNALS`; nor does the standard library's resource tracker.
+    """Processes started inside this block ignore `STOP_SIGNALS`, and so does Python's resource tracker.
 
-    Batch systems send them to every process of a job, and it is the main process that answers, with the others' help
-    to finish its step.
+    Batch systems send these signals to every process of a job. The main process handles them, and needs its workers to
+    finish its step.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        multiprocessing.resource_tracker.ensure_running()  # inherits the mask, and unblocks two of them here
+        multiprocessing.resource_tracker.ensure_running()  # inherits the mask, and unblocks two signals here
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Ends a rank that stands still, so that a job whose rank hangs ends with a message. Floor 0."""
+"""Ends a rank that makes no progress, so that a job with a hanging rank ends with a message."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 EXIT_HUNG = 124
-"""Exit status of a rank that stood still for `RANK_TIMEOUT` seconds (the status of `timeout`)."""
+"""Exit status of a rank that made no progress for `RANK_TIMEOUT` seconds (the status of the `timeout` command)."""
 
-_TICK = 0.5  # seconds between looks
+_TICK = 0.5  # seconds between checks
 
 
 class _Process:
-    """What this process watches."""
+    """Seconds since the last heartbeat of this process."""
 
     idle = 0.0
 
 
 def heartbeat() -> None:
-    """Say that this rank got on: after each step, each batch of an evaluation, each file that was written."""
+    """Reset the timer: called after each training step, each evaluation batch and each written file."""
     _Process.idle = 0.0
 
 
 @contextlib.contextmanager
 def watch(seconds: float, *, name: str, may_block: bool = False) -> Iterator[None]:
-    """End this process with `EXIT_HUNG` and a line on stderr once `seconds` pass without a `heartbeat`; 0 for never.
+    """End this process with `EXIT_HUNG` and a line on stderr when `seconds` pass without a `heartbeat`.
 
-    When a rank hangs, is stopped, or its machine is gone, the others wait for it in a collective, for ever on
-    gloo. Their watchdogs end them, and with them the job: any launcher ends a job in which a rank has died.
+    When a rank hangs, is suspended, or loses its machine, the other ranks wait for it in a collective, on gloo forever.
+    Their watchdogs end them, and launchers end a job in which a rank has died.
 
-    Seconds are counted by a thread of this process and not read from a clock, so that a job that is suspended as
-    a whole, a computer that sleeps, or a clock that jumps costs nothing.
+    A thread of this process counts the seconds, no clock is read: a suspended job, a sleeping computer or a clock
+    change does not count.
 
     Args:
-        seconds: what the longest step, save or start takes, several times over.
-        name: of this rank, for the message.
-        may_block: calls into the device may hold the interpreter, and this thread with it; a timer of the
-            interpreter's C code, which reads the clock, stands by with twice the time.
+        seconds: several times what the longest step, save or start takes; 0 disables the watchdog.
+        name: name of this rank in the message.
+        may_block: calls into the device may hold the GIL, so that the thread cannot run. A C timer of faulthandler, which
+            reads the clock, then ends the process after twice the time.
     """
     if not seconds:
         yield
@@ -64,9 +64,10 @@ def watch(seconds: float, *, name: str, may_block: bool = False) -> Iterator[Non
 
 @contextlib.contextmanager
 def startup_timeout(seconds: float, *, name: str) -> Iterator[None]:
-    """The same while the ranks look for each other; 0 for never. Paddle holds the interpreter there, and with it the thread of `watch`.
+    """Timeout for the rendezvous of the ranks; 0 disables it.
 
-    The interpreter's own timer then prints `Timeout` and where this rank is.
+    Paddle holds the GIL there, so the thread of `watch` cannot run. faulthandler's C timer prints `Timeout` and the
+    stack of this rank instead.
     """
     if not seconds:
         yield
@@ -91,17 +92,18 @@ def _watch(seconds: float, name: str, may_block: bool, over: threading.Event) ->
         if _Process.idle >= seconds:
             message = (
                 f"error: {name}: nothing happened for RANK_TIMEOUT = {seconds:g} seconds, {_place()}; this rank or "
-                "one it waits for hangs. The newest checkpoint is whole: continue with -resume auto"
+                "one it waits for hangs. The newest checkpoint is intact: continue with -resume auto"
             )
             print(message, file=sys.stderr, flush=True)
             os._exit(EXIT_HUNG)
 
 
 def _place() -> str:
-    """Where in this package the main thread is."""
+    """The line of this package that the main thread is executing."""
+    package = Path(__file__).parents[1]
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     stack = traceback.extract_stack(frame) if frame is not None else []
-    own = [entry for entry in stack if Path(entry.filename).parent.is_relative_to(Path(__file__).parent)]
+    own = [entry for entry in stack if Path(entry.filename).is_relative_to(package)]
     if not own:
         return "outside of this package"
     entry = own[-1]

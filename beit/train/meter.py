@@ -1,4 +1,4 @@
-"""The log line of a run: means of losses, gradient and speed, and what must not go on."""
+"""The log line of a run: mean losses, gradient norm and speed; stops the run when a loss is not finite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from beit.logging import format_duration
 from beit.parallel import ranks
 from beit.train.state import NonFiniteLossError, Training
 
-_MAX_DATA_WAIT = 0.2  # share of the time above which the pictures, not the device, set the speed
+_MAX_DATA_WAIT = 0.2  # fraction of the time; above it data loading limits the speed
 
 
 class Meter:
@@ -38,7 +38,7 @@ class Meter:
         self._steps += 1
 
     def report(self, lr: float, weight_decay: float) -> None:
-        """Write the means since the last line and start anew.
+        """Log the means since the last line and reset them.
 
         Raises:
             NonFiniteLossError: the loss is not finite.
@@ -66,12 +66,12 @@ class Meter:
         is_warm = run.step >= self._warmup_steps
         for message in run.task.health_warnings(means, is_warm):
             run.log.text(f"warning: {message}")
-        self._tell_of_waiting(means["data_wait"])
+        self._warn_of_waiting(means["data_wait"])
         self._sums, self._steps = {}, 0
         self._since, self._waited = time.perf_counter(), run.loader.wait_seconds
 
     def restart_clock(self) -> None:
-        """Leave out of the next speed what was not training."""
+        """Exclude the time before this call from the next reported speed."""
         self._since, self._waited = time.perf_counter(), self._run.loader.wait_seconds
 
     def _line(self, means: dict[str, float], seconds_per_step: float) -> str:
@@ -87,14 +87,14 @@ class Meter:
             f"data wait {100 * means['data_wait']:.0f} %  {left} left"
         )
 
-    def _tell_of_waiting(self, share: float) -> None:
-        """Say once that the data is too slow; not at the first line, in whose time the workers start."""
+    def _warn_of_waiting(self, share: float) -> None:
+        """Warn once that data loading is too slow; not at the first line, which includes the start of the workers."""
         if share > _MAX_DATA_WAIT and not self._is_first and not self._is_starved:
             self._is_starved = True
             self._run.log.text(
-                f"warning: {100 * share:.0f} % of the time goes into waiting for pictures, the device could be faster: raise "
+                f"warning: {100 * share:.0f} % of the time is spent waiting for images, the device could be faster: raise "
                 f"DATA.NUM_WORKERS (it is {self._run.loader.num_workers}, one per CPU core and rank at most), or store "
-                "the pictures smaller or on a faster disk"
+                "the images smaller or on a faster disk"
             )
         self._is_first = False
 
@@ -115,8 +115,8 @@ class Meter:
 
     def _refuse_non_finite(self, means: dict[str, float]) -> None:
         run = self._run
-        # With loss scaling a step with an infinite gradient is skipped on purpose. Every loss of the task is watched,
-        # so that the message names the one that broke.
+        # With loss scaling a step with an infinite gradient is skipped on purpose. All losses of the task are checked,
+        # so that the message names the one that is not finite.
         watched = [name for name in self._sums if name != "grad_norm" or not run.scaler.is_enable()]
         bad = {name: means[name] for name in watched if not math.isfinite(means[name])}
         if not bad:
@@ -129,7 +129,7 @@ class Meter:
         )
 
     def _refuse_overflow_storm(self, means: dict[str, float]) -> None:
-        """Each step that float16 cannot hold is skipped and halves the scale; below 1 the last 17 or more were."""
+        """Each step that overflows float16 is skipped and halves the loss scale; below 1, at least the last 17 were skipped."""
         if means.get("loss_scale", 1.0) < 1.0:
             raise NonFiniteLossError(
                 f"step {self._run.step}: the gradients overflow float16 again and again (loss scale "

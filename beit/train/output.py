@@ -1,4 +1,4 @@
-"""The output folder of a run: writable, and of one run at a time. Floor 6, below `run`."""
+"""The output folder of a run: checked, locked, and described by the resolved config."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from beit.train.resume import LATEST
 
 @contextmanager
 def output_folder(config: CfgNode) -> Iterator[Path]:
-    """The folder `config.SAVE`, locked; the resolved config is written into it.
+    """Lock the folder `config.SAVE` and write the resolved config into it.
 
-    Rank 0 locks, so that no other process writes into the folder at the same time. The lock is on the folder itself
-    and ends with the process, however that ends.
+    Rank 0 holds the lock, so that no other process writes into the folder. It is a lock on the folder itself, and ends
+    with the process.
 
     Raises:
         ValueError: the folder holds a training run that this one would overwrite, or another run writes into it.
@@ -43,7 +43,7 @@ def output_folder(config: CfgNode) -> Iterator[Path]:
 
 
 def _prepare(folder: Path, config: CfgNode) -> int:
-    """Create, lock and describe the folder; the handle that holds the lock."""
+    """Create and lock the folder and write the config; returns the handle that holds the lock."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
@@ -60,7 +60,7 @@ def _prepare(folder: Path, config: CfgNode) -> int:
 def _lock(handle: int, folder: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # any other is a network file system without such locks
+    except OSError as error:  # other errors: a network file system without such locks
         if error.errno == errno.EWOULDBLOCK:
             raise ValueError(
                 f"another run is writing into {folder}; wait for its end or choose another -output"

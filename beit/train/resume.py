@@ -19,15 +19,15 @@ from beit.parallel import ranks, sharding, watchdog
 from beit.train.state import NonFiniteLossError, Training
 
 LATEST, BEST, MODEL = "latest.pdparams", "best.pdparams", "model.pdparams"
-"""In the output folder: the newest training state; the weights of the best evaluation; the weights at the end."""
+"""Files in the output folder: the latest training state, the weights of the best evaluation, the final weights."""
 
 
 def save(run: Training, kind: str) -> None:
-    """Write one of the run's files (rank 0 writes, atomically; the others go on); every rank calls it.
+    """Write one of the run's files. Every rank calls it; rank 0 writes, atomically.
 
-    `"latest"` is the whole training state; `"epoch"` keeps it as `epoch_0012.pdparams` and removes the oldest
-    beyond `KEEP_LAST`; `"best"` and `"model"` are the weights the model has now, as a flat state dict that
-    `paddle.load` and `-pretrained` take.
+    `"latest"` is the full training state; `"epoch"` keeps it as `epoch_0012.pdparams` and removes the oldest files
+    beyond `KEEP_LAST`; `"best"` and `"model"` are the current weights as a flat state dict that `paddle.load` and
+    `-pretrained` read.
 
     Raises:
         OSError: the disk is full or read-only; the previous file is untouched.
@@ -41,9 +41,7 @@ def save(run: Training, kind: str) -> None:
         _refuse_non_finite(run, state["model"], state["model_ema"] or {}, state["optimizer"])
         write_checkpoint(folder / LATEST, state)
     elif kind == "epoch":
-        if not (
-            folder / LATEST
-        ).exists():  # another run's checkpoint of an epoch's end, continued in a new folder
+        if not (folder / LATEST).exists():  # resumed at the end of an epoch, in a new folder
             write_checkpoint(folder / LATEST, _state(run))
         begun = -(-run.step // run.sampler.steps_per_epoch)  # TRAIN.MAX_STEPS may end a run within an epoch
         _keep_epoch(folder, begun, run.config.KEEP_LAST)
@@ -55,13 +53,13 @@ def save(run: Training, kind: str) -> None:
 
 
 def restore(run: Training, paths: Sequence[Path]) -> None:
-    """Continue from the first undamaged of these checkpoints: weights, average, optimizer, scaler, step, best score.
+    """Load weights, average, optimizer, scaler, step and best score from the first undamaged of these checkpoints.
 
     A damaged one is named in the log, and the next is tried.
 
     Raises:
-        ValueError: all are damaged, or the file is no training checkpoint, belongs to another model, or was written
-            by a run whose order of images this run would not continue.
+        ValueError: all are damaged; or the file is not a training checkpoint, is of another model, or was written by
+            a run with another order of images.
     """
     for path, is_last in zip(paths, [False] * (len(paths) - 1) + [True], strict=True):
         try:
@@ -93,7 +91,7 @@ def _restore(run: Training, path: Path, state: Any) -> None:
 
 
 def find_checkpoints(config: CfgNode) -> list[Path]:
-    """The files `MODEL.RESUME` means: `auto` is those of the output folder, newest first; empty when it has none.
+    """The checkpoints that `MODEL.RESUME` names; for `auto` those of the output folder, newest first, maybe none.
 
     Raises:
         FileNotFoundError: a named file does not exist.
@@ -112,7 +110,7 @@ def find_checkpoints(config: CfgNode) -> list[Path]:
 
 
 def _state(run: Training) -> dict[str, Any]:
-    """The training state on rank 0; nothing on the others, which give what they own of the optimizer's."""
+    """The training state on rank 0; empty on the others, which send their part of a sharded optimizer state."""
     optimizer = sharding.optimizer_state(run.optimizer, _parameter_names(run))
     if ranks.rank() != 0:
         return {}
@@ -140,7 +138,7 @@ def _refuse_non_finite(run: Training, *states: Mapping[str, np.ndarray]) -> None
 
 
 def _order(run: Training) -> dict[str, int | str]:
-    """What the order of images depends on; ranks and accumulation only through their product."""
+    """What determines the order of images. Ranks, batch size and accumulation count only through their product."""
     return {
         "images": run.sampler.length,
         "list of images": run.dataset.images.fingerprint(),
@@ -181,7 +179,7 @@ def _load_model(model: nn.Layer, stored: Mapping[str, np.ndarray], path: Path) -
 
 
 def _keep_epoch(folder: Path, epoch: int, keep: int) -> None:
-    """Keep the latest state under the epoch's name (a hard link where possible) and drop the oldest."""
+    """Keep the latest state under the epoch's name (as a hard link where possible) and remove the oldest."""
     target = folder / f"epoch_{epoch:04d}.pdparams"
     partial = target.with_suffix(".partial")
     partial.unlink(missing_ok=True)
@@ -190,7 +188,7 @@ def _keep_epoch(folder: Path, epoch: int, keep: int) -> None:
     except OSError:  # a file system without hard links
         shutil.copyfile(folder / LATEST, partial)
     partial.replace(target)
-    partial.unlink(missing_ok=True)  # renaming one name of a file to another of its names does nothing
+    partial.unlink(missing_ok=True)  # rename does nothing if both names are links to the same file
     for old in _kept_epochs(folder)[:-keep]:
         old.unlink()
 

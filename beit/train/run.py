@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-import signal
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +13,34 @@ from yacs.config import CfgNode
 
 from beit import __version__, cpu
 from beit.checkpoint.report import LoadReport
-from beit.config import batch_size_eval, dump
+from beit.config import batch_size_eval, dump, head_dim
+from beit.data.dataset import ImageDataset
 from beit.data.image_list import require_files
 from beit.data.loader import Loader
 from beit.data.sampler import EvalSampler, TrainSampler
 from beit.layers import fused_attention
-from beit.layers.attention import Attention
 from beit.logging import RunLog
 from beit.optim.ema import Ema
 from beit.optim.groups import describe_groups
 from beit.optim.schedule import make_schedules, run_length, warmup_length
 from beit.parallel import ranks, sharding, watchdog
-from beit.parallel.signals import STOP_SIGNALS
+from beit.parallel.stop import stop_signals
 from beit.tasks import TASKS, Task
 from beit.train.loop import evaluate, fit, log_report
 from beit.train.output import output_folder
 from beit.train.resume import LATEST, find_checkpoints, restore, save
 from beit.train.state import Training
 
-_SAME_KEYPRESS = 1.0  # seconds
-
 
 def run(config: CfgNode) -> dict[str, float]:
-    """Train or evaluate on this rank; the metrics of the last evaluation.
+    """Train or evaluate on this rank; returns the metrics of the last evaluation.
 
     Writes into `config.SAVE`: `config.yaml` (resolved), `log.txt`, `metrics.jsonl`, `visualdl/`, checkpoints
-    (beit/train/resume.py), `class_names.txt` where the data names its classes, and `eval.json` after an evaluation.
+    (beit/train/resume.py), `class_names.txt` where the data set names its classes, and `eval.json` after an evaluation.
 
     Raises:
         ValueError, OSError: wrong config, data or checkpoint; the message says what to change.
-        NonFiniteLossError, StoppedError: as `engine.fit`.
+        NonFiniteLossError, StoppedError: as `loop.fit`.
     """
     device = ranks.choose_device(config.DEVICE)
     world_size = ranks.launched_world_size()
@@ -73,8 +68,7 @@ def _run_in(folder: Path, config: CfgNode, device: str) -> dict[str, float]:
         task = TASKS[config.TASK](config)
         amp_dtype = _amp_dtype(config, device, log)
         if device == "gpu":
-            attention = next(layer for layer in task.sublayers() if isinstance(layer, Attention))
-            log.text(fused_attention.describe(amp_dtype or "float32", attention.head_dim))
+            log.text(fused_attention.describe(amp_dtype or "float32", head_dim(config)))
         return _evaluate(task, log, amp_dtype) if config.EVAL else _train(task, log, amp_dtype)
     finally:
         log.close()
@@ -90,11 +84,10 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
             f"{config.MODEL.PRETRAINED} cannot be evaluated, it lacks {', '.join(list(report.new)[:4])}: "
             f"{next(iter(report.new.values()))}; set the config to the checkpoint, or train first"
         )
-    with _evaluation(task, amp_dtype, log) as evaluation:
-        if evaluation is None:
-            raise ValueError(
-                f"-eval: there are no validation images in DATA.DATA_PATH={config.DATA.DATA_PATH}"
-            )
+    dataset = task.dataset("val")
+    if dataset is None:
+        raise ValueError(f"-eval: there are no validation images in DATA.DATA_PATH={config.DATA.DATA_PATH}")
+    with _evaluation(task, dataset, amp_dtype, log) as evaluation:
         metrics = evaluation()
     log.scalars("eval", metrics, 0)
     log_report(task, log, 0)
@@ -134,7 +127,11 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
     assert dataset is not None
     _require_files(dataset, config.DATA.MAX_BAD_FRACTION)
     _write_class_names(task, dataset)
-    _warn_of_overlap(task, dataset, log)
+    validation = task.dataset("val")
+    if validation is None:
+        log.text("evaluation data: none")
+    else:
+        _warn_of_overlap(dataset, validation, log)
     sampler = TrainSampler(
         len(dataset),
         batch_size=config.DATA.BATCH_SIZE,
@@ -148,8 +145,8 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
     _describe(task, sampler, groups, log)
     with (
         Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader,
-        _evaluation(task, amp_dtype, log) as evaluation,
-        _stop_signals() as stop,
+        nullcontext() if validation is None else _evaluation(task, validation, amp_dtype, log) as evaluation,
+        stop_signals() as stop,
     ):
         parallel, optimizer = sharding.distribute(
             task, task.optimizer(groups), config.TRAIN.SHARDING_STAGE, amp_dtype
@@ -172,24 +169,18 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         )
         if checkpoints:
             restore(training, checkpoints)
+            # Resumed from another folder: every rank takes part in saving, whichever of them sees the file.
             if ranks.all_reduce_sum({"absent": not (Path(config.SAVE) / LATEST).exists()})["absent"]:
-                save(
-                    training, "latest"
-                )  # it comes from another folder; on every rank, whoever has looked first
+                save(training, "latest")
         return fit(training)
 
 
 @contextmanager
 def _evaluation(
-    task: Task, amp_dtype: str | None, log: RunLog
-) -> Iterator[Callable[[], dict[str, float]] | None]:
-    """A function that evaluates the task on its validation data, if it has any; workers start at the first call."""
+    task: Task, dataset: ImageDataset, amp_dtype: str | None, log: RunLog
+) -> Iterator[Callable[[], dict[str, float]]]:
+    """A function that evaluates the task on its validation data; the data workers start at its first call."""
     config = task.config
-    dataset = task.dataset("val")
-    if dataset is None:
-        log.text("evaluation data: none")
-        yield None
-        return
     log.text(f"evaluation data: {len(dataset)} images")
     _require_files(dataset, 0.0)
     sampler = EvalSampler(
@@ -200,32 +191,6 @@ def _evaluation(
     )
     with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
         yield lambda: evaluate(task, loader, sampler, amp_dtype=amp_dtype)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[ranks.StopVote]:
-    """SIGTERM, SIGINT and SIGUSR1 ask the loop to save and stop; a second SIGINT interrupts at once.
-
-    Launchers and batch systems repeat their signals until the process is gone: once a stop was asked for, the
-    handlers stay. One Ctrl-C reaches a rank twice, from the terminal and from its launcher; those are one.
-    """
-    vote = ranks.StopVote()
-    asked = math.inf
-
-    def handle(number: int, _frame: Any) -> None:
-        nonlocal asked
-        if number == signal.SIGINT and time.monotonic() - asked > _SAME_KEYPRESS:
-            raise KeyboardInterrupt
-        asked = min(asked, time.monotonic())
-        vote.request(number)
-
-    previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
-    try:
-        yield vote
-    finally:
-        if not vote.requested:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def _load(task: Task, log: RunLog) -> LoadReport:
@@ -241,21 +206,21 @@ def _load(task: Task, log: RunLog) -> LoadReport:
     return report
 
 
-def _require_files(dataset: Any, tolerated: float) -> None:
+def _require_files(dataset: ImageDataset, tolerated: float) -> None:
     if ranks.rank() == 0:
         require_files(dataset.images, tolerated)
 
 
-def _warn_of_overlap(task: Task, dataset: Any, log: RunLog) -> None:
-    validation = task.dataset("val")
-    shared = dataset.images.overlap(validation.images) if validation is not None else 0
-    if validation is not None and shared:
+def _warn_of_overlap(training: ImageDataset, validation: ImageDataset, log: RunLog) -> None:
+    shared = training.images.overlap(validation.images)
+    if shared:
         log.text(
-            f"warning: {shared} of {len(validation)} validation images are training images too; metrics will flatter"
+            f"warning: {shared} of {len(validation)} validation images are also training images; the metrics will be "
+            "too good"
         )
 
 
-def _write_class_names(task: Task, dataset: Any) -> None:
+def _write_class_names(task: Task, dataset: ImageDataset) -> None:
     names = dataset.images.class_names
     if names and ranks.rank() == 0:
         (Path(task.config.SAVE) / "class_names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
@@ -274,7 +239,7 @@ def _amp_dtype(config: CfgNode, device: str, log: RunLog) -> str | None:
 
 
 def _describe(task: Task, sampler: TrainSampler, groups: list[dict[str, Any]], log: RunLog) -> None:
-    """Say what will be trained before the first step: data, total batch against the recipe, rates, groups."""
+    """Log, before the first step, the data, the total batch against the recipe's, learning rates and groups."""
     config = task.config
     train, total = config.TRAIN, sampler.step_size
     log.text(
@@ -297,3 +262,7 @@ def _describe(task: Task, sampler: TrainSampler, groups: list[dict[str, Any]], l
     points = sorted({0, warmup_length(config, sampler.steps_per_epoch), last // 2, last})
     log.text("schedule: " + ", ".join(f"step {p}: lr {schedules(p)[0]:.3e}" for p in points if p <= last))
     log.text("parameter groups:\n" + describe_groups(groups))
+    if ranks.world_size() == 1 and paddle.get_device() == "cpu" and cpu.cores() > 1:
+        log.text(
+            "one process on a CPU: main_multi_gpu.py -nprocs auto trains with one rank per core, which is faster"
+        )

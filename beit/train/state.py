@@ -14,7 +14,7 @@ from beit.data.loader import Loader
 from beit.data.sampler import TrainSampler
 from beit.logging import RunLog
 from beit.optim.ema import Ema
-from beit.parallel.ranks import StopVote
+from beit.parallel.stop import StopVote
 from beit.tasks import Task
 
 

@@ -1,4 +1,4 @@
-"""One training step tried out: time, memory, finite numbers; and settings that do nothing."""
+"""A trial of two training steps (time, memory, finite loss), and config keys without effect. For `beit check`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import paddle
 
 from beit.data.batch_transforms import to_device
+from beit.data.dataset import ImageDataset
 from beit.data.loader import collate
 from beit.data.sampler import Sample
 from beit.layers.block import DropPath
@@ -31,10 +31,10 @@ class StepReport:
     loss: float
 
 
-def dry_step(task: Task, dataset: Any) -> StepReport:
-    """Two optimizer steps on the first training images; the weights of `task` change.
+def dry_step(task: Task, dataset: ImageDataset) -> StepReport:
+    """Run two optimizer steps on the first training images; changes the weights of `task`.
 
-    Memory is what Paddle allocated on the GPU at most, or on a CPU what the whole process held at most.
+    Memory is the peak that Paddle allocated on the GPU, or on a CPU the peak of the whole process.
 
     Raises:
         ValueError: the loss is not finite.
@@ -69,7 +69,7 @@ def dry_step(task: Task, dataset: Any) -> StepReport:
 
 
 def settings_without_effect(task: Task) -> list[str]:
-    """Keys that are set and change nothing in this task's model and groups."""
+    """One line per config key that is set but changes nothing in this task's model and parameter groups."""
     config, found = task.config, []
     multipliers = {group.get("learning_rate", 1.0) for group in task.param_groups()}
     if config.TRAIN.LAYER_DECAY != 1.0 and multipliers == {1.0}:

@@ -70,13 +70,13 @@ def use_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Kernel], l
                 biases.append(bias)
             return kernel(q, k, v, bias, scale)
 
-        fused_attention.probe.cache_clear()
+        fused_attention.check_kernel.cache_clear()
         monkeypatch.setattr(fused_attention, "_kernel", recorded)
         monkeypatch.setattr(fused_attention, "_is_on_gpu", lambda _: True)
         return biases
 
     yield install
-    fused_attention.probe.cache_clear()
+    fused_attention.check_kernel.cache_clear()
 
 
 def make_attention(**options: object) -> tuple[Attention, paddle.Tensor, paddle.Tensor]:
@@ -133,7 +133,7 @@ def test_bias_and_its_gradient_are_right_whatever_the_kernel_does(
     output, gradient = output_and_table_gradient(attention, x, None, index)
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
-    result = fused_attention.probe("Place(cpu)", "float32", 8, True)
+    result = fused_attention.check_kernel("Place(cpu)", "float32", 8, True)
     assert result.works is (kernel is right)
     assert re.search(reason, result.reason), result.reason
 
@@ -142,10 +142,10 @@ def test_a_kernel_without_gradient_serves_where_none_is_needed(
     use_kernel: Callable[[Kernel], list],
 ) -> None:
     use_kernel(without_gradient)
-    assert not fused_attention.probe("Place(cpu)", "float32", 8, True).works
-    assert fused_attention.probe("Place(cpu)", "float32", 8, False).works
+    assert not fused_attention.check_kernel("Place(cpu)", "float32", 8, True).works
+    assert fused_attention.check_kernel("Place(cpu)", "float32", 8, False).works
     use_kernel(without_bias)
-    assert not fused_attention.probe("Place(cpu)", "float32", 8, False).works
+    assert not fused_attention.check_kernel("Place(cpu)", "float32", 8, False).works
 
 
 def test_the_log_says_which_path_is_taken_and_why(use_kernel: Callable[[Kernel], list]) -> None:
@@ -163,8 +163,8 @@ def test_low_precision_is_tried_by_itself(use_kernel: Callable[[Kernel], list]) 
 
     use_kernel(in_float32)
     for dtype in ("float16", "bfloat16"):
-        assert fused_attention.probe("Place(cpu)", dtype, 64, True).works
-    assert fused_attention.probe("Place(cpu)", "float64", 64, True) == (False, "not made for float64")
+        assert fused_attention.check_kernel("Place(cpu)", dtype, 64, True).works
+    assert fused_attention.check_kernel("Place(cpu)", "float64", 64, True) == (False, "not made for float64")
 
 
 def test_probe_leaves_the_random_numbers_alone(use_kernel: Callable[[Kernel], list]) -> None:
@@ -176,7 +176,7 @@ def test_probe_leaves_the_random_numbers_alone(use_kernel: Callable[[Kernel], li
     paddle.seed(5)
     expected = paddle.rand([2]).numpy()
     paddle.seed(5)
-    assert fused_attention.probe("Place(cpu)", "float32", 8, True).works
+    assert fused_attention.check_kernel("Place(cpu)", "float32", 8, True).works
     np.testing.assert_array_equal(paddle.rand([2]).numpy(), expected)
 
 
@@ -206,7 +206,7 @@ def test_a_traced_graph_takes_the_plain_path(use_kernel: Callable[[Kernel], list
     traced = paddle.jit.to_static(mix, input_spec=[any_batch], full_graph=True)
     with paddle.no_grad():
         np.testing.assert_allclose(traced(x).numpy(), expected, rtol=1e-5, atol=1e-5)
-    assert fused_attention.probe.cache_info().currsize == 0
+    assert fused_attention.check_kernel.cache_info().currsize == 0
 
 
 @pytest.mark.parametrize("keys", [7, 8, 13])

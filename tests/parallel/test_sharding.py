@@ -68,7 +68,7 @@ def test_gradients_travel_with_the_last_micro_batch_only(results: Path) -> None:
     [
         (1, "cpu", 2, r"TRAIN.SHARDING_STAGE = 1 on cpu: .* on GPUs only. Set TRAIN.SHARDING_STAGE 0; .*TRAIN.RECOMPUTE"),
         (2, "gpu", 1, r"TRAIN.SHARDING_STAGE = 2 with 1 rank: .* start several ranks \(main_multi_gpu.py\)"),
-        (3, "gpu", 8, r"TRAIN.SHARDING_STAGE = 3 divides the weights too, .* Possible are 0 \(off\), 1 and 2"),
+        (3, "gpu", 8, r"TRAIN.SHARDING_STAGE = 3 would shard the weights too, .* Possible are 0 \(off\), 1 and 2"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused(stage: int, device: str, ranks: int, message: str) -> None:
