@@ -1,1 +1,1 @@
-"""The same work by this package and by others, timed in turn. Peers run in processes of their own."""
+"""Benchmarks: the same work by this package and by other libraries. Baselines run in processes of their own."""

@@ -1,4 +1,4 @@
-"""Exact numbers of a network: parameters, multiply-adds as four communities count them, memory of a batch."""
+"""Parameters, multiply-adds under four counting conventions, and an estimate of the memory of training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONVENTIONS = {
     "C": "B without the two products inside attention (timm's tables of PyTorch 2.1)",
     "D": "Linear and Conv2D layers alone, without qkv and attention (PaddleViT, PASSL: 12.7 G)",
 }
-"""Name -> what is counted; one multiply-add is 1 in each. Source: the publishers' tables, recomputed."""
+"""What each convention counts; one multiply-add counts as 1. Source: tables of the publishers, recomputed."""
 
 
 @dataclass
@@ -49,12 +49,12 @@ class MultiplyAdds:
 
 
 def count_parameters(model: nn.Layer) -> int:
-    """Numbers that are learned."""
+    """Number of values in all parameters."""
     return sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
 
 
 def count_by_part(model: nn.Layer) -> dict[str, int]:
-    """Parameters of each direct part of a model, the largest first."""
+    """Number of parameters by direct sublayer, the largest first."""
     parts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = name.split(".", 1)[0]
@@ -64,7 +64,7 @@ def count_by_part(model: nn.Layer) -> dict[str, int]:
 
 @paddle.no_grad()
 def count_multiply_adds(model: nn.Layer, *inputs: paddle.Tensor) -> MultiplyAdds:
-    """Multiply-adds of `model(*inputs)` on a batch of one, counted while it runs in evaluation mode."""
+    """Multiply-adds of `model(*inputs)`, counted by forward hooks in evaluation mode."""
     counts = MultiplyAdds()
     hooks = []
     for name, layer in model.named_sublayers():
@@ -85,7 +85,7 @@ def count_multiply_adds(model: nn.Layer, *inputs: paddle.Tensor) -> MultiplyAdds
 
 
 class _Counting:
-    """A hook that adds what a layer did."""
+    """A forward hook that adds the operations of a layer."""
 
     def __init__(self, counts: MultiplyAdds, count: Any, kind: str | None) -> None:
         self._counts, self._count, self._kind = counts, count, kind
@@ -113,7 +113,7 @@ def _layer_norm(layer: Any, x: paddle.Tensor, output: paddle.Tensor) -> dict[str
 
 
 def _attention(layer: Attention, x: paddle.Tensor, output: paddle.Tensor) -> dict[str, int]:
-    """The two products with the attention weights; `qkv` and `proj` are layers with hooks of their own."""
+    """The two products inside attention; its linear layers have hooks of their own."""
     batch, tokens, _ = x.shape
     return {"attention": 2 * batch * tokens * tokens * layer.num_heads * layer.head_dim}
 
@@ -129,7 +129,7 @@ _COUNTERS: dict[type, Any] = {
 
 @dataclass(frozen=True)
 class Memory:
-    """Estimated bytes on the device by what they hold. Evaluation: weights and two blocks' activations at a time."""
+    """Estimated bytes on the device by use. Evaluation needs the weights and the activations of about two blocks."""
 
     weights: int
     gradients: int
@@ -139,21 +139,23 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of all uses."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
 def estimate_training_memory(model: nn.Layer, config: Any, batch: int, *, half: bool) -> Memory:
-    """What a training step of the encoder needs at its peak, for `batch` images on one device.
+    """Estimated peak memory of a training step of the encoder on one device.
 
-    Counted: float32 weights, gradients, AdamW's two moments, the moving average if there is one, and the activations
-    that the blocks keep for the backward pass (one block's and the block inputs with TRAIN.RECOMPUTE). Not counted:
-    heads of other tasks, workspaces of the matrix library, fragmentation, the framework (about half a GiB), tokenizer
-    and teacher.
+    Included: float32 weights, gradients, AdamW's two moments, the moving average if there is one, and the activations
+    that the blocks keep for the backward pass (with TRAIN.RECOMPUTE those of one block, and the inputs of all). Not
+    included: heads of other tasks, workspaces of the matrix library, fragmentation, the framework (about half a GiB),
+    tokenizer and teacher.
 
     Args:
-        half: mixed precision (-amp): activations are 2 bytes but for the attention weights, which are 4 and 2. Computed
-            like this, not measured.
+        model: the model; its encoder is `model.backbone` or the model itself.
+        config: its frozen config.
+        batch: images per step on this device.
+        half: mixed precision (-amp): activations take 2 bytes, attention weights 4 and 2. Computed, not measured.
     """
     weights = _SINGLE * count_parameters(model)
     encoder = getattr(model, "backbone", model)
@@ -162,13 +164,13 @@ def estimate_training_memory(model: nn.Layer, config: Any, batch: int, *, half: 
     stream = batch * tokens * keys.EMBED_DIM
     square = batch * keys.NUM_HEADS * tokens * tokens
     value = _HALF if half else _SINGLE
-    # Kept of the width D: inputs and results of both norms, q, k, v, what goes into the projection, both branches before
-    # LayerScale (11 with the block's result), and both sides of the MLP's activation.
-    # Of the squares the attention weights. Measured with Paddle 3.3's allocator in float32: these very numbers.
-    # Drop path keeps both branches after LayerScale too.
+    # Kept tensors of width D: inputs and outputs of both norms, q, k, v, the input of the projection, both branches
+    # before LayerScale (with the output of the block 11), and the input and output of the MLP's activation function.
+    # Kept of [N, N]: the attention weights. Paddle 3.3's allocator reports the same numbers in float32.
+    # Drop path also keeps both branches after LayerScale.
     kept = 11 + 2 * keys.MLP_RATIO + (2 if keys.DROPPATH else 0)
     per_block = value * int(stream * kept) + (_SINGLE + _HALF if half else _SINGLE) * square
-    # While one block goes backward: gradients inside the MLP, and of the weights and the logits.
+    # Backward pass of one block: gradients inside the MLP, and of the attention weights and logits.
     passing = value * int(stream * 2 * keys.MLP_RATIO) + 2 * _SINGLE * square
     blocks = (
         per_block + encoder.depth * value * stream if config.TRAIN.RECOMPUTE else encoder.depth * per_block

@@ -1,4 +1,4 @@
-"""What the contenders need on disk: one set of weights in each library's form, graphs, inputs, pictures."""
+"""Files of the benchmarks: the same weights in the format of each library, exported graphs, inputs, images."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from beit.deploy.graph import write_graph, write_onnx
 from beit.deploy.network import ExportedNetwork
 
 JPEG_SIZE = (500, 375)
-"""Width and height of a usual picture of ImageNet."""
-_SPREAD = 0.02  # of what is zero or constant at the start and would hide a wrong mapping
+"""Width and height of a typical image of ImageNet."""
+_SPREAD = 0.02  # of the noise on parameters that start as constants: equal values would hide a wrong mapping of names
 
 
-def write_weights(config: CfgNode, folder: Path, *, peers: bool = True) -> dict[str, str]:
-    """Random weights of a classifier as `.pdparams`, and for timm and transformers; paths by library."""
+def write_weights(config: CfgNode, folder: Path, *, baselines: bool = True) -> dict[str, str]:
+    """Write random weights of a classifier as `.pdparams` and, for the baselines, for timm and transformers; paths by name."""
     model = random_model(config)
     source = folder / "weights.pdparams"
     write(source, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
     paths = {"weights": str(source)}
-    if peers:
+    if baselines:
         convert(source, folder / "timm.safetensors", form="timm")
         convert(source, folder / "transformers", form="huggingface")
         paths |= {"timm": str(folder / "timm.safetensors"), "transformers": str(folder / "transformers")}
@@ -37,7 +37,7 @@ def write_weights(config: CfgNode, folder: Path, *, peers: bool = True) -> dict[
 
 
 def random_model(config: CfgNode) -> Beit:
-    """A classifier whose biases, tables and scales are random too, so that its logits depend on all of them."""
+    """A classifier whose biases, tables and scales are random as well, so that its logits depend on all parameters."""
     paddle.seed(0)
     model = build_beit(config)
     with paddle.no_grad():
@@ -49,7 +49,7 @@ def random_model(config: CfgNode) -> Beit:
 
 
 def write_export(config: CfgNode, weights: str, folder: Path, *, onnx: bool) -> Path:
-    """The graph of a classifier, normalized images to logits; its path without suffix."""
+    """Export a classifier from normalized images to logits; returns the path of the graph without suffix."""
     target = folder / "graph" / "model"
     target.parent.mkdir()
     model = build_beit(config)
@@ -61,13 +61,13 @@ def write_export(config: CfgNode, weights: str, folder: Path, *, onnx: bool) -> 
 
 
 def write_inputs(arrays: dict[str, np.ndarray], file: Path) -> str:
-    """Arrays for all contenders; the path."""
+    """Write the inputs of all candidates; returns the path."""
     save_arrays(file, arrays)
     return str(file)
 
 
 def training_batch(config: CfgNode, batch: int) -> dict[str, np.ndarray]:
-    """A batch of the task of a config, as its data set would give it, of random pixels."""
+    """A batch of random pixels with the items that the task of `config` takes from its dataset."""
     rng = np.random.default_rng(0)
     height, width = image_hw(config)
     arrays: dict[str, np.ndarray] = {"image": rng.integers(0, 256, (batch, 3, height, width), dtype=np.uint8)}
@@ -77,8 +77,7 @@ def training_batch(config: CfgNode, batch: int) -> dict[str, np.ndarray]:
         arrays["erase"] = np.zeros((batch, 1, 4), np.int32)
     elif config.TASK == "pretrain":
         masked = config.MASK.NUM_PATCHES or patches * 2 // 5
-        hidden = rng.permuted(np.tile(np.arange(patches), (batch, 1)), axis=1) < masked
-        arrays["mask"] = hidden
+        arrays["mask"] = rng.permuted(np.tile(np.arange(patches), (batch, 1)), axis=1) < masked
         arrays["tokens"] = rng.integers(0, config.TOKENIZER.NUM_CODES, (batch, patches))
     else:
         arrays["target"] = rng.standard_normal((batch, patches, config.TOKENIZER.TEACHER_DIM), np.float32)
@@ -86,7 +85,7 @@ def training_batch(config: CfgNode, batch: int) -> dict[str, np.ndarray]:
 
 
 def write_jpegs(folder: Path, count: int) -> list[str]:
-    """Pictures of `JPEG_SIZE` with smooth areas, edges and grain; their paths."""
+    """Write images of `JPEG_SIZE` with smooth areas, edges and noise, which compress like photographs; returns the paths."""
     rng = np.random.default_rng(0)
     width, height = JPEG_SIZE
     paths = []
@@ -107,20 +106,20 @@ def write_jpegs(folder: Path, count: int) -> list[str]:
 
 
 def write_containers(config: str, folder: Path, torch_python: str | None) -> dict[str, Path]:
-    """One state dict in each container; those of PyTorch where there is one to write them."""
+    """Write one state dict in each file format, those of PyTorch where an interpreter has it; returns paths by format."""
     model = build_beit(get_config(config))
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     files = {"pdparams": folder / "model.pdparams", "safetensors": folder / "model.safetensors"}
     paddle.save(
         model.state_dict(), str(files["pdparams"])
-    )  # ours would carry a checksum, which takes time to compare
+    )  # `write` would add a checksum, which takes time to verify
     write(files["safetensors"], state)
     if torch_python is not None:
         arrays = folder / "arrays.npz"
         save_arrays(arrays, state)
         for action, name in (("save", "torch zip"), ("save-legacy", "torch legacy")):
             files[name] = folder / f"{action}.pth"
-            command = ["-m", "beit.bench.peers", action, str(arrays), str(files[name])]
+            command = ["-m", "beit.bench.baselines", action, str(arrays), str(files[name])]
             root = Path(__file__).parents[2]
             subprocess.run([torch_python, *command], check=True, cwd=root)
         arrays.unlink()

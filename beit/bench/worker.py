@@ -1,7 +1,8 @@
-"""A process that does one kind of work when it is told to: both ends. Imports neither Paddle nor PyTorch.
+"""A process in which one candidate runs, and the parent's handle to it. Imports neither Paddle nor PyTorch.
 
-`python -m beit.bench.worker MODULE:FUNCTION` reads JSON lines. The first is the specification of the work; the function
-makes of it a step (called once, its results are kept for comparison). Each further line is a number of steps to time.
+`python -m beit.bench.worker MODULE:FUNCTION` reads JSON lines. The first is the specification of the work, from which the
+function builds a step; the step is called once, and its results are saved for comparison. Each further line is a number
+of steps to time.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from typing import Any
 import numpy as np
 
 Step = Callable[[], Any]
-"""One unit of work; the result of the first call is an array or several."""
+"""One step of the work; the first call returns an array or a dict of arrays."""
 
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _STATUS = Path("/proc/self/status")
 
 
 class WorkerFailedError(RuntimeError):
-    """A contender could not do the work; the message says why."""
+    """A candidate failed; the message says why."""
 
 
 class Worker:
-    """The near end: starts the process and asks it for steps.
+    """The parent's handle: starts the process and requests steps.
 
     Args:
-        function: `MODULE:FUNCTION` that makes the step of a specification.
-        specification: what the work is, JSON.
+        function: `MODULE:FUNCTION` that builds a step from a specification.
+        specification: of the work; must be serializable as JSON.
         results: file for the results of the first step, `.npz`.
-        interpreter: of Python; another one may have other libraries.
-        environment: variables that differ from this process's; None removes one.
-        log: file for what the process prints.
+        interpreter: path of a Python interpreter, which may have other libraries.
+        environment: changes to the environment of this process; None removes a variable.
+        log: file for the output of the process.
     """
 
     def __init__(
@@ -72,17 +73,21 @@ class Worker:
         self._specification, self._results = dict(specification), results
 
     def prepare(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """Build the work and do it once: its results, and the versions of the libraries at work.
+        """Build the step and call it once; returns its results and the versions of the loaded libraries.
 
         Raises:
-            WorkerFailedError: it cannot; the reason.
+            WorkerFailedError: the process failed.
         """
         answer = self._ask({"specification": self._specification, "results": str(self._results)})
         with np.load(self._results) as file:
             return {name: file[name] for name in file.files}, answer["versions"]
 
     def time(self, steps: int) -> tuple[float, int]:
-        """Seconds of one step, the mean of `steps`; and the most memory the process ever held, bytes."""
+        """Seconds of one step, averaged over `steps`, and the peak memory of the process in bytes.
+
+        Raises:
+            WorkerFailedError: the process failed.
+        """
         answer = self._ask({"steps": steps})
         return answer["seconds"], answer["peak_bytes"]
 
@@ -91,16 +96,16 @@ class Worker:
         self._process.kill()
         self._process.communicate()
 
-    def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
         try:
-            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:
-            lines = self._log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            lines = self._log.read_text(errors="replace").strip().splitlines() or ["no output"]
             raise WorkerFailedError(f"ended with status {self._process.wait()}: {lines[-1]}")
         answer = json.loads(line)
         if "error" in answer:
@@ -114,28 +119,28 @@ def save_arrays(file: str | Path, arrays: Mapping[str, Any]) -> None:
 
 
 def serve(function: str) -> None:
-    """The far end: answer questions until the input ends."""
+    """Run in the worker process: answer requests until the input ends."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not be taken for answers
+    os.dup2(2, 1)  # the output of libraries must not be read as an answer
     step: Step | None = None
     for line in sys.stdin:
-        question = json.loads(line)
+        request = json.loads(line)
         try:
             if step is None:
-                step = _build(function, question["specification"])
-                save_arrays(question["results"], _named(step()))
+                step = _build(function, request["specification"])
+                save_arrays(request["results"], _named(step()))
                 answer: dict[str, Any] = {"versions": _versions()}
             else:
-                answer = _timed(step, question["steps"])
-        except Exception as error:  # told to the other end, which says it to the user
+                answer = _timed(step, request["steps"])
+        except Exception as error:  # sent to the parent, which reports it
             answer = {"error": f"{type(error).__name__}: {_first_line(error)}"}
         print(json.dumps(answer), file=replies, flush=True)
 
 
 def read_once(tensors: Callable[[], Mapping[str, Any]]) -> Step:
-    """A step that reads named tensors in a process that has read nothing yet: memory that is used again is faster.
+    """A step that reads named tensors in a fork of this process, because reading into reused memory is faster.
 
-    The first call reads in this process and gives the sum of each tensor.
+    The first call reads in this process; the results are the sums of the tensors.
     """
     seen: list[dict[str, np.ndarray]] = []
 
@@ -179,7 +184,7 @@ def _named(results: Any) -> dict[str, np.ndarray]:
 
 
 def _peak_bytes() -> int:
-    """The largest resident size so far, libraries included."""
+    """Largest resident size so far, libraries included."""
     if _STATUS.is_file():
         for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM"):
@@ -190,7 +195,7 @@ def _peak_bytes() -> int:
 
 
 def _versions() -> dict[str, str]:
-    """Of the libraries that take part."""
+    """Versions of the loaded libraries."""
     names: Sequence[str] = ("paddle", "torch", "timm", "transformers", "torchvision", "onnxruntime", "PIL")
     found = {
         name: str(getattr(sys.modules[name], "__version__", "?")) for name in names if name in sys.modules

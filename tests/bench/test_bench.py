@@ -1,4 +1,4 @@
-"""`python -m beit bench` as it is typed."""
+"""The command `python -m beit bench`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from beit.tools import bench
 from beit.tools.bench import EXAMPLES
 
 
-def test_the_first_example_with_numbers_and_picture(tmp_path, capsys, monkeypatch):
+def test_the_first_example_with_numbers_and_plot(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = EXAMPLES[0].split()[3:]
     words[words.index("--rounds") + 1] = "1"
@@ -22,17 +22,17 @@ def test_the_first_example_with_numbers_and_picture(tmp_path, capsys, monkeypatc
     assert "inference, beit_tiny_patch16_224, batch 8, float32" in shown
     assert "beit, exported, Paddle" in shown and "matrix product" in shown
     report = json.loads((tmp_path / "bench.json").read_text())
-    (contest,) = report["contests"]
-    own, exported, *_ = contest["standings"]
+    (benchmark,) = report["benchmarks"]
+    own, exported, *_ = benchmark["results"]
     assert own["rate"][0] > 0 and 0 < own["share_of_peak"] < 1.5
     assert exported["difference"] < 1e-3 and exported["ratio"][0] > 0
-    assert contest["multiply_adds_per_step"] == pytest.approx(8 * 1.26e9, rel=0.02)
+    assert benchmark["multiply_adds_per_step"] == pytest.approx(8 * 1.26e9, rel=0.02)
     assert report["machine"]["threads"] >= 1
-    with Image.open(tmp_path / "bench.png") as picture:
-        assert picture.width >= 700
+    with Image.open(tmp_path / "bench.png") as plot:
+        assert plot.width >= 700
 
 
-def test_containers_of_this_package_without_pytorch(tmp_path, capsys, monkeypatch):
+def test_file_formats_without_pytorch(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "_interpreter_with", lambda known, needs: None if needs else known[0])
     assert main(["bench", "load", "--model", "beit_tiny_patch16_224", "--rounds", "1"]) == 0
     shown = capsys.readouterr().out
@@ -47,23 +47,20 @@ def test_containers_of_this_package_without_pytorch(tmp_path, capsys, monkeypatc
         (["load", "--peer-python", "/no/python"], "--peer-python /no/python: no such program"),
     ],
 )
-def test_mistakes(words, message, capsys):
+def test_invalid_arguments(words, message, capsys):
     assert main(["bench", *words, "--model", "beit_tiny_patch16_224"]) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize("mode", ["infer", "train", "data", "load"])
-def test_peers_do_the_same(mode, tmp_path, capsys):
-    """Not one peer that is installed gives other results."""
+def test_results_of_the_installed_baselines_agree(mode, tmp_path, capsys):
     words = ["bench", mode, "--model", "beit_tiny_patch16_224", "--batch", "2", "--rounds", "1"]
     assert main([*words, "--json", str(tmp_path / "bench.json")]) == 0
-    for contest in json.loads((tmp_path / "bench.json").read_text())["contests"]:
-        standings = contest["standings"]
-        assert not [one for one in standings if one["note"].startswith(("failed", "results differ"))]
-        assert any(
-            one["name"].startswith(("timm", "torch", "safetensors", "paddle.load")) for one in standings
-        )
+    for benchmark in json.loads((tmp_path / "bench.json").read_text())["benchmarks"]:
+        results = benchmark["results"]
+        assert not [one for one in results if one["note"].startswith(("failed", "results differ"))]
+        assert any(one["name"].startswith(("timm", "torch", "safetensors", "paddle.load")) for one in results)
 
 
 def test_pre_training_steps_against_their_arithmetic(capsys):

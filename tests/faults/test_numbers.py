@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import beit.train.loop
 import beit.train.run
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write
 from beit.train.run import run
-from beit.train.state import NonFiniteLossError
+from beit.train.state import NonFiniteLossError, TrainState
 from tests.faults.harness import LATEST, Row, finish, json_lines, message, step_of, succeed
 from tests.models.teacher_numpy import dino_state
 from tests.tiny import TOKENIZER, command, tiny_config, write_dataset
@@ -73,14 +74,15 @@ def test_rate_that_explodes(data: Path, tmp_path: Path, row: Row) -> None:
     row.seen = message(text)
 
 
-def poison_after(monkeypatch: pytest.MonkeyPatch, step: int, change: Any) -> None:
-    """Do something to the run right after an optimizer step, before it is saved."""
+def poison_after(monkeypatch: pytest.MonkeyPatch, step: int, change: Callable[[TrainState], None]) -> None:
+    """Change the state right after an optimizer step, before it is saved."""
     real = beit.train.loop.train_step
 
-    def train_step(run: Any, *arguments: Any) -> None:
-        real(run, *arguments)
-        if run.step + 1 == step:
-            change(run)
+    def train_step(state: TrainState, *arguments: Any) -> Any:
+        result = real(state, *arguments)
+        if state.step + 1 == step:
+            change(state)
+        return result
 
     monkeypatch.setattr("beit.train.loop.train_step", train_step)
 
@@ -98,13 +100,13 @@ def test_state_that_is_saved(
     row.fault = f"a {part} becomes NaN in a step whose loss was finite (a flipped bit in memory)"
     row.expected = "refused before it is saved, with the name; the checkpoint before stays"
 
-    def change(training: Any) -> None:
+    def change(state: TrainState) -> None:
         if part == "average":
-            training.ema._shadow["fc_norm.weight"][0] = float("nan")
+            state.ema._shadow["fc_norm.weight"][0] = float("nan")
         elif part == "weight":
-            spoil(training.task.model.state_dict()["blocks.0.norm1.weight"])
+            spoil(state.task.model.state_dict()["blocks.0.norm1.weight"])
         else:
-            moments = next(iter(training.optimizer._accumulators["moment1"].values()))
+            moments = next(iter(state.optimizer._accumulators["moment1"].values()))
             moments[0] = float("inf")
 
     poison_after(monkeypatch, 6, change)
@@ -121,13 +123,11 @@ def test_codebook(data: Path, tmp_path: Path, row: Row, monkeypatch: pytest.Monk
     )
     write(tmp_path / "dino.pdparams", dino_state(np.random.default_rng(0), side=4))
 
-    def change(training: Any) -> None:
+    def change(state: TrainState) -> None:
         name = next(
-            name
-            for name in training.task.model.state_dict()
-            if "quantize" in name and "embed" in name.lower()
+            name for name in state.task.model.state_dict() if "quantize" in name and "embed" in name.lower()
         )
-        spoil(training.task.model.state_dict()[name])
+        spoil(state.task.model.state_dict()[name])
 
     poison_after(monkeypatch, 6, change)
     keys = TOKENIZER | {
@@ -160,14 +160,15 @@ def test_float16_overflow(data: Path, tmp_path: Path, row: Row, monkeypatch: pyt
     force_scaler(monkeypatch)
     real, weights = beit.train.loop.train_step, []
 
-    def train_step(run: Any, *arguments: Any) -> None:
-        if run.step == 3:
-            handle = run.task.model.fc_norm.weight.register_hook(lambda gradient: gradient * float("inf"))
-            real(run, *arguments)
+    def train_step(state: TrainState, *arguments: Any) -> Any:
+        model = state.task.model
+        if state.step == 3:
+            handle = model.fc_norm.weight.register_hook(lambda gradient: gradient * float("inf"))
+        result = real(state, *arguments)
+        if state.step == 3:
             handle.remove()
-        else:
-            real(run, *arguments)
-        weights.append({name: value.numpy().copy() for name, value in run.task.model.state_dict().items()})
+        weights.append({name: value.numpy().copy() for name, value in model.state_dict().items()})
+        return result
 
     monkeypatch.setattr("beit.train.loop.train_step", train_step)
     run(tiny_config(data, tmp_path, AMP=True))
@@ -193,10 +194,11 @@ def test_float16_overflow_storm(
     force_scaler(monkeypatch)
     real = beit.train.loop.train_step
 
-    def train_step(run: Any, *arguments: Any) -> None:
-        handle = run.task.model.fc_norm.weight.register_hook(lambda gradient: gradient * float("inf"))
-        real(run, *arguments)
+    def train_step(state: TrainState, *arguments: Any) -> Any:
+        handle = state.task.model.fc_norm.weight.register_hook(lambda gradient: gradient * float("inf"))
+        result = real(state, *arguments)
         handle.remove()
+        return result
 
     monkeypatch.setattr("beit.train.loop.train_step", train_step)
     with pytest.raises(NonFiniteLossError, match="overflow float16 again and again") as caught:

@@ -1,14 +1,14 @@
-"""Who meets whom."""
+"""The candidates of each benchmark."""
 
 from __future__ import annotations
 
 import pytest
 
-from beit.bench.contest import GEMM
-from beit.bench.contests import MODES, Settings
+from beit.bench.benchmarks import MODES, Settings
+from beit.bench.timing import GEMM
 
 
-def contenders(mode, folder, **chosen):
+def benchmarks(mode, folder, **chosen):
     values = {
         "model": "beit_tiny_patch16_224",
         "batch": 2,
@@ -17,7 +17,7 @@ def contenders(mode, folder, **chosen):
         "device": "cpu",
     }
     settings = Settings(**(values | chosen), folder=folder, find=lambda needs: None)
-    return {contest.title: contest for contest in MODES[mode](settings)}
+    return {benchmark.title: benchmark for benchmark in MODES[mode](settings)}
 
 
 @pytest.mark.parametrize(
@@ -29,25 +29,25 @@ def contenders(mode, folder, **chosen):
         ("gpu", "bfloat16", ["beit", "beit, bfloat16"]),
     ],
 )
-def test_what_this_package_sends_into_inference(device, precision, own, tmp_path, monkeypatch):
+def test_candidates_of_inference(device, precision, own, tmp_path, monkeypatch):
     """Exported graphs run on CPUs, mixed precision on GPUs."""
-    monkeypatch.setattr("beit.bench.contests._has", lambda *modules: False)
-    (contest,) = contenders("infer", tmp_path, device=device, precision=precision).values()
-    names = [one.name for one in contest.contenders]
+    monkeypatch.setattr("beit.bench.benchmarks._has", lambda *modules: False)
+    (benchmark,) = benchmarks("infer", tmp_path, device=device, precision=precision).values()
+    names = [one.name for one in benchmark.candidates]
     assert [name for name in names if name.startswith("beit")] == own
     assert names[-1] == GEMM and any(name.startswith("timm") for name in names)
-    assert contest.specification["device"] == device
-    assert contest.multiply_adds == pytest.approx(2 * 1.26e9, rel=0.02)
+    assert benchmark.specification["device"] == device
+    assert benchmark.multiply_adds == pytest.approx(2 * 1.26e9, rel=0.02)
 
 
-def test_training_and_its_peer_are_told_the_same_recipe(tmp_path):
-    (contest,) = contenders("train", tmp_path).values()
-    work = contest.specification
-    assert contest.multiply_adds == pytest.approx(6 * 1.26e9, rel=0.02)
+def test_training_has_one_recipe_for_all_candidates(tmp_path):
+    (benchmark,) = benchmarks("train", tmp_path).values()
+    work = benchmark.specification
+    assert benchmark.multiply_adds == pytest.approx(6 * 1.26e9, rel=0.02)
     assert {"options", "lr", "weight_decay", "layer_decay", "smoothing", "mean", "std"} <= work.keys()
     assert "MODEL.DROPPATH" in work["options"]
 
 
 def test_a_folder_without_jpegs(tmp_path):
     with pytest.raises(ValueError, match="no JPEG files"):
-        contenders("data", tmp_path, images=str(tmp_path))
+        benchmarks("data", tmp_path, images=str(tmp_path))

@@ -1,4 +1,4 @@
-"""Ways to do nothing, for the tests of the contest: `MODULE:FUNCTION` of a worker."""
+"""Candidates without real work, for tests/bench/test_timing.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def add(work):
-    """`value` plus one in `seconds`; says things that are not answers."""
+    """Returns six numbers from `value` on after `seconds`; prints, as libraries do."""
 
     def step():
         print("noise of a library")

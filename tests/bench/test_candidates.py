@@ -1,4 +1,4 @@
-"""What `bench` times is what the package does."""
+"""The timed steps compute what the package computes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import paddle
 import pytest
 
 from beit.beit import build_beit
-from beit.bench import ours
+from beit.bench import candidates
 from beit.bench.files import random_model, training_batch, write_inputs, write_jpegs, write_weights
 from beit.checkpoint.load import load_pretrained
 from beit.config import get_config
@@ -25,13 +25,13 @@ def config():
     return get_config(CONFIG, TINY)
 
 
-def test_logits_of_the_weights_in_every_form(config, tmp_path, monkeypatch):
-    """The forms for timm and transformers hold the same classifier."""
-    monkeypatch.setattr(ours, "get_config", lambda path: config)
+def test_logits_of_the_weights_in_each_format(config, tmp_path, monkeypatch):
+    """The files for timm and transformers hold the same classifier."""
+    monkeypatch.setattr(candidates, "get_config", lambda path: config)
     paths = write_weights(config, tmp_path)
     images = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
     inputs = write_inputs({"images": images}, tmp_path / "inputs.npz")
-    logits = ours.infer({"config": CONFIG, "inputs": inputs, "device": "cpu", **paths})()
+    logits = candidates.infer({"config": CONFIG, "inputs": inputs, "device": "cpu", **paths})()
     assert logits.shape == (2, 7) and logits.std() > 0.1
     for form in ("timm", "transformers"):
         model = build_beit(config)
@@ -40,8 +40,8 @@ def test_logits_of_the_weights_in_every_form(config, tmp_path, monkeypatch):
         np.testing.assert_allclose(model(paddle.to_tensor(images)).numpy(), logits, atol=1e-5)
 
 
-def test_a_training_step_is_the_loop_s(config, tmp_path):
-    """The first losses are those of AdamW steps written out."""
+def test_losses_of_a_training_step(config, tmp_path):
+    """They equal those of AdamW steps that are written out here."""
     batch = training_batch(config, 4)
     model = random_model(config)
     weights = tmp_path / "weights.pdparams"
@@ -55,7 +55,7 @@ def test_a_training_step_is_the_loop_s(config, tmp_path):
         "lr": 1e-3,
         "compared_steps": 3,
     }
-    losses = ours.train(work)()["losses"]
+    losses = candidates.train(work)()["losses"]
     optimizer = paddle.optimizer.AdamW(1e-3, parameters=model.parameters(), weight_decay=0.0)
     images = normalize(paddle.to_tensor(batch["image"]), config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD)
     expected = []
@@ -70,7 +70,7 @@ def test_a_training_step_is_the_loop_s(config, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["beit_tiny_patch16_224_pretrain", "vqkd_digits"])
-def test_batches_of_the_other_tasks(path, tmp_path):
+def test_training_steps_of_other_tasks(path, tmp_path):
     options = ["MODEL.DEPTH", 1]
     if "vqkd" in path:
         options += ["TOKENIZER.TEACHER", "features", "TOKENIZER.TEACHER_PRETRAINED", "."]
@@ -87,38 +87,38 @@ def test_batches_of_the_other_tasks(path, tmp_path):
     }
     untrained = pytest.warns(UserWarning, match="random weights") if "pretrain" in path else nullcontext()
     with untrained:
-        assert np.isfinite(ours.train(work)()["losses"]).all()
+        assert np.isfinite(candidates.train(work)()["losses"]).all()
 
 
-def test_pictures_become_batches(tmp_path):
+def test_batches_from_image_files(tmp_path):
     files = write_jpegs(tmp_path, 2)
     work = {"config": CONFIG, "files": files, "device": "cpu", "shape": [2, 3, 224, 224]}
-    in_worker = ours.data_train(work | {"worker": True})()
+    in_worker = candidates.data_train(work | {"worker": True})()
     assert (
         in_worker.tolist()
-        == ours.data_train(work)().tolist()
-        == ours.decode(work)().tolist()
+        == candidates.data_train(work)().tolist()
+        == candidates.decode(work)().tolist()
         == [2, 3, 224, 224]
     )
-    evaluated = ours.data_eval(work)()
+    evaluated = candidates.data_eval(work)()
     assert evaluated.shape == (2, 3, 224, 224) and evaluated.std() > 0.1
-    np.testing.assert_array_equal(ours.data_eval(work | {"worker": True})(), evaluated)
+    np.testing.assert_array_equal(candidates.data_eval(work | {"worker": True})(), evaluated)
 
 
-def test_readers_find_the_same_tensors(config, tmp_path):
-    paths = write_weights(config, tmp_path, peers=False)
-    mine = ours.load({"file": paths["weights"]})()
-    theirs = ours.load_paddle({"file": paths["weights"]})()
+def test_readers_return_the_same_tensors(config, tmp_path):
+    paths = write_weights(config, tmp_path, baselines=False)
+    mine = candidates.load({"file": paths["weights"]})()
+    theirs = candidates.load_paddle({"file": paths["weights"]})()
     assert mine.keys() == theirs.keys()
     assert all(mine[name] == theirs[name] for name in mine)
 
 
-def test_paddlevit_s_own_files(config, tmp_path, monkeypatch):
-    """`beit.py` and `config.py` of another folder do not collide with this package."""
-    (tmp_path / "helper_of_theirs.py").write_text("SCALE = 2.0\n")
+def test_logits_by_paddlevit_code(config, tmp_path, monkeypatch):
+    """Its `beit.py` and `config.py` do not collide with the modules of this package."""
+    (tmp_path / "paddlevit_module.py").write_text("SCALE = 2.0\n")
     (tmp_path / "config.py").write_text("def get_config(path):\n    return path\n")
     (tmp_path / "beit.py").write_text(
-        "import paddle\nfrom helper_of_theirs import SCALE\n\n\n"
+        "import paddle\nfrom paddlevit_module import SCALE\n\n\n"
         "class Net(paddle.nn.Layer):\n"
         "    def __init__(self, config):\n"
         "        super().__init__()\n        self.config = config\n"
@@ -138,4 +138,4 @@ def test_paddlevit_s_own_files(config, tmp_path, monkeypatch):
         "weights": str(weights),
         "inputs": write_inputs({"images": images}, tmp_path / "inputs.npz"),
     }
-    assert ours.infer_paddlevit(work)().tolist() == [[6.0, 6.0, 6.0]]
+    assert candidates.infer_paddlevit(work)().tolist() == [[6.0, 6.0, 6.0]]

@@ -1,6 +1,6 @@
-"""The same work by PyTorch libraries, as they ship: steps for `worker`. Imports nothing of Paddle.
+"""The work as PyTorch libraries do it: each function builds a step for `beit.bench.worker`. Does not import Paddle.
 
-`python -m beit.bench.peers save ARRAYS.npz FILE` writes arrays as `torch.save` does, `save-legacy` in its older form.
+`python -m beit.bench.baselines save ARRAYS.npz FILE` writes arrays with `torch.save`, `save-legacy` in its older format.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EMA_DECAY = 0.9999
 
 
 def timm_infer(work: Mapping[str, Any]) -> Step:
-    """timm's model, eager or `compile`d."""
+    """Logits by timm's model, with `compile` by torch.compile."""
     _threads(work)
     model: Any = _timm_model(work).to(_device(work)).eval()
     if work.get("compile"):
@@ -28,7 +28,7 @@ def timm_infer(work: Mapping[str, Any]) -> Step:
 
 
 def transformers_infer(work: Mapping[str, Any]) -> Step:
-    """transformers' model with its attention `attention`: sdpa or eager."""
+    """Logits by transformers' model; `attention` is "sdpa" or "eager"."""
     from transformers import BeitForImageClassification
 
     _threads(work)
@@ -40,7 +40,7 @@ def transformers_infer(work: Mapping[str, Any]) -> Step:
 
 
 def onnxruntime_infer(work: Mapping[str, Any]) -> Step:
-    """timm's model as ONNX, written by PyTorch, run by onnxruntime."""
+    """Logits by timm's model, exported to ONNX by PyTorch and run by onnxruntime."""
     import onnxruntime
 
     _threads(work)
@@ -56,7 +56,7 @@ def onnxruntime_infer(work: Mapping[str, Any]) -> Step:
 
 
 def timm_train(work: Mapping[str, Any]) -> Step:
-    """timm's full step: forward, backward, gradient norm, AdamW with layer decay, average."""
+    """timm's full training step: forward, backward, gradient norm, AdamW with layer decay, moving average."""
     from timm.loss import LabelSmoothingCrossEntropy
     from timm.optim import param_groups_layer_decay
     from timm.utils import ModelEmaV3
@@ -98,23 +98,23 @@ def timm_train(work: Mapping[str, Any]) -> Step:
 
 
 def load_torch(work: Mapping[str, Any]) -> Step:
-    """The tensors of a checkpoint by `torch.load`; the results are sums over each."""
+    """Read a checkpoint with `torch.load`; the results are the sums of the tensors."""
     return read_once(lambda: torch.load(work["file"], weights_only=True))
 
 
 def load_safetensors(work: Mapping[str, Any]) -> Step:
-    """The same by safetensors."""
+    """Read a checkpoint with safetensors; the results are the sums of the tensors."""
     from safetensors.numpy import load_file
 
     return read_once(lambda: load_file(work["file"]))
 
 
 def data_train(work: Mapping[str, Any]) -> Step:
-    """timm's training transform on Pillow pictures, files to a normalized batch, one thread."""
+    """Image files to a normalized batch by timm's training transform on Pillow images, one thread."""
     from PIL import ImageOps
     from timm.data import create_transform
 
-    # timm 1.0.31 posterizes to 0 bits at times, which Pillow 13 refuses; its training would end there.
+    # timm 1.0.31 sometimes posterizes to 0 bits, which Pillow 13 refuses.
     posterize = ImageOps.posterize
     ImageOps.posterize = lambda image, bits: posterize(image, max(1, bits))
     return _data(
@@ -136,7 +136,7 @@ def data_train(work: Mapping[str, Any]) -> Step:
 
 
 def data_eval(work: Mapping[str, Any]) -> Step:
-    """torchvision's evaluation transform on Pillow pictures, files to a normalized batch, one thread."""
+    """Image files to a normalized batch by torchvision's evaluation transform on Pillow images, one thread."""
     from torchvision import transforms
 
     steps = [

@@ -1,4 +1,7 @@
-"""The work as this package does it, and as PaddleViT does: steps for `worker`. The process's environment is the caller's."""
+"""The work as this package and PaddleViT do it: each function builds a step for `beit.bench.worker`.
+
+`work` is the specification of the benchmark with the options of the candidate.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,12 @@ from beit.train.loop import autocast, train_step
 from beit.train.state import TrainState
 
 _GEMM_SHAPES = ((2048, 2048, 2048), (1576, 768, 3072), (1576, 3072, 768))
-"""Rows, inner length, columns; the last two are those of the MLP of base 224 at batch 8."""
+"""Rows, inner size, columns; the last two are the products of the MLP of base 224 at batch 8."""
 _EMA_DECAY = 0.9999
 
 
 def gemm(work: Mapping[str, Any]) -> Step:
-    """Float32 matrix products of the shape that this machine does fastest; tells how many multiply-adds a step has."""
+    """A float32 matrix product, of the fastest of `_GEMM_SHAPES`; the result is the number of its multiply-adds."""
     _start(work)
     import time
 
@@ -60,7 +63,7 @@ def gemm(work: Mapping[str, Any]) -> Step:
 
 
 def infer(work: Mapping[str, Any]) -> Step:
-    """Logits of a batch, as `evaluate` and `predict` compute them; a `precision` of bfloat16 is mixed precision."""
+    """Logits of a batch, as `evaluate` and `predict` compute them; with `precision` "bfloat16" in mixed precision."""
     _start(work)
     model = build_beit(get_config(work["config"]))
     model.set_state_dict(paddle.load(work["weights"]))
@@ -76,7 +79,7 @@ def infer(work: Mapping[str, Any]) -> Step:
 
 
 def infer_exported(work: Mapping[str, Any]) -> Step:
-    """Logits of a batch from a graph that was exported: `backend`, `precision`."""
+    """Logits of a batch from an exported graph in the engine `backend`."""
     from beit.deploy.runner import BACKENDS
 
     session = BACKENDS[work["backend"]](
@@ -87,7 +90,7 @@ def infer_exported(work: Mapping[str, Any]) -> Step:
 
 
 def infer_paddlevit(work: Mapping[str, Any]) -> Step:
-    """Logits of a batch by PaddleViT's own files: `paddlevit` is its folder with `beit.py` and `config.py`."""
+    """Logits of a batch by PaddleViT's code; `paddlevit` is its folder with `beit.py` and `config.py`."""
     paddle.set_device(work["device"])
     folder = Path(work["paddlevit"])
     sys.path.insert(0, str(folder))
@@ -106,7 +109,7 @@ def infer_paddlevit(work: Mapping[str, Any]) -> Step:
 
 
 def train(work: Mapping[str, Any]) -> Step:
-    """A full step of a task: forward, backward, gradient norm, AdamW, average. Its results are losses of the first ones."""
+    """A full step of a task: forward, backward, gradient norm, AdamW, moving average; the results are the first losses."""
     _start(work)
     state = _train_state(work)
     batches = (to_device(state.task.prepare(batch)) for batch in itertools.repeat(_inputs(work)))
@@ -127,27 +130,28 @@ def train(work: Mapping[str, Any]) -> Step:
 
 
 def load(work: Mapping[str, Any]) -> Step:
-    """The tensors of a checkpoint by this package's reader; the results are sums over each."""
+    """Read a checkpoint with this package; the results are the sums of the tensors."""
     return read_once(lambda: read(work["file"]).tree)
 
 
 def load_paddle(work: Mapping[str, Any]) -> Step:
-    """The same by `paddle.load`, into arrays."""
+    """Read a checkpoint with `paddle.load` into arrays; the results are the sums of the tensors."""
     paddle.set_device("cpu")
     return read_once(lambda: paddle.load(work["file"], return_numpy=True))
 
 
 def data_train(work: Mapping[str, Any]) -> Step:
-    """Files to a training batch with the recipe's augmentation, one thread; erased and normalized, unless `worker`.
+    """Image files to an augmented training batch on one thread.
 
-    A worker hands over 8-bit pixels, the rest is the device's.
+    With `worker` it is the part of a data worker, up to 8-bit pixels; without it also erasing and normalization, which
+    training does on the device.
     """
     _start(work)
     config = get_config(work["config"])
-    dataset = _pictures(work, build_train_transform(config))
+    dataset = _dataset(work, build_train_transform(config))
 
     def step() -> np.ndarray:
-        batch = collate([dataset[sample] for sample in _every(dataset)])
+        batch = collate([dataset[sample] for sample in _samples(dataset)])
         if work.get("worker"):
             return np.asarray(batch["image"].shape)
         images = normalize(
@@ -160,14 +164,14 @@ def data_train(work: Mapping[str, Any]) -> Step:
 
 
 def data_eval(work: Mapping[str, Any]) -> Step:
-    """Files to an evaluation batch, one thread; normalized, which for a `worker` happens once, for the comparison."""
+    """Image files to a normalized evaluation batch on one thread; with `worker` only the first step is normalized."""
     _start(work)
     config = get_config(work["config"])
-    dataset = _pictures(work, build_eval_transform(config))
+    dataset = _dataset(work, build_eval_transform(config))
     compared: list[np.ndarray] = []
 
     def step() -> np.ndarray:
-        batch = collate([dataset[sample] for sample in _every(dataset)])
+        batch = collate([dataset[sample] for sample in _samples(dataset)])
         if not compared or not work.get("worker"):
             images = paddle.to_tensor(batch["image"])
             compared[:] = [normalize(images, config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD).numpy()]
@@ -177,7 +181,7 @@ def data_eval(work: Mapping[str, Any]) -> Step:
 
 
 def decode(work: Mapping[str, Any]) -> Step:
-    """Files to pixels and nothing else: what no pipeline can do without."""
+    """Decode image files and nothing else: the lower bound of the time of a data pipeline."""
 
     def step() -> np.ndarray:
         for file in work["files"]:
@@ -220,11 +224,11 @@ def _train_state(work: Mapping[str, Any]) -> TrainState:
     )
 
 
-def _pictures(work: Mapping[str, Any], transform: Any) -> ImageDataset:
+def _dataset(work: Mapping[str, Any], transform: Any) -> ImageDataset:
     return ImageDataset(ImageList.from_names(Path(), work["files"]), transform, seed=0)
 
 
-def _every(dataset: ImageDataset) -> list[Sample]:
+def _samples(dataset: ImageDataset) -> list[Sample]:
     return [Sample(index, index) for index in range(len(dataset))]
 
 

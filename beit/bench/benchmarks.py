@@ -1,9 +1,9 @@
-"""Which contenders meet in which work: inference, training, pre-training, data, loading."""
+"""The benchmarks and their candidates: inference, training, pre-training, data, loading."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import paddle
 from yacs.config import CfgNode
 
 from beit.beit import build_beit
-from beit.bench.contest import GEMM, Contender
 from beit.bench.counting import count_multiply_adds
 from beit.bench.files import (
     training_batch,
@@ -23,16 +22,17 @@ from beit.bench.files import (
     write_jpegs,
     write_weights,
 )
+from beit.bench.timing import GEMM, Benchmark, Candidate
 from beit.config import get_config, image_hw
 from beit.cpu import TUNED
 from beit.models.mim import build_mim
 from beit.models.tokenizer import build_vqkd
 
 BFLOAT16_TOLERANCE = 0.25
-"""Share of the logits' standard deviation: bfloat16 has 8 bits, and the model 12 to 24 blocks of them."""
+"""Over the standard deviation of the logits: a bfloat16 has 8 significant bits, and errors add up over 12 to 24 blocks."""
 _TRAIN_TOLERANCE = 2e-3
 _UNTUNED: dict[str, str | None] = dict.fromkeys(TUNED)
-_OURS, _PEERS = "beit.bench.ours", "beit.bench.peers"
+_CANDIDATES, _BASELINES = "beit.bench.candidates", "beit.bench.baselines"
 _ANY = float("inf")
 _DATA_IMAGES = 32
 _LEARNING_RATE = 1e-4
@@ -40,7 +40,19 @@ _LEARNING_RATE = 1e-4
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user chose. `find` gives an interpreter that has some modules, or None."""
+    """Options of the command line.
+
+    Args:
+        model: name of a config.
+        batch: images per step.
+        precision: "float32" or "bfloat16".
+        threads: of each process.
+        device: "cpu" or "gpu".
+        folder: for weights, inputs and results.
+        find: returns an interpreter that has the given modules, or None.
+        paddlevit: folder of PaddleViT's BEiT; None leaves it out.
+        images: folder with JPEG files; None for generated ones.
+    """
 
     model: str
     batch: int
@@ -53,24 +65,11 @@ class Settings:
     images: str | None = None
 
 
-@dataclass(frozen=True)
-class Contest:
-    """Work with its contenders; `units` of `unit` are a step, whose forward (and backward) has `multiply_adds`."""
-
-    title: str
-    contenders: tuple[Contender, ...]
-    specification: dict[str, Any]
-    units: float
-    unit: str = "images"
-    multiply_adds: float | None = None
-    arithmetic: dict[str, float] = field(default_factory=dict)
-
-
-def inference(settings: Settings) -> Iterator[Contest]:
+def inference(settings: Settings) -> Iterator[Benchmark]:
     """Logits of a batch."""
     config = get_config(settings.model)
     paths = write_weights(config, settings.folder)
-    on_cpu = settings.device == "cpu"  # where the runner of exported graphs works
+    on_cpu = settings.device == "cpu"  # exported graphs run on CPUs only
     onnx = on_cpu and _has("paddle2onnx", "onnxruntime")
     graph = write_export(config, paths["weights"], settings.folder, onnx=onnx) if on_cpu else None
     height, width = image_hw(config)
@@ -79,36 +78,38 @@ def inference(settings: Settings) -> Iterator[Contest]:
     dtype = "" if precise else f", {settings.precision}"
     low = {} if precise else {"precision": settings.precision}
     tolerance = 1e-3 if precise else BFLOAT16_TOLERANCE
-    own = [Contender("beit", f"{_OURS}:infer")]
+    own = [Candidate("beit", f"{_CANDIDATES}:infer")]
     if not precise and not on_cpu:  # Paddle has mixed precision on GPUs only
-        own.append(Contender(f"beit{dtype}", f"{_OURS}:infer", low, tolerance=tolerance))
-    exported = f"{_OURS}:infer_exported"
+        own.append(Candidate(f"beit{dtype}", f"{_CANDIDATES}:infer", low, tolerance=tolerance))
+    exported = f"{_CANDIDATES}:infer_exported"
     if on_cpu:
         options = {"backend": "paddle", "precision": settings.precision}
-        own.append(Contender(f"beit, exported, Paddle{dtype}", exported, options, tolerance=tolerance))
+        own.append(Candidate(f"beit, exported, Paddle{dtype}", exported, options, tolerance=tolerance))
     if onnx and precise:
-        own.append(Contender("beit, exported, onnxruntime", exported, {"backend": "onnx"}))
+        own.append(Candidate("beit, exported, onnxruntime", exported, {"backend": "onnx"}))
     timm, transformers = ("torch", "timm", "safetensors"), ("torch", "transformers")
-    peers = [
-        _peer(f"timm{dtype}", "timm_infer", low, timm, tolerance),
-        _peer(f"timm, torch.compile{dtype}", "timm_infer", {**low, "compile": True}, timm, tolerance),
+    baselines = [
+        _baseline(f"timm{dtype}", "timm_infer", low, timm, tolerance),
+        _baseline(f"timm, torch.compile{dtype}", "timm_infer", {**low, "compile": True}, timm, tolerance),
     ]
     if precise:
-        peers += [
-            _peer("transformers, sdpa", "transformers_infer", {"attention": "sdpa"}, transformers),
-            _peer("transformers, eager", "transformers_infer", {"attention": "eager"}, transformers),
+        baselines += [
+            _baseline("transformers, sdpa", "transformers_infer", {"attention": "sdpa"}, transformers),
+            _baseline("transformers, eager", "transformers_infer", {"attention": "eager"}, transformers),
         ]
         if on_cpu:
-            peers.append(_peer("timm, onnxruntime", "onnxruntime_infer", {}, (*timm, "onnx", "onnxruntime")))
+            baselines.append(
+                _baseline("timm, onnxruntime", "onnxruntime_infer", {}, (*timm, "onnx", "onnxruntime"))
+            )
         if settings.paddlevit:
             untuned = {**_UNTUNED, "OMP_NUM_THREADS": None, "BEIT_TUNE_CPU": "0"}
             options = {"paddlevit": settings.paddlevit}
-            peers.append(
-                Contender("PaddleViT, Paddle's defaults", f"{_OURS}:infer_paddlevit", options, untuned)
+            baselines.append(
+                Candidate("PaddleViT, Paddle's defaults", f"{_CANDIDATES}:infer_paddlevit", options, untuned)
             )
-    yield Contest(
+    yield Benchmark(
         f"inference, {config.MODEL.NAME}, batch {settings.batch}, {settings.precision}",
-        (*own, *peers, _machine()),
+        (*own, *baselines, _machine()),
         _shared(settings, config)
         | paths
         | {
@@ -120,23 +121,23 @@ def inference(settings: Settings) -> Iterator[Contest]:
     )
 
 
-def training(settings: Settings) -> Iterator[Contest]:
-    """A full step without random parts: no stochastic depth, no mixing, no erasing."""
+def training(settings: Settings) -> Iterator[Benchmark]:
+    """A full training step without random parts: no drop path, mixup, cutmix or erasing."""
     config = get_config(settings.model, _PLAIN)
     paths = write_weights(config, settings.folder)
     train = config.TRAIN
     low = {} if settings.precision == "float32" else {"precision": settings.precision}
     tolerance = _TRAIN_TOLERANCE if not low else BFLOAT16_TOLERANCE
     dtype = "" if not low else f", {settings.precision}"
-    own = Contender("beit", f"{_OURS}:train", {} if settings.device == "cpu" else low)
-    yield Contest(
+    own = Candidate("beit", f"{_CANDIDATES}:train", {} if settings.device == "cpu" else low)
+    yield Benchmark(
         f"training, {config.MODEL.NAME}, batch {settings.batch}, {settings.precision}",
         (
             own,
-            Contender(
+            Candidate(
                 "beit, recomputed blocks", own.function, {"options": [*_PLAIN, "TRAIN.RECOMPUTE", True]}
             ),
-            _peer(f"timm{dtype}", "timm_train", low, ("torch", "timm", "safetensors"), tolerance),
+            _baseline(f"timm{dtype}", "timm_train", low, ("torch", "timm", "safetensors"), tolerance),
             _machine(),
         ),
         _shared(settings, config)
@@ -155,8 +156,8 @@ def training(settings: Settings) -> Iterator[Contest]:
     )
 
 
-def pretraining(settings: Settings) -> Iterator[Contest]:
-    """Steps of BEiT, BEiT v2 and VQ-KD beside the fine-tuning step; tokens and the teacher's features are stored."""
+def pretraining(settings: Settings) -> Iterator[Benchmark]:
+    """Training steps of BEiT, BEiT v2 and VQ-KD, and of fine-tuning; tokens and the teacher's features are given."""
     size = "large" if "large" in settings.model else "base" if "base" in settings.model else "tiny"
     suffix = "_pretrain" if size == "tiny" else "_pt1k"
     configs = {
@@ -167,30 +168,30 @@ def pretraining(settings: Settings) -> Iterator[Contest]:
     }
     if size != "base":  # the published tokenizers are all of the base size
         del configs["VQ-KD"]
-    contenders, arithmetic = [], {}
+    candidates, arithmetic = [], {}
     for number, (name, (path, options)) in enumerate(configs.items()):
         config = get_config(path, options)
         batch = training_batch(config, settings.batch)
         inputs = write_inputs(batch, settings.folder / f"inputs-{number}.npz")
         options_of = {"config": path, "options": options, "inputs": inputs, "average": False}
-        contenders.append(Contender(name, f"{_OURS}:train", options_of, tolerance=_ANY))
+        candidates.append(Candidate(name, f"{_CANDIDATES}:train", options_of, tolerance=_ANY))
         arithmetic[name] = _forward(config, batch)
-    yield Contest(
+    yield Benchmark(
         f"pre-training steps, {size}, batch {settings.batch}",
-        (*contenders, _machine()),
+        (*candidates, _machine()),
         {"device": settings.device, "threads": settings.threads, "lr": _LEARNING_RATE, "compared_steps": 1},
         units=settings.batch,
         arithmetic=arithmetic,
     )
 
 
-def data(settings: Settings) -> Iterator[Contest]:
-    """Files to a normalized batch on one thread; augmented pictures are random, only their shape is compared."""
+def data(settings: Settings) -> Iterator[Benchmark]:
+    """Image files to a normalized batch on one thread; of the augmented images, which are random, only the shape is compared."""
     config = get_config(settings.model)
     if settings.images:
         files = sorted(str(path) for path in Path(settings.images).rglob("*.[jJ][pP]*[gG]"))[:_DATA_IMAGES]
         if not files:
-            raise ValueError(f"--images {settings.images}: no JPEG files in there")
+            raise ValueError(f"--images {settings.images}: no JPEG files in this folder")
     else:
         files = write_jpegs(settings.folder, _DATA_IMAGES)
     height, width = image_hw(config)
@@ -204,51 +205,51 @@ def data(settings: Settings) -> Iterator[Contest]:
         "auto_augment": config.TRAIN.AUTO_AUGMENT,
         "erase_probability": config.TRAIN.RANDOM_ERASE_PROB,
     }
-    yield Contest(
+    yield Benchmark(
         "data, training transform, one thread",
         (
-            Contender("beit, worker", f"{_OURS}:data_train", {"worker": True}),
-            Contender("beit, worker and device", f"{_OURS}:data_train"),
-            _peer("timm and torchvision", "data_train", {}, needs),
-            Contender("decoding alone", f"{_OURS}:decode"),
+            Candidate("beit, worker", f"{_CANDIDATES}:data_train", {"worker": True}),
+            Candidate("beit, worker and device", f"{_CANDIDATES}:data_train"),
+            _baseline("timm and torchvision", "data_train", {}, needs),
+            Candidate("decoding alone", f"{_CANDIDATES}:decode"),
         ),
         shared,
         units=len(files),
     )
-    yield Contest(
+    yield Benchmark(
         "data, evaluation transform, one thread",
         (
-            Contender("beit, worker", f"{_OURS}:data_eval", {"worker": True}),
-            Contender("beit, worker and device", f"{_OURS}:data_eval"),
-            _peer("torchvision", "data_eval", {}, needs),
-            Contender("decoding alone", f"{_OURS}:decode", tolerance=_ANY),
+            Candidate("beit, worker", f"{_CANDIDATES}:data_eval", {"worker": True}),
+            Candidate("beit, worker and device", f"{_CANDIDATES}:data_eval"),
+            _baseline("torchvision", "data_eval", {}, needs),
+            Candidate("decoding alone", f"{_CANDIDATES}:decode", tolerance=_ANY),
         ),
         shared,
         units=len(files),
     )
 
 
-def loading(settings: Settings) -> Iterator[Contest]:
-    """The same weights in each container, by this package's reader and by the container's own library."""
+def loading(settings: Settings) -> Iterator[Benchmark]:
+    """The same weights in each file format, read by this package and by the library of the format."""
     files = write_containers(settings.model, settings.folder, settings.find(("torch",)))
-    own = Contender("beit", f"{_OURS}:load")
-    rivals = {
-        "pdparams": Contender("paddle.load", f"{_OURS}:load_paddle"),
-        "safetensors": _peer("safetensors", "load_safetensors", {}, ("torch", "safetensors")),
-        "torch zip": _peer("torch.load", "load_torch", {}, ("torch",)),
-        "torch legacy": _peer("torch.load", "load_torch", {}, ("torch",)),
+    own = Candidate("beit", f"{_CANDIDATES}:load")
+    readers = {
+        "pdparams": Candidate("paddle.load", f"{_CANDIDATES}:load_paddle"),
+        "safetensors": _baseline("safetensors", "load_safetensors", {}, ("torch", "safetensors")),
+        "torch zip": _baseline("torch.load", "load_torch", {}, ("torch",)),
+        "torch legacy": _baseline("torch.load", "load_torch", {}, ("torch",)),
     }
     for container, file in files.items():
-        yield Contest(
+        yield Benchmark(
             f"loading, {get_config(settings.model).MODEL.NAME}, {container}",
-            (own, rivals[container]),
+            (own, readers[container]),
             {"file": str(file), "threads": settings.threads, "device": settings.device},
             units=file.stat().st_size / 1e9,
             unit="GB",
         )
 
 
-MODES: dict[str, Callable[[Settings], Iterator[Contest]]] = {
+MODES: dict[str, Callable[[Settings], Iterator[Benchmark]]] = {
     "infer": inference,
     "train": training,
     "pretrain": pretraining,
@@ -294,18 +295,18 @@ def _shared(settings: Settings, config: CfgNode) -> dict[str, Any]:
     }
 
 
-def _peer(
+def _baseline(
     name: str,
     function: str,
     options: dict[str, Any],
     needs: tuple[str, ...],
     tolerance: float = 1e-3,
-) -> Contender:
-    return Contender(name, f"{_PEERS}:{function}", options, _UNTUNED, needs, tolerance)
+) -> Candidate:
+    return Candidate(name, f"{_BASELINES}:{function}", options, _UNTUNED, needs, tolerance)
 
 
-def _machine() -> Contender:
-    return Contender(GEMM, f"{_OURS}:gemm", tolerance=_ANY)
+def _machine() -> Candidate:
+    return Candidate(GEMM, f"{_CANDIDATES}:gemm", tolerance=_ANY)
 
 
 def _forward(config: CfgNode, batch: dict[str, np.ndarray] | None = None) -> float:

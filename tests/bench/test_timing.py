@@ -1,4 +1,4 @@
-"""Contenders are timed in turn; a ratio is for those that did the same."""
+"""Candidates are timed in alternation; only those with equal results get a ratio."""
 
 from __future__ import annotations
 
@@ -8,33 +8,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beit.bench.contest import GEMM, Contender, run_contest
+from beit.bench.timing import GEMM, Benchmark, Candidate, run_benchmark
 from beit.bench.worker import Worker, WorkerFailedError
 
-FAKES = "tests.bench.contenders"
+FAKES = "tests.bench.fake_candidates"
 
 
-def held(contenders, folder, **options):
-    standings = run_contest(
-        contenders,
-        {"value": 0.0, "seconds": 0.02},
+def run(candidates, folder, **fields):
+    benchmark = Benchmark("fakes", tuple(candidates), {"value": 0.0, "seconds": 0.02}, units=10, **fields)
+    results = run_benchmark(
+        benchmark,
         folder,
-        interpreter_of=lambda contender: None if contender.needs else sys.executable,
+        interpreter_of=lambda candidate: None if candidate.needs else sys.executable,
         rounds=3,
-        units=10,
-        say=lambda text: None,
-        **options,
+        log=lambda text: None,
     )
-    assert [standing.name for standing in standings] == [contender.name for contender in contenders]
-    return {standing.name: standing for standing in standings}
+    assert [result.name for result in results] == [candidate.name for candidate in candidates]
+    return {result.name: result for result in results}
 
 
 def test_rates_ratios_and_share_of_the_peak(tmp_path):
-    found = held(
+    found = run(
         [
-            Contender("fast", f"{FAKES}:add"),
-            Contender("slow", f"{FAKES}:add", {"seconds": 0.06}),
-            Contender(GEMM, f"{FAKES}:machine", {"seconds": 0.01}),
+            Candidate("fast", f"{FAKES}:add"),
+            Candidate("slow", f"{FAKES}:add", {"seconds": 0.06}),
+            Candidate(GEMM, f"{FAKES}:machine", {"seconds": 0.01}),
         ],
         tmp_path,
         multiply_adds=1e6,
@@ -49,13 +47,13 @@ def test_rates_ratios_and_share_of_the_peak(tmp_path):
     assert found["slow"].peak_bytes > 1e6 and found["slow"].versions["numpy"] == np.__version__
 
 
-def test_no_ratio_for_other_results(tmp_path):
-    found = held(
+def test_different_results_get_no_ratio(tmp_path):
+    found = run(
         [
-            Contender("first", f"{FAKES}:add"),
-            Contender("a little off", f"{FAKES}:add", {"value": 0.01}, tolerance=0.1),
-            Contender("wrong", f"{FAKES}:add", {"value": 1.0}, tolerance=0.1),
-            Contender("something else", f"{FAKES}:named", tolerance=0.1),
+            Candidate("first", f"{FAKES}:add"),
+            Candidate("a little off", f"{FAKES}:add", {"value": 0.01}, tolerance=0.1),
+            Candidate("wrong", f"{FAKES}:add", {"value": 1.0}, tolerance=0.1),
+            Candidate("something else", f"{FAKES}:named", tolerance=0.1),
         ],
         tmp_path,
     )
@@ -67,20 +65,20 @@ def test_no_ratio_for_other_results(tmp_path):
     assert found["something else"].ratio is None and found["something else"].difference == float("inf")
 
 
-def test_who_cannot_take_part_is_named(tmp_path):
-    found = held(
+def test_candidates_that_fail_are_reported(tmp_path):
+    found = run(
         [
-            Contender("first", f"{FAKES}:add"),
-            Contender("absent", f"{FAKES}:add", needs=("torch", "timm")),
-            Contender("broken", f"{FAKES}:broken", {"value": "this"}),
-            Contender("dying", f"{FAKES}:dying"),
-            Contender("tiring", f"{FAKES}:tiring"),
+            Candidate("first", f"{FAKES}:add"),
+            Candidate("absent", f"{FAKES}:add", needs=("torch", "timm")),
+            Candidate("broken", f"{FAKES}:broken", {"value": "this"}),
+            Candidate("dying", f"{FAKES}:dying"),
+            Candidate("tiring", f"{FAKES}:tiring"),
         ],
         tmp_path,
     )
     assert found["absent"].note == "not installed: torch and timm"
     assert found["broken"].note == "failed: ValueError: cannot do this"
-    assert found["dying"].note == "failed: ended with status 3: it said nothing"
+    assert found["dying"].note == "failed: ended with status 3: no output"
     assert found["tiring"].note.startswith("failed: StopIteration")
     assert found["first"].rate is not None
     assert found["broken"].as_dict()["rate"] is None
