@@ -1,11 +1,20 @@
-"""The two ways a checkpoint file can disappoint."""
+"""The errors of checkpoint files, and text of a file made fit for a message."""
 
 from __future__ import annotations
 
+_SHOWN_CHARACTERS = 80
+
 
 class CheckpointError(ValueError):
-    """The file is not a readable checkpoint; the message says what it is and what to do, in one line."""
+    """The file is not a readable checkpoint; the message says in one line what it is and what to do."""
 
 
 class UnsafeFileError(CheckpointError):
-    """The file names code that no known checkpoint needs; none of it was imported or called."""
+    """The file names functions that could run code when other programs load it; none was imported or called."""
+
+
+def shown(text: str) -> str:
+    """The beginning of a text that a file contains, for a message: without line breaks and control characters."""
+    cut = text[:_SHOWN_CHARACTERS]
+    safe = cut if cut.isprintable() else cut.encode("unicode_escape").decode("ascii")
+    return f"{safe}…" if len(text) > _SHOWN_CHARACTERS else safe

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from beit.checkpoint.arrays import widen_bfloat16
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.unpickle import Global, Record
 
@@ -54,13 +55,6 @@ class Storage:
     @property
     def dtype(self) -> np.dtype:
         return np.dtype(STORAGE_DTYPES[self.kind])
-
-
-def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """float32 array of the same shape with exactly the values whose bfloat16 bits are given as uint16."""
-    wide = np.empty(bits.shape, np.uint32)
-    np.left_shift(bits, 16, out=wide, dtype=np.uint32, casting="unsafe")
-    return wide.view(np.float32)
 
 
 class Rebuilder:

@@ -14,9 +14,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from beit.checkpoint.arrays import widen_bfloat16
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.raw_bytes import read_raw
-from beit.checkpoint.rebuild import MAX_AXES, widen_bfloat16
+from beit.checkpoint.rebuild import MAX_AXES
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors package
 _ALIGNMENT = 8
