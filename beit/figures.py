@@ -1,13 +1,17 @@
-"""Figures on disk, with matplotlib."""
+"""Figures with matplotlib, and colors for numbered classes."""
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _DPI = 100
 
@@ -64,3 +68,21 @@ def draw_tiles(
     figure.suptitle(title)
     figure.tight_layout()
     return save_figure(figure, path)
+
+
+def figure_pixels(figure: Figure) -> np.ndarray:
+    """A figure as pixels, uint8 `[H, W, 3]`, without a window and without pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def index_color(index: int) -> tuple[int, int, int]:
+    """A color (0 to 255) for each class or code number; those of neighboring numbers differ strongly.
+
+    Hues are golden-ratio steps apart, brightness has three levels.
+    """
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.61803399 % 1.0, 0.75, (1.0, 0.8, 0.6)[index % 3])
+    return round(255 * red), round(255 * green), round(255 * blue)

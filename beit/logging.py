@@ -11,7 +11,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -154,6 +154,24 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minute:02d} min"
     return f"{minutes} min {second:02d} s"
+
+
+def format_table(rows: Sequence[Sequence[str]], *, left: int = 0) -> str:
+    """Rows of cells as lines with aligned columns, two spaces apart.
+
+    Args:
+        rows: cells, the same number in each row.
+        left: how many of the first columns are left-aligned; the others are right-aligned.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def _progress_lines(iterable: Iterable[Item], total: int, description: str) -> Iterator[Item]:

@@ -15,7 +15,7 @@ import pytest
 from visualdl import LogReader
 
 from beit import logging as run_logging
-from beit.logging import VISUALDL_FILE, RunLog, format_duration, progress
+from beit.logging import VISUALDL_FILE, RunLog, format_duration, format_table, progress
 
 
 def open_log(folder, **options):
@@ -249,3 +249,12 @@ def test_a_removed_file_is_begun_again_and_a_removed_folder_is_an_error(tmp_path
     with pytest.raises(OSError, match=r"cannot write the run log \(the folder was removed\).*log\.txt"):
         log.text("third")
     log.close()
+
+
+def test_tables_are_aligned():
+    rows = [("class", "IoU", "pixels"), ("sky", "7.50", "1,024"), ("a house", "-", "3")]
+    assert format_table(rows, left=1).splitlines() == [
+        "class     IoU  pixels",
+        "sky      7.50   1,024",
+        "a house     -       3",
+    ]

@@ -5,7 +5,6 @@ Shapes: H, W of one picture.
 
 from __future__ import annotations
 
-import colorsys
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from beit.data.class_folders import EXTENSIONS
 from beit.data.image_list import ImageList
 from beit.data.images import open_image
 from beit.data.list_file import read_class_names
+from beit.figures import index_color
 
 IGNORE = 255
 """Label of pixels that do not count, whatever value the files mark them with."""
@@ -187,12 +187,8 @@ def write_palette(file: Path, palette: Sequence[Color]) -> None:
 
 
 def even_palette(num_classes: int) -> tuple[Color, ...]:
-    """Colors far apart for neighboring classes: hues at steps of the golden ratio, brightness in three steps."""
-    colors = []
-    for k in range(num_classes):
-        rgb = colorsys.hsv_to_rgb(k * 0.61803399 % 1.0, 0.75, (1.0, 0.8, 0.6)[k % 3])
-        colors.append((round(255 * rgb[0]), round(255 * rgb[1]), round(255 * rgb[2])))
-    return tuple(colors)
+    """Colors that differ strongly between neighboring classes."""
+    return tuple(index_color(k) for k in range(num_classes))
 
 
 def _pair(

@@ -27,24 +27,24 @@ class MimLogits(NamedTuple):
 class BeitForMaskedImageModeling(Beit):
     """The encoder with a mask token and a head that predicts the visual token of each masked patch.
 
-    With `early_layers` it is the pre-training model of BEiT v2: the class token of the last block joins the patch
-    tokens of an early block, and `head_layers` extra blocks predict the same tokens from them, which forces the class
-    token to know the image. Attribute names are those of the published files.
+    With `early_layers` it is the pre-training model of BEiT v2: `head_layers` extra blocks take the class token of the
+    last block and the patch tokens of an early block, and predict the same visual tokens from them. The class token
+    then has to represent the whole image. Attribute names are those of the published files.
     Source: arXiv 2106.08254, section 2; 2208.06366, section 2.3; unilm/beit/modeling_pretrain.py and
     unilm/beit2/modeling_pretrain.py.
 
     Args:
-        vocab_size: K, tokens of the tokenizer.
-        early_layers: blocks before the patch tokens branch off (9 of 12, 21 of 24); 0 for BEiT v1.
-        head_layers: extra blocks of the branch.
-        shared_lm_head: the branch uses `norm` and `lm_head` of the main one, else its own.
-        depth: blocks of the trunk.
-        drop_path_rate: of the last block; the rates are one line over the trunk, or over trunk and branch where that
-            is longer, and the branch goes on where it leaves the trunk.
+        vocab_size: K, number of codes of the tokenizer.
+        early_layers: number of blocks after which the branch takes the patch tokens (9 of 12, 21 of 24); 0 for BEiT v1.
+        head_layers: number of extra blocks in the branch.
+        shared_lm_head: True if the branch shares `norm` and `lm_head` with the main output; False if it has its own.
+        depth: number of blocks of the encoder.
+        drop_path_rate: largest drop path rate, in [0, 1). Rates rise linearly from 0 over `depth` blocks, or over
+            `early_layers + head_layers` if that is more; the branch continues from the rate of its early block.
         encoder: further keyword arguments of `Beit`.
 
     Raises:
-        ValueError: `early_layers` is no block of the trunk, or the blocks of a v2 model have tables of their own.
+        ValueError: `early_layers` is not in 0 .. depth, or the blocks of a v2 model have their own position tables.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class BeitForMaskedImageModeling(Beit):
                 "MODEL.USE_REL_POS_BIAS False and MODEL.USE_SHARED_REL_POS_BIAS True"
             )
         extra = head_layers if early_layers else 0
-        # Token pooling is the encoder whose final `norm` acts on every token. The blocks of the branch are like those
-        # of the trunk: they are built with them and split off.
+        # Without mean pooling the encoder's final `norm` applies to every token. The branch has the same kind of blocks
+        # as the encoder, so they are built together and split afterwards.
         super().__init__(num_classes=0, use_mean_pooling=False, depth=depth + extra, **encoder)
         blocks = list(self.blocks)
         self.depth, self.blocks = depth, nn.LayerList(blocks[:depth])
@@ -89,10 +89,10 @@ class BeitForMaskedImageModeling(Beit):
         self._init_pretraining()
 
     def _init_encoder(self) -> None:
-        """Nothing: all parts are filled together, when they are there."""
+        """Does nothing: `_init_pretraining` initializes all parts once they exist."""
 
     def _init_pretraining(self) -> None:
-        """Initial values of pre-training, cut at one deviation: unilm/beit/modeling_pretrain.py, `trunc_normal_`."""
+        """Initial values of pre-training, truncated at one deviation: unilm/beit/modeling_pretrain.py, `trunc_normal_`."""
         self.apply(lambda layer: init_weights(layer, bound=STD))
         truncated_normal(self.patch_embed.proj.weight, bound=STD)
         nn.initializer.Constant(0.0)(self.patch_embed.proj.bias)
@@ -105,21 +105,25 @@ class BeitForMaskedImageModeling(Beit):
             rescale_block(block, number)
 
     def forward(  # type: ignore[override]  # the encoder alone needs no mask
-        self, images: paddle.Tensor, mask: paddle.Tensor, hidden: paddle.Tensor | None = None
+        self, images: paddle.Tensor, mask: paddle.Tensor, masked_indices: paddle.Tensor | None = None
     ) -> paddle.Tensor | MimLogits:
-        """Logits `[M, K]` of the masked patches, image after image and row-major in each; v2: of both branches.
+        """Logits `[M, K]` of the masked patches, image by image and row-major in each; v2: of both branches.
 
         Args:
             images: normalized, `[B, 3, height, width]`.
-            mask: bool `[B, L]`, True where the patch is hidden.
-            hidden: `numpy.flatnonzero(mask)`, int64 `[M]`, where the host knows it: else a GPU is asked, and waited for.
+            mask: bool `[B, L]`, True for masked patches.
+            masked_indices: `numpy.flatnonzero(mask)`, int64 `[M]`, if the host has computed it; None computes it on the
+                device, for which the host waits on a GPU.
 
         Raises:
             ValueError: the mask is not bool `[B, L]`, or the images have another size than the model.
         """
         early, last = self._run_masked(images, mask)
-        hidden = hidden_places(mask, hidden)
-        rows = hidden + hidden // mask.shape[1] + 1  # each image has a class token before its patches
+        if masked_indices is None:
+            masked_indices = find_masked_indices(mask)
+        rows = (
+            masked_indices + masked_indices // mask.shape[1] + 1
+        )  # each image has a class token before its patches
         main = self.lm_head(self.norm(last.flatten(0, 1).gather(rows)))
         if self.cls_pt_layers is None:
             return main
@@ -136,9 +140,9 @@ class BeitForMaskedImageModeling(Beit):
             raise ValueError(
                 f"the mask is {mask.dtype} {list(mask.shape)}; expected bool [batch, patches] = {list(x.shape[:2])}"
             )
-        is_hidden = mask.unsqueeze(-1).astype(x.dtype)
-        # A product instead of a choice: as in the official code, and its gradient is one reduction.
-        x = x * (1 - is_hidden) + self.mask_token.astype(x.dtype) * is_hidden
+        is_masked = mask.unsqueeze(-1).astype(x.dtype)
+        # A product instead of `paddle.where`: as in the official code, and its gradient is a single reduction.
+        x = x * (1 - is_masked) + self.mask_token.astype(x.dtype) * is_masked
         x = self.add_class_token(x)
         if not self.early_layers:
             return x, self.run_blocks(x).last
@@ -147,16 +151,19 @@ class BeitForMaskedImageModeling(Beit):
         return outputs.hidden_states[early], outputs.last
 
 
-def hidden_places(mask: paddle.Tensor, known: paddle.Tensor | None = None) -> paddle.Tensor:
-    """Places int64 `[M]` of the hidden patches among the `B L` of a mask bool `[B, L]`, unless they are known."""
-    return mask.flatten().nonzero().flatten() if known is None else known
+def find_masked_indices(mask: paddle.Tensor) -> paddle.Tensor:
+    """Indices int64 `[M]` of the masked patches among all `B L` patches of a mask bool `[B, L]`."""
+    return mask.flatten().nonzero().flatten()
 
 
 def build_mim(config: CfgNode) -> BeitForMaskedImageModeling:
-    """The pre-training model of a config (`MODEL.*`, `TOKENIZER.NUM_CODES`, `DATA.IMAGE_SIZE`); any size.
+    """The pre-training model of a config, with random weights.
 
-    Called with images `[B, 3, height, width]` and a bool mask `[B, L]` it gives the logits of the masked patches in
+    Called with images `[B, 3, height, width]` and a bool mask `[B, L]` it returns the logits of the masked patches in
     row-major order: `[M, K]`, or with `MODEL.EARLY_LAYERS` `MimLogits(main, cls_pt)`.
+
+    Args:
+        config: read are `MODEL.*`, `TOKENIZER.NUM_CODES`, `DATA.IMAGE_SIZE` and `TRAIN.RECOMPUTE`.
 
     Raises:
         ValueError: as `BeitForMaskedImageModeling`.

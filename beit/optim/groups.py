@@ -9,6 +9,8 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from beit.logging import format_table
+
 Group = dict[str, Any]
 
 
@@ -107,10 +109,7 @@ def describe_groups(groups: Iterable[Group]) -> str:
         multiplier, decay = f"{group['learning_rate']:.6g}", f"{group['weight_decay']:g}"
         rows.append((str(group["layer"]), multiplier, decay, str(len(group["params"])), f"{size:,}"))
     rows.append(("total", "", "", str(tensors), f"{parameters:,}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    )
+    return format_table(rows)
 
 
 def set_step(optimizer: paddle.optimizer.AdamW, lr: float, weight_decay: float) -> None:

@@ -19,11 +19,10 @@ from beit.models.dalle import DalleTokenizer
 from beit.models.mim import BeitForMaskedImageModeling, MimLogits, build_mim
 from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
 from beit.models.vqkd import VqKd
-from beit.tasks.token_pictures import code_colors
+from beit.tasks.previews import gray_out
+from beit.tasks.token_figures import code_colors
 
 # B pictures; h, w patch grid; L = h * w
-
-_HIDDEN = 127  # gray level of hidden patches
 
 VISIBLE = -1
 """Entry of `pred_tokens` where the patch was shown."""
@@ -106,7 +105,7 @@ def draw_masked_prediction(result: Mapping[str, Any]) -> np.ndarray:
         return np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.NEAREST))
 
     hidden = spread(mask.astype(np.uint8))[..., None].astype(bool)
-    columns = [view, np.where(hidden, np.uint8(_HIDDEN), view)]
+    columns = [view, gray_out(view[None], mask[None])[0]]
     columns.append(np.where(hidden, spread(code_colors(result["pred_tokens"])), view))
     if "reconstruction" in result:
         columns.append(

@@ -68,7 +68,7 @@ def validation_predictions(config: CfgNode) -> Predictions:
     probabilities = []
     with paddle.no_grad(), Loader(dataset, num_workers=config.DATA.NUM_WORKERS) as loader:
         for batch in progress(loader(sampler), len(sampler), "predict", rank=0):
-            logits = split_batch(task.model, task.normalized(to_device(batch)["image"]))
+            logits = split_batch(task.model, task.normalize(to_device(batch)["image"]))
             probabilities.append(paddle.nn.functional.softmax(logits, axis=-1).numpy())
     scores = np.concatenate(probabilities)
     names = dataset.images.class_names or tuple(str(label) for label in range(scores.shape[1]))

@@ -170,8 +170,8 @@ def draw_masked(config: CfgNode, count: int = 8) -> list[Path]:
     task.eval()
     dataset: Any = task.dataset("val") or task.dataset("train")
     batch = collate([dataset[Sample(index, index)] for index in range(min(count, len(dataset)))])
-    task.eval_step(to_device(batch))
-    return save_images(task.write_report(Path(config.SAVE)), Path(config.SAVE))
+    image = task.draw_predictions(to_device(batch))
+    return save_images({"original, masked, tokens, prediction": image}, Path(config.SAVE))
 
 
 def save_images(pictures: dict[str, np.ndarray], folder: Path) -> list[Path]:

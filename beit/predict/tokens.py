@@ -18,7 +18,7 @@ from beit.logging import progress
 from beit.models.dalle import DalleTokenizer
 from beit.models.teachers import load_teacher
 from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
-from beit.tasks.token_pictures import draw_code_map, draw_code_patches, draw_codebook, draw_reconstructions
+from beit.tasks.token_figures import draw_code_map, draw_code_patches, draw_codebook, draw_reconstructions
 
 # B images, H, W their size, h, w token grid, K codes
 

@@ -1,8 +1,7 @@
-"""Nearest neighbors in the feature space of a frozen encoder: nothing is trained."""
+"""Nearest-neighbor classification with the features of a frozen encoder; nothing is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,6 @@ from yacs.config import CfgNode
 
 from beit.beit import build_backbone
 from beit.config import batch_size_eval
-from beit.data.batch_transforms import normalize
 from beit.data.dataset import ImageDataset, open_options
 from beit.data.loader import Loader
 from beit.data.sampler import Sample
@@ -24,35 +22,34 @@ from beit.logging import progress
 from beit.models.features import FeatureName
 from beit.parallel import ranks
 from beit.tasks.layer_table import LayerTable
-from beit.tasks.probe import build_features, count_correct, describe_protocol, refuse_without_classes
-from beit.tasks.task import Batch, Task
+from beit.tasks.probe import build_features, count_correct, describe_protocol
+from beit.tasks.task import Batch, Sums, Task, require_classes
 
-# B batch, K classes, M remembered training images, k neighbors, F channels
+# B batch, K classes, M training images, k neighbors, F channels
 
 
 class Knn(Task):
-    """Evaluate by weighted nearest neighbors, per layer and kind of feature; for `-eval`.
+    """Evaluate with weighted nearest neighbors, for each layer and kind of feature; needs `-eval`.
 
-    The memory holds the normalized features of the training images under the evaluation transform: M x F numbers per
-    feature (float16 on a GPU), on every rank; `PROBE.LAYERS`, `PROBE.KINDS` and `PROBE.KNN_IMAGES` keep it small.
+    The normalized features of the training images under the evaluation transform are kept in memory on every rank:
+    M x F numbers per feature (float16 on a GPU). `PROBE.LAYERS`, `PROBE.KINDS` and `PROBE.KNN_IMAGES` limit them.
     Results go to `knn.json`, `knn.txt` and `knn.png`.
     Source: DINO, arXiv 2104.14294, appendix F.1; dino/eval_knn.py.
 
     Raises:
-        ValueError: it is asked to train, there are no classes, or a feature does not exist.
+        ValueError: the run is a training run, the config has no classes, or a feature does not exist.
     """
 
     def __init__(self, config: CfgNode) -> None:
         super().__init__()
-        refuse_without_classes(config)
+        require_classes(config)
         if not config.EVAL:
             raise ValueError("TASK: knn trains nothing: add -eval (and -pretrained FILE)")
         self.config = config
         self.model = build_backbone(config)
         self._features = build_features(config, self.model)
-        self._memory: dict[FeatureName, Tensor] = {}
-        self._labels: Tensor | None = None
-        self._table: LayerTable | None = None
+        self._train_features: dict[FeatureName, Tensor] = {}
+        self._train_labels: Tensor | None = None
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
         return ImageDataset(
@@ -62,16 +59,15 @@ class Knn(Task):
         )
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
-        if self._labels is None:
-            self._remember()
-        assert self._labels is not None
+        if self._train_labels is None:
+            self._train_labels = self._store_training_images()
         probe, votes = self.config.PROBE, []
         for name, feature in self._extract(batch["image"]).items():
             votes.append(
                 neighbor_votes(
                     feature,
-                    self._memory[name],
-                    self._labels,
+                    self._train_features[name],
+                    self._train_labels,
                     num_classes=self.config.MODEL.NUM_CLASSES,
                     neighbors=probe.NEIGHBORS,
                     temperature=probe.TEMPERATURE,
@@ -79,20 +75,24 @@ class Knn(Task):
             )
         return count_correct(votes, batch["label"])
 
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        return self._layer_table(sums).metrics()
+
+    def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
+        return self._layer_table(sums).write(folder, "knn")
+
+    def _layer_table(self, sums: Sums) -> LayerTable:
         probe = self.config.PROBE
-        facts = describe_protocol(self.config) | {
-            "neighbors": probe.NEIGHBORS,
-            "temperature": probe.TEMPERATURE,
-        }
-        title = f"kNN of {self.config.MODEL.NAME}"
-        self._table = LayerTable.from_sums(title, facts, list(self._features.widths), sums)
-        return self._table.metrics()
+        facts = {"neighbors": probe.NEIGHBORS, "temperature": probe.TEMPERATURE}
+        return LayerTable.from_sums(
+            f"kNN of {self.config.MODEL.NAME}",
+            describe_protocol(self.config) | facts,
+            list(self._features.widths),
+            sums,
+        )
 
-    def write_report(self, folder: Path) -> dict[str, np.ndarray]:
-        return self._table.write(folder, "knn") if self._table is not None else {}
-
-    def _remember(self) -> None:
+    def _store_training_images(self) -> Tensor:
+        """Compute the features of the training images; returns their labels, int64 `[M]`."""
         dataset, data = self.dataset("train"), self.config.DATA
         count = min(len(dataset), self.config.PROBE.KNN_IMAGES or len(dataset))
         indices = np.linspace(0, len(dataset) - 1, count).astype(np.int64).tolist()
@@ -104,36 +104,38 @@ class Knn(Task):
         parts: dict[FeatureName, list[Tensor]] = {}
         labels = []
         with Loader(dataset, num_workers=data.NUM_WORKERS, timeout=data.WORKER_TIMEOUT) as loader:
-            for batch in progress(loader(batches), len(batches), "remember", rank=ranks.rank()):
+            for batch in progress(loader(batches), len(batches), "training features", rank=ranks.rank()):
                 labels.append(batch["label"])
                 for name, feature in self._extract(paddle.to_tensor(batch["image"])).items():
                     parts.setdefault(name, []).append(feature.astype(dtype))
-        self._memory = {name: paddle.concat(values) for name, values in parts.items()}
-        self._labels = paddle.to_tensor(np.concatenate(labels))
+        self._train_features = {name: paddle.concat(values) for name, values in parts.items()}
+        return paddle.to_tensor(np.concatenate(labels))
 
     def _extract(self, images: Tensor) -> dict[FeatureName, Tensor]:
-        data = self.config.DATA
-        features = self._features(normalize(images, data.IMAGENET_MEAN, data.IMAGENET_STD))
+        features = self._features(self.normalize(images))
         return {name: F.normalize(feature, axis=-1) for name, feature in features.items()}
 
 
 def neighbor_votes(
     features: Tensor,
-    memory: Tensor,
-    labels: Tensor,
+    train_features: Tensor,
+    train_labels: Tensor,
     *,
     num_classes: int,
     neighbors: int = 20,
     temperature: float = 0.07,
 ) -> Tensor:
-    """Votes `[B, K]`: each of the k most similar remembered images gives exp(cosine / temperature) to its class.
+    """Votes `[B, K]`: each of the k most similar training images adds exp(cosine / temperature) to its class.
 
     Args:
-        features: `[B, F]` of length 1.
-        memory: `[M, F]` of length 1; with fewer than k images all vote.
-        labels: of the memory, int64 `[M]`.
+        features: `[B, F]`, vectors of length 1.
+        train_features: `[M, F]`, vectors of length 1.
+        train_labels: int64 `[M]`.
+        num_classes: K.
+        neighbors: k; if M is smaller, all training images vote.
+        temperature: divides the cosines; a smaller one gives more weight to the nearest images.
     """
-    similarity = paddle.matmul(features.astype(memory.dtype), memory, transpose_y=True).astype("float32")
-    nearest, index = similarity.topk(min(neighbors, memory.shape[0]), axis=-1)  # [B, k]
-    classes = F.one_hot(labels[index], num_classes)  # [B, k, K]
+    similarity = paddle.matmul(features.astype(train_features.dtype), train_features, transpose_y=True)
+    nearest, index = similarity.astype("float32").topk(min(neighbors, train_features.shape[0]), axis=-1)
+    classes = F.one_hot(train_labels[index], num_classes)  # [B, k, K]
     return ((nearest / temperature).exp().unsqueeze(-1) * classes).sum(1)

@@ -9,19 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from beit.figures import figure_pixels
+from beit.logging import format_table
 from beit.models.features import FeatureName
+from beit.tasks.task import Sums
+
+_FIGURE_SIZE = (7, 4.5)  # inches
 
 
 @dataclass(frozen=True)
 class LayerTable:
-    """Top-1 and top-5 in percent by feature.
+    """Top-1 and top-5 accuracy in percent for each feature.
 
     Args:
-        title: what was measured, e.g. "linear probe of beit_base".
-        facts: what else belongs into the JSON: weights, data, protocol.
-        top1, top5: by feature.
-        count: evaluated images.
+        title: what was measured, for example "linear probe of beit_base".
+        facts: further entries of the JSON file: weights, data, protocol.
+        top1: top-1 accuracy of each feature.
+        top5: top-5 accuracy of each feature.
+        count: number of evaluated images.
     """
 
     title: str
@@ -32,86 +39,80 @@ class LayerTable:
 
     @classmethod
     def from_sums(
-        cls, title: str, facts: Mapping[str, Any], names: Sequence[FeatureName], sums: Mapping[str, Any]
+        cls, title: str, facts: Mapping[str, Any], names: Sequence[FeatureName], sums: Sums
     ) -> LayerTable:
-        """The table of sums `top1`, `top5` `[features]` and `count`."""
+        """The table of the sums `count`, and `top1` and `top5` `[features]`.
+
+        Args:
+            title: see the class.
+            facts: see the class.
+            names: the features, in the order of the sums.
+            sums: what `beit.tasks.probe.count_correct` returns, added over batches and ranks.
+        """
         count = int(sums["count"])
-        tops = {
+        accuracies = {
             key: {
-                name: 100.0 * float(right) / count
-                for name, right in zip(names, np.atleast_1d(sums[key]), strict=True)
+                name: 100.0 * float(correct) / count
+                for name, correct in zip(names, np.atleast_1d(sums[key]), strict=True)
             }
             for key in ("top1", "top5")
         }
-        return cls(title, facts, tops["top1"], tops["top5"], count)
+        return cls(title, facts, accuracies["top1"], accuracies["top5"], count)
 
     @property
     def best(self) -> FeatureName:
-        """The feature of the highest top-1; of equal ones the first."""
+        """The feature with the highest top-1 accuracy; the first one of equal features."""
         return max(self.top1, key=lambda name: self.top1[name])
 
     def metrics(self) -> dict[str, float]:
-        """The best feature's numbers, and the best top-1 of each kind."""
-        best, metrics = self.best, {}
-        metrics["top1"], metrics["top5"], metrics["best_layer"] = (
-            self.top1[best],
-            self.top5[best],
-            float(best.layer),
-        )
+        """The numbers of the best feature, and the best top-1 accuracy of each kind."""
+        best = self.best
+        metrics = {"top1": self.top1[best], "top5": self.top5[best], "best_layer": float(best.layer)}
         for kind in self._kinds:
             metrics[f"top1_{kind}"] = max(value for name, value in self.top1.items() if name.kind == kind)
         return {**metrics, "count": float(self.count)}
 
     def text(self) -> str:
-        """Aligned columns: a row per layer, top-1 per kind; the best is marked."""
-        lines = [f"{self.title}: top-1 in percent, {self.count} images, best: {self.best}"]
-        lines.append("layer" + "".join(kind.rjust(10) for kind in self._kinds))
+        """Top-1 accuracy as a table with one row per layer and one column per kind; the best is marked with a star."""
+        rows = [["layer", *(f"{kind} " for kind in self._kinds)]]
         for layer in self._layers:
-            cells = []
-            for kind in self._kinds:
-                name = FeatureName(layer, kind)
-                cells.append(f"{self.top1[name]:.2f}{'*' if name == self.best else ' '}".rjust(10))
-            lines.append(str(layer).rjust(5) + "".join(cells))
-        return "\n".join(lines) + "\n"
+            names = [FeatureName(layer, kind) for kind in self._kinds]
+            stars = ["*" if name == self.best else " " for name in names]
+            rows.append(
+                [
+                    str(layer),
+                    *(f"{self.top1[name]:.2f}{star}" for name, star in zip(names, stars, strict=True)),
+                ]
+            )
+        heading = f"{self.title}: top-1 in percent, {self.count} images, best: {self.best}"
+        return f"{heading}\n{format_table(rows)}\n"
 
     def write(self, folder: Path, stem: str) -> dict[str, np.ndarray]:
-        """Write `<stem>.json`, `<stem>.txt` and, where matplotlib is installed, `<stem>.png`; the plot as a picture."""
-        rows = [
+        """Write `<stem>.json`, `<stem>.txt` and `<stem>.png`; returns the plot as an image by its title."""
+        features = [
             {"layer": name.layer, "kind": name.kind, "top1": self.top1[name], "top5": self.top5[name]}
             for name in self.top1
         ]
-        result = {"title": self.title, **self.facts, "count": self.count, "best": str(self.best)}
-        (folder / f"{stem}.json").write_text(
-            json.dumps({**result, "features": rows}, indent=2) + "\n", encoding="utf-8"
-        )
+        content = {"title": self.title, **self.facts, "count": self.count, "best": str(self.best)}
+        content |= {"features": features}
+        (folder / f"{stem}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (folder / f"{stem}.txt").write_text(self.text(), encoding="utf-8")
-        try:
-            picture = self._plot(folder / f"{stem}.png")
-        except ImportError:  # of the extra "demo"; the numbers are written
-            return {}
-        return {self.title: picture}
+        plot = self._plot()
+        Image.fromarray(plot).save(folder / f"{stem}.png")
+        return {self.title: plot}
 
-    def _plot(self, file: Path) -> np.ndarray:
-        # Here, because only this needs it. Figure without pyplot: no window, no global state.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+    def _plot(self) -> np.ndarray:
+        from matplotlib.figure import Figure  # here, because the import takes half a second
 
-        figure = Figure(figsize=(7, 4.5), dpi=120, layout="tight")
-        canvas = FigureCanvasAgg(figure)
+        figure = Figure(figsize=_FIGURE_SIZE, dpi=120, layout="tight")
         axes = figure.add_subplot()
         for kind, marker in zip(self._kinds, "osd", strict=False):
-            axes.plot(
-                self._layers,
-                [self.top1[FeatureName(layer, kind)] for layer in self._layers],
-                marker=marker,
-                label=kind,
-            )
+            values = [self.top1[FeatureName(layer, kind)] for layer in self._layers]
+            axes.plot(self._layers, values, marker=marker, label=kind)
         axes.set(xlabel="layer", ylabel="top-1, %", title=self.title, xticks=self._layers)
         axes.grid(alpha=0.3)
         axes.legend()
-        canvas.draw()
-        figure.savefig(file)
-        return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        return figure_pixels(figure)
 
     @property
     def _layers(self) -> list[int]:

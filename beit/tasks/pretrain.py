@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import paddle
@@ -14,32 +14,30 @@ from paddle.nn import functional as F
 from yacs.config import CfgNode
 
 from beit.cpu import split_batch
-from beit.data.batch_transforms import normalize
 from beit.data.dataset import bad_images_file
 from beit.data.pretraining import PretrainDataset, build_pretrain_dataset
 from beit.models.dalle import DalleTokenizer
-from beit.models.mim import MimLogits, build_mim, hidden_places
+from beit.models.mim import MimLogits, build_mim, find_masked_indices
 from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
-from beit.optim.groups import is_no_decay, parameter_groups
-from beit.tasks.pictures import draw_masked_images
-from beit.tasks.task import Batch, Task
+from beit.tasks.previews import draw_masked_images
+from beit.tasks.task import Batch, Sums, Task
 from beit.tasks.token_cache import TokenCache
 
-# B batch, L patches, M masked patches of the batch, K vocabulary
+# B batch, L patches, M masked patches of the batch, K vocabulary, h, w patch grid
 
-_PICTURE_IMAGES = 8
+_PREVIEW_IMAGES = 8
 
 
 class Pretrain(Task):
-    """Predict the visual tokens of hidden patches; BEiT v2 adds the loss of the patch aggregation.
+    """Predict the visual tokens of masked patches; BEiT v2 adds the loss of the patch aggregation.
 
-    The tokenizer is frozen and in no checkpoint. `mlm_acc` is the share of masked patches whose token is right, from 0
-    to 1 as in the official logs: with DALL-E's tokens 0.05 is a normal end.
-    The loss is the mean over the masked patches of a rank's micro-batch, which in v1 are not the same number each time.
+    The tokenizer is frozen and in no checkpoint. `mlm_acc` is the share of masked patches whose token is predicted
+    correctly, from 0 to 1 as in the official logs; 0.05 is usual at the end of a training on DALL-E's tokens.
+    The loss is the mean over the masked patches of a rank's micro-batch, whose number varies in BEiT v1.
     Source: unilm/beit/run_beit_pretraining.py and engine_for_pretraining.py, unilm/beit2/engine_for_pretraining.py.
 
     Raises:
-        ValueError: the tokenizer cannot be had (`build_tokenizer`).
+        ValueError: the model or the tokenizer cannot be built (`build_mim`, `build_tokenizer`).
     """
 
     def __init__(self, config: CfgNode) -> None:
@@ -51,30 +49,28 @@ class Pretrain(Task):
                 stacklevel=2,
             )
         self.model = build_mim(config)
-        # In a tuple, so that it is no sub-layer: not trained, averaged or synchronized, and always in evaluation mode.
+        # In a tuple, so that it is no sublayer: not trained, averaged or synchronized, and always in evaluation mode.
         self._frozen = (build_tokenizer(config),)
-        self._picture: np.ndarray | None = None
 
     def dataset(self, split: Literal["train", "val"]) -> PretrainDataset | None:
         second_size = tokenizer_image_size(self.config)
         if split == "val":
             return build_pretrain_dataset(self.config, "val", second_size)
-        bad_images = bad_images_file(self.config, "train")
-        cached = self.config.DATA.TOKEN_CACHE
+        bad_images, cached = bad_images_file(self.config, split), self.config.DATA.TOKEN_CACHE
         dataset = build_pretrain_dataset(
             self.config, "train", second_size, bad_images=bad_images, fixed_views=bool(cached)
         )
         if not cached:
             return dataset
         assert dataset is not None
-        file = TokenCache(Path(cached), dataset, self._frozen[0]).ready(self.config)
+        file = TokenCache(Path(cached), dataset, self._frozen[0]).ensure(self.config)
         return build_pretrain_dataset(
             self.config, "train", second_size, bad_images=bad_images, fixed_views=True, tokens=file
         )
 
     def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """With `hidden`, the places int64 `[M]` of the masked patches among the `B L` of the batch."""
-        return {**batch, "hidden": np.flatnonzero(batch["mask"])}
+        """Adds `masked_indices`: indices int64 `[M]` of the masked patches among the `B L` patches of the batch."""
+        return {**batch, "masked_indices": np.flatnonzero(batch["mask"])}
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         targets, branches = self._targets(batch, self._tokens(batch)), self._logits(batch)
@@ -83,42 +79,28 @@ class Pretrain(Task):
         if len(losses) > 1:
             scalars |= {f"loss_{name}": loss.detach() for name, loss in losses.items()}
         for name, logits in branches.items():
-            scalars[_accuracy_name(name)] = _correct(logits, targets).mean()
+            scalars[_accuracy_name(name)] = _is_correct(logits, targets).mean()
         return scalars
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        train = self.config.TRAIN
-        return parameter_groups(
-            self.model.named_parameters(),
-            self.model.layer_id,
-            num_layers=self.model.depth,
-            layer_decay=train.LAYER_DECAY,
-            weight_decay=train.WEIGHT_DECAY,
-            no_decay=lambda name, parameter: is_no_decay(
-                name, parameter, decay_position_tables=train.DECAY_REL_POS_BIAS
-            ),
-        )
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         tokens = self._tokens(batch)
         targets, branches = self._targets(batch, tokens), self._logits(batch)
-        if self._picture is None:
-            self._picture = self._draw(batch, tokens, branches["main"])
         sums = {
             "count": paddle.to_tensor(len(tokens)),
             "tokens": paddle.to_tensor(len(targets)),
         }
         for name, logits in branches.items():
             sums[f"loss_{name}"] = _token_losses(logits, targets).astype("float64").sum()
-            sums[_accuracy_name(name)] = _correct(logits, targets).astype("float64").sum()
+            sums[_accuracy_name(name)] = _is_correct(logits, targets).astype("float64").sum()
         return sums
 
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+    def metrics(self, sums: Sums) -> dict[str, float]:
         means = {
             name: value / sums["tokens"] for name, value in sums.items() if name not in ("count", "tokens")
         }
-        loss = sum(value for name, value in means.items() if name.startswith("loss_"))
-        if len([name for name in means if name.startswith("loss_")]) == 1:
+        losses = [name for name in means if name.startswith("loss_")]
+        loss = sum(means[name] for name in losses)
+        if len(losses) == 1:
             del means["loss_main"]
         return {"loss": loss, **means, "count": sums["count"]}
 
@@ -127,46 +109,54 @@ class Pretrain(Task):
 
     @paddle.no_grad()
     def preview(self, batch: Batch) -> np.ndarray:
-        first = {name: value[:_PICTURE_IMAGES] for name, value in batch.items()}
-        return self._draw(first, self._tokens(first), None)
+        """Per image: the original, the masked image, and the decoded tokens if the tokenizer has a decoder."""
+        batch = _first_images(batch)
+        return self._draw(batch, [self._tokens(batch)])
 
-    def write_report(self, folder: Path) -> dict[str, np.ndarray]:
-        picture, self._picture = self._picture, None
-        return {} if picture is None else {"original, masked, tokens, prediction": picture}
+    def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
+        return {"original, masked, tokens, prediction": self.draw_predictions(batch)}
+
+    @paddle.no_grad()
+    def draw_predictions(self, batch: Batch) -> np.ndarray:
+        """`preview`, with the decoded prediction as a further column; visible patches keep their own token.
+
+        Args:
+            batch: images with masks, and their tokens or second views; the first eight images are drawn.
+        """
+        batch = _first_images(batch)
+        tokens, predicted = self._tokens(batch), self._logits(batch)["main"].argmax(-1)  # [B, L], [M]
+        completed = tokens.numpy().copy()
+        completed[batch["mask"].numpy()] = predicted.numpy()
+        return self._draw(batch, [tokens, paddle.to_tensor(completed)])
+
+    def _draw(self, batch: Batch, tokens: list[Tensor]) -> np.ndarray:
+        tokenizer, grid, decoded = self._frozen[0], self.model.patch_embed.grid_size, []
+        if isinstance(tokenizer, DalleTokenizer) and tokenizer.decoder is not None:
+            decoded = [tokenizer.decode(ids, grid).numpy() for ids in tokens]
+        images, masks = batch["image"].numpy().transpose(0, 2, 3, 1), batch["mask"].numpy()
+        return draw_masked_images(images, masks.reshape(-1, *grid), decoded)
 
     def _logits(self, batch: Batch) -> dict[str, Tensor]:
-        images = normalize(batch["image"], self.config.DATA.IMAGENET_MEAN, self.config.DATA.IMAGENET_STD)
-        logits = self.model(images, batch["mask"], batch.get("hidden"))
+        logits = self.model(self.normalize(batch["image"]), batch["mask"], batch.get("masked_indices"))
         return logits._asdict() if isinstance(logits, MimLogits) else {"main": logits}
 
     @staticmethod
     def _targets(batch: Batch, tokens: Tensor) -> Tensor:
-        """The tokens `[M]` of the masked patches, of those `[B, L]` of all."""
-        return tokens.flatten().gather(hidden_places(batch["mask"], batch.get("hidden")))
+        """The tokens of the masked patches, `[M]`, selected from the tokens of all patches, `[B, L]`."""
+        indices = batch["masked_indices"] if "masked_indices" in batch else find_masked_indices(batch["mask"])
+        return tokens.flatten().gather(indices)
 
     @paddle.no_grad()
     def _tokens(self, batch: Batch) -> Tensor:
-        """Visual tokens int64 `[B, L]`, stored or of the second view."""
+        """Visual tokens int64 `[B, L]`: stored ones, or those of the second view."""
         if "tokens" in batch:
             return batch["tokens"]
         return split_batch(self._frozen[0].encode, batch["second"].astype("float32") / 255.0)
 
-    def _draw(self, batch: Batch, tokens: Tensor, logits: Tensor | None) -> np.ndarray:
-        """Original, masked, and where the tokenizer has a decoder what it makes of the tokens and of the prediction.
 
-        In the prediction visible patches keep their own token.
-        """
-        images, mask = batch["image"][:_PICTURE_IMAGES], batch["mask"][:_PICTURE_IMAGES]
-        tokens = tokens[:_PICTURE_IMAGES]
-        decoded = []
-        tokenizer, grid = self._frozen[0], self.model.patch_embed.grid_size
-        if isinstance(tokenizer, DalleTokenizer) and tokenizer.decoder is not None:
-            decoded.append(tokenizer.decode(tokens, grid).numpy())
-            if logits is not None:
-                predicted = tokens.numpy().copy()
-                predicted[mask.numpy()] = logits[: int(mask.sum())].argmax(-1).numpy()
-                decoded.append(tokenizer.decode(paddle.to_tensor(predicted), grid).numpy())
-        return draw_masked_images(images.numpy(), mask.numpy(), grid, decoded)
+def _first_images(batch: Batch) -> Batch:
+    """The images of a batch that are drawn."""
+    return {name: value[:_PREVIEW_IMAGES] for name, value in batch.items() if name != "masked_indices"}
 
 
 def _accuracy_name(branch: str) -> str:
@@ -178,11 +168,12 @@ def _token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     with paddle.amp.auto_cast(enable=False):
         logits = logits.astype("float32")
         losses = F.cross_entropy(logits, targets, reduction="none")
-        # Paddle's cross entropy of NaN is finite, and a broken branch would go unnamed. (Its `log_softmax` would tell,
-        # but takes 300 times as long on a CPU.)
+        # Paddle's cross entropy of NaN logits is finite, which would hide a broken branch. (Its `log_softmax` gives NaN,
+        # but is 300 times slower on a CPU.)
         return losses + 0.0 * logits.detach().sum(-1)
 
 
 @paddle.no_grad()
-def _correct(logits: Tensor, targets: Tensor) -> Tensor:
+def _is_correct(logits: Tensor, targets: Tensor) -> Tensor:
+    """1.0 for each masked patch whose token is predicted correctly, else 0.0; `[M]`."""
     return (logits.argmax(-1) == targets).astype("float32")

@@ -12,27 +12,29 @@ from paddle import Tensor, nn
 from paddle.nn import functional as F
 from yacs.config import CfgNode
 
-from beit.beit import build_backbone
+from beit.beit import Beit, build_backbone
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.report import LoadReport
-from beit.data.batch_transforms import normalize
 from beit.data.dataset import ImageDataset, bad_images_file, build_dataset
 from beit.models.features import FeatureName, FrozenFeatures
-from beit.optim.groups import parameter_groups
+from beit.optim.groups import Group, parameter_groups
 from beit.tasks.layer_table import LayerTable
 from beit.tasks.metrics import topk_correct
-from beit.tasks.pictures import tile
-from beit.tasks.task import Batch, Task
+from beit.tasks.previews import tile
+from beit.tasks.task import Batch, Sums, Task, require_classes
 
-# B batch, K classes, P probes
+# B batch, K classes, P probes, F channels
 
-_MOMENTUM = 0.9  # of SGD: unilm/beit/run_linear_eval.py
+_SGD_MOMENTUM = 0.9  # unilm/beit/run_linear_eval.py
+_EPSILON = 1e-6  # added to the variance
+_PREVIEW_IMAGES = 16
 
 
 class BatchStandard(nn.Layer):
-    """Each channel of `[B, F]` with mean 0 and deviation 1: of the batch in training, of the recent ones otherwise.
+    """BatchNorm without scale and shift: each channel of `[B, F]` is normalized to mean 0 and deviation 1.
 
-    BatchNorm without scale and shift; Paddle's own warns in each step.
+    Statistics are those of the batch in training, and running averages in evaluation. Paddle's own layer prints a
+    warning in each step when it is built without scale and shift.
     """
 
     def __init__(self, width: int) -> None:
@@ -41,22 +43,23 @@ class BatchStandard(nn.Layer):
         self.register_buffer("variance", paddle.ones([width]))
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, F]` to `[B, F]`."""
         mean, variance = self.mean, self.variance
         if self.training:
             mean, variance = x.mean(0), x.var(0, unbiased=False)
-            paddle.assign(0.9 * self.mean + 0.1 * mean.detach(), output=self.mean)
-            paddle.assign(0.9 * self.variance + 0.1 * variance.detach(), output=self.variance)
-        return (x - mean) * (variance + 1e-6).rsqrt()
+            for running, current in ((self.mean, mean), (self.variance, variance)):
+                paddle.assign(0.9 * running + 0.1 * current.detach(), output=running)
+        return (x - mean) * (variance + _EPSILON).rsqrt()
 
 
 class LinearProbes(nn.Layer):
-    """A classifier per feature, by its name (`layer_09_class`): weight N(0, 0.01), bias 0.
+    """One linear classifier per feature, named after it (`layer_09_class`); initially weight N(0, 0.01), bias 0.
 
     Source: unilm/beit/run_linear_eval.py, `LinearClassifier`; the normalization is that of MAE, arXiv 2111.06377,
     appendix A.1.
 
     Args:
-        widths: channels of each feature.
+        widths: number of channels of each feature.
         num_classes: K.
         batch_norm: normalize each channel over the batch first, without learned scale.
     """
@@ -75,25 +78,26 @@ class LinearProbes(nn.Layer):
             )
 
     def forward(self, features: Mapping[FeatureName, Tensor]) -> dict[FeatureName, Tensor]:
-        """Logits `[B, K]` of each feature."""
+        """Logits `[B, K]` of each feature `[B, F]`."""
         probes = dict(self.named_children())
         return {name: probes[str(name)](feature) for name, feature in features.items()}
 
 
 class Probe(Task):
-    """Train the linear classifiers; the encoder, from `-pretrained`, stays as it is and is in no checkpoint.
+    """Train linear classifiers on a frozen encoder, whose weights come from `-pretrained` and are in no checkpoint.
 
-    The loss is the sum over all classifiers. AdamW treats every parameter by itself, so each classifier becomes what
-    it would become alone. After each evaluation `probe.json`, `probe.txt` and `probe.png` hold every layer's accuracy.
+    The loss is the sum over all classifiers. AdamW updates every parameter independently, so each classifier becomes
+    what it would become if trained alone. Each evaluation writes the accuracy of every layer to `probe.json`,
+    `probe.txt` and `probe.png`.
     Source: unilm/beit/run_linear_eval.py.
 
     Raises:
-        ValueError: no classes, frozen layers or `-eval` are asked for, or a feature does not exist.
+        ValueError: no classes, frozen layers or `-eval` are configured, or a feature does not exist.
     """
 
     def __init__(self, config: CfgNode) -> None:
         super().__init__()
-        refuse_without_classes(config)
+        require_classes(config)
         if config.EVAL:
             raise ValueError(
                 "TASK: probe evaluates while it trains and keeps its results in probe.json; -eval alone has nothing "
@@ -103,15 +107,15 @@ class Probe(Task):
             raise ValueError("TRAIN.FREEZE_LAYERS: the encoder of a probe is frozen as a whole; set it to 0")
         self.config = config
         backbone = build_backbone(config)
-        # Here, and not where training starts: a run that continues needs the encoder, too.
+        # Not in `load`, which a resumed run does not call: its checkpoint does not hold the encoder.
         self._loaded = load_pretrained(backbone, config.MODEL.PRETRAINED) if config.MODEL.PRETRAINED else None
         self._features = build_features(config, backbone)
         self.model = LinearProbes(
             self._features.widths, config.MODEL.NUM_CLASSES, batch_norm=config.PROBE.BATCH_NORM
         )
-        self._table: LayerTable | None = None
 
     def load(self, path: str) -> LoadReport:
+        """The report on the encoder's weights, which the constructor has loaded."""
         assert self._loaded is not None
         return self._loaded
 
@@ -125,8 +129,8 @@ class Probe(Task):
         correct = paddle.stack([(value.argmax(-1) == labels).astype("float32") for value in logits.values()])
         return {"loss": paddle.add_n(losses), "accuracy": 100.0 * correct.mean().detach()}
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Weight decay on everything, biases too, with AdamW, and on nothing with SGD: as the official script."""
+    def param_groups(self) -> list[Group]:
+        """Weight decay on every parameter, biases included, with AdamW, and on none with SGD, as the official script."""
         is_sgd = self.config.PROBE.OPTIMIZER == "sgd"
         return parameter_groups(
             self.model.named_parameters(),
@@ -137,41 +141,40 @@ class Probe(Task):
             no_decay=lambda name, parameter: is_sgd,
         )
 
-    def optimizer(self, groups: list[dict[str, Any]]) -> paddle.optimizer.Optimizer:
+    def optimizer(self, groups: list[Group]) -> paddle.optimizer.Optimizer:
         if self.config.PROBE.OPTIMIZER == "adamw":
             return super().optimizer(groups)
-        # Momentum rewrites the groups it is given.
-        copies = [dict(group) for group in groups]
+        copies = [dict(group) for group in groups]  # Momentum changes the groups it is given
         return paddle.optimizer.Momentum(
-            learning_rate=self.config.TRAIN.BASE_LR, momentum=_MOMENTUM, parameters=copies
+            learning_rate=self.config.TRAIN.BASE_LR, momentum=_SGD_MOMENTUM, parameters=copies
         )
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.model(self._extract(batch))
         return count_correct(list(logits.values()), batch["label"])
 
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        title = f"linear probe of {self.config.MODEL.NAME}"
-        names = list(self._features.widths)
-        self._table = LayerTable.from_sums(title, describe_protocol(self.config), names, sums)
-        return self._table.metrics()
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        return self._layer_table(sums).metrics()
 
     def selection_metric(self, metrics: Mapping[str, float]) -> float:
         return metrics["top1"]
 
     def preview(self, batch: Batch) -> np.ndarray:
-        return tile(batch["image"][:16].numpy())
+        return tile(batch["image"][:_PREVIEW_IMAGES].numpy().transpose(0, 2, 3, 1))
 
-    def write_report(self, folder: Path) -> dict[str, np.ndarray]:
-        return self._table.write(folder, "probe") if self._table is not None else {}
+    def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
+        return self._layer_table(sums).write(folder, "probe")
+
+    def _layer_table(self, sums: Sums) -> LayerTable:
+        title = f"linear probe of {self.config.MODEL.NAME}"
+        return LayerTable.from_sums(title, describe_protocol(self.config), list(self._features.widths), sums)
 
     def _extract(self, batch: Batch) -> dict[FeatureName, Tensor]:
-        data = self.config.DATA
-        return self._features(normalize(batch["image"], data.IMAGENET_MEAN, data.IMAGENET_STD))
+        return self._features(self.normalize(batch["image"]))
 
 
-def build_features(config: CfgNode, backbone: Any) -> FrozenFeatures:
-    """The features of `PROBE.*`.
+def build_features(config: CfgNode, backbone: Beit) -> FrozenFeatures:
+    """The features that `PROBE.*` selects.
 
     Raises:
         ValueError: as `FrozenFeatures`.
@@ -181,14 +184,19 @@ def build_features(config: CfgNode, backbone: Any) -> FrozenFeatures:
 
 
 def count_correct(logits: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
-    """Sums `count`, and `top1`, `top5` int64 `[P]` of several classifiers."""
+    """Sums over a batch for P classifiers: `count`, and `top1` and `top5`, int64 `[P]`.
+
+    Args:
+        logits: `[B, K]` of each classifier.
+        labels: `[B]`.
+    """
     correct = [topk_correct(value, labels) for value in logits]
     sums = {key: paddle.stack([one[key] for one in correct]) for key in ("top1", "top5")}
     return {"count": paddle.to_tensor(len(labels)), **sums}
 
 
 def describe_protocol(config: CfgNode) -> dict[str, Any]:
-    """What a result depends on, for its file."""
+    """The settings that a result depends on, for its JSON file."""
     return {
         "weights": config.MODEL.PRETRAINED,
         "data": str(config.DATA.DATA_PATH),
@@ -197,11 +205,3 @@ def describe_protocol(config: CfgNode) -> dict[str, Any]:
         "batch_norm": config.PROBE.BATCH_NORM,
         "seed": config.SEED,
     }
-
-
-def refuse_without_classes(config: CfgNode) -> None:
-    """Raises:
-    ValueError: the config has no classes.
-    """
-    if not config.MODEL.NUM_CLASSES:
-        raise ValueError(f"MODEL.NUM_CLASSES = 0; TASK: {config.TASK} needs classes to tell apart")

@@ -1,8 +1,9 @@
-"""The contract between the loop and what it trains."""
+"""The interface between the training loop and what it trains."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,45 +14,67 @@ from yacs.config import CfgNode
 
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.report import LoadReport
+from beit.data.batch_transforms import normalize
 from beit.data.dataset import ImageDataset
+from beit.optim.groups import Group, is_no_decay, parameter_groups
+
+# B batch, H, W image size in pixels
 
 Batch = dict[str, Tensor]
 
+Sums = Mapping[str, Any]
+"""Sums over images by name: Python floats, or float64 arrays where a sum has several entries."""
+
 
 class Task(nn.Layer):
-    """A model with its data, loss and measure. A Layer, so that `paddle.DataParallel(task)` synchronizes it.
+    """A model with its data, loss and metrics.
 
-    `model` is the Layer whose weights are shipped: checkpoints hold it, never the task.
+    It is a Layer, so that `paddle.DataParallel(task)` synchronizes exactly the parameters that are trained. Frozen
+    networks (teacher, tokenizer) are kept out of its sublayers.
+
+    Attributes:
+        model: the Layer whose weights checkpoints hold; never the task itself.
+        config: the frozen config.
     """
 
     model: nn.Layer
     config: CfgNode
 
     def load(self, path: str) -> LoadReport:
-        """Take the initial weights from a checkpoint (`-pretrained`)."""
+        """Load initial weights from a checkpoint (`-pretrained`)."""
         return load_pretrained(self.model, path)
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset | None:
-        """The training or the validation data; None for no validation."""
+        """The training or validation dataset; None for "val" if there is no validation data."""
         raise NotImplementedError
 
     def prepare(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A collated batch, with what the host works out before it travels: asking the device would mean to wait for it."""
+        """Add arrays to a collated batch on the host that would need a device synchronization if computed later."""
         return batch
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """Scalars of a training batch: `"loss"` is minimized, the others are logged.
 
-        `rng` is a function of seed, step and rank: what is drawn from it is the same after a resume.
+        Args:
+            batch: tensors on the device.
+            rng: generator seeded by seed, step and rank, so that a resumed run draws the same numbers.
         """
         raise NotImplementedError
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimizer, made by `optim.groups.parameter_groups`."""
-        raise NotImplementedError
+    def param_groups(self) -> list[Group]:
+        """Parameter groups for the optimizer, with the layer decay and the weight decay of `TRAIN.*`."""
+        train = self.config.TRAIN
+        return parameter_groups(
+            self.model.named_parameters(),
+            self.model.layer_id,
+            num_layers=self.model.depth,
+            layer_decay=train.LAYER_DECAY,
+            weight_decay=train.WEIGHT_DECAY,
+            no_decay=partial(is_no_decay, decay_position_tables=train.DECAY_REL_POS_BIAS),
+        )
 
-    def optimizer(self, groups: list[dict[str, Any]]) -> paddle.optimizer.Optimizer:
-        """The optimizer over `param_groups()`; the loop sets its rate and weight decay before each step."""
+    def optimizer(self, groups: list[Group]) -> paddle.optimizer.Optimizer:
+        """The optimizer over `param_groups()`; the loop sets its learning rate and weight decay before each step."""
         train = self.config.TRAIN
         return paddle.optimizer.AdamW(
             learning_rate=train.BASE_LR,
@@ -62,31 +85,57 @@ class Task(nn.Layer):
         )
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Sums over the samples of a batch, with their `"count"`; nothing is divided here."""
+        """Sums over the images of a batch, and their number as `"count"`; nothing is divided here."""
         raise NotImplementedError
 
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Measures of the sums over all ranks."""
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        """Metrics of an evaluation.
+
+        Args:
+            sums: the results of `eval_step`, added over all batches and ranks.
+        """
         raise NotImplementedError
 
     def selection_metric(self, metrics: Mapping[str, float]) -> float:
-        """The measure by which the best checkpoint is chosen; larger is better."""
+        """The metric that selects the best checkpoint; larger is better."""
         raise NotImplementedError
 
     def preview(self, batch: Batch) -> np.ndarray:
-        """A look at a training batch, uint8 `[H, W, 3]`."""
+        """The first images of a training batch as the model sees them, uint8 `[H, W, 3]`, for the log."""
         raise NotImplementedError
 
     def health_warnings(self, means: Mapping[str, float], is_warm: bool) -> list[str]:
-        """What a reader of a log line should worry about; `means` are its numbers, `is_warm` after the warm-up.
+        """Warnings about the state of the training, for the log. Called on every rank with the same numbers.
 
-        Called on every rank with the same numbers.
+        Args:
+            means: the numbers of a log line.
+            is_warm: the warm-up is over.
         """
         return []
 
-    def write_report(self, folder: Path) -> dict[str, np.ndarray]:
-        """Pictures of the evaluation that has just ended, uint8 `[H, W, 3]` by name; its files go into `folder`.
+    def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
+        """Write detailed results of an evaluation into a folder; called on rank 0, in evaluation mode.
 
-        Called on rank 0 after each evaluation.
+        Args:
+            folder: output folder of the run.
+            sums: what `metrics` was given.
+            batch: the first batch of the evaluation.
+
+        Returns:
+            Images for the log by name, uint8 `[H, W, 3]`.
         """
         return {}
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images uint8 `[B, 3, H, W]` as float32, normalized with `DATA.IMAGENET_MEAN` and `DATA.IMAGENET_STD`."""
+        return normalize(images, self.config.DATA.IMAGENET_MEAN, self.config.DATA.IMAGENET_STD)
+
+
+def require_classes(config: CfgNode) -> None:
+    """Refuse a config without classes.
+
+    Raises:
+        ValueError: `MODEL.NUM_CLASSES` is 0.
+    """
+    if not config.MODEL.NUM_CLASSES:
+        raise ValueError(f"MODEL.NUM_CLASSES = 0; TASK: {config.TASK} needs classes to tell apart")

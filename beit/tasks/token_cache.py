@@ -1,4 +1,4 @@
-"""Token ids computed once per image, for pre-training without running the tokenizer in each step."""
+"""Tokens computed once per image, so that pre-training need not run the tokenizer in each step."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from beit.parallel import ranks
 
 
 class TokenCache:
-    """A file of ids, uint16 or int32 `[images, L]` (`.npy`), and beside it (`.json`) what they were made from.
+    """A file of token ids, uint16 or int32 `[images, L]` (`.npy`), and a `.json` file with what they depend on.
 
     Args:
-        file: of the ids; `.npy` is appended where it is missing.
-        dataset: training images with fixed views, so that an image has one answer.
-        tokenizer: of the second view.
+        file: the file of ids; `.npy` is appended if missing.
+        dataset: training images with fixed views, so that the tokens of an image are always the same.
+        tokenizer: computes the tokens from the second view.
     """
 
     def __init__(self, file: Path, dataset: PretrainDataset, tokenizer: paddle.nn.Layer) -> None:
@@ -39,11 +39,11 @@ class TokenCache:
         self.tokenizer = tokenizer
         self.identity = identify(dataset, tokenizer)
 
-    def ready(self, config: CfgNode) -> Path:
-        """The file, filled before by all ranks together if it is not there.
+    def ensure(self, config: CfgNode) -> Path:
+        """The path of the file of ids; if it does not exist, all ranks together create it first.
 
         Raises:
-            ValueError: the file is there, but of another tokenizer, other images or other views.
+            ValueError: the file exists, but for another tokenizer, other images or other views.
         """
         if not (self.file.exists() and self.record.exists()):
             self._fill(config)
@@ -52,7 +52,7 @@ class TokenCache:
         if differing:
             raise ValueError(
                 f"DATA.TOKEN_CACHE={self.file} was made with another {', another '.join(differing)}: "
-                "name another file, or delete this one to have it made anew"
+                "name another file, or delete this one so that it is made anew"
             )
         return self.file
 
@@ -89,7 +89,7 @@ class TokenCache:
 
 
 def identify(dataset: PretrainDataset, tokenizer: paddle.nn.Layer) -> dict[str, Any]:
-    """What ids depend on, in words and digests: tokenizer weights, images and their order, views and seed."""
+    """All that token ids depend on, as text and digests: tokenizer weights, images and their order, views, seed."""
     weights = hashlib.sha256()
     for name, tensor in sorted(tokenizer.state_dict().items()):
         weights.update(f"{name} {list(tensor.shape)}".encode())

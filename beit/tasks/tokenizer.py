@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import paddle
@@ -20,29 +19,29 @@ from beit.data.dataset import bad_images_file
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset
 from beit.models.teachers import Teacher, load_teacher
 from beit.models.tokenizer import build_vqkd
-from beit.optim.groups import is_no_decay, parameter_groups
 from beit.parallel import ranks
-from beit.tasks.task import Batch, Task
-from beit.tasks.token_pictures import draw_code_map, draw_codebook
+from beit.tasks.previews import tile
+from beit.tasks.task import Batch, Sums, Task
+from beit.tasks.token_figures import draw_code_map, draw_codebook
 
 # B batch, N patches, K codes, T channels of the teacher
 
 HEALTHY_USAGE = 0.5
-"""Share of codes alive below which the codebook counts as collapsing: reports of users (unilm issues 877, 936)."""
+"""Share of used codes below which the codebook counts as collapsing; after user reports (unilm issues 877, 936)."""
 _MAX_CODE_DIM = 64  # above it most codes stay unused: unilm issue 1556, 7342 of 8192 codes of 1024 channels
-_PICTURE_IMAGES = 16
+_PREVIEW_IMAGES = 16
 _MAP_IMAGES = 8
 
 
 class Tokenizer(Task):
-    """Rebuild the features of a frozen teacher through a codebook.
+    """Train a VQ-KD: reconstruct the features of a frozen teacher from the codes of a codebook.
 
-    The teacher is in no checkpoint. `usage`, `perplexity` and `dead_codes` of a log line are those of the recent steps
-    (`NormEmaQuantizer.usage`); of an evaluation, `usage` and `perplexity` are those of its images.
+    The teacher is in no checkpoint. In log lines, `usage`, `perplexity` and `dead_codes` are statistics of the recent
+    steps (`NormEmaQuantizer.usage`); in evaluations, `usage` and `perplexity` are those of the evaluated images.
     Source: unilm/beit2/run_vqkd_training.py, engine_for_vqkd.py and TOKENIZER.md.
 
     Raises:
-        ValueError, OSError: no teacher is named, it cannot be read, or its features do not fit.
+        ValueError, OSError: no teacher is configured, it cannot be read, or its features do not fit.
     """
 
     def __init__(self, config: CfgNode) -> None:
@@ -68,10 +67,9 @@ class Tokenizer(Task):
             )
         self.model = build_vqkd(config)
         self._check_first_batch()
-        # In a tuple, so that it is no sub-layer: not trained, averaged or synchronized.
+        # In a tuple, so that it is no sublayer: not trained, averaged or synchronized.
         self._frozen = () if keys.TEACHER == "features" else (self._teacher(),)
         self._was_collapsing = False
-        self._pictures: dict[str, np.ndarray] = {}
 
     def dataset(self, split: Literal["train", "val"]) -> TokenizerDataset | None:
         keys = self.config.TOKENIZER
@@ -88,34 +86,19 @@ class Tokenizer(Task):
         del scalars["ids"]
         return scalars | self.model.quantize.usage()
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        """No weight decay on vectors, biases, class tokens and positions; the codebook is no parameter."""
-        train = self.config.TRAIN
-        return parameter_groups(
-            self.model.named_parameters(),
-            self.model.layer_id,
-            num_layers=self.model.depth,
-            layer_decay=train.LAYER_DECAY,
-            weight_decay=train.WEIGHT_DECAY,
-            no_decay=partial(is_no_decay, decay_position_tables=train.DECAY_REL_POS_BIAS),
-        )
-
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         images = _unit_range(batch["image"])
-        found = self.model(images, self._targets(batch, images))
+        outputs = self.model(images, self._targets(batch, images))
         count = images.shape[0]
-        if "code map" not in self._pictures:
-            self._pictures["code map"] = self._code_map(batch["image"], found["ids"])
         return {
             "count": paddle.to_tensor(count),
-            "cosine_loss": count * found["cosine_loss"].astype("float64"),
-            "commitment_loss": count * found["commitment_loss"].astype("float64"),
-            "codes": paddle.bincount(found["ids"].flatten(), minlength=self.model.quantize.num_codes),
+            "cosine_loss": count * outputs["cosine_loss"].astype("float64"),
+            "commitment_loss": count * outputs["commitment_loss"].astype("float64"),
+            "codes": paddle.bincount(outputs["ids"].flatten(), minlength=self.model.quantize.num_codes),
         }
 
-    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+    def metrics(self, sums: Sums) -> dict[str, float]:
         codes = np.atleast_1d(sums["codes"])
-        self._pictures["codebook"] = draw_codebook(codes)
         share = codes[codes > 0] / codes.sum()
         losses = {name: sums[name] / sums["count"] for name in ("cosine_loss", "commitment_loss")}
         return {
@@ -131,9 +114,12 @@ class Tokenizer(Task):
         return -metrics["cosine_loss"]
 
     def health_warnings(self, means: Mapping[str, float], is_warm: bool) -> list[str]:
-        is_collapsing = is_warm and means["usage"] < HEALTHY_USAGE
-        is_news, self._was_collapsing = is_collapsing and not self._was_collapsing, is_collapsing
-        if not is_news:
+        """A warning when the codebook starts to collapse; it is not repeated while the codebook stays collapsed."""
+        was_collapsing, self._was_collapsing = (
+            self._was_collapsing,
+            is_warm and means["usage"] < HEALTHY_USAGE,
+        )
+        if was_collapsing or not self._was_collapsing:
             return []
         keys = self.config.TOKENIZER
         return [
@@ -143,23 +129,21 @@ class Tokenizer(Task):
         ]
 
     def preview(self, batch: Batch) -> np.ndarray:
-        """The first images of the batch, four a row."""
-        pixels = batch["image"][:_PICTURE_IMAGES].numpy()  # [B, 3, H, W]
-        pixels = pixels[: max(1, len(pixels) // 4 * 4)]
-        rows = np.split(pixels, max(1, len(pixels) // 4))
-        return np.concatenate([np.concatenate(list(row), axis=2) for row in rows], axis=1).transpose(1, 2, 0)
+        """The first images of the batch, four per row."""
+        return tile(batch["image"][:_PREVIEW_IMAGES].numpy().transpose(0, 2, 3, 1))
 
-    def write_report(self, folder: Path) -> dict[str, np.ndarray]:
-        """Codes of a few images, and how often each code was used, as PNG files and for the log."""
-        pictures, self._pictures = self._pictures, {}
-        for name, picture in pictures.items():
-            Image.fromarray(picture).save(folder / f"{name.replace(' ', '_')}.png")
-        return pictures
-
-    def _code_map(self, images: Tensor, ids: Tensor) -> np.ndarray:
-        pixels = images[:_MAP_IMAGES].numpy().transpose(0, 2, 3, 1)
-        maps = ids[:_MAP_IMAGES].numpy().reshape(-1, *self.model.grid_size)
-        return np.concatenate([draw_code_map(*pair) for pair in zip(pixels, maps, strict=True)])
+    def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
+        """Write the codes of a few images (`code_map.png`) and how often each code was used (`codebook.png`)."""
+        images = batch["image"][:_MAP_IMAGES]
+        maps = self.model.encode(_unit_range(images)).numpy().reshape(-1, *self.model.grid_size)
+        pairs = zip(images.numpy().transpose(0, 2, 3, 1), maps, strict=True)
+        report = {
+            "code map": np.concatenate([draw_code_map(*pair) for pair in pairs]),
+            "codebook": draw_codebook(np.atleast_1d(sums["codes"])),
+        }
+        for name, image in report.items():
+            Image.fromarray(image).save(folder / f"{name.replace(' ', '_')}.png")
+        return report
 
     def _check_first_batch(self) -> None:
         keys, (height, width) = self.config.TOKENIZER, self.model.grid_size
@@ -189,10 +173,10 @@ class Tokenizer(Task):
 
     @paddle.no_grad()
     def _targets(self, batch: Batch, images: Tensor) -> Tensor:
-        """Features `[B, N, T]`, stored or of the teacher."""
+        """Features `[B, N, T]`: stored ones, or those that the teacher computes."""
         return split_batch(self._frozen[0], images) if self._frozen else batch["target"]
 
 
 def _unit_range(images: Tensor) -> Tensor:
-    """Float32 in [0, 1] of uint8 images: what tokenizers and teachers read."""
+    """Uint8 images as float32 in [0, 1], the input of tokenizers and teachers."""
     return images.astype("float32") / 255.0

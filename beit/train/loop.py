@@ -25,7 +25,7 @@ from beit.tasks import Task
 from beit.tasks.task import Batch
 from beit.train import resume
 from beit.train.meter import Meter
-from beit.train.state import NonFiniteLossError, StoppedError, Training, TrainState
+from beit.train.state import Evaluation, NonFiniteLossError, StoppedError, Training, TrainState
 
 
 def fit(run: Training) -> dict[str, float]:
@@ -103,38 +103,36 @@ def train_step(
 
 
 @paddle.no_grad()
-def evaluate(
-    task: Task, loader: Loader, sampler: EvalSampler, *, amp_dtype: str | None = None
-) -> dict[str, float]:
-    """Metrics of the task over a dataset, every sample exactly once for any number of ranks and batch size.
+def evaluate(task: Task, loader: Loader, sampler: EvalSampler, *, amp_dtype: str | None = None) -> Evaluation:
+    """Evaluate the task on a dataset, every sample exactly once for any number of ranks and any batch size.
 
-    `images_per_second` counts all ranks, decoding included.
+    `images_per_second` counts all ranks, decoding included. The task is left in evaluation mode.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
     """
-    was_training = task.training
     task.eval()
     started = time.perf_counter()
     sums: dict[str, Tensor] = {}
+    first: Batch = {}
     own = list(sampler)
     # A rank without samples still takes part in the all-reduce, with one sample of weight 0.
     weight = 1 if own else 0
     batches = own or [[Sample(0, 0)]]
-    for batch in progress(loader(batches), len(batches), "evaluate", rank=ranks.rank()):
+    for arrays in progress(loader(batches), len(batches), "evaluate", rank=ranks.rank()):
+        batch = to_device(task.prepare(arrays))
+        first = first or batch
         with autocast(amp_dtype):
-            step_sums = task.eval_step(to_device(task.prepare(batch)))
+            step_sums = task.eval_step(batch)
         watchdog.heartbeat()
         for name, value in step_sums.items():
             sums[name] = sums[name] + weight * value if name in sums else weight * value
     totals = ranks.all_reduce_sum(sums)
     seconds = time.perf_counter() - started
-    if was_training:
-        task.train()
     metrics = task.metrics(totals)
     if not math.isfinite(metrics.get("loss", 0.0)):
         raise NonFiniteLossError(f"the evaluation's loss is {metrics['loss']}: its metrics mean nothing")
-    return {**metrics, "images_per_second": totals["count"] / seconds}
+    return Evaluation({**metrics, "images_per_second": totals["count"] / seconds}, totals, first)
 
 
 def due(count: int, every: int) -> bool:
@@ -147,10 +145,11 @@ def autocast(dtype: str | None) -> AbstractContextManager[None]:
     return nullcontext() if dtype is None else paddle.amp.auto_cast(level="O1", dtype=dtype)
 
 
-def log_report(task: Task, log: RunLog, step: int) -> None:
-    """Let the task write its report on the evaluation that has just ended; its images go into the log."""
+def write_report(task: Task, evaluation: Evaluation, log: RunLog, step: int) -> None:
+    """Write the task's report on an evaluation into the output folder, and its images into the log; on rank 0."""
     if ranks.rank() == 0:
-        for name, image in task.write_report(Path(task.config.SAVE)).items():
+        images = task.write_report(Path(task.config.SAVE), evaluation.sums, evaluation.batch)
+        for name, image in images.items():
             log.image(name, image, step)
 
 
@@ -194,14 +193,15 @@ def _end_epoch(run: Training, epoch: int, is_last: bool) -> dict[str, float]:
     config, metrics = run.config, {}
     if run.evaluate is not None and (due(epoch, config.VALIDATE_FREQ) or is_last):
         with run.ema.swapped() if run.ema is not None else nullcontext():
-            metrics = run.evaluate()
+            evaluation = run.evaluate()
+            metrics = evaluation.metrics
             score = run.task.selection_metric(metrics)
             is_best = score > run.best
             if is_best:
                 run.best = score
                 resume.save(run, "best")
+            write_report(run.task, evaluation, run.log, run.step)
         run.log.scalars("val", metrics, run.step)
-        log_report(run.task, run.log, run.step)
         text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != "count")
         run.log.text(
             f"evaluation after epoch {run.step / run.sampler.steps_per_epoch:.4g}: {text}"

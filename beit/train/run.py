@@ -26,10 +26,10 @@ from beit.optim.schedule import make_schedules, run_length, warmup_length
 from beit.parallel import ranks, sharding, watchdog
 from beit.parallel.stop import stop_signals
 from beit.tasks import TASKS, Task
-from beit.train.loop import evaluate, fit, log_report
+from beit.train.loop import evaluate, fit, write_report
 from beit.train.output import output_folder
 from beit.train.resume import LATEST, find_checkpoints, restore, save
-from beit.train.state import Training
+from beit.train.state import Evaluation, Training
 
 
 def run(config: CfgNode) -> dict[str, float]:
@@ -88,12 +88,13 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
     if dataset is None:
         raise ValueError(f"-eval: there are no validation images in DATA.DATA_PATH={config.DATA.DATA_PATH}")
     with _evaluation(task, dataset, amp_dtype, log) as evaluation:
-        metrics = evaluation()
+        result = evaluation()
+    metrics = result.metrics
     log.scalars("eval", metrics, 0)
-    log_report(task, log, 0)
+    write_report(task, result, log, 0)
     log.text("evaluation: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     if ranks.rank() == 0:
-        result = {
+        content = {
             "model": config.MODEL.NAME,
             "weights": config.MODEL.PRETRAINED,
             "data": str(config.DATA.DATA_PATH),
@@ -105,7 +106,7 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
             "precision": amp_dtype or "float32",
             **metrics,
         }
-        (Path(config.SAVE) / "eval.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (Path(config.SAVE) / "eval.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return metrics
 
 
@@ -178,7 +179,7 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
 @contextmanager
 def _evaluation(
     task: Task, dataset: ImageDataset, amp_dtype: str | None, log: RunLog
-) -> Iterator[Callable[[], dict[str, float]]]:
+) -> Iterator[Callable[[], Evaluation]]:
     """A function that evaluates the task on its validation data; the data workers start at its first call."""
     config = task.config
     log.text(f"evaluation data: {len(dataset)} images")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import paddle
 from yacs.config import CfgNode
@@ -16,6 +17,7 @@ from beit.logging import RunLog
 from beit.optim.ema import Ema
 from beit.parallel.stop import StopVote
 from beit.tasks import Task
+from beit.tasks.task import Batch, Sums
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -24,6 +26,20 @@ class NonFiniteLossError(FloatingPointError):
 
 class StoppedError(Exception):
     """The run was asked to stop (SIGTERM or SIGINT) and its state is saved."""
+
+
+class Evaluation(NamedTuple):
+    """Result of an evaluation.
+
+    Args:
+        metrics: `Task.metrics` of the sums, and `images_per_second`.
+        sums: sums over the whole dataset, of all ranks.
+        batch: the first batch of this rank.
+    """
+
+    metrics: dict[str, float]
+    sums: Sums
+    batch: Batch
 
 
 @dataclass(kw_only=True)
@@ -66,7 +82,7 @@ class Training(TrainState):
     dataset: ImageDataset
     sampler: TrainSampler
     loader: Loader
-    evaluate: Callable[[], dict[str, float]] | None
+    evaluate: Callable[[], Evaluation] | None
     log: RunLog
     stop: StopVote
     best: float = -math.inf

@@ -102,7 +102,7 @@ def test_real_processes(tmp_path: Path, row: Row, world: int, batch: int, images
         sample = dataset[Sample(index, index)]
         with paddle.no_grad():
             logits = (
-                task.model(task.normalized(paddle.to_tensor(sample["image"][None])))
+                task.model(task.normalize(paddle.to_tensor(sample["image"][None])))
                 .numpy()[0]
                 .astype(np.float64)
             )

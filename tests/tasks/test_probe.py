@@ -217,7 +217,7 @@ def test_training_images_are_their_own_neighbors(tmp_path):
     assert knn.metrics({key: value.numpy() for key, value in sums.items()})["top1"] == 100.0
     few = task("knn", tmp_path, PROBE__KNN_IMAGES=5)
     few.eval_step(batch)
-    assert {len(memory) for memory in few._memory.values()} == {5}
+    assert {len(features) for features in few._train_features.values()} == {5}
 
 
 def test_knn_trains_nothing(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from beit.tasks.token_pictures import (
+from beit.tasks.token_figures import (
     code_colors,
     draw_code_map,
     draw_code_patches,
@@ -48,13 +48,17 @@ def test_patches_of_a_code_stand_in_their_surroundings():
 
 
 def test_codebook_shows_the_used_share():
-    half = draw_codebook(np.array([100, 10, 0, 0]))
-    assert half.shape == (320, 640, 3)
-    ink = (half == (40, 70, 120)).all(-1)[200:290]  # below one use and above the axis
-    columns = ink.any(0)[62:628]
-    assert columns[: len(columns) // 2 - 2].all()
-    assert not columns[len(columns) // 2 + 2 :].any()
-    assert draw_codebook(np.zeros(4)).shape == (320, 640, 3)
+    def bars(counts):
+        figure = draw_codebook(np.array(counts))
+        assert (figure.shape, figure.dtype) == ((320, 640, 3), np.uint8)
+        columns = (figure == (31, 119, 180)).all(-1).any(0)  # matplotlib's first color
+        return np.flatnonzero(columns)
+
+    full, half = bars([100, 10, 5, 1]), bars([0, 100, 0, 10])
+    assert (np.diff(full) == 1).all() and (np.diff(half) == 1).all()
+    assert half[0] == full[0]  # the most frequent codes are at the left
+    assert len(half) == pytest.approx(len(full) / 2, abs=2)
+    assert len(bars([0, 0, 0, 0])) == 0
 
 
 def test_reconstructions_stand_below_their_originals():
