@@ -20,8 +20,11 @@ from PIL import Image
 from beit.beit import Beit
 from beit.checkpoint.files import read
 from beit.config import get_config
+from beit.optim.ema import Ema
 from beit.predict.classifier import Classifier
+from beit.tasks import Task
 from beit.train.run import run
+from beit.train.state import TrainState
 from tests.reference_numpy import classify
 
 ROOT = Path(__file__).parent.parent
@@ -260,6 +263,21 @@ def losses(output: Path) -> list[float]:
 def weights(file: Path) -> dict[str, np.ndarray]:
     """Arrays of a weights file by name."""
     return dict(read(file).tree)
+
+
+def train_state(
+    task: Task, optimizer: Any = None, *, parallel: paddle.nn.Layer | None = None, ema: Ema | None = None
+) -> TrainState:
+    """State of a float32 training of `task`, for `train_step`."""
+    return TrainState(
+        config=task.config,
+        task=task,
+        parallel=parallel or task,
+        optimizer=optimizer or task.optimizer(task.param_groups()),
+        scaler=paddle.amp.GradScaler(enable=False),
+        ema=ema,
+        amp_dtype=None,
+    )
 
 
 def train_as_rank(config: Any) -> None:

@@ -95,8 +95,10 @@ def train_step(
     grad_norm = _clip(state, train.GRAD_CLIP)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    # Gradients are freed instead of zeroed; the sharded optimizer keeps its buffers.
-    state.optimizer.clear_grad(set_to_zero=sharding.is_sharded(state.optimizer))
+    if sharding.is_sharded(state.optimizer):  # Paddle's wrapper zeroes its buffers and takes no argument
+        state.optimizer.clear_grad()
+    else:
+        state.optimizer.clear_grad(set_to_zero=False)  # gradients are freed
     if state.ema is not None:
         state.ema.update()
     return losses, grad_norm

@@ -1,14 +1,13 @@
-"""What each rank of the tests of beit/parallel/sharding.py does; a module of its own, so that ranks can import it.
+"""Work of each rank in the tests of beit/parallel/sharding.py; a module without tests, so that ranks can import it.
 
-Paddle divides on GPUs only. Nothing in its code for stages 1 and 2 is about GPUs but assertions and copies to the
-device: without those the real code runs here over gloo.
+Paddle shards on GPUs only. In its code of stages 1 and 2 only assertions and copies to the device depend on a GPU; without
+them the same code runs here over gloo.
 """
 
 from __future__ import annotations
 
 import sys
 from functools import partialmethod
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -21,17 +20,17 @@ from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_storage impor
 
 from beit.config import get_config
 from beit.optim.ema import Ema
-from beit.optim.groups import parameter_groups, set_step
+from beit.optim.groups import parameter_groups
 from beit.parallel import ranks, sharding
 from beit.tasks.task import Task
 from beit.train import loop
-from beit.train.state import TrainState
+from tests.tiny import options, train_state
 
 RANKS, STEPS, MICRO, LIMIT = 2, 4, 2, 0.05
 
 
 def group_sharded_parallel(model, optimizer, level):
-    """`paddle.distributed.sharding.group_sharded_parallel` without its assertion of the device."""
+    """`paddle.distributed.sharding.group_sharded_parallel` without its assertion about the device."""
     assert level in ("os", "os_g")
     add = ParamStorage.add_rank_params
     with (
@@ -44,10 +43,11 @@ def group_sharded_parallel(model, optimizer, level):
 
 
 class Toy(Task):
-    """A task of a model, with rates and decays per layer, and a frozen part."""
+    """A task with learning rates and weight decays per layer, and a frozen layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, **keys) -> None:
         super().__init__()
+        self.config = get_config(None, options(keys))
         paddle.seed(5)
         self.model = paddle.nn.Sequential(
             paddle.nn.Linear(4, 6), paddle.nn.LayerNorm(6), paddle.nn.Linear(6, 3), paddle.nn.Linear(3, 3)
@@ -72,29 +72,24 @@ class Toy(Task):
         return paddle.optimizer.AdamW(learning_rate=1.0, parameters=groups)
 
 
-def train(stage, steps, state=None):
-    """Weights, average, optimizer state and gradient norms after the steps; `state` is what to go on from."""
-    task = Toy()
+def train(stage, steps, saved=None):
+    """Weights, moving average, optimizer state and gradient norms after the steps, from `saved` on."""
+    task = Toy(TRAIN__ACCUM_ITER=MICRO, TRAIN__GRAD_CLIP=LIMIT)
     with mock.patch("paddle.distributed.sharding.group_sharded_parallel", group_sharded_parallel):
         parallel, optimizer = sharding.distribute(task, task.optimizer(), stage, None)
     ema = Ema(task.model, 0.5)
-    if state is not None:
+    if saved is not None:
         for name, value in task.model.state_dict().items():
-            value.set_value(state["weights"][name])
-        ema.load_state_dict(state["ema"])
-        sharding.load_optimizer_state(optimizer, state["optimizer"], task.names())
-    run = SimpleNamespace(task=task, optimizer=optimizer)
+            value.set_value(saved["weights"][name])
+        ema.load_state_dict(saved["ema"])
+        sharding.load_optimizer_state(optimizer, saved["optimizer"], task.names())
+    state = train_state(task, optimizer, parallel=parallel, ema=ema)
     norms = []
     for step in steps:
-        set_step(sharding.unwrap_optimizer(optimizer), 0.1 / (step + 1), 0.1 * (step + 1))
         data = np.random.default_rng(step).standard_normal((MICRO, 8, 4)).astype("float32")
-        for part in data:
-            own = part[ranks.rank() :: ranks.world_size()]
-            (parallel({"x": paddle.to_tensor(own)})["loss"] / MICRO).backward()
-        norms.append(float(loop._clip(run, LIMIT)))
-        optimizer.step()
-        optimizer.clear_grad()
-        ema.update()
+        own = data[:, ranks.rank() :: ranks.world_size()]
+        batches = iter([{"x": paddle.to_tensor(part)} for part in own])
+        norms.append(float(loop.train_step(state, batches, 0.1 / (step + 1), 0.1 * (step + 1))[1]))
         with ema.swapped():  # as an evaluation does
             task({"x": paddle.to_tensor(data[0])})
     return {
@@ -107,27 +102,23 @@ def train(stage, steps, state=None):
 
 
 def accumulate():
-    """The gradient of one weight after each micro-batch of one step of the loop, as this rank has it then."""
-    task = Toy()
-    task.config = get_config(None, ["TRAIN.ACCUM_ITER", 3])
+    """Gradients of one weight on this rank after each micro-batch of a step."""
+    task = Toy(TRAIN__ACCUM_ITER=3)
     parallel, optimizer = sharding.distribute(task, task.optimizer(), 0, None)
     weight, seen = task.model[0].weight, []
-    state = TrainState(
-        config=task.config, task=task, parallel=parallel, optimizer=optimizer, ema=None, amp_dtype=None,
-        scaler=paddle.amp.GradScaler(enable=False),
-    )  # fmt: skip
+    state = train_state(task, optimizer, parallel=parallel)
     data = np.random.default_rng(ranks.rank()).standard_normal((3, 8, 4)).astype("float32")
 
     def micro_batches():
         for number, part in enumerate(data):
-            if number:  # the loop asks for the next micro-batch after the backward pass of the one before
+            if number:  # the loop takes a micro-batch after the backward pass of the previous one
                 seen.append(weight.grad.numpy())
             yield {"x": paddle.to_tensor(part)}
 
     clip = loop._clip
     with mock.patch.object(loop, "_clip", lambda *given: (seen.append(weight.grad.numpy()), clip(*given))[1]):
         loop.train_step(state, micro_batches(), 0.1, 0.1)
-    assert not parallel.find_unused_parameters, "that search delays the sending of every bucket"
+    assert not parallel.find_unused_parameters, "the search delays the all-reduce of every bucket"
     return {"gradients": np.stack(seen)}
 
 

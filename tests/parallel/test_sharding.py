@@ -1,7 +1,8 @@
-"""Divided optimizer state and gradients give what undivided ones give; what cannot work is refused."""
+"""Training with sharded optimizer states and gradients equals training without; unsupported settings are refused."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from beit.parallel import sharding
 from beit.parallel.launch import launch
 from beit.train.run import run
 from tests.parallel import sharding_ranks
-from tests.tiny import losses, tiny_config, write_dataset
+from tests.tiny import losses, options, tiny_config, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +28,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_paddles_divided_step_is_the_undivided_one(results: Path) -> None:
-    """Layer decay, weight decay, clipping over all ranks, accumulation, a frozen layer, the moving average, the state."""
-    alone = sharding_ranks.flat(sharding_ranks.train(0, range(sharding_ranks.STEPS)))
-    assert alone["norms/"].min() > sharding_ranks.LIMIT, "nothing would be clipped"
+def test_sharded_steps_equal_plain_steps(results: Path) -> None:
+    """With layer decay, weight decay, clipping over all ranks, accumulation, a frozen layer and the moving average."""
+    plain = sharding_ranks.flat(sharding_ranks.train(0, range(sharding_ranks.STEPS)))
+    assert plain["norms/"].min() > sharding_ranks.LIMIT, "nothing would be clipped"
     for rank in range(sharding_ranks.RANKS):
         for kind in ("whole", "resumed"):
             got = dict(np.load(results / f"{kind}{rank}.npz"))
-            for name, expected in alone.items():
+            for name, expected in plain.items():
                 if name == "moments held/" or (rank and name.startswith("optimizer/")):
                     continue
                 if name == "norms/" and kind == "resumed":
@@ -44,7 +45,7 @@ def test_paddles_divided_step_is_the_undivided_one(results: Path) -> None:
                 )
 
 
-def test_each_rank_holds_the_moments_of_its_parameters_only(results: Path) -> None:
+def test_a_rank_holds_only_the_moments_of_its_own_parameters(results: Path) -> None:
     held = [
         [int(np.load(results / f"{kind}{rank}.npz")["moments held/"]) for rank in range(sharding_ranks.RANKS)]
         for kind in ("whole", "resumed")
@@ -53,8 +54,8 @@ def test_each_rank_holds_the_moments_of_its_parameters_only(results: Path) -> No
     assert all(sum(counts) == total and min(counts) > 0 for counts in held), (held, total)
 
 
-def test_gradients_travel_with_the_last_micro_batch_only(results: Path) -> None:
-    """Before it each rank has its own sum; after it both have the mean."""
+def test_gradients_are_all_reduced_with_the_last_micro_batch_only(results: Path) -> None:
+    """Before it each rank has its own sum, after it both have the mean."""
     first, second = (np.load(results / f"accumulated{rank}.npz")["gradients/"] for rank in range(2))
     assert len(first) == 3
     for micro in range(2):
@@ -63,27 +64,33 @@ def test_gradients_travel_with_the_last_micro_batch_only(results: Path) -> None:
     assert not np.allclose(first[2], first[1])
 
 
-@pytest.mark.parametrize(
-    ("stage", "device", "ranks", "message"),
-    [
-        (1, "cpu", 2, r"TRAIN.SHARDING_STAGE = 1 on cpu: .* on GPUs only. Set TRAIN.SHARDING_STAGE 0; .*TRAIN.RECOMPUTE"),
-        (2, "gpu", 1, r"TRAIN.SHARDING_STAGE = 2 with 1 rank: .* start several ranks \(main_multi_gpu.py\)"),
-        (3, "gpu", 8, r"TRAIN.SHARDING_STAGE = 3 would shard the weights too, .* Possible are 0 \(off\), 1 and 2"),
-    ],
-)  # fmt: skip
-def test_what_cannot_work_is_refused(stage: int, device: str, ranks: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        sharding.check(get_config(None, ["TRAIN.SHARDING_STAGE", stage]), device, ranks)
+UNSUPPORTED = [
+    (1, "cpu", 2, r"TRAIN.SHARDING_STAGE = 1 on cpu: .* on GPUs only. Set TRAIN.SHARDING_STAGE 0; .*TRAIN.RECOMPUTE"),
+    (2, "gpu", 1, r"TRAIN.SHARDING_STAGE = 2 with 1 rank: .* start several ranks \(main_multi_gpu.py\)"),
+    (3, "gpu", 8, r"TRAIN.SHARDING_STAGE = 3 would shard the weights too, .* Possible are 0 \(off\), 1 and 2"),
+]  # fmt: skip
+
+
+def refusal(stage: int, device: str, ranks: int, **keys: Any) -> str:
+    """The message of `sharding.check`, empty where it accepts the config."""
+    try:
+        sharding.check(get_config(None, options({"TRAIN__SHARDING_STAGE": stage, **keys})), device, ranks)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(("stage", "device", "ranks", "message"), UNSUPPORTED)
+def test_unsupported_stages_are_refused(stage: int, device: str, ranks: int, message: str) -> None:
+    assert re.match(message, refusal(stage, device, ranks))
+    assert not refusal(stage, device, ranks, EVAL=True)  # there is no optimizer
     with pytest.raises(ValueError, match=r"TRAIN.SHARDING_STAGE = 4, expected an integer of at most 3"):
         get_config(None, ["TRAIN.SHARDING_STAGE", 4])
 
 
 @pytest.mark.parametrize(("stage", "device", "ranks"), [(0, "cpu", 1), (1, "gpu", 2), (2, "gpu", 32)])
-def test_what_works_passes(stage: int, device: str, ranks: int) -> None:
-    sharding.check(get_config(None, ["TRAIN.SHARDING_STAGE", stage]), device, ranks)
-    sharding.check(
-        get_config(None, ["TRAIN.SHARDING_STAGE", 3, "EVAL", True]), device, 1
-    )  # no optimizer there
+def test_supported_stages_are_accepted(stage: int, device: str, ranks: int) -> None:
+    assert not refusal(stage, device, ranks)
 
 
 def test_float16_is_refused() -> None:
@@ -99,14 +106,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"))
 
 
-def test_the_command_refuses_a_stage_on_a_cpu_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+def test_a_run_refuses_a_stage_on_a_cpu_before_it_writes_files(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"TRAIN.SHARDING_STAGE = 2 on cpu"):
         run(tiny_config(data, tmp_path / "out", TRAIN__SHARDING_STAGE=2))
     assert not (tmp_path / "out").exists()
 
 
 class Wrapper:
-    """What Paddle's wrapper of the optimizer has, with one rank that owns everything."""
+    """The attributes of Paddle's optimizer wrapper, with one rank that owns all parameters."""
 
     def __init__(self, optimizer: Any) -> None:
         self._optim = optimizer
@@ -115,7 +122,7 @@ class Wrapper:
 
 
 @pytest.mark.parametrize(("stage", "level"), [(1, "os"), (2, "os_g")])
-def test_a_run_divides_after_loading_and_before_averaging(
+def test_a_run_shards_after_loading_and_before_the_moving_average(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int, level: str
 ) -> None:
     run(tiny_config(data, tmp_path / "before", TRAIN__NUM_EPOCHS=1))
@@ -124,7 +131,7 @@ def test_a_run_divides_after_loading_and_before_averaging(
     loaded = read_checkpoint(tmp_path / "before" / "latest.pdparams")["model"]
     events: list[str] = []
 
-    def divide(model: Any, optimizer: Any, level: str) -> tuple[Any, Any, None]:
+    def shard(model: Any, optimizer: Any, level: str) -> tuple[Any, Any, None]:
         name, weight = next(iter(model.model.named_parameters()))
         assert weight.numpy().tobytes() == loaded[name].tobytes()
         assert isinstance(optimizer, paddle.optimizer.AdamW)
@@ -138,12 +145,12 @@ def test_a_run_divides_after_loading_and_before_averaging(
             super().__init__(*arguments)
 
     monkeypatch.setattr(sharding, "check", lambda *_: None)
-    monkeypatch.setattr("paddle.distributed.sharding.group_sharded_parallel", divide)
+    monkeypatch.setattr("paddle.distributed.sharding.group_sharded_parallel", shard)
     monkeypatch.setattr("beit.train.run.Ema", Average)
-    run(tiny_config(data, tmp_path / "divided", TRAIN__SHARDING_STAGE=stage, **pretrained))
+    run(tiny_config(data, tmp_path / "sharded", TRAIN__SHARDING_STAGE=stage, **pretrained))
     assert events == [level, "average"]
-    np.testing.assert_allclose(losses(tmp_path / "divided"), losses(tmp_path / "plain"), atol=1e-6)
+    np.testing.assert_allclose(losses(tmp_path / "sharded"), losses(tmp_path / "plain"), atol=1e-6)
     states = [
-        read_checkpoint(tmp_path / name / "latest.pdparams")["optimizer"] for name in ("divided", "plain")
+        read_checkpoint(tmp_path / name / "latest.pdparams")["optimizer"] for name in ("sharded", "plain")
     ]
-    assert states[0].keys() == states[1].keys()  # every command can go on from either
+    assert states[0].keys() == states[1].keys()  # a run can continue from either

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -14,7 +13,7 @@ from beit.optim.groups import set_step
 from beit.tasks import TASKS
 from beit.train.loop import _clip
 from tests.reference_numpy import predict_tokens, softmax, torch_layout
-from tests.tiny import TINIEST_PRETRAIN, randomize, tiny_config
+from tests.tiny import TINIEST_PRETRAIN, randomize, tiny_config, train_state
 
 pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
 
@@ -80,7 +79,7 @@ def test_ten_steps_follow_a_float64_reference(version):
         scalars["loss"].backward()
         norm = math.sqrt(sum(float((p.grad.numpy() ** 2).sum()) for p in task.model.parameters()))
         raw = {name: value.grad.numpy().copy() for name, value in task.model.named_parameters()}
-        _clip(SimpleNamespace(task=task, optimizer=optimizer), CLIP)
+        _clip(train_state(task, optimizer), CLIP)
         optimizer.step()
         optimizer.clear_grad()
         before = dict(weights)

@@ -1,38 +1,37 @@
-"""Parts of the loop whose other branch needs a GPU, and the gradient norm."""
+"""Gradient clipping, and the branches of the loop for GPUs."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
 
 from beit.data.batch_transforms import to_device
+from beit.logging import RunLog
+from beit.tasks import Task
 from beit.train import loop, run
+from tests.tiny import tiny_config, train_state
 
 
-def test_norm_and_clipping_are_those_of_all_gradients_together() -> None:
+def test_gradients_are_clipped_to_a_global_norm() -> None:
     values = [np.random.default_rng(seed).normal(size=(40, 30)).astype("float32") for seed in range(3)]
 
-    def run() -> SimpleNamespace:
-        parameters = [
-            paddle.create_parameter([40, 30], "float32") for _ in range(4)
-        ]  # the last has no gradient
-        for parameter, value in zip(parameters, values, strict=False):
-            (parameter * paddle.to_tensor(value)).sum().backward()
-        return SimpleNamespace(task=SimpleNamespace(parameters=lambda: parameters), optimizer=None)
-
+    task = Task()
+    task.config = tiny_config()
+    task.layers = paddle.nn.LayerList([paddle.nn.Linear(40, 30, bias_attr=False) for _ in range(4)])
+    optimizer = paddle.optimizer.SGD(parameters=task.parameters())
     expected = np.sqrt(sum((value.astype("float64") ** 2).sum() for value in values))
     for limit, factor in ((None, 1.0), (0.0, 1.0), (5.0, 5.0 / expected), (100.0, 1.0)):
-        sample = run()
-        norm = loop._clip(sample, limit)
+        task.clear_gradients()
+        for layer, value in zip(task.layers, values, strict=False):  # the last layer has no gradient
+            (layer.weight * paddle.to_tensor(value)).sum().backward()
+        norm = loop._clip(train_state(task, optimizer), limit)
         assert float(norm) == pytest.approx(expected, rel=1e-6)
-        for parameter, value in zip(sample.task.parameters(), values, strict=False):
-            np.testing.assert_allclose(parameter.grad.numpy(), value * factor, rtol=1e-5, atol=1e-7)
+        for layer, value in zip(task.layers, values, strict=False):
+            np.testing.assert_allclose(layer.weight.grad.numpy(), value * factor, rtol=1e-5, atol=1e-7)
 
 
-def test_batches_reach_a_gpu_through_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_copied_to_a_gpu_from_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = []
 
     def cuda(tensor: paddle.Tensor, device_id: object = None, blocking: bool = True) -> paddle.Tensor:
@@ -51,10 +50,11 @@ def test_batches_reach_a_gpu_through_pinned_memory(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("has_bfloat16", "dtype"), [(True, "bfloat16"), (False, "float16")])
-def test_mixed_precision_takes_what_the_gpu_has(
-    has_bfloat16: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+def test_the_type_of_mixed_precision_depends_on_the_gpu(
+    has_bfloat16: bool, dtype: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(paddle.amp, "is_bfloat16_supported", lambda device: has_bfloat16)
-    log = SimpleNamespace(text=pytest.fail)
-    assert run._amp_dtype(SimpleNamespace(AMP=True), "gpu", log) == dtype
-    assert run._amp_dtype(SimpleNamespace(AMP=False), "gpu", log) is None
+    log = RunLog(None, 0)
+    assert run._amp_dtype(tiny_config(AMP=True), "gpu", log) == dtype
+    assert run._amp_dtype(tiny_config(AMP=False), "gpu", log) is None
+    assert capsys.readouterr().out == ""  # no warning

@@ -1,64 +1,63 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
+import io
+from pathlib import Path
 
 import paddle
 import pytest
 
+from beit.data.loader import Loader
+from beit.data.sampler import TrainSampler
+from beit.logging import RunLog
+from beit.parallel.stop import StopVote
+from beit.tasks import TASKS
 from beit.train import meter
 from beit.train.meter import Meter
+from beit.train.state import Training
+from tests.tiny import tiny_config, train_state, write_dataset
 
 
-class Run:
-    """What a meter asks of a run; each interval is to take 10 seconds."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.step = 0.0, 0
-        self.lines: list[str] = []
-        self.loader = SimpleNamespace(wait_seconds=0.0, num_workers=3)
-        self.sampler = SimpleNamespace(step_size=4, steps_per_epoch=100)
-        self.dataset = Images()
-        self.scaler = SimpleNamespace(is_enable=lambda: False)
-        config = SimpleNamespace(
-            TRAIN=SimpleNamespace(ACCUM_ITER=1), DATA=SimpleNamespace(MAX_BAD_FRACTION=0.01)
-        )
-        self.config = config
-        self.task = SimpleNamespace(health_warnings=lambda means, is_warm: [])
-        self.log = SimpleNamespace(scalars=lambda *_: None, text=self.lines.append)
-        monkeypatch.setattr(meter.time, "perf_counter", lambda: self.now)
-        self.meter = Meter(self, 100, 0)
-
-    def interval(self, waited: float) -> list[str]:
-        """The lines after 10 seconds of which `waited` passed without data."""
-        self.lines.clear()
-        self.step, self.now = self.step + 1, self.now + 10.0
-        self.loader.wait_seconds += waited
-        self.meter.add([{"loss": paddle.ones([])}], paddle.ones([]))
-        self.meter.report(1e-3, 0.05)
-        return list(self.lines)
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    task = TASKS["classify"](tiny_config(write_dataset(tmp_path, train=4), tmp_path / "out"))
+    dataset = task.dataset("train")
+    assert dataset is not None
+    return Training(
+        **vars(train_state(task)),
+        dataset=dataset,
+        sampler=TrainSampler(4, batch_size=4),
+        loader=Loader(dataset, num_workers=1),
+        evaluate=None,
+        log=RunLog(None, 0, stream=io.StringIO()),
+        stop=StopVote(),
+    )
 
 
-class Images:
-    def unreadable(self) -> set[str]:
-        return set()
+def test_waiting_for_data_is_logged_and_warned_of_once(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meter.time, "perf_counter", lambda: 10.0 * training.step)
+    stream = io.StringIO()
+    training.log = RunLog(None, 0, stream=stream)
+    a_meter = Meter(training, 100, 0)
 
-    def __len__(self) -> int:
-        return 4
+    def report(waited: float) -> tuple[str, str]:
+        """The log line, and the warning, of a step of 10 seconds that waited for data so long."""
+        stream.seek(0), stream.truncate()
+        training.step += 1
+        training.loader.wait_seconds += waited
+        a_meter.add([{"loss": paddle.ones([])}], paddle.ones([]))
+        a_meter.report(1e-3, 0.05)
+        line, *warnings = stream.getvalue().splitlines()
+        assert len(warnings) <= 1
+        return line, "".join(warnings)
 
-
-def warnings(lines: list[str]) -> list[str]:
-    return [line for line in lines if line.startswith("warning")]
-
-
-def test_waiting_for_data_is_in_each_line_and_warned_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(monkeypatch)
-    lines = run.interval(9.0)  # the workers are starting
-    assert "data wait 90 %" in lines[0] and "0.4 images/s" in lines[0] and not warnings(lines)
-    lines = run.interval(1.9)
-    assert "data wait 19 %" in lines[0] and not warnings(lines)
-    lines = run.interval(2.5)
-    assert "data wait 25 %" in lines[0]
-    (warning,) = warnings(lines)
-    assert "25 % of the time" in warning and "DATA.NUM_WORKERS (it is 3," in warning
-    lines = run.interval(5.0)
-    assert "data wait 50 %" in lines[0] and not warnings(lines)
+    line, warning = report(9.0)  # the workers are starting
+    assert "data wait 90 %" in line and "0.4 images/s" in line and not warning
+    line, warning = report(1.9)
+    assert "data wait 19 %" in line and not warning
+    line, warning = report(2.5)
+    assert "data wait 25 %" in line
+    assert "25 % of the time" in warning and "DATA.NUM_WORKERS (it is 1," in warning
+    line, warning = report(5.0)
+    assert "data wait 50 %" in line and not warning
