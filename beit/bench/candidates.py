@@ -23,7 +23,7 @@ from beit.checkpoint.files import read
 from beit.config import get_config
 from beit.cpu import split_batch, tune_cpu
 from beit.data.batch_transforms import erase, normalize, to_device
-from beit.data.dataset import ImageDataset
+from beit.data.dataset import ClassificationDataset, ImageDataset
 from beit.data.image_list import ImageList
 from beit.data.loader import collate
 from beit.data.sampler import Sample
@@ -225,7 +225,7 @@ def _train_state(work: Mapping[str, Any]) -> TrainState:
 
 
 def _dataset(work: Mapping[str, Any], transform: Any) -> ImageDataset:
-    return ImageDataset(ImageList.from_names(Path(), work["files"]), transform, seed=0)
+    return ClassificationDataset(ImageList.from_names(Path(), work["files"]), transform, seed=0)
 
 
 def _samples(dataset: ImageDataset) -> list[Sample]:

@@ -1,3 +1,4 @@
-"""Lists of images, transforms, samplers and the loader. Everything a data worker runs does without Paddle;
-only `mixup` and `batch_transforms` import it.
+"""Image lists, transforms, samplers and the data loader.
+
+Data workers import no Paddle: of these modules only `mixup` and `batch_transforms` do.
 """

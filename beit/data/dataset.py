@@ -1,83 +1,85 @@
-"""An image with its label, opened, transformed and ready to be batched."""
+"""Data sets: from an image of a list to the named arrays that are collated into batches."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 from yacs.config import CfgNode
 
 from beit.data.image_list import ImageList
-from beit.data.images import ImageError, OpenOptions, open_image
+from beit.data.images import ImageError, ImageFile, OpenOptions
 from beit.data.sampler import Sample
 from beit.data.splits import open_split
-from beit.data.transforms import build_eval_transform, build_train_transform
+from beit.data.transforms import Arrays, Transform, build_eval_transform, build_train_transform
 
-Transform = Callable[[Image.Image, np.random.Generator], dict[str, np.ndarray]]
-
-_MAX_REPLACEMENTS = 10  # more unreadable neighbors than that are no accident
+_MAX_REPLACEMENTS = 10  # consecutive unreadable images after which the data set is considered broken
 
 
-class ImageDataset:
-    """Items by `Sample`: what the transform returns, `label` int64 where there are labels, and `index` int64.
+@dataclass(eq=False, repr=False)
+class ImageDataset(ABC):
+    """Named arrays for each `Sample`, `index` int64 among them. Subclasses define `read`.
 
-    The randomness of an item comes from (dataset.seed, sample.seed) alone: it is the same in every worker, on every rank and
-    after a resume.
+    The random numbers of a sample depend on (`seed`, `sample.seed`) only, so they are the same in every worker, on
+    every rank and after a resume.
 
     Args:
-        images: what to read.
-        transform: from an RGB picture and a generator to named arrays. One that has a method `divisor` says how many
-            times smaller a picture may be decoded for it, see `TrainTransform.divisor`.
-        seed: of the augmentation.
-        open_options: how pictures are opened.
-        bad_images: file for training to note unreadable images in, one line `path<TAB>reason` each time one
-            is met; the next readable image in the list takes its place. None, as in evaluation, raises
-            instead: a metric must not be of other images than the list says.
+        images: the files to read.
+        seed: of the run.
+        open_options: arguments of `open_image`.
+        bad_images: file in which training records unreadable images, one line `path<TAB>reason` for each failed
+            attempt; the next readable image of the list takes the place of the unreadable one. With None, as in
+            evaluation, an unreadable image is an error, because a metric must cover exactly the listed images.
+
+            This file is also how data workers report to the trainer: they run in processes of their own and share
+            nothing else with all ranks of a machine. `unreadable` reads it back.
 
     Raises:
         ImageError: an image cannot be read, or with `bad_images` ten in a row.
     """
 
-    def __init__(
-        self,
-        images: ImageList,
-        transform: Transform,
-        *,
-        seed: int = 0,
-        open_options: OpenOptions | None = None,
-        bad_images: Path | None = None,
-    ) -> None:
-        self.images = images
-        self.transform = transform
-        self.seed = seed
-        self.open_options: OpenOptions = open_options or {}
-        self.bad_images = bad_images
+    images: ImageList
+    seed: int = field(default=0, kw_only=True)
+    open_options: OpenOptions = field(default_factory=OpenOptions, kw_only=True)
+    bad_images: Path | None = field(default=None, kw_only=True)
+
+    @abstractmethod
+    def read(self, index: int, seed: int) -> Arrays:
+        """The arrays of one image.
+
+        Args:
+            index: in the list.
+            seed: of this sample's random numbers.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
+    def __getitem__(self, sample: Sample) -> Arrays:
         if self.bad_images is None:
             try:
-                return self._read(sample.index, sample.seed)
+                return self.read(sample.index, sample.seed)
             except ImageError as error:
                 raise ImageError(
                     error.path, f"{error.reason} (image {sample.index} of the list, from 0)"
                 ) from error
         for offset in range(_MAX_REPLACEMENTS):
             try:
-                return self._read((sample.index + offset) % len(self), sample.seed)
+                return self.read((sample.index + offset) % len(self), sample.seed)
             except ImageError as error:
                 _append_line(self.bad_images, f"{error.path}\t{error.reason}")
                 last = error
         raise ImageError(last.path, f"{last.reason}; and so are the {_MAX_REPLACEMENTS - 1} images before it")
 
     def unreadable(self) -> set[str]:
-        """Paths of the training images that could not be read so far, by any worker of any rank on this machine."""
+        """Paths of the images in `bad_images`: those that any worker of any rank on this machine could not read."""
         if self.bad_images is None or not self.bad_images.exists():
             return set()
         lines = self.bad_images.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -87,34 +89,45 @@ class ImageDataset:
         """The path of the image, for messages."""
         return str(self.images.path(sample.index))
 
-    def _read(self, index: int, seed: int) -> dict[str, np.ndarray]:
-        divisor = getattr(self.transform, "divisor", None)
-        image = open_image(
-            self.images.path(index),
-            **self.open_options,
-            divisor=divisor and (lambda full_size: divisor(full_size, self._generator(seed))),
-        )
-        sample = self.transform(image, self._generator(seed))
-        if self.images.labels is not None:
-            sample["label"] = np.asarray(self.images.labels[index])
-        sample["index"] = np.asarray(index, np.int64)
-        return sample
+    def generator(self, *seeds: int) -> np.random.Generator:
+        """The random numbers of a sample. Further numbers after the sample's seed select an independent stream."""
+        return np.random.default_rng([self.seed, *seeds])
 
-    def _generator(self, seed: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, seed])
+    def transformed(self, index: int, transform: Transform, rng: np.random.Generator) -> Arrays:
+        """Read one image: the arrays of the transform, and `index`."""
+        with ImageFile(self.images.path(index), **self.open_options) as file:
+            arrays = transform.load(file, rng)
+        return {**arrays, "index": np.asarray(index, np.int64)}
+
+
+@dataclass(eq=False, repr=False)
+class ClassificationDataset(ImageDataset):
+    """The arrays of the transform, `index`, and `label` int64 where the list has labels.
+
+    Args:
+        transform: from an RGB image to named arrays.
+    """
+
+    transform: Transform
+
+    def read(self, index: int, seed: int) -> Arrays:
+        arrays = self.transformed(index, self.transform, self.generator(seed))
+        if self.images.labels is not None:
+            arrays["label"] = np.asarray(self.images.labels[index])
+        return arrays
 
 
 def build_dataset(
     config: CfgNode, split: Literal["train", "val"], *, bad_images: Path | None = None
-) -> ImageDataset:
-    """The images of a split with its transform: random for "train", the center crop for "val".
+) -> ClassificationDataset:
+    """The labeled images of a split: random crops for "train", the center crop for "val".
 
     Raises:
         FileNotFoundError: see `open_split`.
         ValueError: see `open_split` and `parse_policy`.
     """
     transform: Transform = build_train_transform(config) if split == "train" else build_eval_transform(config)
-    return ImageDataset(
+    return ClassificationDataset(
         open_split(config, split),
         transform,
         seed=config.SEED,
@@ -134,7 +147,7 @@ def open_options(config: CfgNode) -> OpenOptions:
 
 
 def _append_line(file: Path, line: str) -> None:
-    """Append in one write: lines of several processes do not mix."""
+    """Append in one write, so that lines of several processes do not mix."""
     line = " ".join(line.splitlines())
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:

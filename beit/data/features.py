@@ -6,9 +6,9 @@ name of the image of each row, in the order of the data set's list. `beit.predic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from yacs.config import CfgNode
@@ -17,7 +17,7 @@ from beit.config import image_hw
 from beit.data.dataset import ImageDataset, open_options
 from beit.data.image_list import ImageList
 from beit.data.splits import open_unlabeled
-from beit.data.transforms import FILTERS, EvalTransform, build_train_transform
+from beit.data.transforms import FILTERS, Arrays, EvalTransform, Transform, build_train_transform
 
 # N patches of an image, T channels of a feature
 
@@ -66,23 +66,24 @@ def open_features(folder: str | Path, split: str, images: ImageList) -> StoredFe
     return StoredFeatures(array, shape)
 
 
+@dataclass(eq=False, repr=False)
 class TokenizerDataset(ImageDataset):
-    """Items by `Sample` without labels: what the transform returns, `index`, and `target` float32 `[N, T]` if stored.
+    """The arrays of the transform, `index`, and `target` float32 `[N, T]` where features are stored.
 
     Args:
+        images: the files to read.
+        transform: from an image to named arrays.
         features: of the images, or None.
-        options: of `ImageDataset`.
     """
 
-    def __init__(self, *args: Any, features: StoredFeatures | None = None, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.features = features
+    transform: Transform
+    features: StoredFeatures | None = field(default=None, kw_only=True)
 
-    def _read(self, index: int, seed: int) -> dict[str, np.ndarray]:
-        sample = super()._read(index, seed)
+    def read(self, index: int, seed: int) -> Arrays:
+        arrays = self.transformed(index, self.transform, self.generator(seed))
         if self.features is not None:
-            sample["target"] = self.features[index]
-        return sample
+            arrays["target"] = self.features[index]
+        return arrays
 
 
 def build_tokenizer_dataset(

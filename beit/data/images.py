@@ -1,25 +1,25 @@
-"""Open any picture a data set may hold as 8-bit RGB, or say why not."""
+"""Decode image files as 8-bit RGB, with an error that says what is wrong with a file that cannot be decoded."""
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-# The formats data sets come in. Pillow knows some forty more; each is a decoder an attacker could reach.
+# The usual formats of data sets. Pillow has about forty more decoders; a hostile file must not reach them.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-MAX_PIXELS = 178_956_970  # where Pillow itself refuses: twice its Image.MAX_IMAGE_PIXELS
-FULL_SIZE = "full_size"  # in `info` of what `open_image` returns: (width, height) before scaled decoding
-DIVISORS = (8, 4, 2, 1)  # at which a JPEG can be decoded smaller
+MAX_PIXELS = 178_956_970  # Pillow's own limit: twice its Image.MAX_IMAGE_PIXELS
+DRAFT_SCALES = (8, 4, 2, 1)  # factors by which a JPEG can be decoded smaller
 
 Size = tuple[int, int]  # width, height in pixels
 
-# What Pillow's decoders raise on damaged files; OSError includes "truncated", "unidentified", "no such file".
+# The exceptions of Pillow's decoders on damaged files. OSError covers truncated, unidentified and missing files.
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -34,28 +34,126 @@ _DECODE_ERRORS = (
     zlib.error,
 )
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
-_SCALABLE = frozenset({"JPEG", "MPO"})  # MPO: a JPEG with others behind it, as phones write
+_JPEG_FORMATS = frozenset({"JPEG", "MPO"})  # MPO: several JPEGs in one file, written by phones
 _ON_SIDE = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _WIDE_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
 class OpenOptions(TypedDict, total=False):
-    """Keyword arguments of `open_image`."""
+    """Keyword arguments of `open_image` and `ImageFile` that a config sets."""
 
     exif_orientation: bool
     max_pixels: int
 
 
 class ImageError(ValueError):
-    """A file that is not a readable image: `path`, and `reason` in words."""
+    """A file that is not a readable image: its `path`, and the `reason` in words."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(str(path), reason)  # these args rebuild it after pickling, in the parent of a worker
+        super().__init__(
+            str(path), reason
+        )  # unpickling calls the class with these, in the parent of a worker
         self.path = str(path)
         self.reason = reason
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class ImageFile:
+    """An image file whose header has been read; its pixels are decoded on demand. Use it in a `with` block.
+
+    Args:
+        path: an image in one of `FORMATS`, recognized by its content; the file name extension is ignored.
+        exif_orientation: rotate and mirror as the EXIF tag says. The published protocols do not.
+        max_pixels: an image with a larger width * height is refused before it is decoded.
+        keep_mode: keep the file's own mode instead of converting to RGB (for label maps).
+
+    Raises:
+        ImageError: the file is missing, empty, not an image, damaged, too large, or holds numbers without a
+            declared range (see `to_rgb`). `size` and `decode` raise it too.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        exif_orientation: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        keep_mode: bool = False,
+    ) -> None:
+        self._path = path
+        self._exif_orientation = exif_orientation
+        self._max_pixels = max_pixels
+        self._keep_mode = keep_mode
+        self._decoded: Image.Image | None = None
+        with self._image_errors():
+            image = Image.open(path, formats=FORMATS)
+            width, height = image.size
+            if width * height > max_pixels:
+                image.close()
+                raise ImageError(
+                    path, f"{width} x {height} pixels are more than DATA.MAX_PIXELS={max_pixels} allows"
+                )
+            self._image = image
+            self._jpeg_size = self._read_jpeg_size()
+
+    def __enter__(self) -> ImageFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._image.__exit__(
+            *exception
+        )  # closes the file and keeps the pixels; Image.close() would free them
+
+    @property
+    def size(self) -> Size:
+        """Width and height in pixels at full resolution, after `exif_orientation`.
+
+        A JPEG is not decoded for it; other formats are, because they cannot be decoded smaller anyway.
+        """
+        return self._jpeg_size or self.decode().size
+
+    def decode(self, draft_scale: int = 1) -> Image.Image:
+        """The pixels in mode RGB; of an animation or a multi-page file, the first frame. Decodes once.
+
+        Args:
+            draft_scale: one of `DRAFT_SCALES`. The sides of a JPEG are divided by it and rounded up while it is
+                decoded, which saves most of the time. Other formats are decoded at full resolution.
+        """
+        if self._decoded is None:
+            with self._image_errors():
+                image = self._image
+                if draft_scale > 1:
+                    image.draft(None, (image.width // draft_scale, image.height // draft_scale))
+                image.load()
+                if self._exif_orientation:
+                    ImageOps.exif_transpose(image, in_place=True)
+                self._decoded = image if self._keep_mode else to_rgb(image)
+        return self._decoded
+
+    def _read_jpeg_size(self) -> Size | None:
+        if self._image.format not in _JPEG_FORMATS:
+            return None
+        is_on_side = self._exif_orientation and (
+            self._image.getexif().get(ExifTags.Base.Orientation) in _ON_SIDE
+        )
+        return self._image.size[::-1] if is_on_side else self._image.size
+
+    @contextlib.contextmanager
+    def _image_errors(self) -> Iterator[None]:
+        """Turn what Pillow raises on bad files into `ImageError`."""
+        try:
+            yield
+        except ImageError:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            reason = (
+                f"more pixels than Pillow's own limit and DATA.MAX_PIXELS={self._max_pixels} allow ({error})"
+            )
+            raise ImageError(self._path, reason) from error
+        except _DECODE_ERRORS as error:
+            raise ImageError(self._path, _reason(self._path, error)) from error
 
 
 def open_image(
@@ -64,69 +162,26 @@ def open_image(
     exif_orientation: bool = False,
     max_pixels: int = MAX_PIXELS,
     keep_mode: bool = False,
-    divisor: Callable[[Size], int] | None = None,
 ) -> Image.Image:
-    """The decoded picture in mode RGB; of an animation or a multi-page file, the first frame.
-
-    Args:
-        path: an image in one of `FORMATS`; the content decides, not the extension.
-        exif_orientation: turn and mirror as the EXIF tag says. The published protocols do not.
-        max_pixels: width * height above which a picture is refused from its header, before decoding.
-        keep_mode: leave the pixels in the file's own mode (label maps).
-        divisor: from the size of the picture to one of `DIVISORS`: a JPEG is decoded that many times smaller (sides
-            rounded up), which saves most of the time; other formats are not. `info[FULL_SIZE]` tells the whole size.
-
-    Raises:
-        ImageError: the file is missing, empty, no image, damaged, too large, or holds numbers without a
-            declared range (see `to_rgb`).
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(
-                    path, f"{width} x {height} pixels are more than DATA.MAX_PIXELS={max_pixels} allows"
-                )
-            full_size = _load(image, exif_orientation, divisor)
-            decoded = image if keep_mode else to_rgb(image)
-            decoded.info[FULL_SIZE] = full_size
-            return decoded
-    except ImageError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = f"more pixels than Pillow's own limit and DATA.MAX_PIXELS={max_pixels} allow ({error})"
-        raise ImageError(path, reason) from error
-    except _DECODE_ERRORS as error:
-        raise ImageError(path, _reason(path, error)) from error
-
-
-def _load(image: Image.Image, exif_orientation: bool, divisor: Callable[[Size], int] | None) -> Size:
-    """Decode in place, see `open_image`; the whole size."""
-    full_size = None
-    if divisor is not None and image.format in _SCALABLE:
-        is_on_side = exif_orientation and image.getexif().get(ExifTags.Base.Orientation) in _ON_SIDE
-        full_size = image.size[::-1] if is_on_side else image.size
-        scale = divisor(full_size)
-        if scale > 1:
-            image.draft(None, (image.width // scale, image.height // scale))
-    image.load()
-    if exif_orientation:
-        ImageOps.exif_transpose(image, in_place=True)
-    return full_size or image.size
+    """The decoded image in mode RGB. Arguments and errors are those of `ImageFile`."""
+    with ImageFile(
+        path, exif_orientation=exif_orientation, max_pixels=max_pixels, keep_mode=keep_mode
+    ) as file:
+        return file.decode()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in mode RGB. An RGB picture is returned as it is.
+    """The image in mode RGB. An RGB image is returned as it is.
 
-    Gray is repeated; CMYK, YCbCr and the like are converted by Pillow; 16-bit gray is divided by 257 and
+    Gray is repeated; Pillow converts CMYK, YCbCr and similar modes; 16-bit gray is divided by 257 and
     rounded; float gray must lie in [0, 1].
 
     Deviation: transparency (RGBA, LA, palette or color key) is composited on white. The official loader
-    drops the alpha channel, which shows whatever color the editor left behind.
+    drops the alpha channel, which shows the undefined colors of transparent pixels.
 
     Raises:
-        ValueError: an integer picture outside [0, 65535] or a float picture outside [0, 1], whose range
-            nobody declared, or a mode Pillow cannot convert.
+        ValueError: integer pixels outside [0, 65535] or float pixels outside [0, 1], whose range is not
+            declared, or a mode that Pillow cannot convert.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -141,7 +196,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_integers(values: np.ndarray) -> np.ndarray:
-    """16 bits to 8: 65535 = 255 * 257, so the division is exact at both ends."""
+    """16 bits to 8. 65535 = 255 * 257, so 0 maps to 0 and 65535 to 255."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise ValueError(f"integer pixels from {low} to {high}; expected 16 bits, 0 to 65535")
@@ -160,7 +215,7 @@ def _gray(values: np.ndarray) -> Image.Image:
 
 
 def _reason(path: str | Path, error: BaseException) -> str:
-    """What is wrong with the file, from its first bytes where Pillow only says "cannot identify"."""
+    """What is wrong with the file; its first bytes tell where Pillow only says "cannot identify"."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):

@@ -1,59 +1,51 @@
-"""The images of pre-training: two views, a mask, and token ids where they are stored."""
+"""The data set of pre-training: two views of each image, a mask, and token ids where they are stored."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from yacs.config import CfgNode
 
-from beit.data.dataset import ImageDataset, Transform, open_options
-from beit.data.image_list import ImageList
+from beit.data.dataset import ImageDataset, open_options
 from beit.data.masking import MaskGenerator, build_mask_generator
 from beit.data.splits import open_unlabeled
+from beit.data.transforms import Arrays, Transform
 from beit.data.two_view import build_eval_views, build_train_views
 
 # L patches of an image
 
-_MASK_STREAM = 1  # of an item's random numbers: its mask does not depend on what its views drew
+_MASK_STREAM = 1  # separate random numbers, so that the mask does not depend on how many the views have used
 
 
+@dataclass(eq=False, repr=False)
 class PretrainDataset(ImageDataset):
-    """Items by `Sample`: the views of the transform, `mask` bool `[L]`, `index`, and `tokens` int64 `[L]` if stored.
+    """The views of the transform, `mask` bool `[L]`, `index`, and `tokens` int64 `[L]` where they are stored.
 
     Args:
-        images: what to read.
-        transform: two views of a picture.
-        masks: draws a mask.
-        fixed_views: the views depend on the image alone, not on the seed of the sample: what stored tokens need. Masks are new
-            each time all the same.
-        tokens: file of ids, `.npy` `[images, L]`.
-        options: of `ImageDataset`.
+        images: the files to read.
+        transform: from an image to one or two views.
+        masks: draws the masks.
+        fixed_views: make the views depend on the image alone and not on the sample's seed, as stored tokens need.
+            The masks differ between epochs all the same.
+        tokens: file of token ids, `.npy` `[images, L]`.
     """
 
-    def __init__(
-        self,
-        images: ImageList,
-        transform: Transform,
-        masks: MaskGenerator,
-        *,
-        fixed_views: bool = False,
-        tokens: Path | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(images, transform, **options)
-        self.masks = masks
-        self.fixed_views = fixed_views
-        self.tokens = tokens
+    transform: Transform
+    masks: MaskGenerator
+    fixed_views: bool = field(default=False, kw_only=True)
+    tokens: Path | None = field(default=None, kw_only=True)
 
-    def _read(self, index: int, seed: int) -> dict[str, np.ndarray]:
-        sample = super()._read(index, index if self.fixed_views else seed)
-        sample["mask"] = self.masks(np.random.default_rng([self.seed, seed, _MASK_STREAM]))
+    def read(self, index: int, seed: int) -> Arrays:
+        rng = self.generator(index if self.fixed_views else seed)
+        arrays = self.transformed(index, self.transform, rng)
+        arrays["mask"] = self.masks(self.generator(seed, _MASK_STREAM))
         if self.tokens is not None:
-            # Opened per item: an open map cannot travel to a worker process, and opening takes microseconds.
-            sample["tokens"] = np.load(self.tokens, mmap_mode="r")[index].astype(np.int64)
-        return sample
+            # Opened for each item: an open memory map cannot be pickled for a worker, and opening takes microseconds.
+            arrays["tokens"] = np.load(self.tokens, mmap_mode="r")[index].astype(np.int64)
+        return arrays
 
 
 def build_pretrain_dataset(
@@ -65,9 +57,15 @@ def build_pretrain_dataset(
     fixed_views: bool = False,
     tokens: Path | None = None,
 ) -> PretrainDataset | None:
-    """The images of a split with random views for "train" and the center for "val"; None without validation part.
+    """The images of a split: random views for "train", the center for "val"; None without validation images.
 
-    `second_size` is the (height, width) of the tokenizer's view; stored `tokens` need none.
+    Args:
+        config: the keys DATA.*, TRAIN.* and MASK.*.
+        split: "train" or "val".
+        second_size: (height, width) of the tokenizer's view in pixels; ignored where `tokens` are stored.
+        bad_images: see `ImageDataset`.
+        fixed_views: see `PretrainDataset`.
+        tokens: see `PretrainDataset`.
 
     Raises:
         FileNotFoundError, ValueError: see `open_unlabeled` and `build_mask_generator`.

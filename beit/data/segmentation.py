@@ -19,8 +19,10 @@ from yacs.config import CfgNode
 
 from beit.config import image_hw
 from beit.data.dataset import ImageDataset, open_options
-from beit.data.image_mask import IGNORE, ImageMasks, MaskReader, open_image_masks
-from beit.data.images import OpenOptions, open_image
+from beit.data.image_list import ImageList
+from beit.data.image_mask import IGNORE, MaskReader, open_image_masks
+from beit.data.images import open_image
+from beit.data.transforms import Arrays
 
 Size = tuple[int, int]  # height, width in pixels
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels
@@ -157,9 +159,7 @@ class SegmentTrainTransform:
     hflip: float = 0.5
     photometric: bool = True
 
-    def __call__(
-        self, image: Image.Image, labels: np.ndarray, rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
+    def __call__(self, image: Image.Image, labels: np.ndarray, rng: np.random.Generator) -> Arrays:
         factor = rng.uniform(*self.ratio)
         limits = (int(self.limits[0] * factor), int(self.limits[1] * factor))
         scaled = fitting_size((image.height, image.width), limits)
@@ -201,10 +201,10 @@ class SegmentEvalTransform:
 
     def __call__(
         self, image: Image.Image, labels: np.ndarray, rng: np.random.Generator | None = None
-    ) -> dict[str, np.ndarray]:
+    ) -> Arrays:
         return {**self.images(image), "label": labels}
 
-    def images(self, image: Image.Image) -> dict[str, np.ndarray]:
+    def images(self, image: Image.Image) -> Arrays:
         """The picture alone."""
         pixels = np.asarray(image)
         return {
@@ -222,48 +222,30 @@ class SegmentEvalTransform:
         return fitting_size(own, (longer, shorter))
 
 
+@dataclass(eq=False, repr=False)
 class SegmentationDataset(ImageDataset):
-    """Items by `Sample`: what the transform returns, and `index` int64.
+    """The arrays of the transform, and `index` int64.
 
     Args:
-        pairs: what to read.
-        transform: from an RGB picture, labels uint8 `[H, W]` and a generator to named arrays.
-        read_mask: how label maps are read.
-        seed, open_options, bad_images: see `ImageDataset`; wrong label maps are never passed over.
+        images: the images.
+        masks: their label maps, in the same order. An unreadable or wrong label map is always an error.
+        transform: from an RGB image and labels uint8 `[H, W]` to named arrays.
+        read_mask: reads a label map.
 
     Raises:
         ImageError: see `ImageDataset`.
         MaskError: see `MaskReader`.
     """
 
-    def __init__(
-        self,
-        pairs: ImageMasks,
-        transform: SegmentTrainTransform | SegmentEvalTransform,
-        read_mask: MaskReader,
-        *,
-        seed: int = 0,
-        open_options: OpenOptions | None = None,
-        bad_images: Path | None = None,
-    ) -> None:
-        # The transform takes the labels too; only `_read`, replaced below, calls it.
-        super().__init__(
-            pairs.images,
-            transform,  # type: ignore[arg-type]
-            seed=seed,
-            open_options=open_options,
-            bad_images=bad_images,
-        )
-        self.pairs = pairs
-        self.joint_transform = transform
-        self.read_mask = read_mask
+    masks: ImageList
+    transform: SegmentTrainTransform | SegmentEvalTransform
+    read_mask: MaskReader
 
-    def _read(self, index: int, seed: int) -> dict[str, np.ndarray]:
+    def read(self, index: int, seed: int) -> Arrays:
         image = open_image(self.images.path(index), **self.open_options)
-        labels = self.read_mask(self.pairs.masks.path(index), image.size)
-        sample = self.joint_transform(image, labels, np.random.default_rng([self.seed, seed]))
-        sample["index"] = np.asarray(index, np.int64)
-        return sample
+        labels = self.read_mask(self.masks.path(index), image.size)
+        arrays = self.transform(image, labels, self.generator(seed))
+        return {**arrays, "index": np.asarray(index, np.int64)}
 
 
 def build_segmentation_dataset(
@@ -280,8 +262,10 @@ def build_segmentation_dataset(
             f"MODEL.NUM_CLASSES={config.MODEL.NUM_CLASSES}; label maps hold at most {IGNORE - 1}"
         )
     reader = MaskReader(config.MODEL.NUM_CLASSES, data.IGNORE_LABEL, data.REDUCE_ZERO_LABEL, data.MAX_PIXELS)
+    pairs = open_image_masks(config, split)
     return SegmentationDataset(
-        open_image_masks(config, split),
+        pairs.images,
+        pairs.masks,
         build_train_transform(config) if split == "train" else build_eval_transform(config),
         reader,
         seed=config.SEED,

@@ -1,15 +1,16 @@
-"""From a decoded picture to the uint8 array the model's batch is made of.
+"""The image transforms of timm and torchvision, written here because those libraries need torch.
 
-Geometry is Pillow's on 8-bit pictures, as in the official pipeline (timm and torchvision on PIL images): an
-antialiased resize of float tensors gives other numbers. Normalization and erasing follow on the device
+Crops and resizes are Pillow's on 8-bit images, as in the official pipeline; an antialiased resize of float tensors
+gives other numbers. The results are uint8 arrays; normalization and erasing follow on the device
 (`batch_transforms`).
 
-Shapes: H, W the input size of the model; N erase boxes per image.
+Shapes: H, W input size of the model; N erase boxes per image.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,10 +19,11 @@ from PIL import Image, ImageEnhance
 from yacs.config import CfgNode
 
 from beit.config import image_hw
-from beit.data.images import DIVISORS, FULL_SIZE, Size
+from beit.data.images import DRAFT_SCALES, ImageFile, Size
 from beit.data.randaugment import RandAugment, parse_policy
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as Pillow has it
+Arrays = dict[str, np.ndarray]
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, Pillow's order
 Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 FILTERS = {
@@ -29,7 +31,20 @@ FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_MAX_ELONGATION = 64  # the center crop never looks that far; a picture of 1 x 20000 would get 5 million rows
+# An image of 1 x 20000 pixels would be resized to 5 million rows, of which the center crop uses 224.
+_MAX_ELONGATION = 64
+
+
+class Transform(ABC):
+    """From an image to the named arrays of a training or evaluation sample."""
+
+    @abstractmethod
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Arrays:
+        """Transform an RGB image. All random numbers come from `rng`."""
+
+    def load(self, file: ImageFile, rng: np.random.Generator) -> Arrays:
+        """Decode a file and transform it. A transform that can do with fewer pixels overrides this."""
+        return self(file.decode(), rng)
 
 
 def resized_crop_box(
@@ -39,10 +54,16 @@ def resized_crop_box(
     ratio: tuple[float, float],
     rng: np.random.Generator,
 ) -> Box:
-    """A random part of the picture: area share uniform in `scale`, width / height log-uniform in `ratio`.
+    """A random crop box: its share of the area is uniform in `scale`, its width / height log-uniform in `ratio`.
 
-    After ten draws that do not fit, the largest central part whose aspect lies in `ratio`.
+    After ten draws that do not fit, the largest central box whose aspect ratio lies in `ratio`.
     Source: torchvision `RandomResizedCrop.get_params`; timm `RandomResizedCropAndInterpolation`.
+
+    Args:
+        width: of the image, pixels.
+        height: of the image, pixels.
+        scale: range of the box's share of the area, within [0, 1].
+        ratio: range of the box's width / height.
     """
     for _ in range(10):
         area = rng.uniform(*scale) * width * height
@@ -64,16 +85,16 @@ def resized_crop_box(
 def resize_shorter_side(
     image: Image.Image, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
-    """The picture scaled, aspect kept, so that it just covers `size`.
+    """The image resized to the smallest size of the same aspect ratio that covers `size`.
 
-    For a square `size` the shorter side gets it and the longer side int(size * long / short), as torchvision.
-    A rectangle is covered the same way: one side fits exactly, the other is as long or longer.
+    For a square `size` the shorter side becomes `size` and the longer int(size * long / short), as in torchvision.
+    For a rectangle one side fits exactly and the other is at least as long.
 
     Args:
-        size: (height, width) to cover.
+        size: (height, width) to cover, pixels.
     """
     height, width = size
-    if image.width * height >= image.height * width:  # relatively wider than `size`: the height fits
+    if image.width * height >= image.height * width:  # wider than `size`: the height fits
         resized = (image.width * height // image.height, height)
     else:
         resized = (width, image.height * width // image.width)
@@ -81,10 +102,10 @@ def resize_shorter_side(
 
 
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The central (height, width) of the picture; beyond its borders black.
+    """The central (height, width) of the image, padded with black where the image is smaller.
 
-    Source: torchvision `center_crop`, whose margins round half to even and whose padding puts the odd pixel
-    to the right and bottom.
+    Source: torchvision `center_crop`: its margins round half to even, its padding puts the odd pixel to the right
+    and bottom.
     """
     height, width = size
     left = _crop_margin(image.width, width)
@@ -99,11 +120,16 @@ def _crop_margin(length: int, cropped: int) -> int:
 def erase_boxes(
     size: tuple[int, int], probability: float, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Where to erase: (top, left, height, width) in pixels, int32 `[N, 4]`; zeros where nothing is erased.
+    """Random boxes to erase: (top, left, height, width) in pixels, int32 `[N, 4]`; zeros where nothing is erased.
 
-    With `probability`, `count` boxes that share 2 % to 1/3 of the image, aspect log-uniform in 0.3 to 1/0.3;
-    a box that does not fit in ten draws is left out.
-    Source: timm `RandomErasing`, the recipe's defaults.
+    With `probability`, `count` boxes, each of 2 % to 1/3 of the image's area divided by `count`, with an aspect ratio
+    log-uniform from 0.3 to 1/0.3. A box that does not fit in ten draws is left out.
+    Source: timm `RandomErasing` with the defaults of the official recipe.
+
+    Args:
+        size: (height, width) of the image, pixels.
+        probability: of erasing anything.
+        count: N.
     """
     boxes = np.zeros((count, 4), np.int32)
     if rng.random() >= probability:
@@ -124,7 +150,7 @@ def erase_boxes(
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Brightness, contrast, saturation, each times a factor in [1 - strength, 1 + strength], in random order.
+    """Scale brightness, contrast and saturation by factors in [1 - strength, 1 + strength], in random order.
 
     Source: torchvision `ColorJitter(strength, strength, strength)`.
     """
@@ -140,7 +166,7 @@ class ColorJitter:
 
 
 @dataclass(frozen=True)
-class TrainTransform:
+class TrainTransform(Transform):
     """Random resized crop, flip, then RandAugment or color jitter; and the boxes to erase later.
 
     Returns: `image` uint8 `[3, H, W]`, `erase` int32 `[N, 4]`.
@@ -151,10 +177,11 @@ class TrainTransform:
         scale: range of the crop's share of the area.
         ratio: range of the crop's width / height.
         hflip: probability of mirroring.
-        augment: what follows the flip; None for nothing.
+        resample: filter of the resize.
+        augment: applied after the flip; None for nothing.
         erase_probability: of erasing anything.
-        erase_count: boxes per erased image.
-        scaled_decoding: take pictures that were decoded smaller than they are, see `divisor`.
+        erase_count: N.
+        scaled_decoding: let `load` decode a JPEG smaller where the crop keeps at least as many pixels as the result.
     """
 
     size: tuple[int, int]
@@ -167,8 +194,28 @@ class TrainTransform:
     erase_count: int = 1
     scaled_decoding: bool = False
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        image = self._cut(image, rng)
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Arrays:
+        return self._apply(image, self._draw_box(image.size, rng), 1, rng)
+
+    def load(self, file: ImageFile, rng: np.random.Generator) -> Arrays:
+        box = self._draw_box(file.size, rng)
+        scale = self._draft_scale(box) if self.scaled_decoding else 1
+        image = file.decode(scale)
+        return self._apply(image, box, 1 if image.size == file.size else scale, rng)
+
+    def _draw_box(self, size: Size, rng: np.random.Generator) -> Box:
+        return resized_crop_box(*size, self.scale, self.ratio, rng)
+
+    def _draft_scale(self, box: Box) -> int:
+        """The largest scale at which the box still has at least as many rows and columns as the result."""
+        left, top, right, bottom = box
+        height, width = self.size
+        enlargement = max(1.0, min((right - left) / width, (bottom - top) / height))
+        return max(scale for scale in DRAFT_SCALES if scale <= enlargement)
+
+    def _apply(self, image: Image.Image, box: Box, draft_scale: int, rng: np.random.Generator) -> Arrays:
+        """Crop and augment an image that was decoded `draft_scale` times smaller; `box` is in full-size pixels."""
+        image = self._crop(image, box, draft_scale)
         if rng.random() < self.hflip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.augment is not None:
@@ -176,52 +223,34 @@ class TrainTransform:
         boxes = erase_boxes(self.size, self.erase_probability, self.erase_count, rng)
         return {"image": channels_first(image), "erase": boxes}
 
-    def divisor(self, full_size: Size, rng: np.random.Generator) -> int:
-        """How many times smaller a picture may be decoded: the crop is still as large as the result, or larger.
-
-        1 without `scaled_decoding`.
-
-        Args:
-            full_size: (width, height) of the picture.
-            rng: in the state in which the call will get it.
-        """
-        if not self.scaled_decoding:
-            return 1
-        left, top, right, bottom = resized_crop_box(*full_size, self.scale, self.ratio, rng)
-        height, width = self.size
-        room = max(1.0, min((right - left) / width, (bottom - top) / height))
-        return max(divisor for divisor in DIVISORS if divisor <= room)
-
-    def _cut(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """The random part of the picture in the size of the result; the draws are those of the whole picture."""
-        full_width, full_height = image.info.get(FULL_SIZE, image.size)
-        box = resized_crop_box(full_width, full_height, self.scale, self.ratio, rng)
-        if image.size == (full_width, full_height):
-            # Crop first: resize(box=...) alone would filter across the borders of the crop and differ there.
-            return image.crop(box).resize(self.size[::-1], self.resample)
-        divisor = round(full_width / image.width)  # the decoder rounds sides up
-        # Not rounded to pixels: half a pixel of these would be several of the picture's.
-        left, top, right, bottom = (edge / divisor for edge in box)
-        return image.resize(self.size[::-1], self.resample, (left, top, right, bottom))
+    def _crop(self, image: Image.Image, box: Box, draft_scale: int) -> Image.Image:
+        size = self.size[::-1]
+        if draft_scale == 1:
+            # Crop first: resize(box=...) would let pixels from outside of the crop into the filter.
+            return image.crop(box).resize(size, self.resample)
+        # Not rounded: half a pixel of the smaller image is up to four pixels of the full-size image.
+        left, top, right, bottom = (edge / draft_scale for edge in box)
+        return image.resize(size, self.resample, (left, top, right, bottom))
 
 
 @dataclass(frozen=True)
-class EvalTransform:
-    """Resize so that the crop is `crop_pct` of the shorter side, then the center.
+class EvalTransform(Transform):
+    """Resize the shorter side to size / crop_pct, then crop the center.
 
     Returns: `image` uint8 `[3, H, W]`.
     Source: official `datasets.py` `build_transform`: Resize(int(size / crop_pct)), CenterCrop(size).
 
     Args:
         size: (height, width) of the result, pixels.
-        crop_pct: crop side / resized side; 0.875 gives 256 for 224, 1.0 is the protocol from 384 on.
+        crop_pct: crop side / resized side; 0.875 resizes to 256 for 224, the protocol uses 1.0 from 384 on.
+        resample: filter of the resize.
     """
 
     size: tuple[int, int]
     crop_pct: float = 0.9
     resample: Image.Resampling = Image.Resampling.BICUBIC
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> Arrays:
         height, width = self.size
         longest = _MAX_ELONGATION * min(image.size)
         if max(image.size) > longest:
@@ -235,7 +264,7 @@ def build_train_transform(config: CfgNode) -> TrainTransform:
     """The training transform of DATA.* and TRAIN.*."""
     augment: Augment | None = None
     if config.TRAIN.AUTO_AUGMENT:
-        # the same fill as timm: the mean color, so that turned corners are zero after normalization
+        # timm's fill color: the mean, so that the corners of rotated images are zero after normalization
         red, green, blue = (min(255, round(255 * mean)) for mean in config.DATA.IMAGENET_MEAN)
         augment = RandAugment(parse_policy(config.TRAIN.AUTO_AUGMENT), fill=(red, green, blue))
     elif config.TRAIN.COLOR_JITTER:
@@ -259,8 +288,7 @@ def build_eval_transform(config: CfgNode) -> EvalTransform:
 
 
 def channels_first(image: Image.Image) -> np.ndarray:
-    """The pixels of an RGB picture, uint8 `[3, H, W]`."""
-    planes = bytearray().join(
-        plane.tobytes() for plane in image.split()
-    )  # a third faster than NumPy's transpose
+    """The pixels of an RGB image, uint8 `[3, H, W]`."""
+    # A third faster than NumPy's transpose.
+    planes = bytearray().join(plane.tobytes() for plane in image.split())
     return np.frombuffer(planes, np.uint8).reshape(3, image.height, image.width)

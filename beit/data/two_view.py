@@ -13,7 +13,15 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from beit.config import image_hw
-from beit.data.transforms import FILTERS, Box, ColorJitter, channels_first, resized_crop_box
+from beit.data.transforms import (
+    FILTERS,
+    Arrays,
+    Box,
+    ColorJitter,
+    Transform,
+    channels_first,
+    resized_crop_box,
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Views:
     resample: Image.Resampling = Image.Resampling.BICUBIC
     second_resample: Image.Resampling = Image.Resampling.LANCZOS
 
-    def cut(self, image: Image.Image, box: Box) -> dict[str, np.ndarray]:
+    def cut(self, image: Image.Image, box: Box) -> Arrays:
         """`image` uint8 `[3, H, W]` and `second` uint8 `[3, h, w]` of one part of the picture."""
         part = image.crop(box)
         views = {"image": channels_first(part.resize(self.size[::-1], self.resample))}
@@ -35,7 +43,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class TwoViewTransform:
+class TwoViewTransform(Transform):
     """Color jitter, flip, then one random crop for both views: `image` and `second` (see `Views.cut`).
 
     Source: unilm/beit/datasets.py `DataAugmentationForBEiT`; transforms.py `RandomResizedCropAndInterpolationWithTwoPic`.
@@ -54,7 +62,7 @@ class TwoViewTransform:
     hflip: float = 0.5
     jitter: ColorJitter | None = ColorJitter(0.4)
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Arrays:
         if self.jitter is not None:
             image = self.jitter(image, rng)
         if rng.random() < self.hflip:
@@ -64,13 +72,13 @@ class TwoViewTransform:
 
 
 @dataclass(frozen=True)
-class CentralTwoView:
+class CentralTwoView(Transform):
     """Both views of the center, for evaluation: `crop_pct` of the largest box with the aspect of the model's view."""
 
     views: Views
     crop_pct: float = 1.0
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> Arrays:
         height, width = self.views.size
         factor = self.crop_pct * min(image.width / width, image.height / height)
         crop_width, crop_height = max(1, round(width * factor)), max(1, round(height * factor))

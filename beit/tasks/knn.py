@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from beit.beit import build_backbone
 from beit.config import batch_size_eval
-from beit.data.dataset import ImageDataset, open_options
+from beit.data.dataset import ClassificationDataset, ImageDataset, open_options
 from beit.data.loader import Loader
 from beit.data.sampler import Sample
 from beit.data.splits import open_split
@@ -52,7 +52,7 @@ class Knn(Task):
         self._train_labels: Tensor | None = None
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
-        return ImageDataset(
+        return ClassificationDataset(
             open_split(self.config, split),
             build_eval_transform(self.config),
             open_options=open_options(self.config),

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.data.dataset import ImageDataset, build_dataset
+from beit.data import images as images_module
+from beit.data.dataset import ClassificationDataset, build_dataset
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError
 from beit.data.sampler import Sample
-from beit.data.transforms import EvalTransform, TrainTransform
+from beit.data.transforms import EvalTransform, TrainTransform, Transform
 
 BAD = {3, 4}
 
@@ -27,12 +28,18 @@ def images(tmp_path):
     return ImageList.from_names(tmp_path, [f"{k}.png" for k in range(12)], np.arange(12) % 5)
 
 
-def noisy(image, rng):
-    return {"image": np.asarray(image)[..., 0], "noise": rng.random(4)}
+class Noisy(Transform):
+    def __call__(self, image, rng):
+        return {"image": np.asarray(image)[..., 0], "noise": rng.random(4)}
+
+
+class Broken(Transform):
+    def __call__(self, image, rng):
+        raise ValueError("a mistake of ours")
 
 
 def test_evaluation_item(images):
-    item = ImageDataset(images, EvalTransform((8, 8), 1.0))[Sample(7, 7)]
+    item = ClassificationDataset(images, EvalTransform((8, 8), 1.0))[Sample(7, 7)]
     assert set(item) == {"image", "label", "index"}
     assert item["image"].shape == (3, 8, 8) and item["image"].dtype == np.uint8
     assert (item["image"] == 140).all()
@@ -41,34 +48,37 @@ def test_evaluation_item(images):
 
 
 def test_training_item(images):
-    item = ImageDataset(images, TrainTransform((8, 8), erase_probability=1.0, erase_count=2))[Sample(1, 50)]
+    item = ClassificationDataset(images, TrainTransform((8, 8), erase_probability=1.0, erase_count=2))[
+        Sample(1, 50)
+    ]
     assert set(item) == {"image", "label", "index", "erase"}
     assert item["erase"].shape == (2, 4) and item["erase"].dtype == np.int32
 
 
 def test_without_labels(images, tmp_path):
-    item = ImageDataset(ImageList.from_names(tmp_path, ["0.png"]), noisy)[Sample(0, 0)]
+    item = ClassificationDataset(ImageList.from_names(tmp_path, ["0.png"]), Noisy())[Sample(0, 0)]
     assert "label" not in item and item["index"] == 0
 
 
 def test_randomness_is_a_function_of_both_seeds(images):
-    dataset = ImageDataset(images, noisy, seed=5)
+    dataset = ClassificationDataset(images, Noisy(), seed=5)
     np.testing.assert_array_equal(dataset[Sample(1, 9)]["noise"], np.random.default_rng([5, 9]).random(4))
     np.testing.assert_array_equal(dataset[Sample(1, 9)]["noise"], dataset[Sample(2, 9)]["noise"])
     assert (dataset[Sample(1, 9)]["noise"] != dataset[Sample(1, 10)]["noise"]).all()
     assert (
-        ImageDataset(images, noisy, seed=6)[Sample(1, 9)]["noise"] != dataset[Sample(1, 9)]["noise"]
+        ClassificationDataset(images, Noisy(), seed=6)[Sample(1, 9)]["noise"]
+        != dataset[Sample(1, 9)]["noise"]
     ).all()
 
 
 def test_evaluation_raises(images, tmp_path):
     with pytest.raises(ImageError, match=r"3.png: an empty file \(0 bytes\) \(image 3 of the list, from 0\)"):
-        ImageDataset(images, noisy)[Sample(3, 3)]
+        ClassificationDataset(images, Noisy())[Sample(3, 3)]
 
 
 def test_training_takes_the_next_image_and_notes_the_bad_one(images, tmp_path):
     notes = tmp_path / "bad.txt"
-    dataset = ImageDataset(images, noisy, bad_images=notes)
+    dataset = ClassificationDataset(images, Noisy(), bad_images=notes)
     assert dataset[Sample(2, 8)]["index"] == 2
     assert not notes.exists()
     assert dataset.unreadable() == set()
@@ -85,7 +95,7 @@ def test_training_takes_the_next_image_and_notes_the_bad_one(images, tmp_path):
 
 def test_replacement_wraps_around(images, tmp_path):
     (tmp_path / "11.png").unlink()
-    item = ImageDataset(images, noisy, bad_images=tmp_path / "bad.txt")[Sample(11, 0)]
+    item = ClassificationDataset(images, Noisy(), bad_images=tmp_path / "bad.txt")[Sample(11, 0)]
     assert item["index"] == 0
     assert "11.png\tno such file" in (tmp_path / "bad.txt").read_text()
 
@@ -93,22 +103,19 @@ def test_replacement_wraps_around(images, tmp_path):
 def test_ten_bad_images_in_a_row_stop(tmp_path):
     images = ImageList.from_names(tmp_path, [f"{k}.png" for k in range(20)])
     with pytest.raises(ImageError, match=r"14.png: no such file; and so are the 9 images before it"):
-        ImageDataset(images, noisy, bad_images=tmp_path / "bad.txt")[Sample(5, 0)]
+        ClassificationDataset(images, Noisy(), bad_images=tmp_path / "bad.txt")[Sample(5, 0)]
     assert len((tmp_path / "bad.txt").read_text().splitlines()) == 10
 
 
 def test_errors_of_the_transform_are_not_bad_images(images, tmp_path):
-    def broken(image, rng):
-        raise ValueError("a mistake of ours")
-
     with pytest.raises(ValueError, match="a mistake of ours"):
-        ImageDataset(images, broken, bad_images=tmp_path / "bad.txt")[Sample(0, 0)]
+        ClassificationDataset(images, Broken(), bad_images=tmp_path / "bad.txt")[Sample(0, 0)]
     assert not (tmp_path / "bad.txt").exists()
 
 
 def test_open_options_reach_the_decoder(images):
     with pytest.raises(ImageError, match="20 x 16 pixels are more than DATA.MAX_PIXELS=10"):
-        ImageDataset(images, noisy, open_options={"max_pixels": 10})[Sample(0, 0)]
+        ClassificationDataset(images, Noisy(), open_options={"max_pixels": 10})[Sample(0, 0)]
 
 
 def config(root):
@@ -154,21 +161,20 @@ def test_build_dataset(tmp_path):
     assert len(val) == 1
 
 
-def test_scaled_decoding_is_of_the_training_images_and_can_be_switched_off(tmp_path, monkeypatch):
+def test_scaled_decoding_is_for_training_images_and_can_be_switched_off(tmp_path, monkeypatch):
     for split in ("train", "val"):
         (tmp_path / split / "cat").mkdir(parents=True)
         Image.new("RGB", (640, 480), "gray").save(tmp_path / split / "cat" / "a.jpg")
-    settings, seen = config(tmp_path), []
+    settings, decoded, decode = config(tmp_path), [], images_module.ImageFile.decode
+
+    def recorded(*args):
+        image = decode(*args)
+        decoded.append(image.size)
+        return image
+
+    monkeypatch.setattr(images_module.ImageFile, "decode", recorded)
     settings.DATA.MAX_PIXELS = 640 * 480
     for split, is_on in (("train", True), ("train", False), ("val", True)):
         settings.DATA.SCALED_DECODING = is_on
-        found = build_dataset(settings, split)
-        transform = type(found.transform)
-        monkeypatch.setattr(
-            transform,
-            "__call__",
-            lambda self, image, rng: seen.append(image.size) or {"image": np.asarray(image)},
-        )
-        found[Sample(0, 3)]
-        monkeypatch.undo()
-    assert seen == [(80, 60), (640, 480), (640, 480)]
+        build_dataset(settings, split)[Sample(0, 3)]
+    assert decoded == [(80, 60), (640, 480), (640, 480)]

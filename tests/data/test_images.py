@@ -7,9 +7,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from beit.data.images import FULL_SIZE, ImageError, open_image, to_rgb
+from beit.data.images import ImageError, ImageFile, open_image, to_rgb
 
 GRAY = np.array([[0, 1, 128, 255]], np.uint8)
 
@@ -247,48 +247,58 @@ def smooth(width, height):
     return Image.fromarray((128 + 80 * np.stack(waves, -1)).astype(np.uint8))
 
 
-@pytest.mark.parametrize("divisor", [1, 2, 4, 8])
-def test_a_jpeg_is_decoded_smaller_and_tells_its_whole_size(tmp_path, divisor):
-    path, asked = save(tmp_path / "a.jpg", smooth(243, 161), quality=95), []
-    found = open_image(path, divisor=lambda size: asked.append(size) or divisor)
-    assert asked == [(243, 161)] and found.info[FULL_SIZE] == (243, 161)
-    assert found.size == (-(-243 // divisor), -(-161 // divisor))
-    expected = open_image(path).reduce(divisor)
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+def test_a_jpeg_is_decoded_smaller_and_keeps_its_full_size(tmp_path, scale):
+    path = save(tmp_path / "a.jpg", smooth(243, 161), quality=95)
+    with ImageFile(path) as file:
+        assert file.size == (243, 161)
+        found = file.decode(scale)
+        assert file.size == (243, 161)
+    assert found.size == (-(-243 // scale), -(-161 // scale))
+    expected = open_image(path).reduce(scale)
     error = np.abs(np.asarray(found).astype(int) - np.asarray(expected))
-    assert error.max() <= (0 if divisor == 1 else 4)
+    assert error.max() <= (0 if scale == 1 else 4)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_the_smaller_size_is_exact_for_every_size_that_can_be_reduced(tmp_path, scale):
+    for side in range(scale, 80):
+        path = save(tmp_path / "a.jpg", Image.new("RGB", (side, 81)))
+        with ImageFile(path) as file:
+            assert file.decode(scale).size == (-(-side // scale), -(-81 // scale))
 
 
 def test_only_a_jpeg_is_decoded_smaller(tmp_path):
     path = save(tmp_path / "a.png", smooth(64, 48))
-    found = open_image(path, divisor=lambda size: 2)
-    assert found.size == found.info[FULL_SIZE] == (64, 48)
+    with ImageFile(path) as file:
+        assert file.decode(2).size == file.size == (64, 48)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_the_whole_size_is_that_of_the_turned_picture(tmp_path, orientation):
-    exif, asked = Image.Exif(), []
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_the_full_size_is_that_of_the_rotated_image(tmp_path, name, orientation):
+    exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(tmp_path / "a.jpg", smooth(160, 96), exif=exif)
+    path = save(tmp_path / name, smooth(160, 96), exif=exif)
     full = (96, 160) if orientation >= 6 else (160, 96)
-    found = open_image(path, exif_orientation=True, divisor=lambda size: asked.append(size) or 4)
-    assert asked == [full] and found.info[FULL_SIZE] == full
-    assert found.size == (full[0] // 4, full[1] // 4)
-    asked.clear()
-    assert open_image(path, divisor=lambda size: asked.append(size) or 4).size == (40, 24)
-    assert asked == [(160, 96)]
-
-
-def test_a_text_chunk_is_not_taken_for_the_whole_size(tmp_path):
-    text = PngImagePlugin.PngInfo()
-    text.add_text(FULL_SIZE, "a trap")
-    path = save(tmp_path / "a.png", smooth(20, 16), pnginfo=text)
-    with Image.open(path) as image:
-        assert image.info[FULL_SIZE] == "a trap"
-    assert open_image(path).info[FULL_SIZE] == (20, 16)
+    with ImageFile(path, exif_orientation=True) as file:
+        assert file.size == full
+        found = file.decode(4)
+    assert found.size == ((full[0] // 4, full[1] // 4) if name == "a.jpg" else full)
+    if name == "a.jpg":
+        with ImageFile(path) as file:
+            assert file.size == (160, 96)
+            assert file.decode(4).size == (40, 24)
 
 
 def test_a_truncated_jpeg_is_noticed_also_when_decoded_smaller(tmp_path):
     path = save(tmp_path / "a.jpg", smooth(320, 240))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ImageError, match="truncated"):
-        open_image(path, divisor=lambda size: 4)
+    with ImageFile(path) as file, pytest.raises(ImageError, match="truncated"):
+        file.decode(4)
+
+
+def test_errors_in_the_block_are_not_errors_of_the_file(tmp_path):
+    path = save(tmp_path / "a.png", smooth(4, 4))
+    with pytest.raises(ValueError, match=r"^a mistake of ours$"), ImageFile(path):
+        raise ValueError("a mistake of ours")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.data.dataset import ImageDataset
+from beit.data.dataset import ClassificationDataset
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError
 from beit.data.loader import Loader, collate
@@ -60,7 +60,7 @@ def test_workers_give_the_same_samples(tmp_path):
     for k in range(6):
         Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(tmp_path / f"{k}.png")
     images = ImageList.from_names(tmp_path, [f"{k}.png" for k in range(6)], range(6))
-    dataset = ImageDataset(images, TrainTransform((16, 16), erase_probability=0.5), seed=3)
+    dataset = ClassificationDataset(images, TrainTransform((16, 16), erase_probability=0.5), seed=3)
     samples = [[Sample(k, 100 + k) for k in (5, 1, 3)], [Sample(k, 200 + k) for k in (0, 4, 2)]]
     here = list(Loader(dataset, num_workers=0)(samples))
     with Loader(dataset, num_workers=2) as loader:

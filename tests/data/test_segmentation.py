@@ -235,8 +235,8 @@ def test_keys_reach_the_transforms(tmp_path):
         "DATA.IMAGE_SIZE": "[32, 64]",
     }
     train, val = (build_segmentation_dataset(config(tmp_path, **keys), split) for split in ("train", "val"))
-    assert train.joint_transform == SegmentTrainTransform((32, 64), (64, 48), (0.9, 1.1), 0.5, 0.25, False)
-    assert val.joint_transform == SegmentEvalTransform((64, 48), (0.5, 1.0), 32)
+    assert train.transform == SegmentTrainTransform((32, 64), (64, 48), (0.9, 1.1), 0.5, 0.25, False)
+    assert val.transform == SegmentEvalTransform((64, 48), (0.5, 1.0), 32)
     assert (train.read_mask.ignore_label, train.read_mask.reduce_zero_label) == (9, True)
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from beit.data import transforms
-from beit.data.images import open_image
+from beit.data.images import ImageFile, open_image
 from beit.data.randaugment import RandAugment
 from beit.data.transforms import ColorJitter, EvalTransform, TrainTransform
 
@@ -241,36 +241,46 @@ def detailed(width, height):
 
 
 @pytest.mark.parametrize("size", [(1001, 751), (1600, 1201)])
-def test_scaled_decoding_keeps_the_draws_and_stays_within_the_stated_error(tmp_path, size):
+def test_scaled_decoding_keeps_the_random_numbers_and_stays_within_the_stated_error(tmp_path, size):
     path = tmp_path / "a.jpg"
     detailed(*size).save(path, quality=90)
     whole = TrainTransform((224, 224), erase_probability=1.0)
     scaled = dataclasses.replace(whole, scaled_decoding=True)
-    full, divisors, errors = open_image(path), [], []
+    image, scales, errors = open_image(path), [], []
     for seed in range(8):
-        smaller = open_image(path, divisor=lambda full: scaled.divisor(full, np.random.default_rng(seed)))  # noqa: B023
-        divisors.append(round(size[0] / smaller.width))
-        expected, found = (
-            transform(image, np.random.default_rng(seed))
-            for transform, image in ((whole, full), (scaled, smaller))
-        )
-        np.testing.assert_array_equal(found["erase"], expected["erase"])  # the last of the draws
+        expected = whole(image, np.random.default_rng(seed))
+        with ImageFile(path) as file:
+            found = scaled.load(file, np.random.default_rng(seed))
+            scales.append(round(size[0] / file.decode().width))  # decodes once: as the transform asked
+        np.testing.assert_array_equal(found["erase"], expected["erase"])  # drawn last
         errors.append(np.abs(found["image"].astype(int) - expected["image"]))
-        if divisors[-1] == 1:
+        if scales[-1] == 1:
             assert not errors[-1].any()
-    means = [error.mean() for error, divisor in zip(errors, divisors, strict=True) if divisor > 1]
-    assert len(means) >= 4 and set(divisors) <= {1, 2, 4}
+    means = [error.mean() for error, scale in zip(errors, scales, strict=True) if scale > 1]
+    assert len(means) >= 4 and set(scales) <= {1, 2, 4}
     assert max(means) < 2 and max(error.max() for error in errors) < 50
 
 
-def test_divisor_leaves_the_crop_as_large_as_the_result():
-    transform = TrainTransform((32, 64), scaled_decoding=True)
+class Header:
+    """Stands for a file of 900 x 700 pixels and records the scale at which it is decoded."""
+
+    size = (900, 700)
+
+    def decode(self, draft_scale=1):
+        self.scale = draft_scale
+        return picture(-(-900 // draft_scale), -(-700 // draft_scale))
+
+
+def test_the_draft_scale_leaves_the_crop_as_large_as_the_result():
+    transform, file = TrainTransform((32, 64), scaled_decoding=True), Header()
     for seed in range(200):
         left, top, right, bottom = reference_box(
             900, 700, (0.08, 1), (3 / 4, 4 / 3), np.random.default_rng(seed)
         )
-        divisor = transform.divisor((900, 700), np.random.default_rng(seed))
+        transform.load(file, np.random.default_rng(seed))
         enough = [k for k in (1, 2, 4, 8) if (right - left) / k >= 64 and (bottom - top) / k >= 32]
-        assert divisor == max(enough)
-    assert transform.divisor((40, 30), np.random.default_rng(0)) == 1
-    assert TrainTransform((32, 64)).divisor((900, 700), np.random.default_rng(0)) == 1
+        assert file.scale == max(enough)
+    TrainTransform((1024, 1024), scaled_decoding=True).load(file, np.random.default_rng(0))
+    assert file.scale == 1
+    TrainTransform((32, 64)).load(file, np.random.default_rng(0))
+    assert file.scale == 1

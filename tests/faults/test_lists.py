@@ -197,21 +197,17 @@ def test_data_changes_between_resumes(tmp_path: Path, row: Row, change: str) -> 
     row.seen = message(text)[-200:]
 
 
-def _resident(_: Sample) -> dict[str, np.ndarray]:
+def _resident() -> dict[str, np.ndarray]:
     """Memory of this worker that it does not share, in MB."""
     with Path("/proc/self/smaps_rollup").open(encoding="utf-8") as file:
         private = sum(int(line.split()[1]) for line in file if line.startswith("Private"))
     return {"private": np.asarray(private / 1024)}
 
 
-def _nothing(_image: object, _rng: object) -> dict[str, np.ndarray]:
-    return {}
-
-
 class Measuring(ImageDataset):
-    def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
-        self.images.path(sample.index)
-        return _resident(sample)
+    def read(self, index: int, seed: int) -> dict[str, np.ndarray]:
+        self.images.path(index)
+        return _resident()
 
 
 def test_a_million_lines(tmp_path: Path, row: Row) -> None:
@@ -238,7 +234,7 @@ def test_a_million_lines(tmp_path: Path, row: Row) -> None:
     print_ = images.fingerprint()
     hashed = time.monotonic() - begin
     assert len(print_) == 16
-    with Loader(Measuring(images, _nothing), num_workers=2) as loader:
+    with Loader(Measuring(images), num_workers=2) as loader:
         begin = time.monotonic()
         private = [float(batch["private"].max()) for batch in loader([[Sample(n, n)] * 8 for n in range(8)])]
         ready = time.monotonic() - begin
