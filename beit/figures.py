@@ -18,7 +18,7 @@ _DPI = 100
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture uint8 `[H, W, 3]` with a title, in red where it tells of a mistake."""
+    """One image of a figure: `pixels` uint8 `[H, W, 3]`, and a title, which is red where `is_wrong`."""
 
     pixels: np.ndarray
     title: str = ""
@@ -26,17 +26,9 @@ class Tile:
 
 
 def pyplot() -> Any:
-    """matplotlib's drawing functions, without a screen.
+    """The `matplotlib.pyplot` module with a backend that needs no display. Imported on first use, which takes a second."""
+    import matplotlib
 
-    Raises:
-        ValueError: matplotlib is not installed; the message says how to get it.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError(
-            "drawing needs matplotlib, which is not installed: python -m pip install matplotlib"
-        ) from None
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -44,7 +36,7 @@ def pyplot() -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> Path:
-    """Write a figure as PNG and forget it."""
+    """Write a matplotlib figure as PNG and close it; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=_DPI)
     pyplot().close(figure)
@@ -54,7 +46,15 @@ def save_figure(figure: Any, path: Path) -> Path:
 def draw_tiles(
     tiles: Sequence[Tile], path: Path, *, columns: int, title: str = "", side: float = 1.5
 ) -> Path:
-    """Write tiles in rows, `side` inches each; the path."""
+    """Write a figure of images in rows; its path.
+
+    Args:
+        tiles: the images, row by row.
+        path: PNG file to write.
+        columns: images in a row.
+        title: of the whole figure.
+        side: width and height of an image, in inches.
+    """
     plt = pyplot()
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)

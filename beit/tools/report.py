@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import paddle
-from paddle import nn
-from yacs.config import CfgNode
 
-from beit.beit import build_backbone, build_beit
-from beit.bench.counting import (
-    CONVENTIONS,
-    count_by_part,
-    count_multiply_adds,
-    count_parameters,
-    estimate_training_memory,
-)
-from beit.config import image_hw
-from beit.models.mim import build_mim
-from beit.models.tokenizer import build_vqkd
-from beit.models.upernet import build_upernet
+from beit.bench.counting import CONVENTIONS
+from beit.bench.model_report import model_report
+from beit.logging import format_table
 from beit.tools.arguments import CONFIG_FLAGS, verb_parser, with_config
 
 EXAMPLES = (
     "python -m beit report -cfg=beit_base_patch16_224 --batch 64",
     "python -m beit report -cfg=beit_tiny_patch16_224 --json -opts MODEL.NUM_CLASSES 10",
 )
-_BUILDERS = {
-    "classify": build_beit,
-    "probe": build_backbone,
-    "knn": build_backbone,
-    "segment": build_upernet,
-    "pretrain": build_mim,
-    "tokenizer": build_vqkd,
-}
 _GIB = 2**30
-_MEANINGS = {
+_MEMORY_PARTS = {
     "weights": "float32",
     "gradients": "float32",
     "optimizer": "AdamW's two moments",
@@ -46,72 +28,42 @@ _MEANINGS = {
 }
 
 
-def report(config: CfgNode, batch: int | None = None) -> dict[str, Any]:
-    """Numbers of the network of a config.
-
-    `parameters`, `parameters_by_part`; `multiply_adds` of one image of DATA.IMAGE_SIZE by convention (not for
-    tokenizers); with a batch size `memory`: bytes by what they hold for a training step in float32 and with -amp.
-    """
-    model = _BUILDERS[config.TASK](config)
-    result: dict[str, Any] = {
-        "model": config.MODEL.NAME,
-        "task": config.TASK,
-        "image_size": list(image_hw(config)),
-        "parameters": count_parameters(model),
-        "parameters_by_part": count_by_part(model),
-    }
-    if config.TASK != "tokenizer":
-        counts = count_multiply_adds(model, *_inputs(config, model))
-        result["multiply_adds"] = {name: counts.under(name) for name in CONVENTIONS}
-    if batch and config.TASK != "tokenizer":
-        result["batch"] = batch
-        result["memory"] = {
-            kind: {**vars(memory), "total": memory.total}
-            for kind, memory in (
-                ("float32", estimate_training_memory(model, config, batch, half=False)),
-                ("amp", estimate_training_memory(model, config, batch, half=True)),
-            )
-        }
-    return result
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the report."""
     parser = verb_parser("report", f"{__doc__}\n\n{CONFIG_FLAGS}", EXAMPLES)
     parser.add_argument("--batch", type=int, help="images per device: estimate the memory of a training step")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     given, config = with_config(parser, argv)
     paddle.set_device("cpu")
-    result = report(config, given.batch)
+    result = model_report(config, given.batch)
     print(json.dumps(result, indent=2) if given.json else _text(result))
-
-
-def _inputs(config: CfgNode, model: nn.Layer) -> tuple[paddle.Tensor, ...]:
-    images = paddle.zeros([1, 3, *image_hw(config)])
-    if config.TASK != "pretrain":
-        return (images,)
-    return images, paddle.ones([1, model.patch_embed.num_patches], dtype="bool")
 
 
 def _text(result: dict[str, Any]) -> str:
     size = "x".join(str(side) for side in result["image_size"])
     lines = [f"{result['model']} ({result['task']}, {size} pixels)", f"parameters  {result['parameters']:,}"]
-    lines += [f"  {name:16} {number:>13,}" for name, number in result["parameters_by_part"].items()]
+    parts = result["parameters_by_part"]
+    lines += _rows([(name, f"{number:,}") for name, number in parts.items()])
     if "multiply_adds" in result:
+        counts = result["multiply_adds"]
         lines.append("multiply-adds of one image (one multiply-add is one; others print them as FLOPs)")
-        lines += [
-            f"  {name}  {number:>17,}  {CONVENTIONS[name]}"
-            for name, number in result["multiply_adds"].items()
-        ]
+        lines += _rows(
+            [(name, f"{number:,}") for name, number in counts.items()], [CONVENTIONS[name] for name in counts]
+        )
     if "memory" in result:
+        float32, amp = result["memory"]["float32"], result["memory"]["amp"]
         lines.append(f"memory of a training step, {result['batch']} images on one device, estimated, GiB")
-        kinds = result["memory"]
-        lines.append(f"  {'':12} {'float32':>8} {'-amp':>8}")
-        for name in kinds["float32"]:
-            cells = " ".join(f"{kinds[kind][name] / _GIB:8.2f}" for kind in kinds)
-            lines.append(f"  {name:12} {cells}  {_MEANINGS.get(name, '')}".rstrip())
+        rows = [(name, f"{float32[name] / _GIB:.2f}", f"{amp[name] / _GIB:.2f}") for name in float32]
+        comments = [_MEMORY_PARTS.get(name, "") for name in float32]
+        lines += _rows([("", "float32", "-amp"), *rows], ["", *comments])
         lines.append(
             "  not counted: decoding heads, tokenizer and teacher, workspaces, fragmentation, Paddle itself "
             "(about 0.5); python -m beit check measures a step"
         )
     return "\n".join(lines)
+
+
+def _rows(rows: Sequence[Sequence[str]], comments: Sequence[str] = ()) -> list[str]:
+    """Indented lines of a table whose first column is left-aligned, each followed by its comment."""
+    lines = format_table(rows, left=1).splitlines()
+    return [f"  {line}  {comment}".rstrip() for line, comment in zip_longest(lines, comments, fillvalue="")]

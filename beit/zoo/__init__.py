@@ -11,31 +11,27 @@ from typing import TypeAlias
 
 from yacs.config import CfgNode
 
-from beit.beit import Beit, build_beit
+from beit.beit import Beit
 from beit.checkpoint.canonical import CLASSIFIER
 from beit.checkpoint.class_names import PUBLISHED_LISTS
 from beit.checkpoint.load import load_pretrained
 from beit.config import get_config
+from beit.models.build import build_model
 from beit.models.dalle import DalleDecoder, DalleEncoder, DalleTokenizer
-from beit.models.mim import build_mim
 from beit.models.tokenizer import TRAINING_STATE, build_dalle_decoder, build_dalle_encoder, build_tokenizer
-from beit.models.upernet import UperNet, build_upernet
+from beit.models.upernet import UperNet
 from beit.models.vqkd import VqKd
 from beit.zoo.download import fetch
 from beit.zoo.table import PUBLISHED, Published
 
 Network: TypeAlias = Beit | UperNet | VqKd | DalleTokenizer | DalleEncoder | DalleDecoder
 
-BUILDERS: dict[str, Callable[[CfgNode], Network]] = {
-    "classifier": build_beit,
-    "mim_v1": build_mim,
-    "mim_v2": build_mim,
-    "segmentation": build_upernet,
+_TOKENIZERS: dict[str, Callable[[CfgNode], Network]] = {
     "vqkd": build_tokenizer,
     "dalle_encoder": build_dalle_encoder,
     "dalle_decoder": build_dalle_decoder,
 }
-"""What builds the network of each kind of checkpoint (`Published.kind`) from its config."""
+"""Kind of a tokenizer's checkpoint (`Published.kind`) -> function that builds its network; `build_model` builds others."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -81,7 +77,7 @@ def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int
         options += ["MODEL.NUM_CLASSES", num_classes]
         if entry.classifier_config:
             kind, config = CLASSIFIER, entry.classifier_config
-    model = BUILDERS[kind](get_config(config, options))
+    model: Network = _TOKENIZERS.get(kind, build_model)(get_config(config, options))
     if pretrained is not False:
         path = fetch_published(entry) if pretrained is True else Path(pretrained)
         _LOGGER.info("%s", load_pretrained(model, path, allow_missing=TRAINING_STATE))

@@ -8,8 +8,8 @@ from paddle.base import core
 
 from beit.beit import Beit, build_beit
 from beit.bench.counting import count_by_part, count_multiply_adds, count_parameters, estimate_training_memory
+from beit.bench.model_report import model_report
 from beit.config import get_config
-from beit.tools.report import report
 from tests.tiny import TINIEST_PRETRAIN, tiny_config, upernet_config
 
 
@@ -57,7 +57,7 @@ def test_other_tasks(kind):
             "TOKENIZER.NUM_HEADS": 2,
         }
         config = get_config(opts=["TASK", kind, *(item for pair in sizes.items() for item in pair)])
-    result = report(config, batch=2)
+    result = model_report(config, batch=2)
     assert result["parameters"] > 0
     assert ("multiply_adds" in result) == (kind != "tokenizer") == ("memory" in result)
 
