@@ -13,7 +13,11 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from beit.schema import RENAMED, RETIRED, SCHEMA, clean_legacy, optional_text
+from beit.files import expand_path
+from beit.schema import RENAMED, RETIRED, SCHEMA, clean_legacy, shorten
+
+_MAX_FILES = 64
+"""BASE files of one config, each counted as often as it is included."""
 
 
 def get_config(path: str | Path | None = None, opts: Sequence[Any] | None = None) -> CfgNode:
@@ -32,7 +36,7 @@ def get_config(path: str | Path | None = None, opts: Sequence[Any] | None = None
     """
     values = {key: entry.default for key, entry in SCHEMA.items()}
     if path is not None:
-        _merge_file(values, config_path(path), ())
+        _merge_file(values, config_path(path), (), [])
     if opts:
         _merge_options(values, opts)
     _check_relations(values)
@@ -62,7 +66,7 @@ def config_path(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: neither exists; the nearest shipped names are given.
     """
-    path = Path(name)
+    path = Path(expand_path(str(name)))
     if path.is_file():
         return path
     if path.is_dir():
@@ -112,29 +116,36 @@ def image_hw(config: CfgNode) -> tuple[int, int]:
 # ---------------------------------------------------------------------------------------------- merging
 
 
-def _merge_file(values: dict[str, Any], path: Path, parents: tuple[Path, ...]) -> None:
+def _merge_file(values: dict[str, Any], path: Path, parents: tuple[Path, ...], merged: list[Path]) -> None:
+    """Merge a file into `values`, its BASE files first. `merged` collects all files, to bound their number."""
     path = path.resolve()
     if path in parents:
         chain = " -> ".join(str(file) for file in (*parents[parents.index(path) :], path))
         raise ValueError(f"{path}: BASE files include each other: {chain}")
+    merged.append(path)
+    if len(merged) > _MAX_FILES:
+        raise ValueError(f"{path}: more than {_MAX_FILES} BASE files are included; name each of them once")
     content = _read_yaml(path)
     bases = content.pop("BASE", None) or []
-    for base in [bases] if isinstance(bases, str) else bases:
-        if not isinstance(base, str):
-            raise ValueError(f"{path}: BASE is {base!r}; expected file names relative to this file")
-        if not base:  # PaddleViT writes BASE: ['']
-            continue
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"{path}: BASE is {shorten(bases)}; expected file names relative to this file")
+    for base in filter(None, bases):  # PaddleViT writes BASE: ['']
         target = path.parent / base
         if not target.is_file():
             raise FileNotFoundError(f"{path}: BASE file {target} does not exist")
-        _merge_file(values, target, (*parents, path))
+        _merge_file(values, target, (*parents, path), merged)
+    seen: set[str] = set()
     for key, value in _leaves(content, path):
+        if key in seen:  # once in a section and once with dots
+            raise ValueError(f"{path}: {key} is given twice")
+        seen.add(key)
         _assign(values, key, value, str(path))
 
 
 def _merge_options(values: dict[str, Any], opts: Sequence[Any]) -> None:
     if len(opts) % 2:
-        raise ValueError(f"options come as KEY VALUE pairs, got {len(opts)} items: {list(opts)!r}")
+        raise ValueError(f"options come as KEY VALUE pairs, got {len(opts)} items: {shorten(list(opts))}")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         _assign(values, str(key), _parse_text(str(key), value), "options")
 
@@ -142,21 +153,21 @@ def _merge_options(values: dict[str, Any], opts: Sequence[Any]) -> None:
 def _parse_text(key: str, value: Any) -> Any:
     """Parse a value from the command line as YAML, except for keys whose value is text."""
     entry = SCHEMA.get(key)
-    if not isinstance(value, str) or (
-        entry and (isinstance(entry.default, str) or entry.check is optional_text)
-    ):
+    if not isinstance(value, str) or (entry and entry.is_text):
         return value
     try:
-        return yaml.safe_load(value)
+        return yaml.load(value, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError:
         return value
+    except RecursionError:
+        raise ValueError(f"options: {key} = {shorten(value)} is nested too deeply") from None
 
 
 def _assign(values: dict[str, Any], key: str, value: Any, source: str) -> None:
     if key in RETIRED:
         accepted, reason = RETIRED[key]
         if accepted is not None and value not in accepted:
-            raise ValueError(f"{source}: {key} = {value!r} is not supported: {reason}")
+            raise ValueError(f"{source}: {key} = {shorten(value)} is not supported: {reason}")
         warnings.warn(f"{source}: {key} is ignored: {reason}", stacklevel=2)
         return
     if key in RENAMED:
@@ -164,11 +175,23 @@ def _assign(values: dict[str, Any], key: str, value: Any, source: str) -> None:
         key = RENAMED[key]
     if key not in SCHEMA:
         raise ValueError(f"{source}: unknown key {key}{_nearest(key)}")
+    entry = SCHEMA[key]
     try:
-        values[key] = SCHEMA[key].check(clean_legacy(key, value))
+        values[key] = entry.check(clean_legacy(key, value if entry.is_text else _tuple_as_list(value)))
     except ValueError as expected:
-        meaning = SCHEMA[key].meaning
-        raise ValueError(f"{source}: {key} = {value!r}, expected {expected} ({meaning})") from None
+        raise ValueError(
+            f"{source}: {key} = {shorten(value)}, expected {expected} ({entry.meaning})"
+        ) from None
+
+
+def _tuple_as_list(value: Any) -> Any:
+    """`(0.5, 0.5)`, which YAML reads as a string, as the list `[0.5, 0.5]`; other values as they are."""
+    if isinstance(value, str) and value.startswith("(") and value.endswith(")"):
+        try:
+            return yaml.load(f"[{value[1:-1]}]", Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        except (yaml.YAMLError, RecursionError):
+            return value
+    return value
 
 
 def _nearest(key: str) -> str:
@@ -207,7 +230,21 @@ def _check_relations(values: Mapping[str, Any]) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML loader (it builds no Python objects) that refuses duplicate keys."""
+    """Safe YAML loader (it builds no Python objects) that refuses duplicate keys and aliases.
+
+    A few nested aliases expand to gigabytes.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"*{event.anchor}: aliases are not supported, write the value itself",
+                event.start_mark,
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -254,7 +291,7 @@ def _leaves(content: Mapping[Any, Any], path: Path, prefix: str = "") -> Iterato
             yield from _leaves(value, path, f"{key}.")
         elif not (is_section and value is None):  # an empty section is no setting
             if is_section:
-                raise ValueError(f"{path}: {key} = {value!r}, expected a section with keys")
+                raise ValueError(f"{path}: {key} = {shorten(value)}, expected a section with keys")
             yield key, value
 
 

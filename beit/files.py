@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+
+def expand_path(path: str) -> str:
+    """Expand `~`, `~user`, `$NAME` and `${NAME}` in a path; a path that exists as it is written stays.
+
+    Raises:
+        ValueError: there is no such environment variable or user.
+    """
+    if ("~" not in path and "$" not in path) or os.path.lexists(path):
+        return path
+    try:
+        expanded = os.path.expandvars(Path(path).expanduser() if path.startswith("~") else path)
+    except RuntimeError:
+        raise ValueError(f"{path} names the home folder of a user who does not exist") from None
+    unknown = re.search(r"\$(\w+|\{[^}]*\})", expanded)
+    if unknown:
+        raise ValueError(f"{path} names the environment variable {unknown[1].strip('{}')}, which is not set")
+    return str(expanded)
 
 
 @contextlib.contextmanager

@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from beit.files import expand_path
 
 Check = Callable[[Any], Any]
 """Takes a value from YAML or the command line; returns the clean value, or raises ValueError with what was expected."""
@@ -80,7 +83,7 @@ def numbers(length: int, low: float | None = None, high: float | None = None) ->
 
     def check(value: Any) -> tuple[float, ...]:
         if not isinstance(value, list | tuple) or len(value) != length:
-            raise ValueError(f"a list of {length} numbers")
+            raise ValueError(f"a list of {length} numbers, such as {[0.5] * length}")
         return tuple(one(item) for item in value)
 
     return check
@@ -91,7 +94,7 @@ def several(one: Check) -> Check:
 
     def check(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or not value:
-            raise ValueError("a list, not empty")
+            raise ValueError("a list that is not empty, such as [1, 2]")
         return tuple(one(item) for item in value)
 
     return check
@@ -102,7 +105,7 @@ def both(one: Check) -> Check:
 
     def check(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or len(value) != 2:
-            raise ValueError("a pair")
+            raise ValueError("a pair such as [512, 2048]")
         return tuple(one(item) for item in value)
 
     return check
@@ -117,7 +120,30 @@ def optional(inner: Check) -> Check:
     return check
 
 
-optional_text = optional(text())
+def path(value: Any) -> str:
+    """A path, with `~` and environment variables expanded."""
+    if not isinstance(value, str):
+        raise ValueError("a path")
+    try:
+        return expand_path(value)
+    except ValueError as error:
+        raise ValueError(f"a path that can be expanded: {error}") from None
+
+
+optional_path = optional(path)
+
+
+def betas(value: Any) -> tuple[float, ...]:
+    """A pair of decay rates from 0 to below 1."""
+    pair = numbers(2, 0.0, 1.0)(value)
+    if max(pair) >= 1.0:
+        raise ValueError("two numbers from 0 to below 1")
+    return pair
+
+
+def shorten(value: Any) -> str:
+    """`repr` of a value for a message, at most 80 characters long."""
+    return reprlib.repr(value)[:80]
 
 
 def integer_or(word: str) -> Check:
@@ -150,19 +176,19 @@ def words(*choices: str) -> Check:
 def layers(value: Any) -> tuple[int, ...]:
     """A tuple of block numbers, counted from 1; may be empty."""
     if not isinstance(value, list | tuple):
-        raise ValueError("a list of blocks, counted from 1")
+        raise ValueError("a list of blocks counted from 1, such as [3, 6]")
     return tuple(integer(1)(item) for item in value)
 
 
 def image_size(value: Any) -> int | tuple[int, int]:
     """The side of a square, or (height, width)."""
+    one = integer(1, 2**15)
     if isinstance(value, list | tuple) and len(value) == 2:
-        one = integer(1)
         return (one(value[0]), one(value[1]))
     try:
-        return integer(1)(value)
+        return int(one(value))
     except ValueError:
-        raise ValueError("an integer or a pair (height, width)") from None
+        raise ValueError("an integer from 1 to 32768, or a pair [height, width] of them") from None
 
 
 class Key(NamedTuple):
@@ -172,19 +198,24 @@ class Key(NamedTuple):
     check: Check
     meaning: str
 
+    @property
+    def is_text(self) -> bool:
+        """Whether values are strings that must not be parsed as YAML."""
+        return isinstance(self.default, str) or self.check is optional_path
+
 
 # fmt: off
 SCHEMA: dict[str, Key] = {
     "TASK": Key("classify", text("classify", "knn", "pretrain", "probe", "segment", "tokenizer"), "what is trained or evaluated: the file of that name in beit/tasks"),
     # ---- data
     "DATA.DATASET": Key("imagenet2012", text("imagenet2012", "folder", "flat", "ade20k", "image_mask"), "imagenet2012: train_list.txt and val_list.txt; folder: train/<class>/…, val/<class>/…; flat: images without labels; with TASK: segment ade20k (images/training and annotations/training, …) or image_mask (images/train and masks/train, …)"),
-    "DATA.DATA_PATH": Key("/dataset/imagenet", text(), "folder that holds the data"),
-    "DATA.BATCH_SIZE": Key(32, integer(1), "images per rank and micro-batch in training"),
+    "DATA.DATA_PATH": Key("/dataset/imagenet", path, "folder that holds the data"),
+    "DATA.BATCH_SIZE": Key(32, integer(1, 10**6), "images per rank and micro-batch in training"),
     "DATA.BATCH_SIZE_EVAL": Key(None, optional(integer(1)), "images per rank in evaluation; None: BATCH_SIZE"),
     "DATA.IMAGE_SIZE": Key(224, image_size, "pixels: side, or (height, width)"),
     "DATA.CROP_PCT": Key(0.9, number(0.01, 1.0), "evaluation: crop side / resized shorter side"),
     "DATA.INTERPOLATION": Key("bicubic", text("bicubic", "bilinear", "lanczos"), "resize filter of both transforms"),
-    "DATA.NUM_WORKERS": Key(4, integer(0), "decoding processes per rank; 0: in the training process"),
+    "DATA.NUM_WORKERS": Key(4, integer(0, 1024), "decoding processes per rank; 0: in the training process"),
     "DATA.WORKER_TIMEOUT": Key(300.0, number(0.0), "seconds to wait for a batch before the run stops; 0: forever"),
     "DATA.IMAGENET_MEAN": Key((0.5, 0.5, 0.5), numbers(3), "channel means on [0, 1]; belongs to the checkpoint"),
     "DATA.IMAGENET_STD": Key((0.5, 0.5, 0.5), numbers(3, low=1e-6), "channel deviations on [0, 1]; belongs to the checkpoint"),
@@ -194,15 +225,15 @@ SCHEMA: dict[str, Key] = {
     "DATA.MAX_BAD_FRACTION": Key(0.01, number(0.0, 1.0), "fraction of the training images that may be unreadable; the run stops when it is exceeded"),
     # ---- model
     "MODEL.NAME": Key("beit", text(), "name of the variant, shown in logs and stored with the weights"),
-    "MODEL.PRETRAINED": Key(None, optional_text, "weights to start from or to evaluate"),
-    "MODEL.RESUME": Key(None, optional_text, "training checkpoint to continue; 'auto': the newest in the output folder"),
-    "MODEL.NUM_CLASSES": Key(1000, integer(0), "classes; 0: no head"),
-    "MODEL.PATCH_SIZE": Key(16, integer(1), "pixels: side of a patch"),
-    "MODEL.EMBED_DIM": Key(768, integer(1), "width D"),
-    "MODEL.DEPTH": Key(12, integer(1), "blocks L"),
-    "MODEL.NUM_HEADS": Key(12, integer(1), "attention heads H"),
-    "MODEL.ATTN_HEAD_SIZE": Key(None, optional(integer(1)), "channels per head; None: EMBED_DIM / NUM_HEADS"),
-    "MODEL.MLP_RATIO": Key(4.0, number(0.01), "hidden width of the MLP / D"),
+    "MODEL.PRETRAINED": Key(None, optional_path, "weights to start from or to evaluate"),
+    "MODEL.RESUME": Key(None, optional_path, "training checkpoint to continue; 'auto': the newest in the output folder"),
+    "MODEL.NUM_CLASSES": Key(1000, integer(0, 10**7), "classes; 0: no head"),
+    "MODEL.PATCH_SIZE": Key(16, integer(1, 4096), "pixels: side of a patch"),
+    "MODEL.EMBED_DIM": Key(768, integer(1, 2**16), "width D"),
+    "MODEL.DEPTH": Key(12, integer(1, 1000), "blocks L"),
+    "MODEL.NUM_HEADS": Key(12, integer(1, 2**16), "attention heads H"),
+    "MODEL.ATTN_HEAD_SIZE": Key(None, optional(integer(1, 2**16)), "channels per head; None: EMBED_DIM / NUM_HEADS"),
+    "MODEL.MLP_RATIO": Key(4.0, number(0.01, 100.0), "hidden width of the MLP / D"),
     "MODEL.QKV_BIAS": Key(True, flag, "learned q and v bias (the key has none)"),
     "MODEL.QK_SCALE": Key(None, optional(number(0.0)), "factor of q; None: head size ** -0.5"),
     "MODEL.DROPOUT": Key(0.0, number(0.0, 1.0), "dropout after embedding, attention projection and MLP"),
@@ -234,7 +265,7 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.GRAD_CLIP": Key(None, optional(number(0.0)), "largest global gradient norm; None or 0: off"),
     "TRAIN.ACCUM_ITER": Key(1, integer(1), "micro-batches per optimizer step"),
     "TRAIN.OPTIMIZER.EPS": Key(1e-8, number(0.0), "AdamW epsilon"),
-    "TRAIN.OPTIMIZER.BETAS": Key((0.9, 0.999), numbers(2, 0.0, 1.0), "AdamW betas"),
+    "TRAIN.OPTIMIZER.BETAS": Key((0.9, 0.999), betas, "AdamW betas"),
     "TRAIN.MODEL_EMA": Key(False, flag, "keep and evaluate a moving average of the weights"),
     "TRAIN.MODEL_EMA_DECAY": Key(0.9999, number(0.0, 1.0), "decay of the moving average per step"),
     "TRAIN.RECOMPUTE": Key(False, flag, "recompute block activations in the backward pass: less memory, more time"),
@@ -258,33 +289,33 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.SMOOTHING": Key(0.1, number(0.0, 1.0), "label smoothing"),
     # ---- tokenizer
     "TOKENIZER.TYPE": Key("vqkd", text("vqkd", "dall-e"), "what turns images into token ids: VQ-KD (BEiT v2) or DALL-E's dVAE (BEiT v1)"),
-    "TOKENIZER.PRETRAINED": Key(None, optional_text, "weights of the tokenizer (of DALL-E: the encoder)"),
-    "TOKENIZER.PRETRAINED_DECODER": Key(None, optional_text, "weights of DALL-E's decoder, used only for preview images"),
-    "TOKENIZER.NUM_CODES": Key(8192, integer(1), "size of the vocabulary"),
-    "TOKENIZER.CODE_DIM": Key(32, integer(1), "VQ-KD: channels of a code; above 64 most codes stay unused"),
-    "TOKENIZER.PATCH_SIZE": Key(16, integer(1), "VQ-KD: pixels, side of a patch"),
-    "TOKENIZER.EMBED_DIM": Key(768, integer(1), "VQ-KD: width of encoder and decoder"),
-    "TOKENIZER.DEPTH": Key(12, integer(1), "VQ-KD: blocks of the encoder"),
-    "TOKENIZER.NUM_HEADS": Key(12, integer(1), "VQ-KD: attention heads of encoder and decoder"),
-    "TOKENIZER.DECODER_DEPTH": Key(3, integer(1), "VQ-KD: blocks of the decoder"),
+    "TOKENIZER.PRETRAINED": Key(None, optional_path, "weights of the tokenizer (of DALL-E: the encoder)"),
+    "TOKENIZER.PRETRAINED_DECODER": Key(None, optional_path, "weights of DALL-E's decoder, used only for preview images"),
+    "TOKENIZER.NUM_CODES": Key(8192, integer(1, 10**7), "size of the vocabulary"),
+    "TOKENIZER.CODE_DIM": Key(32, integer(1, 2**16), "VQ-KD: channels of a code; above 64 most codes stay unused"),
+    "TOKENIZER.PATCH_SIZE": Key(16, integer(1, 4096), "VQ-KD: pixels, side of a patch"),
+    "TOKENIZER.EMBED_DIM": Key(768, integer(1, 2**16), "VQ-KD: width of encoder and decoder"),
+    "TOKENIZER.DEPTH": Key(12, integer(1, 1000), "VQ-KD: blocks of the encoder"),
+    "TOKENIZER.NUM_HEADS": Key(12, integer(1, 2**16), "VQ-KD: attention heads of encoder and decoder"),
+    "TOKENIZER.DECODER_DEPTH": Key(3, integer(1, 1000), "VQ-KD: blocks of the decoder"),
     "TOKENIZER.CODEBOOK_DECAY": Key(0.99, number(0.0, 1.0), "VQ-KD: decay of the moving average of a code, per step"),
     "TOKENIZER.COMMITMENT": Key(1.0, number(0.0), "VQ-KD: weight of the distance between features and their codes"),
     "TOKENIZER.KMEANS_INIT": Key(True, flag, "VQ-KD: initialize the codes by k-means on the first batch; False: randomly"),
     "TOKENIZER.DEAD_AFTER": Key(100, integer(1), "VQ-KD: steps without use after which a code is dead"),
     "TOKENIZER.RESEED_DEAD_CODES": Key(False, flag, "VQ-KD: replace dead codes by features of the current batch"),
     "TOKENIZER.TEACHER": Key("clip", text("clip", "dino", "beit", "features"), "VQ-KD: source of the target features: a frozen network (beit: your own classifier), or stored features"),
-    "TOKENIZER.TEACHER_PRETRAINED": Key(None, optional_text, "VQ-KD: weights of the teacher, or the folder of stored features"),
-    "TOKENIZER.TEACHER_DIM": Key(512, integer(1), "VQ-KD: channels of the teacher's features: 512 CLIP ViT-B/16, 768 DINO ViT-B/16"),
+    "TOKENIZER.TEACHER_PRETRAINED": Key(None, optional_path, "VQ-KD: weights of the teacher, or the folder of stored features"),
+    "TOKENIZER.TEACHER_DIM": Key(512, integer(1, 2**16), "VQ-KD: channels of the teacher's features: 512 CLIP ViT-B/16, 768 DINO ViT-B/16"),
     "TOKENIZER.TEACHER_NUM_HEADS": Key(None, optional(integer(1)), "VQ-KD: attention heads of the teacher; None: one per 64 channels"),
-    "TOKENIZER.DALLE_WIDTH": Key(256, integer(4), "DALL-E: channels of its first group"),
-    "TOKENIZER.DALLE_GROUPS": Key(4, integer(1), "DALL-E: groups of two blocks; a token covers 2 ** (groups - 1) pixels a side"),
-    "TOKENIZER.DALLE_CODE_WIDTH": Key(128, integer(1), "DALL-E: channels a token is embedded into by the decoder"),
+    "TOKENIZER.DALLE_WIDTH": Key(256, integer(4, 2**16), "DALL-E: channels of its first group"),
+    "TOKENIZER.DALLE_GROUPS": Key(4, integer(1, 10), "DALL-E: groups of two blocks; a token covers 2 ** (groups - 1) pixels a side"),
+    "TOKENIZER.DALLE_CODE_WIDTH": Key(128, integer(1, 2**16), "DALL-E: channels a token is embedded into by the decoder"),
     # ---- pretrain (TASK: pretrain)
     "MODEL.EARLY_LAYERS": Key(0, integer(0), "BEiT v2: blocks before the patch aggregation branches off (9 base, 21 large); 0: BEiT v1"),
-    "MODEL.HEAD_LAYERS": Key(2, integer(1), "BEiT v2: extra blocks of the patch aggregation"),
+    "MODEL.HEAD_LAYERS": Key(2, integer(1, 1000), "BEiT v2: extra blocks of the patch aggregation"),
     "MODEL.SHARED_LM_HEAD": Key(True, flag, "BEiT v2: both branches use one norm and one head"),
     "DATA.SECOND_INTERPOLATION": Key("lanczos", text("bicubic", "bilinear", "lanczos"), "resize filter of the tokenizer's view (v1 lanczos, v2 bicubic)"),
-    "DATA.TOKEN_CACHE": Key(None, optional_text, "file of token ids, computed once per image and written if it does not exist; each image then has one fixed crop"),
+    "DATA.TOKEN_CACHE": Key(None, optional_path, "file of token ids, computed once per image and written if it does not exist; each image then has one fixed crop"),
     "MASK.RULE": Key("at_most", text("at_most", "exact", "random"), "blocks of at most NUM_PATCHES (v1), exactly NUM_PATCHES (v2), or single patches"),
     "MASK.NUM_PATCHES": Key(None, optional(integer(1)), "masked patches; None: 75 of 196, scaled to the grid and rounded"),
     "MASK.MIN_BLOCK": Key(None, optional(integer(1)), "patches of the smallest block; None: 16 of 196, scaled to the grid and rounded"),
@@ -303,9 +334,9 @@ SCHEMA: dict[str, Key] = {
     "DATA.IGNORE_LABEL": Key(255, integer(0), "mask value of pixels that are ignored in loss and metrics"),
     "DATA.RESIZE_LIMITS": Key((2048, 512), both(integer(1)), "pixels: images are scaled to the largest size within these limits of the longer and the shorter side"),
     "MODEL.OUT_INDICES": Key(None, optional(several(integer(0))), "four blocks (from 0) whose outputs become the pyramid; None: as published for this depth"),
-    "MODEL.DECODER_CHANNELS": Key(None, optional(integer(1)), "channels inside UPerHead; None: EMBED_DIM"),
-    "MODEL.AUXILIARY_CHANNELS": Key(256, integer(0), "channels inside the auxiliary head; 0: none"),
-    "MODEL.POOL_SCALES": Key((1, 2, 3, 6), several(integer(1)), "sides of UPerHead's pooled maps"),
+    "MODEL.DECODER_CHANNELS": Key(None, optional(integer(1, 2**16)), "channels inside UPerHead; None: EMBED_DIM"),
+    "MODEL.AUXILIARY_CHANNELS": Key(256, integer(0, 2**16), "channels inside the auxiliary head; 0: none"),
+    "MODEL.POOL_SCALES": Key((1, 2, 3, 6), several(integer(1, 1024)), "sides of UPerHead's pooled maps"),
     "MODEL.DECODER_DROPOUT": Key(0.1, number(0.0, 1.0), "dropout of channels before the classifiers of both heads"),
     "TRAIN.AUXILIARY_WEIGHT": Key(0.4, number(0.0), "factor of the auxiliary head's loss"),
     "TRAIN.RESIZE_RATIO": Key((0.5, 2.0), numbers(2, 0.01), "range of the random factor on RESIZE_LIMITS"),
@@ -316,7 +347,7 @@ SCHEMA: dict[str, Key] = {
     "TEST.SCALES": Key((1.0,), several(number(0.01)), "factors on RESIZE_LIMITS whose probabilities are averaged"),
     "TEST.FLIP": Key(False, flag, "average with the mirrored image"),
     # ---- run
-    "SAVE": Key("./output", text(), "output folder: logs, config, checkpoints"),
+    "SAVE": Key("./output", path, "output folder: logs, config, checkpoints"),
     "SAVE_FREQ": Key(1, integer(1), "epochs between kept checkpoints"),
     "SAVE_STEPS": Key(0, integer(0), "steps between writes of the latest checkpoint inside an epoch; 0: at its end only"),
     "KEEP_LAST": Key(3, integer(1), "kept epoch checkpoints"),

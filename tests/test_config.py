@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -107,8 +108,19 @@ def test_bare_names_are_the_shipped_configs() -> None:
         ("MODEL: [\n", "not a valid YAML file"),
         ("? [1, 2]\n: 3\n", "a key must be a word"),
         ("BASE: missing.yaml\n", "BASE file .*missing.yaml does not exist"),
-        ("BASE: [3]\n", "BASE is 3; expected file names"),
+        ("BASE: [3]\n", "BASE is .3.; expected file names"),
         ("BASE: config.yaml\n", "BASE files include each other"),
+        ("BASE: 5\n", "BASE is 5; expected file names"),
+        ("BASE: {a: b}\n", "BASE is .*; expected file names"),
+        ("MODEL.DEPTH: 3\nMODEL:\n  DEPTH: 4\n", "MODEL.DEPTH is given twice"),
+        ("a: &a [1, 2]\nMODEL: {DEPTH: *a}\n", "aliases are not supported, write the value itself"),
+        ("MODEL:\n  EMBED_DIM: 1000000000000\n", "expected an integer of at most 65536"),
+        ("TRAIN:\n  OPTIMIZER:\n    BETAS: [1, 1]\n", "expected two numbers from 0 to below 1"),
+        (
+            "SAVE: $NO_SUCH_VARIABLE/run\n",
+            "names the environment variable NO_SUCH_VARIABLE, which is not set",
+        ),
+        ("SAVE: ~no_such_user_here/run\n", "names the home folder of a user who does not exist"),
         ("TRAIN:\n  LR_SCHEDULER:\n    NAME: step\n", "TRAIN.LR_SCHEDULER.NAME = 'step' is not supported"),
     ],
 )
@@ -271,3 +283,64 @@ def test_every_flag_sets_its_key() -> None:
         for part in key.split("."):
             node = node[part]
         assert str(node) == value, name
+
+
+def test_paths_are_expanded_in_files_options_and_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DISK", "/disk")
+    config = get_config(
+        write(tmp_path, "c.yaml", "DATA:\n  DATA_PATH: ~/data\n"), ["MODEL.PRETRAINED", "$DISK/w"]
+    )
+    assert (f"{tmp_path}/data", "/disk/w") == (config.DATA.DATA_PATH, config.MODEL.PRETRAINED)
+    config = config_from_arguments(
+        ["-cfg=~/c.yaml", "-output=~/run", "-resume=${DISK}/a", "-opts", "DATA.TOKEN_CACHE", "~/t"]
+    )
+    assert (f"{tmp_path}/run", "/disk/a", f"{tmp_path}/t") == (
+        config.SAVE,
+        config.MODEL.RESUME,
+        config.DATA.TOKEN_CACHE,
+    )
+    (tmp_path / "$odd").mkdir()
+    assert f"{tmp_path}/$odd" == get_config(None, ["SAVE", f"{tmp_path}/$odd"]).SAVE  # it exists as written
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("DATA.IMAGENET_MEAN", "(0.1, 0.2, 0.3)", (0.1, 0.2, 0.3)),
+        ("DATA.IMAGE_SIZE", "(32, 48)", (32, 48)),
+        ("PROBE.LAYERS", "(1,)", (1,)),
+        ("PROBE.KINDS", "(class, both)", ("class", "both")),
+    ],
+)
+def test_tuples_are_lists(tmp_path: Path, key: str, text: str, value: object) -> None:
+    section, leaf = key.split(".")
+    size = ["MODEL.PATCH_SIZE", 16]
+    for config in (
+        get_config(None, [*size, key, text]),
+        get_config(write(tmp_path, "c.yaml", f"{section}:\n  {leaf}: {text}\n")),
+    ):
+        assert config[section][leaf] == value
+
+
+@pytest.mark.parametrize("place", ["file", "option", "base"])
+def test_files_that_expand_without_end_are_refused_at_once(tmp_path: Path, place: str) -> None:
+    """Nested aliases (2^30 items), BASE files that name the next one twice (2^25 files), deep nesting."""
+    laughs = "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 2 if n else '1'}]\n" for n in range(30))
+    started = time.monotonic()
+    with pytest.raises(
+        ValueError,
+        match="aliases are not supported|BASE files are included; name each|nested too deeply|expected",
+    ):
+        if place == "file":
+            get_config(write(tmp_path, "c.yaml", f"{laughs}MODEL:\n  DEPTH: *a29\n"))
+        elif place == "option":
+            get_config(None, ["MODEL.DEPTH", "[" * 100_000])
+        else:
+            for number in range(25):
+                write(tmp_path, f"{number}.yaml", f"BASE: [{number + 1}.yaml, {number + 1}.yaml]\n")
+            write(tmp_path, "25.yaml", "MODEL:\n  DEPTH: 3\n")
+            get_config(tmp_path / "0.yaml")
+    assert time.monotonic() - started < 5

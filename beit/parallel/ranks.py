@@ -13,6 +13,10 @@ import numpy as np
 import paddle
 from paddle import distributed
 
+_UNSET = (
+    "Start the ranks with paddle.distributed.launch or -nprocs, or unset the variables of an earlier launch"
+)
+
 
 def rank() -> int:
     """Number of this process, from 0."""
@@ -145,6 +149,31 @@ def _refuse_taken_port() -> None:
             f"the ranks cannot meet at {place}: {error.strerror}; another job on this machine? Choose another port "
             "(--master of paddle.distributed.launch)",
         ) from None
+
+
+def check_launcher() -> None:
+    """Check the environment variables by which a launcher numbers the ranks; Paddle fails on them without naming them.
+
+    Raises:
+        ValueError: `PADDLE_TRAINER_ID` or `PADDLE_TRAINERS_NUM` is not a number or out of range, or there are not as many
+            `PADDLE_TRAINER_ENDPOINTS` as ranks.
+    """
+    values = {"PADDLE_TRAINER_ID": 0, "PADDLE_TRAINERS_NUM": 1}
+    for name in values:
+        text = os.environ.get(name, str(values[name]))
+        if not text.isdecimal():
+            raise ValueError(f"the environment variable {name} is {text[:40]!r}; expected a number. {_UNSET}")
+        values[name] = int(text)
+    number, count = values.values()
+    if number >= count:
+        raise ValueError(
+            f"PADDLE_TRAINER_ID is {number} and PADDLE_TRAINERS_NUM is {count}; ranks count from 0 to {count - 1}. {_UNSET}"
+        )
+    endpoints = [place for place in os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",") if place]
+    if count > 1 and len(endpoints) != count and not os.environ.get("PADDLE_MASTER"):
+        raise ValueError(
+            f"PADDLE_TRAINERS_NUM is {count}, but PADDLE_TRAINER_ENDPOINTS names {len(endpoints)} addresses. {_UNSET}"
+        )
 
 
 def launched_world_size() -> int:

@@ -77,6 +77,7 @@ def exit_status(action: Callable[[], int]) -> int:
 
 
 def _launch_or_run(config: CfgNode, *, single: bool) -> int:
+    ranks.check_launcher()
     if ranks.is_launched_rank():
         return _rank(config)
     if single and config.NPROCS not in (None, 1):

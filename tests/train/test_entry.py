@@ -87,3 +87,31 @@ def test_one_process_on_a_cpu_names_the_faster_way(tmp_path: Path) -> None:
     )
     log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
     assert log.count("-nprocs auto trains with one rank per core") == int(len(os.sched_getaffinity(0)) > 1)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"PADDLE_TRAINERS_NUM": "two"}, "PADDLE_TRAINERS_NUM is 'two'; expected a number"),
+        ({"PADDLE_TRAINER_ID": "-1"}, "PADDLE_TRAINER_ID is '-1'; expected a number"),
+        (
+            {"PADDLE_TRAINER_ID": "7", "PADDLE_TRAINERS_NUM": "2"},
+            "PADDLE_TRAINER_ID is 7 and PADDLE_TRAINERS_NUM is 2",
+        ),
+        (
+            {"PADDLE_TRAINER_ID": "0", "PADDLE_TRAINERS_NUM": "2"},
+            "PADDLE_TRAINER_ENDPOINTS names 0 addresses",
+        ),
+    ],
+)
+def test_wrong_variables_of_a_launcher_are_named(
+    variables: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert entry.main("main_multi_gpu.py", single=False, argv=["-device=cpu"]) == entry.USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and "unset the variables of an earlier launch" in line
