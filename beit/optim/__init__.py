@@ -1,3 +1,3 @@
-"""What changes the weights: schedules (step to value), parameter groups, the average of weights."""
+"""Schedules of learning rate and weight decay, parameter groups, optimizer state, moving average of weights."""
 
 from __future__ import annotations

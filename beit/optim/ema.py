@@ -11,20 +11,19 @@ from paddle import Tensor
 
 
 class Ema:
-    """Average of all floating parameters and persistable floating buffers of a model.
+    """Exponential moving average of all floating-point parameters and persistable buffers of a model.
 
-    Each `update` does `average = decay * average + (1 - decay) * weight` in place, without a host sync.
-    Integer buffers are not averaged. The average starts from the weights the model has now: build it after
-    loading them.
+    Each `update` computes `average = decay * average + (1 - decay) * weight` in place, without a host sync. Integer
+    buffers are not averaged. The average starts from the current weights, so create it after loading them.
 
     Source: unilm/beit `--model_ema` (timm `ModelEma`); published runs do not use it.
 
     Args:
         model: the plain Layer, not its DataParallel wrapper.
-        decay: share of the average kept at each update, in [0, 1); official default 0.9999.
+        decay: share of the average kept at each update, in [0, 1); the official default is 0.9999.
 
     Raises:
-        ValueError: when `decay` is out of range, or a weight is float16 or bfloat16 (averages stand still).
+        ValueError: `decay` is out of range, or a weight is float16 or bfloat16, whose rounding would stop the average.
     """
 
     def __init__(self, model: paddle.nn.Layer, decay: float) -> None:
@@ -40,7 +39,7 @@ class Ema:
                     f"EMA needs float32 weights; {name} is {tensor.dtype}. Use autocast, not a cast model"
                 )
             self._shadow[name] = tensor.detach().clone()
-        # One tensor for all updates: a Python number would be copied to the device for every weight.
+        # A tensor, because a Python number would be copied to the device for every weight.
         self._weights_of_new = {
             dtype: paddle.to_tensor(1 - decay, dtype=dtype)
             for dtype in {t.dtype for t in self._shadow.values()}
@@ -48,7 +47,7 @@ class Ema:
 
     @paddle.no_grad()
     def update(self) -> None:
-        """Moves the average towards the present weights; call it once after each optimizer step.
+        """Update the average with the current weights; call it once after each optimizer step.
 
         Raises:
             RuntimeError: inside `swapped()`.
@@ -59,19 +58,22 @@ class Ema:
             average.lerp_(live[name], self._weights_of_new[average.dtype])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The average by structured name: the tensors themselves, which the next `update` changes.
+        """The averaged tensors by structured name; they are not copies, so the next `update` changes them.
 
         Raises:
-            RuntimeError: inside `swapped()`; there `model.state_dict()` holds the average.
+            RuntimeError: inside `swapped()`, where `model.state_dict()` holds the average.
         """
         self._refuse_while_swapped("state_dict")
         return dict(self._shadow)
 
     def load_state_dict(self, state: Mapping[str, Tensor | np.ndarray]) -> None:
-        """Copies a saved average into this one.
+        """Copy a saved average into this one.
+
+        Args:
+            state: what `state_dict` returned, as tensors or arrays.
 
         Raises:
-            ValueError: when entries are missing, left over or of another shape; nothing is changed then.
+            ValueError: entries are missing, unexpected or of another shape; nothing is changed.
             RuntimeError: inside `swapped()`.
         """
         self._refuse_while_swapped("load_state_dict")
@@ -93,11 +95,11 @@ class Ema:
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
-        """Within the block the model carries the average; afterwards its own weights again, bit for bit.
+        """Context manager: inside it the model has the averaged weights, afterwards its own ones, bit for bit.
 
-        The two are exchanged tensor by tensor, so at most one tensor exists three times. A model that caches
-        what it computes from weights in `eval()` must be put in `eval()` inside the block and out of it
-        before training goes on.
+        The two are exchanged tensor by tensor, so that only one tensor at a time needs a copy. A model that caches
+        values computed from its weights in `eval()` must enter `eval()` inside the context and leave it before training
+        continues.
 
         Raises:
             RuntimeError: inside another `swapped()`.
@@ -120,7 +122,7 @@ class Ema:
             paddle.assign(kept, output=average)
 
     def _live(self) -> dict[str, Tensor]:
-        """Floating tensors of the model, tied ones once; looked up anew, as a Layer may replace a buffer."""
+        """The model's floating-point tensors, shared ones once; not cached, because a Layer may replace a buffer."""
         unique = {id(tensor): (name, tensor) for name, tensor in reversed(self.model.state_dict().items())}
         return {name: tensor for name, tensor in reversed(unique.values()) if tensor.is_floating_point()}
 

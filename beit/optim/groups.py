@@ -1,4 +1,4 @@
-"""Parameter groups of AdamW: layer-wise learning rates, what decays, and the optimizer's state by name."""
+"""Parameter groups with layer-wise learning rates and weight decay, and the optimizer's state by parameter name."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Group = dict[str, Any]
 def is_no_decay(name: str, param: Tensor, *, decay_position_tables: bool = True) -> bool:
     """Whether the official recipes exempt a parameter from weight decay.
 
-    Exempt are tensors of at most one axis (norms, layer scale, q/v biases), every `bias`, `pos_embed` and
-    `cls_token`. `mask_token` decays, and so do the relative position tables unless asked otherwise.
+    Exempt are tensors with at most one axis (norms, LayerScale, q and v biases), every `bias`, `pos_embed` and
+    `cls_token`. `mask_token` decays, and so do the relative position bias tables by default.
 
-    Source: unilm/beit/optim_factory.py `get_parameter_groups` and `Beit.no_weight_decay`; the tables are
-    exempted there only by `--disable_weight_decay_on_rel_pos_bias`.
+    Source: unilm/beit/optim_factory.py `get_parameter_groups` and `Beit.no_weight_decay`; the tables are exempt there
+    only with `--disable_weight_decay_on_rel_pos_bias`.
 
     Args:
         name: structured name, such as `blocks.3.attn.qkv.weight`.
         param: the parameter.
-        decay_position_tables: False exempts the relative position bias tables too.
+        decay_position_tables: False exempts the relative position bias tables, too.
     """
     leaf = name.rpartition(".")[2]
     if param.ndim <= 1 or leaf in {"bias", "pos_embed", "cls_token"}:
@@ -43,25 +43,25 @@ def parameter_groups(
     weight_decay: float,
     no_decay: Callable[[str, Tensor], bool] = is_no_decay,
 ) -> list[Group]:
-    """Groups for `paddle.optimizer.AdamW`, one for each layer and kind (decaying or not), in order of layers.
+    """Groups for `paddle.optimizer.AdamW`, sorted by layer: one with and one without weight decay for each layer.
 
-    A group holds `params`, `learning_rate` (in Paddle a multiplier of the optimizer's rate), `weight_decay`,
-    and for tables and `set_step`: `name` (`layer_3_decay`), `layer`, `decays`. Frozen parameters are left
-    out.
+    A group has the entries `params`, `learning_rate` (in Paddle a multiplier of the optimizer's rate) and
+    `weight_decay`, and for `describe_groups` and `set_step` `name` (`layer_3_decay`), `layer` and `decays`. Frozen
+    parameters are left out.
 
     Source: unilm/beit/optim_factory.py `LayerDecayValueAssigner`: multiplier `decay ** (L + 1 - layer)`.
 
     Args:
-        named_parameters: what `Layer.named_parameters()` yields.
-        layer_id: structured name to layer: 0 for the embeddings, i + 1 for block i, L + 1 for what follows.
-        num_layers: number of blocks, L.
-        layer_decay: factor from one layer to the one before it, in (0, 1]; 1 is no layer decay.
-        weight_decay: value of the decaying groups; the others get 0.
-        no_decay: name and parameter to whether it is exempt from weight decay.
+        named_parameters: the items of `Layer.named_parameters()`.
+        layer_id: maps a structured name to its layer: 0 for the embeddings, i + 1 for block i, L + 1 for the rest.
+        num_layers: L, the number of blocks.
+        layer_decay: ratio of the rates of neighboring layers, in (0, 1]; 1 switches layer decay off.
+        weight_decay: value of the decaying groups, 0 or more; the other groups get 0.
+        no_decay: returns True for a name and its parameter if it is exempt from weight decay.
 
     Raises:
-        ValueError: when `layer_decay` or `weight_decay` is out of range, `layer_id` answers outside
-            0 .. L + 1, or nothing is trainable.
+        ValueError: `layer_decay` or `weight_decay` is out of range, `layer_id` returns a number outside of 0 .. L + 1,
+            or no parameter is trainable.
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay={layer_decay} is not in (0, 1]; 1 switches layer decay off")
@@ -95,7 +95,7 @@ def parameter_groups(
 
 
 def describe_groups(groups: Iterable[Group]) -> str:
-    """Aligned table of the groups with a total: layer, rate multiplier, weight decay, tensors, parameters.
+    """The groups as a table with a total: layer, rate multiplier, weight decay, number of tensors and of parameters.
 
     Args:
         groups: the result of `parameter_groups`.
@@ -113,18 +113,18 @@ def describe_groups(groups: Iterable[Group]) -> str:
 
 
 def set_step(optimizer: paddle.optimizer.AdamW, lr: float, weight_decay: float) -> None:
-    """Sets the global learning rate, and the weight decay of every decaying group, for the coming step.
+    """Set the learning rate, and the weight decay of every decaying group, for the next step.
 
-    The groups keep their learning-rate multipliers. AdamW reads a group's `weight_decay` anew at each step,
-    from its own copy of the group (`Optimizer._param_groups`), for which Paddle has no public setter.
+    The groups keep their learning-rate multipliers. AdamW reads the `weight_decay` of a group in each step from its own
+    copy of the group (`Optimizer._param_groups`), for which Paddle has no public setter.
 
     Args:
-        optimizer: an AdamW built on `parameter_groups`.
-        lr: global learning rate of this step.
-        weight_decay: weight decay of this step; groups without decay stay at 0.
+        optimizer: an optimizer built with the result of `parameter_groups`.
+        lr: learning rate of the step, before the multipliers.
+        weight_decay: weight decay of the step; groups without decay stay at 0.
 
     Raises:
-        ValueError: when the optimizer was not built on `parameter_groups`.
+        ValueError: the optimizer was not built with the result of `parameter_groups`.
     """
     groups: list[Any] = optimizer._param_groups
     if not all(isinstance(group, dict) and "decays" in group for group in groups):
@@ -141,19 +141,19 @@ def named_optimizer_state(
     *,
     only: Collection[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The optimizer's state (moments, powers of the betas, master weights) under structured parameter names.
+    """The optimizer's state (moments, powers of the betas, master weights) by structured parameter name.
 
-    Keys read `blocks.0.attn.qkv.weight.moment1`. Paddle's own `state_dict` uses automatic names such as
-    `linear_7.w_0_moment1_0`, whose counters depend on every layer and optimizer the process built before, so
-    it cannot be read back after a change of the program. The learning rate is not state: `set_step` sets it.
+    Keys have the form `blocks.0.attn.qkv.weight.moment1`. Paddle's own `state_dict` uses automatic names such as
+    `linear_7.w_0_moment1_0`, whose counters depend on all layers and optimizers that the process created before, so it
+    cannot be restored after a change of the program. The learning rate is not included: `set_step` sets it.
 
     Args:
         optimizer: the optimizer, before or after its first step.
-        names: automatic to structured parameter name: `{p.name: n for n, p in model.named_parameters()}`.
-        only: automatic names of the parameters whose state this process holds; None: of all.
+        names: maps automatic to structured parameter names: `{p.name: n for n, p in model.named_parameters()}`.
+        only: automatic names of the parameters whose state this process holds; None for all.
 
     Raises:
-        ValueError: when `names` lacks a parameter of the optimizer.
+        ValueError: `names` lacks a parameter of the optimizer.
     """
     return {key: np.array(tensor.numpy()) for key, tensor in _state_tensors(optimizer, names, only).items()}
 
@@ -165,17 +165,17 @@ def load_named_optimizer_state(
     *,
     only: Collection[str] | None = None,
 ) -> None:
-    """Puts the result of `named_optimizer_state` into an optimizer, bit for bit.
+    """Load the result of `named_optimizer_state` into an optimizer, bit for bit.
 
     Args:
-        optimizer: an optimizer over the same trainable parameters, usually fresh.
+        optimizer: an optimizer with the same trainable parameters, usually a new one.
         state: what `named_optimizer_state` returned.
-        names: automatic parameter name to structured name in this process.
-        only: automatic names of the parameters whose state this process holds, the rest of `state` is then
-            checked and left; None: of all.
+        names: maps automatic to structured parameter names in this process.
+        only: automatic names of the parameters whose state this process holds; entries of the other parameters are
+            ignored. None for all.
 
     Raises:
-        ValueError: when entries are missing, left over, or of another shape or type; nothing is changed then.
+        ValueError: entries are missing, unexpected, or of another shape or type; nothing is changed.
     """
     tensors = _state_tensors(optimizer, names, only)
     others = {
@@ -198,17 +198,17 @@ def load_named_optimizer_state(
                 f"expected {expected.dtype} {expected.shape}"
             )
     for key, tensor in tensors.items():
-        # Not `set_value`: it would move the beta powers, which AdamW keeps on the CPU, to the current device.
+        # Not `set_value`, which would move the beta powers from the CPU, where AdamW keeps them, to the current device.
         tensor.copy_(paddle.to_tensor(arrays[key], place=tensor.place), True)
 
 
 def _state_tensors(
     optimizer: paddle.optimizer.Optimizer, names: Mapping[str, str], only: Collection[str] | None
 ) -> dict[str, Tensor]:
-    """The state tensors themselves by structured name, created at their start value where there are none yet.
+    """The state tensors by structured name (no copies), created with their initial values if they do not exist yet.
 
-    Creating them is what the first step would do. It keeps the set of entries the same before the first step,
-    and for a parameter that has received no gradient so far.
+    The first step would create them. Creating them here makes the set of entries the same before the first step, and
+    for parameters that have not received a gradient yet.
     """
     params = [param for param in _parameters(optimizer) if not param.stop_gradient]
     unnamed = [param.name for param in params if param.name not in names]

@@ -1,7 +1,4 @@
-"""Classification losses, computed in float32 also under autocast.
-
-Shapes: B batch, K classes, H x W pixels.
-"""
+"""Losses of classification and segmentation, computed in float32 also under autocast."""
 
 from __future__ import annotations
 
@@ -9,18 +6,22 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+# B batch, K classes, H, W pixels of the labels, h, w pixels of the logits
+
 
 def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean over the batch of `-sum_k target_k log softmax(logits)_k`, a 0-d float32 tensor.
 
-    Source: timm `SoftTargetCrossEntropy`, used by BEiT whenever mixup or cutmix is on.
+    BEiT uses it if mixup or cutmix is on.
+    Source: timm `SoftTargetCrossEntropy`,
+    https://github.com/huggingface/pytorch-image-models/blob/308d0b9554cea42dad38ce542d2478dc9abfd9fb/timm/loss/cross_entropy.py#L29-L36
 
     Args:
-        logits: `[B, K]`, any floating type.
-        targets: `[B, K]`, rows of non-negative weights that sum to 1.
+        logits: `[B, K]`, of any floating-point type.
+        targets: `[B, K]`; each row has non-negative weights that sum to 1.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: the shapes differ.
     """
     if logits.ndim != 2 or list(logits.shape) != list(targets.shape):
         raise ValueError(
@@ -28,23 +29,24 @@ def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         )
     with paddle.amp.auto_cast(enable=False):
         logits, targets = logits.astype("float32"), targets.astype("float32")
-        # With weights that sum to 1; Paddle's log_softmax takes ten to fifty times as long on a CPU.
+        # Equal to the formula because the weights sum to 1; Paddle's log_softmax is 10 to 50 times slower on a CPU.
         return (paddle.logsumexp(logits, axis=-1) - (targets * logits).sum(axis=-1)).mean()
 
 
 def segmentation_cross_entropy(logits: Tensor, labels: Tensor, ignore_label: int = 255) -> Tensor:
-    """Sum of the pixels' cross entropies over the number of all pixels, ignored ones included; 0-d float32.
+    """Sum of the cross entropies of all labeled pixels, divided by the number of all pixels; 0-d float32.
 
-    The logits are resized bilinearly to the labels. A batch in which much is ignored thus weighs less.
-    Source: mmseg 0.11 `cross_entropy` in losses/cross_entropy_loss.py, which the BEiT recipes were run with.
+    The logits are resized bilinearly to the size of the labels. Because ignored pixels count in the divisor, a batch
+    with many of them has a smaller loss.
+    Source: mmseg 0.11 `cross_entropy` in mmseg/models/losses/cross_entropy_loss.py, the version of the BEiT recipes.
 
     Args:
-        logits: `[B, K, h, w]`, any floating type.
-        labels: `[B, H, W]` integer, in 0 .. K - 1 or `ignore_label`.
-        ignore_label: label of pixels without a loss.
+        logits: `[B, K, h, w]`, of any floating-point type.
+        labels: `[B, H, W]`, integers in 0 .. K - 1 or `ignore_label`.
+        ignore_label: label of pixels that are ignored.
 
     Raises:
-        ValueError: when the shapes do not fit.
+        ValueError: the shapes do not fit.
     """
     if logits.ndim != 4 or labels.ndim != 3 or logits.shape[0] != labels.shape[0]:
         got = f"{list(logits.shape)} and {list(labels.shape)}"
@@ -60,17 +62,19 @@ def segmentation_cross_entropy(logits: Tensor, labels: Tensor, ignore_label: int
 
 
 def label_smoothing_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Mean cross entropy against `1 - smoothing` on the label and `smoothing / K` on each class, 0-d float32.
+    """Mean cross entropy with the targets `1 - smoothing` on the label plus `smoothing / K` on each class; 0-d float32.
 
-    Source: timm `LabelSmoothingCrossEntropy`, used by BEiT when mixup and cutmix are off.
+    BEiT uses it if mixup and cutmix are off.
+    Source: timm `LabelSmoothingCrossEntropy`,
+    https://github.com/huggingface/pytorch-image-models/blob/308d0b9554cea42dad38ce542d2478dc9abfd9fb/timm/loss/cross_entropy.py#L11-L26
 
     Args:
-        logits: `[B, K]`, any floating type.
+        logits: `[B, K]`, of any floating-point type.
         labels: `[B]` int64, in 0 .. K - 1.
         smoothing: in [0, 1); 0 is the plain cross entropy.
 
     Raises:
-        ValueError: when the shapes do not fit or `smoothing` is out of range.
+        ValueError: the shapes do not fit, or `smoothing` is out of range.
     """
     if logits.ndim != 2 or list(labels.shape) != [logits.shape[0]]:
         got = f"{list(logits.shape)} and {list(labels.shape)}"
@@ -79,6 +83,6 @@ def label_smoothing_cross_entropy(logits: Tensor, labels: Tensor, smoothing: flo
         raise ValueError(f"Label smoothing {smoothing} is not in [0, 1); the BEiT recipes use 0.1")
     with paddle.amp.auto_cast(enable=False):
         logits = logits.astype("float32")
-        on_label = F.cross_entropy(logits, labels)
-        on_all = paddle.logsumexp(logits, axis=-1).mean() - logits.mean()
-        return (1 - smoothing) * on_label + smoothing * on_all
+        of_label = F.cross_entropy(logits, labels)
+        of_all_classes = paddle.logsumexp(logits, axis=-1).mean() - logits.mean()
+        return (1 - smoothing) * of_label + smoothing * of_all_classes

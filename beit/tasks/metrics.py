@@ -1,7 +1,4 @@
-"""Classification and segmentation metrics as sums on the device, divided once at the end.
-
-Shapes: B batch, K classes.
-"""
+"""Metrics of classification and segmentation: sums on the device, which are divided once at the end."""
 
 from __future__ import annotations
 
@@ -12,21 +9,22 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+# B batch, K classes
+
 
 def topk_correct(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, Tensor]:
-    """Number of samples whose label is among the k highest logits: `{"top1": ..., "top5": ...}`, 0-d int64.
+    """Number of samples whose label is among the k largest logits: `{"top1": ..., "top5": ...}`, 0-d int64.
 
-    Equal logits are ranked by class index, the lowest first, as argmax and a stable sort do; k above the
-    number of classes counts as all of them. NaN ranks above everything, so a label is never right because of
-    one.
+    Equal logits are ranked by class index, the lowest first, as argmax and a stable sort do. A k larger than K counts
+    as K. NaN ranks above all numbers, so that NaN logits never make a label correct.
 
     Args:
-        logits: `[B, K]`, any floating type.
+        logits: `[B, K]`, of any floating-point type.
         labels: `[B]` int64, in 0 .. K - 1.
-        ks: the k to count.
+        ks: the values of k.
 
     Raises:
-        ValueError: when the shapes do not fit or a k is below 1.
+        ValueError: the shapes do not fit, or a k is below 1.
     """
     if logits.ndim != 2 or list(labels.shape) != [logits.shape[0]]:
         got = f"{list(logits.shape)} and {list(labels.shape)}"
@@ -46,15 +44,15 @@ def topk_correct(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> 
 def classification_sums(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Sums over the batch: `count`, `top1`, `top5` (0-d int64) and `loss` (0-d float64).
 
-    `loss` adds the samples' cross entropies, each computed in float32, in float64: the total hardly depends
-    on how samples are spread over batches and ranks.
+    The cross entropies of the samples are computed in float32 and added in float64, so that the total hardly depends on
+    how samples are distributed over batches and ranks.
 
     Args:
-        logits: `[B, K]`, any floating type.
+        logits: `[B, K]`, of any floating-point type.
         labels: `[B]` int64, in 0 .. K - 1.
 
     Raises:
-        ValueError: when the shapes do not fit.
+        ValueError: the shapes do not fit.
     """
     correct = topk_correct(logits, labels)
     with paddle.amp.auto_cast(enable=False):
@@ -67,13 +65,13 @@ def classification_sums(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def classification_metrics(sums: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """`top1` and `top5` in percent, mean `loss`, and `count`, from sums over everything that was evaluated.
+    """`top1` and `top5` in percent, mean `loss`, and `count`.
 
     Args:
-        sums: what `classification_sums` returns, added over batches and ranks.
+        sums: the results of `classification_sums`, added over all batches and ranks.
 
     Raises:
-        ValueError: when nothing was counted.
+        ValueError: `count` is 0.
     """
     count = int(sums["count"])
     if count < 1:
@@ -89,22 +87,22 @@ def classification_metrics(sums: Mapping[str, Tensor | float]) -> dict[str, floa
 def confusion_matrix(
     predictions: Tensor, labels: Tensor, num_classes: int, ignore_label: int = 255
 ) -> Tensor:
-    """Pixels of class i that were called j: int64 `[K, K]`; pixels labeled `ignore_label` do not count.
+    """Number of pixels of class i (row) that were predicted as class j (column): int64 `[K, K]`.
 
     Args:
-        predictions: any shape, integer in 0 .. K - 1.
-        labels: the same shape, integer in 0 .. K - 1 or `ignore_label`.
+        predictions: integers in 0 .. K - 1, of any shape.
+        labels: integers in 0 .. K - 1 or `ignore_label`, of the same shape.
         num_classes: K.
-        ignore_label: label of pixels without a class.
+        ignore_label: label of pixels that are not counted.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: the shapes differ.
     """
     if list(predictions.shape) != list(labels.shape):
         got = f"{list(predictions.shape)} and {list(labels.shape)}"
         raise ValueError(f"Predictions and labels must have one shape; got {got}")
     labels, predictions = labels.astype("int64").flatten(), predictions.astype("int64").flatten()
-    # Ignored pixels go into a bin of their own, so that no shape depends on the data.
+    # Ignored pixels are counted in an extra bin, so that no shape depends on the data.
     bins = paddle.where(
         labels == ignore_label,
         paddle.full_like(labels, num_classes**2),
@@ -115,33 +113,34 @@ def confusion_matrix(
 
 
 def segmentation_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Per class and in percent `iou` and `recall`, and the number of `pixels`, each `[K]`.
+    """`iou` and `recall` in percent and the number of `pixels` of each class, each `[K]`.
 
-    `iou` is NaN for a class that was neither there nor predicted, `recall` for one that was not there.
-    Source: mmseg/core/evaluation/metrics.py; `recall` is what it calls class accuracy.
+    `iou` is NaN for a class without labeled and predicted pixels, `recall` for a class without labeled pixels.
+    Source: mmseg/core/evaluation/metrics.py, where `recall` is called class accuracy.
 
     Args:
-        confusion: sum of `confusion_matrix`, `[K, K]`.
+        confusion: sum of `confusion_matrix` over all images, `[K, K]`.
     """
     confusion = np.asarray(confusion, np.float64)
-    hits, there, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    correct, labeled, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     with np.errstate(invalid="ignore"):
         return {
-            "iou": 100 * hits / (there + predicted - hits),
-            "recall": 100 * hits / there,
-            "pixels": there.astype(np.int64),
+            "iou": 100 * correct / (labeled + predicted - correct),
+            "recall": 100 * correct / labeled,
+            "pixels": labeled.astype(np.int64),
         }
 
 
 def segmentation_metrics(confusion: np.ndarray) -> dict[str, float]:
-    """`mIoU` and `mAcc`, the means of IoU and recall over the classes that have them, and `aAcc`, the share of
-    pixels called right; in percent.
+    """`mIoU`, `mAcc` and `aAcc` in percent: mean IoU, mean recall, and the share of pixels predicted correctly.
+
+    The means are over the classes that have the score.
 
     Args:
-        confusion: sum of `confusion_matrix`, `[K, K]`.
+        confusion: sum of `confusion_matrix` over all images, `[K, K]`.
 
     Raises:
-        ValueError: when no pixel was counted.
+        ValueError: no pixel was counted.
     """
     confusion = np.asarray(confusion, np.float64)
     if not confusion.sum():

@@ -22,7 +22,7 @@ from beit.layers import fused_attention
 from beit.logging import RunLog
 from beit.optim.ema import Ema
 from beit.optim.groups import describe_groups
-from beit.optim.schedule import make_schedules, run_length, warmup_length
+from beit.optim.schedule import make_schedules, run_length, scaled_lr, warmup_length
 from beit.parallel import ranks, sharding, watchdog
 from beit.parallel.stop import stop_signals
 from beit.tasks import TASKS, Task
@@ -249,7 +249,7 @@ def _describe(task: Task, sampler: TrainSampler, groups: list[dict[str, Any]], l
     )
     peak = train.BASE_LR
     if train.LINEAR_SCALED_LR:
-        peak *= total / train.LINEAR_SCALED_LR
+        peak = scaled_lr(peak, train.LINEAR_SCALED_LR, total)
         log.text(
             f"learning rate scaled from {train.BASE_LR:g} at batch {train.LINEAR_SCALED_LR} to {peak:g} at {total}"
         )
