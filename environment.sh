@@ -1,9 +1,9 @@
-# Sourced by run_demo.sh and run_tests.sh: makes .venv once per set of extras and enters it.
+# Sourced by run_demo.sh and run_tests.sh: creates .venv once per set of extras and activates it.
 
 make_environment() {
     python="${PYTHON:-python3}"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
-    # Installed again only when the project's requirements change.
+    # Packages are installed again only if pyproject.toml changes.
     stamp=".venv/installed-$1"
     if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
         echo "installing the packages of the extra '$1' into .venv"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Evaluate on 8 GPUs with the documented command; further arguments are appended and win:
+# Evaluates on 8 GPUs with the documented command. Arguments are appended and override those of the command:
 #   sh run_eval_multi.sh -data_path=/data/imagenet -pretrained=/weights/beit_base_patch16_224.pdparams
 set -eu
 CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0,1,2,3,4,5,6,7}"

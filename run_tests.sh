@@ -1,5 +1,5 @@
 #!/bin/sh
-# Format, lint, types and tests in an environment of their own. Arguments go to pytest: sh run_tests.sh tests/data -x
+# Runs format, lint, type and test checks in .venv. Arguments are passed to pytest: sh run_tests.sh tests/data -x
 set -eu
 cd "$(dirname "$0")"
 . ./environment.sh

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Train on 8 GPUs with the documented command; further arguments are appended and win:
+# Trains on 8 GPUs with the documented command. Arguments are appended and override those of the command:
 #   sh run_train_multi.sh -data_path=/data/imagenet -output=./output/base -pretrained=./beit_base_patch16_224_pt22k.pth
 set -eu
 CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0,1,2,3,4,5,6,7}"

@@ -16,7 +16,7 @@ from tests.checkpoint import publishers
 from tests.models.teacher_numpy import clip_state
 from tests.tiny import ROOT
 
-OTHERS = {"reliability"}
+OTHERS = {"reliability", "faults"}
 """Pages whose commands are tests themselves."""
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in OTHERS} | {
     "README": ROOT / "README.md"

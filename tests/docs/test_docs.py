@@ -161,3 +161,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(((?!http)[^)#]+)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
     assert page.stem in OTHERS or page.name in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+MARKDOWN = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: page.stem)
+def test_lines_are_short(page: Path) -> None:
+    """Prose has at most 120 characters per line; tables and code blocks, which cannot be wrapped, at most 200."""
+    is_code, long = False, []
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        is_code ^= line.startswith("```")
+        if len(line) > (200 if is_code or line.startswith("|") else 120):
+            long.append(f"{page.name}:{number}")
+    assert long == []

@@ -1,4 +1,4 @@
-"""`python -m tests.faults [pytest arguments]`: every fault against the real commands, and the table of what was seen."""
+"""`python -m tests.faults [pytest arguments]`: every fault against the real commands, and the results."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""The table of the fault suite, and the end of every process a test has started."""
+"""The results of the fault suite as Markdown (docs/faults.md); ends every process that a test has started."""
 
 from __future__ import annotations
 
+import itertools
 import re
+import textwrap
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tests.tiny import write_dataset
 
 ROWS = pytest.StashKey[list[Row]]()
 FAILURE = pytest.StashKey[str]()
+WIDTH = 120
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,19 +71,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not rows:
         return
     terminalreporter.section("faults")
-    terminalreporter.write_line("\n".join(table(rows)))
+    terminalreporter.write_line("\n".join(listing(rows)))
 
 
-def table(rows: list[Row]) -> list[str]:
-    """The rows as Markdown."""
-    lines = ["| family | fault | expected | seen | seconds to the message |", "|---|---|---|---|---|"]
-    for row in rows:
-        seen = f"FAILED: {row.failure}" if row.failure else row.seen
-        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-        seen = re.sub(r"/\S*/pytest-\d+/[^/ ]+", "…", seen)
-        cells = [row.family, row.fault, row.expected, seen, seconds]
-        lines.append(
-            "| " + " | ".join(" ".join(cell.split()).replace("|", "/")[:240] for cell in cells) + " |"
-        )
+def listing(rows: list[Row]) -> list[str]:
+    """The rows as Markdown: a section per family, a list per expectation, lines of at most `WIDTH` characters."""
+    lines = []
+    for family, members in itertools.groupby(rows, key=lambda row: row.family):
+        lines += [f"### {family}", ""]
+        for expected, group in itertools.groupby(members, key=lambda row: row.expected):
+            lines += [*_wrapped(f"Expected: {expected}", ""), ""]
+            lines += [line for row in group for line in _wrapped(_item(row), "  ")]
+            lines += [""]
     bad = sum(bool(row.failure) for row in rows)
-    return [*lines, "", f"{len(rows) - bad} of {len(rows)} rows as expected"]
+    return [*lines, f"{len(rows) - bad} of {len(rows)} rows as expected"]
+
+
+def _item(row: Row) -> str:
+    seen = f"FAILED: {row.failure}" if row.failure else row.seen
+    seen = re.sub(r"/\S*/pytest-\d+/[^/ ]+", "…", " ".join(seen.split())[:240])
+    seconds = "" if row.seconds is None else f" ({row.seconds:.1f} s)"
+    return f"* **{row.fault}**{seconds}: {seen}"
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    text = text.replace("<", "&lt;")
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)

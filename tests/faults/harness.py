@@ -1,4 +1,4 @@
-"""What the families of faults share: commands in processes that are all found again, and rows of the table."""
+"""What the families of faults share: commands in processes that are all found again, and the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ START = 240.0  # seconds a command may take to its first step on a busy machine
 
 @dataclass
 class Row:
-    """One line of the table; `seconds` is from the fault to the message, None where there is no message."""
+    """One fault and its result; `seconds` is from the fault to the message, None where there is no message."""
 
     family: str
     fault: str = ""

@@ -60,7 +60,7 @@ BAD = {
 def test_bad_files(data: Path, tmp_path: Path, trained: Path, row: Row, name: str, flag: str) -> None:
     row.fault, row.expected = (
         f"-{flag.lower()} of a file: {name}",
-        "one line that names the file and what it is; no code of it runs",
+        "one line with the file name and the reason; no code from the file runs",
     )
     change, reason = BAD[name]
     file = tmp_path / "bad.pdparams"
@@ -94,7 +94,7 @@ def test_bad_file_through_the_command(data: Path, tmp_path: Path, trained: Path,
 def test_fall_back(data: Path, tmp_path: Path, trained: Path, row: Row, damage: str) -> None:
     row.fault, row.expected = (
         f"-resume auto, latest.pdparams is {damage}",
-        "the kept checkpoint before it is taken, the log says so; bytes of the unbroken run",
+        "the previous checkpoint is used and the log says so; the same bytes as an uninterrupted run",
     )
     output = tmp_path / "run"
     output.mkdir()
@@ -112,7 +112,7 @@ def test_fall_back(data: Path, tmp_path: Path, trained: Path, row: Row, damage: 
 def test_every_checkpoint_is_damaged(data: Path, tmp_path: Path, trained: Path, row: Row) -> None:
     row.fault, row.expected = (
         "-resume auto, every kept checkpoint is damaged",
-        "status 2, names the last; no new run is begun over them",
+        "status 2, names the last one; no new run starts over them",
     )
     output = tmp_path / "run"
     output.mkdir()
@@ -130,14 +130,14 @@ OTHERS = {
     "another class count": ({"MODEL__NUM_CLASSES": 4}, "is of another model than the config"),
     "another task: pre-training": ({"TASK": "pretrain"}, ""),
     "another seed": ({"SEED": 9}, "SEED 0 -> 9"),
-    "an average is wanted that it does not have": ({"TRAIN__MODEL_EMA": True}, "has no moving average"),
+    "a checkpoint without the moving average": ({"TRAIN__MODEL_EMA": True}, "has no moving average"),
     "other frozen layers": ({"TRAIN__FREEZE_LAYERS": 2}, "optimizer state"),
 }
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_run(data: Path, tmp_path: Path, trained: Path, row: Row, name: str) -> None:
-    row.fault, row.expected = f"-resume of {name}", "refused with the difference"
+    row.fault, row.expected = f"-resume of {name}", "refused; the message states the difference"
     keys, reason = OTHERS[name]
     file = trained / ("model.pdparams" if keys.get("MODEL__RESUME") else LATEST)
     with warnings.catch_warnings(), pytest.raises((ValueError, OSError)) as caught:
@@ -155,7 +155,7 @@ def test_weights_that_are_no_numbers(
 ) -> None:
     row.fault, row.expected = (
         f"one weight of a checkpoint is {value}, through -eval -pretrained",
-        "refused with its name; no number is printed",
+        "refused; the message names the weight; no metric is printed",
     )
     tree = {name: array.copy() for name, array in read(trained / "model.pdparams").tree.items()}
     tree["blocks.1.mlp.fc1.weight"][0, 0] = value
@@ -174,7 +174,7 @@ def test_weights_that_are_no_numbers(
 def test_altered_after_writing(data: Path, tmp_path: Path, trained: Path, row: Row) -> None:
     row.fault, row.expected = (
         "a training state whose step was changed by hand",
-        "accepted only when written again with its checksum",
+        "accepted only if written again with a new checksum",
     )
     state = read_checkpoint(trained / LATEST)
     write_checkpoint(tmp_path / "same.pdparams", state)

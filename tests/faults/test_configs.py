@@ -52,14 +52,14 @@ WRONG: dict[str, tuple[str, str]] = {
     "nested 5000 deep": ("[" * 5000, "not a valid YAML file"),
     "not a number": ("TRAIN:\n  BASE_LR: .nan\n", "expected a finite number"),
     "huge integer": ("SEED: 1" + "0" * 5000 + "\n", ""),
-    "image no multiple of the patch": ("DATA:\n  IMAGE_SIZE: 225\n", "not a multiple of MODEL.PATCH_SIZE"),
-    "width no multiple of the heads": ("MODEL:\n  EMBED_DIM: 100\n", "not a multiple of MODEL.NUM_HEADS"),
+    "image size not a multiple of the patch size": ("DATA:\n  IMAGE_SIZE: 225\n", "not a multiple of MODEL.PATCH_SIZE"),
+    "width not a multiple of the heads": ("MODEL:\n  EMBED_DIM: 100\n", "not a multiple of MODEL.NUM_HEADS"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong(tmp_path: Path, row: Row, name: str) -> None:
-    row.fault, row.expected = f"config: {name}", "one line that says file and key"
+    row.fault, row.expected = f"config: {name}", "one line with file and key"
     content, reason = WRONG[name]
     file = tmp_path / "config.yaml"
     file.write_text(content, encoding="utf-8")

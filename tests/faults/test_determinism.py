@@ -19,7 +19,7 @@ STEPS = int(os.environ.get("BEIT_FAULT_STEPS", "1500"))
 def test_same_run_twice(data: Path, tmp_path: Path, row: Row, ranks: int) -> None:
     row.fault, row.expected = (
         f"the same command twice, {ranks} rank(s), full augmentation; 0 and 2 workers, another log frequency",
-        "the same losses and states, bit by bit",
+        "the same losses and states, bit for bit",
     )
     script, extra = ("main_single_gpu.py", ()) if ranks == 1 else ("main_multi_gpu.py", ("-nprocs=2",))
     keys = {"TRAIN__MODEL_EMA": True, "TRAIN__ACCUM_ITER": 2}
@@ -32,7 +32,7 @@ def test_same_run_twice(data: Path, tmp_path: Path, row: Row, ranks: int) -> Non
 
 def test_what_changes_it(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
-        "another seed; another number of threads in the linear algebra",
+        "another seed; another number of threads for matrix products",
         "the seed changes the run; threads may change the last bits (stated in docs/reliability.md)",
     )
     succeed(command("main_single_gpu.py", data, tmp_path / "a"), tmp_path / "a")
@@ -68,7 +68,7 @@ def measure(pids: list[int]) -> tuple[float, int]:
 def test_long_run(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         f"{STEPS:,} steps, a save every 100, an evaluation every epoch, 1 worker",
-        "memory, open files and /dev/shm flat after the first third; KEEP_LAST kept",
+        "memory, open files and /dev/shm constant after the first third; KEEP_LAST checkpoints kept",
     )
     keys = {
         "TRAIN__NUM_EPOCHS": -(-STEPS // 22),

@@ -30,7 +30,7 @@ KEYS = {"TRAIN__NUM_EPOCHS": 3, "SAVE_STEPS": 4, "KEEP_LAST": 1}
 @pytest.mark.parametrize("size", ["300k", "520k", "700k"])
 def test_full_disk(data: Path, tmp_path: Path, row: Row, size: str) -> None:
     row.fault = f"disk of {size} for the output (a tmpfs)"
-    row.expected = "status 2, one line with the file and `No space left`; the last checkpoint whole; with room it resumes to the same bytes"
+    row.expected = "status 2, one line with the file and `No space left`; the last checkpoint intact; with free space the run resumes to the same bytes"
     succeed(command("main_single_gpu.py", data, tmp_path / "whole", **KEYS), tmp_path / "whole")
     small, kept = tmp_path / "small", tmp_path / "kept"
     small.mkdir()
@@ -44,7 +44,7 @@ def test_full_disk(data: Path, tmp_path: Path, row: Row, size: str) -> None:
     assert leftovers(kept) == []
     succeed(command("main_single_gpu.py", data, kept, "-resume=auto", **KEYS), kept)
     assert different_weights(tmp_path / "whole", kept) == []
-    row.seen = f"{said[:150]}; checkpoint of step {step} whole, resumed, bytes equal"
+    row.seen = f"{said[:150]}; checkpoint of step {step} intact, resumed, bytes equal"
 
 
 @needs_mount
@@ -64,7 +64,7 @@ def test_read_only_output(data: Path, tmp_path: Path, row: Row) -> None:
 def test_output_becomes_read_only(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "the disk turns read-only during the run (as after an I/O error)",
-        "status 2, one line; the last checkpoint whole",
+        "status 2, one line; the last checkpoint intact",
     )
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
@@ -80,13 +80,13 @@ def test_output_becomes_read_only(data: Path, tmp_path: Path, row: Row) -> None:
     status = run.end(90)
     text = run.text()
     assert status == 2 and "Traceback" not in text, text[-1500:]
-    row.seen = f"{message(text)[:150]}; checkpoint of step {step_of(kept)} whole"
+    row.seen = f"{message(text)[:150]}; checkpoint of step {step_of(kept)} intact"
 
 
 def test_output_removed(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "the output folder is removed during the run",
-        "status 2 and one line that names it, at the next log line",
+        "status 2 and one line that names the folder, at the next log line",
     )
     run = start(
         command("main_single_gpu.py", data, tmp_path / "run", TRAIN__NUM_EPOCHS=500, SAVE_STEPS=5),
@@ -106,7 +106,7 @@ def test_output_removed(data: Path, tmp_path: Path, row: Row) -> None:
 def test_two_runs_in_one_folder(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "a second run and an evaluation into the folder of a run",
-        "both refused, status 2; the first goes on",
+        "both refused, status 2; the first run continues",
     )
     keys = {"TRAIN__NUM_EPOCHS": 500, "SAVE_STEPS": 5}
     first = start(command("main_single_gpu.py", data, tmp_path / "run", **keys), tmp_path / "run")
@@ -158,7 +158,7 @@ def test_output_used_again(data: Path, tmp_path: Path, row: Row) -> None:
 def test_slow_disk(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "every sync of the disk takes 1 s, two ranks",
-        "slower, nothing else; bytes of the fast run",
+        "only slower; the same bytes as the fast run",
     )
     slow = tmp_path / "slow"
     slow.mkdir()

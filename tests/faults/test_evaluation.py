@@ -34,7 +34,7 @@ def plain_loop(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def test_whole_grid(row: Row) -> None:
-    row.fault = f"worlds 1-4 x batches 1-64 x data sets of 1-257 images: {len(WORLDS) * len(BATCHES) * len(IMAGES):,} evaluations"
+    row.fault = f"1-4 ranks x batches 1-64 x data sets of 1-257 images: {len(WORLDS) * len(BATCHES) * len(IMAGES):,} evaluations"
     row.expected = "count, top-1, top-5 and loss sums equal a plain loop to the last bit"
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(max(IMAGES), CLASSES)).astype(np.float32)
@@ -82,7 +82,7 @@ def test_whole_grid(row: Row) -> None:
 )
 def test_real_processes(tmp_path: Path, row: Row, world: int, batch: int, images: int) -> None:
     row.fault = f"-eval with {world} rank(s), batch {batch}, {images} image(s)"
-    row.expected = "count, top-1, top-5 of a plain loop over single images exactly, the loss to 1e-6"
+    row.expected = "count, top-1 and top-5 equal those of a plain loop over single images; the loss to 1e-6"
     root = write_dataset(tmp_path / "data", train=12, val=images)
     run(tiny_config(root, tmp_path / "train", TRAIN__NUM_EPOCHS=1, TRAIN__BASE_LR=1e-5, MODEL__NUM_CLASSES=7))
     weights = tmp_path / "train" / "model.pdparams"

@@ -79,7 +79,7 @@ REFUSED = {
     "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a git-lfs pointer"),
     "zeros": (bytes(5000), "begins with zeros only"),
     "text": (b"not an image at all", "no image in one of the formats"),
-    "EPS, a format outside of the allowed ones": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "no image in one of the formats"),
+    "EPS, a format that is not allowed": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "no image in one of the formats"),
     "JPEG without its last 2 bytes": (JPEG[:-2], "cannot be decoded"),
     "JPEG cut at 50 %": (JPEG[: len(JPEG) // 2], "cannot be decoded"),
     "decompression bomb, 900 megapixels": (bomb(), "more pixels than"),
@@ -107,7 +107,7 @@ OPENED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(tmp_path: Path, row: Row, name: str) -> None:
     content, reason = REFUSED[name]
-    row.fault, row.expected = name, "refused, the message says what it is"
+    row.fault, row.expected = name, "refused; the message states the reason"
     path = tmp_path / "picture.JPEG"
     path.write_bytes(content)
     begin = time.monotonic()
@@ -136,7 +136,7 @@ def expected_pixels(name: str, content: bytes) -> np.ndarray | None:
 def test_opened(tmp_path: Path, row: Row, name: str) -> None:
     row.fault, row.expected = (
         name,
-        "opened as 8-bit RGB by the stated rule; training and evaluation transforms give a full, finite image",
+        "opened as 8-bit RGB by the documented rules; training and evaluation transforms return complete, finite images",
     )
     path = tmp_path / "picture.JPEG"
     path.write_bytes(OPENED[name])
@@ -158,14 +158,14 @@ def test_opened(tmp_path: Path, row: Row, name: str) -> None:
             sample = dataset[Sample(seed % len(dataset), seed)]
             assert sample["image"].shape == (3, 16, 16) and sample["image"].dtype == np.uint8
     row.seen = (
-        f"{image.size[0]}x{image.size[1]} RGB, mean {pixels.mean():.0f}; 40 augmented samples are whole"
+        f"{image.size[0]}x{image.size[1]} RGB, mean {pixels.mean():.0f}; 40 augmented samples are complete"
     )
 
 
 def test_truncated_anywhere(tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "a JPEG and a PNG cut at 300 random offsets each",
-        "each refused with its name; nothing else raised",
+        "each refused with the file name; no other exception",
     )
     rng = np.random.default_rng(0)
     path = tmp_path / "picture.jpg"
@@ -181,7 +181,7 @@ def test_truncated_anywhere(tmp_path: Path, row: Row) -> None:
 
 def test_flipped_bytes(tmp_path: Path, row: Row) -> None:
     row.fault = f"{FLIPS} random byte flips of a JPEG, through the loader's worker processes"
-    row.expected = "each is a picture, or is replaced, counted and named; no worker dies"
+    row.expected = "each is decoded, or replaced, counted and named; no worker dies"
     root = write_dataset(tmp_path / "data", train=FLIPS, val=1)
     rng = np.random.default_rng(0)
     for number in range(FLIPS):
@@ -207,10 +207,8 @@ def test_flipped_bytes(tmp_path: Path, row: Row) -> None:
 
 
 def test_training_command(tmp_path: Path, row: Row) -> None:
-    row.fault = (
-        f"training data with {len(REFUSED)} bad files of 200 and every odd one that can be opened, 2 workers"
-    )
-    row.expected = "trains to its end; each bad file counted, named in bad_images.txt"
+    row.fault = f"training data with {len(REFUSED)} damaged files of 200 and all unusual files that can be opened, 2 workers"
+    row.expected = "training finishes; each damaged file is counted and named in bad_images.txt"
     root = write_dataset(tmp_path / "data", train=200, val=11)
     for number, content in enumerate([*[content for content, _ in REFUSED.values()], *OPENED.values()]):
         (root / "my images" / f"train_{number * 5}.png").write_bytes(content)
@@ -248,7 +246,7 @@ def test_too_many_bad_images(tmp_path: Path, row: Row) -> None:
 def test_evaluation_is_never_of_other_images(tmp_path: Path, row: Row, workers: int) -> None:
     row.fault, row.expected = (
         f"a truncated validation image, {workers} workers",
-        "training ends with status 2 at the evaluation, image and place in the list named; no number printed",
+        "training ends with status 2 at the evaluation; the message names the image and its place in the list; no metric is printed",
     )
     root = write_dataset(tmp_path / "data", train=12, val=9)
     path = root / "my images" / "val_5.png"
@@ -263,8 +261,8 @@ def test_evaluation_is_never_of_other_images(tmp_path: Path, row: Row, workers: 
 
 
 def test_check_finds_them_before(tmp_path: Path, row: Row) -> None:
-    row.fault = f"`beit check` on {len(REFUSED)} bad files, 40 JPEGs cut at random, {len(OPENED)} odd and 120 clean files"
-    row.expected = "status 1, every bad file named with its reason, no clean one"
+    row.fault = f"`beit check` on {len(REFUSED)} damaged files, 40 JPEGs cut at random, {len(OPENED)} unusual and 120 intact files"
+    row.expected = "status 1; every damaged file is named with its reason, no intact file is named"
     cut, root = 40, write_dataset(tmp_path / "data", train=184, val=11)
     rng = np.random.default_rng(0)
     contents = [content for content, _ in REFUSED.values()]

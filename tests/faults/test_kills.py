@@ -51,7 +51,9 @@ def test_killed_at_random_moments(data: Path, tmp_path: Path, row: Row, ranks: i
     row.fault = (
         f"kill -9 of {'the run' if ranks == 1 else 'one of two ranks'}, {KILLS} times at random moments"
     )
-    row.expected = "resumed each time; weights, average and optimizer byte-identical; nobody survives"
+    row.expected = (
+        "resumes each time; weights, average and optimizer state are byte-identical; no process survives"
+    )
     script, extra = ("main_single_gpu.py", ()) if ranks == 1 else ("main_multi_gpu.py", ("-nprocs=2",))
     keys = KEYS | {"DATA__NUM_WORKERS": 2 - ranks, "DATA__BATCH_SIZE": 4 // ranks}
     succeed(command(script, data, tmp_path / "whole", *extra, **keys), tmp_path / "whole")
@@ -83,7 +85,7 @@ def test_killed_at_random_moments(data: Path, tmp_path: Path, row: Row, ranks: i
     assert leftovers(broken) == []
     row.seen = (
         f"{sum(hits.values())} kills ({hits['start']} at start, {hits['save']} in a save, {hits['run']} between; "
-        f"{halves} half-written files), all bytes equal, everyone gone within {max(resumed):.1f} s"
+        f"{halves} partial files), all bytes equal, all processes ended within {max(resumed):.1f} s"
     )
 
 

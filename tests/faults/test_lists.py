@@ -28,7 +28,7 @@ def rewrite(root: Path, split: str, change: object) -> Path:
 
 SAME = {
     "byte order mark": lambda lines: b"\xef\xbb\xbf" + "\n".join(lines).encode(),
-    "CRLF, trailing blanks, empty lines": lambda lines: "\r\n".join(
+    "CRLF, trailing spaces, empty lines": lambda lines: "\r\n".join(
         f"{line}  \t\r\n" for line in lines
     ).encode(),
     "tabs between the columns": lambda lines: "\n".join(
@@ -47,7 +47,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_spellings(tmp_path: Path, row: Row, plain: Path) -> None:
     row.fault, row.expected = (
         ", ".join(SAME) + " (all at once in the two lists)",
-        "the same run: bytes of the plain list's",
+        "the same bytes as with the plain list",
     )
     root = write_dataset(tmp_path / "data")
     rewrite(root, "train", lambda lines: SAME["byte order mark"](lines).replace(b"\n", b" \t\r\n\r\n"))
@@ -58,7 +58,7 @@ def test_spellings(tmp_path: Path, row: Row, plain: Path) -> None:
 
 
 WRONG = {
-    "label is no integer": (
+    "label is not an integer": (
         lambda lines: "\n".join([*lines[:6], "my images/train_6.png cat"]),
         r":7: label 'cat' is not an integer",
     ),
@@ -84,7 +84,7 @@ WRONG = {
         ":25: path '/etc/passwd' leaves the data folder",
     ),
     "path with ..": (lambda lines: "\n".join([*lines, "my images/../../x.png 1"]), "leaves the data folder"),
-    "path of Windows": (lambda lines: "\n".join([*lines, "C:\\x.png 1"]), "leaves the data folder"),
+    "Windows path": (lambda lines: "\n".join([*lines, "C:\\x.png 1"]), "leaves the data folder"),
     "empty file": (lambda lines: "", "is empty; expected lines"),
     "blank lines only": (lambda lines: "\n \t\n\r\n", "is empty; expected lines"),
     "GBK instead of UTF-8": (
@@ -146,7 +146,7 @@ def test_missing_file(tmp_path: Path, row: Row) -> None:
 def test_one_missing_file(tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "one listed validation file does not exist",
-        "status 2 before the first step: an evaluation is of all images",
+        "status 2 before the first step: an evaluation needs all images",
     )
     root = write_dataset(tmp_path / "data")
     (root / "my images" / "val_5.png").unlink()
@@ -162,7 +162,7 @@ def test_one_missing_file(tmp_path: Path, row: Row) -> None:
 def test_duplicates_and_overlap(tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "3 lines repeat an image, one with another label; 2 validation images are training images",
-        "warnings with the counts; the run goes on",
+        "warnings with the counts; the run continues",
     )
     root = write_dataset(tmp_path / "data")
     rewrite(root, "train", lambda lines: "\n".join([*lines, *lines[:2], "my images/train_2.png 1"]).encode())
@@ -213,7 +213,7 @@ class Measuring(ImageDataset):
 def test_a_million_lines(tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         f"a list of {LINES:,} lines, 2 workers",
-        "opened in seconds; under 100 MB a worker",
+        "opened in seconds; less than 100 MB per worker",
     )
     file = tmp_path / "train_list.txt"
     with file.open("w", encoding="utf-8") as out:

@@ -38,13 +38,13 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "that is empty": (lambda path: path.write_bytes(b""), "0 bytes"),
     "cut in half": (lambda path: path.write_bytes(path.read_bytes()[:60]), "cannot be decoded"),
     "missing": (lambda path: path.unlink(), "masks"),
-    "of a wrong folder": (lambda path: shutil.rmtree(path.parent), "masks"),
+    "in a wrong folder": (lambda path: shutil.rmtree(path.parent), "masks"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_label_maps(scenes: Path, tmp_path: Path, row: Row, name: str) -> None:
-    row.fault, row.expected = f"a label map {name}", "refused with the file"
+    row.fault, row.expected = f"a label map {name}", "refused with the file name"
     change, reason = BAD[name]
     change(scenes / "masks/train/2.png")
     config = tiny_config(scenes, tmp_path / "out", TASK="segment", DATA__DATASET="image_mask")

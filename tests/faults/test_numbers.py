@@ -35,7 +35,7 @@ def test_loss_of_one_step(data: Path, tmp_path: Path, row: Row, ranks: int, what
         + (" on rank 1 of two" if ranks == 2 else "")
         + ", log lines only at saves (every 4 steps)"
     )
-    row.expected = "status 2 that names loss and steps; the checkpoint of step 4 is whole and finite"
+    row.expected = "status 2; the message names loss and steps; the checkpoint of step 4 is intact and finite"
     words = command(
         "tests/faults/poisoned_run.py",
         data,
@@ -97,8 +97,8 @@ def spoil(tensor: paddle.Tensor) -> None:
 def test_state_that_is_saved(
     data: Path, tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    row.fault = f"a {part} becomes NaN in a step whose loss was finite (a flipped bit in memory)"
-    row.expected = "refused before it is saved, with the name; the checkpoint before stays"
+    row.fault = f"one {part} becomes NaN in a step with a finite loss (a flipped bit in memory)"
+    row.expected = "refused before saving, with the name; the previous checkpoint stays"
 
     def change(state: TrainState) -> None:
         if part == "average":
@@ -155,7 +155,7 @@ def force_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_float16_overflow(data: Path, tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     row.fault, row.expected = (
         "the gradient of step 4 overflows under loss scaling",
-        "that step is skipped, the scale halves, training goes on; scale in the checkpoint",
+        "the step is skipped, the scale is halved, training continues; the checkpoint contains the scale",
     )
     force_scaler(monkeypatch)
     real, weights = beit.train.loop.train_step, []
@@ -189,7 +189,7 @@ def test_float16_overflow_storm(
 ) -> None:
     row.fault, row.expected = (
         "every gradient overflows",
-        "stopped with a message once the scale is below 1 instead of training nothing for days",
+        "stops with a message when the scale is below 1",
     )
     force_scaler(monkeypatch)
     real = beit.train.loop.train_step
@@ -209,7 +209,7 @@ def test_float16_overflow_storm(
 def test_one_class_one_image(tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "1 class, 1 training image, 1 validation image, batch 1 with mixup and cutmix",
-        "trains, evaluates to 100 %, finite",
+        "trains; accuracy 100 %; all values finite",
     )
     root = write_dataset(tmp_path / "data", train=1, val=1, classes=1)
     keys = {"MODEL__NUM_CLASSES": 1, "DATA__BATCH_SIZE": 1}

@@ -33,7 +33,7 @@ LIMIT = 4.0
 def test_a_rank_is_stopped(data: Path, tmp_path: Path, row: Row, victim: int) -> None:
     row.fault = f"SIGSTOP of rank {victim} of two, RANK_TIMEOUT={LIMIT:g}"
     row.expected = (
-        f"the job ends with status {EXIT_HUNG} and names the stopped rank; the last checkpoint is whole"
+        f"the job ends with status {EXIT_HUNG} and names the stopped rank; the last checkpoint is intact"
     )
     keys = {"TRAIN__NUM_EPOCHS": 500, "RANK_TIMEOUT": LIMIT, "RANK_GRACE": 0.5, "SAVE_STEPS": 5}
     run = start(command("main_multi_gpu.py", data, tmp_path / "run", "-nprocs=2", **keys), tmp_path / "run")
@@ -57,8 +57,8 @@ def test_a_rank_is_stopped(data: Path, tmp_path: Path, row: Row, victim: int) ->
 
 def test_a_rank_hangs_in_its_data(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
-        "one rank's image never answers (a FIFO), no WORKER_TIMEOUT",
-        "ends by RANK_TIMEOUT; a message says where each rank is",
+        "an image of one rank blocks when it is read (a FIFO), no WORKER_TIMEOUT",
+        "ends after RANK_TIMEOUT; a message states where each rank is",
     )
     root = copied(data, tmp_path / "data")
     keys = {"RANK_TIMEOUT": LIMIT, "RANK_GRACE": 3.0, "DATA__WORKER_TIMEOUT": 0.0, "TRAIN__NUM_EPOCHS": 500}
@@ -89,7 +89,7 @@ def launcher(port: int, log: Path, ranks: int = 2) -> list[str]:
 
 def test_under_the_launcher_of_paddle(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault = f"SIGSTOP of a rank under paddle.distributed.launch, RANK_TIMEOUT={LIMIT:g}"
-    row.expected = "the other rank's watchdog ends it, the launcher ends the job"
+    row.expected = "the watchdog of the other rank ends that rank; the launcher ends the job"
     keys = {"TRAIN__NUM_EPOCHS": 500, "RANK_TIMEOUT": LIMIT, "SAVE_STEPS": 5}
     arguments = (
         launcher(0, tmp_path / "log") + command("main_multi_gpu.py", data, tmp_path / "run", **keys)[1:]
@@ -171,7 +171,7 @@ def test_world_size_changes_at_the_resume(data: Path, tmp_path: Path, row: Row) 
     row.fault = (
         "2 ranks x 4 images, resumed on 1 rank x 8, then on 1 rank x 4 x 2 micro-batches, then on 2 ranks x 4"
     )
-    row.expected = "the order of images is that of the unbroken run: losses equal to 1e-5; every evaluation counts 11 images"
+    row.expected = "the same order of images as in an uninterrupted run: losses equal to 1e-5; every evaluation counts 11 images"
     keys = QUIET | {"TRAIN__NUM_EPOCHS": 8}
     succeed(command("main_multi_gpu.py", data, tmp_path / "whole", "-nprocs=2", **keys), tmp_path / "whole")
     broken = tmp_path / "broken"
@@ -221,7 +221,10 @@ def test_a_total_batch_that_changes_is_refused(
 
 
 def test_no_gpu(data: Path, tmp_path: Path, row: Row) -> None:
-    row.fault, row.expected = "-device gpu where Paddle has none", "status 2, says which package is missing"
+    row.fault, row.expected = (
+        "-device gpu where Paddle has none",
+        "status 2; the message names the missing package",
+    )
     keys = {"DEVICE": "gpu"}
     status, text, row.seconds = finish(
         command("main_multi_gpu.py", data, tmp_path / "run", **keys), tmp_path / "run"

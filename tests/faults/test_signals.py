@@ -87,7 +87,7 @@ def test_two_ranks_and_repeated_signals(data: Path, tmp_path: Path, row: Row, nu
 
 def test_second_interrupt(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
-        "Ctrl-C twice, the second while the last image hangs (a FIFO)",
+        "Ctrl-C twice, the second while the last image blocks (a FIFO)",
         "ends at once, status 130, no traceback",
     )
     root = copied(data, tmp_path / "data")
@@ -113,7 +113,7 @@ def test_second_interrupt(data: Path, tmp_path: Path, row: Row) -> None:
 def test_interrupt_while_starting(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "Ctrl-C before the first step",
-        "ends within seconds, status 130 (or 143 when it had begun), nothing half-written",
+        "ends within seconds, status 130 (or 143 if training had started); no partial file",
     )
     run = start(command("main_single_gpu.py", data, tmp_path / "run"), tmp_path / "run")
     run.wait_for(lambda: (tmp_path / "run" / "config.yaml").exists())

@@ -40,7 +40,7 @@ LARGE = {
 def test_shared_memory_is_small(data: Path, tmp_path: Path, row: Row, size: str, what: str) -> None:
     row.fault, row.expected = (
         f"/dev/shm is {what}, 2 workers",
-        "runs as ever: batches travel through pipes" if size != "0" else "status 1, one line that names it",
+        "works: batches are sent through pipes" if size != "0" else "status 1, one line that names /dev/shm",
     )
     mount = (
         f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
@@ -61,7 +61,7 @@ def test_shared_memory_is_small(data: Path, tmp_path: Path, row: Row, size: str,
 
 
 def test_more_workers_than_cores(data: Path, tmp_path: Path, row: Row) -> None:
-    row.fault, row.expected = "DATA.NUM_WORKERS=512", "a warning, as many as there are CPUs; the run goes on"
+    row.fault, row.expected = "DATA.NUM_WORKERS=512", "a warning; as many workers as CPUs; the run continues"
     text = succeed(
         command("main_single_gpu.py", data, tmp_path / "run", DATA__NUM_WORKERS=512, TRAIN__NUM_EPOCHS=1),
         tmp_path / "run",
@@ -73,8 +73,8 @@ def test_more_workers_than_cores(data: Path, tmp_path: Path, row: Row) -> None:
 
 def test_a_worker_is_killed(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
-        "kill -9 of a data worker (as the system does for want of memory)",
-        "status 1 or 2, a line that says so within seconds",
+        "kill -9 of a data worker (as the system does when memory runs out)",
+        "status 1 or 2, and a message within seconds",
     )
     keys = {"TRAIN__NUM_EPOCHS": 500, "DATA__NUM_WORKERS": 2}
     run = start(command("main_single_gpu.py", data, tmp_path / "run", **keys), tmp_path / "run")
@@ -95,7 +95,7 @@ def test_a_worker_is_killed(data: Path, tmp_path: Path, row: Row) -> None:
 def test_a_worker_hangs(data: Path, tmp_path: Path, row: Row, how: str) -> None:
     row.fault = {
         "stopped": "SIGSTOP of the data worker",
-        "stuck": "an image that never answers (a FIFO, as a hung network drive)",
+        "stuck": "an image that blocks when it is read (a FIFO, like a hung network drive)",
     }[how]
     row.fault, row.expected = (
         row.fault + ", DATA.WORKER_TIMEOUT=3",
