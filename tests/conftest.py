@@ -29,6 +29,18 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.fixture
+def example_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the files that the examples of the help texts name."""
+    import paddle
+
+    from tests.example_folder import write_example_folder
+
+    paddle.seed(0)
+    monkeypatch.chdir(write_example_folder(tmp_path))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Segmenter, Path]:
     """A tiny segmentation model with random weights, and its folder, which also holds three images."""

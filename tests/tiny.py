@@ -260,9 +260,16 @@ def losses(output: Path) -> list[float]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def weights(file: Path) -> dict[str, np.ndarray]:
+def load_weights(file: Path | str) -> dict[str, np.ndarray]:
     """Arrays of a weights file by name."""
     return dict(read(file).tree)
+
+
+def different_weights(first: Path, second: Path, name: str = "model.pdparams") -> list[str]:
+    """Names of tensors that differ in a single bit between two output folders."""
+    a, b = load_weights(first / name), load_weights(second / name)
+    assert a.keys() == b.keys()
+    return [tensor for tensor in a if a[tensor].tobytes() != b[tensor].tobytes()]
 
 
 def train_state(

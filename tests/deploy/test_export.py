@@ -19,7 +19,6 @@ from beit.predict.classifier import classifier
 from beit.tools import export as module
 from beit.tools.export import export
 from tests.tiny import logits_of, tiny_config
-from tests.tools.workplace import write_workplace
 
 NAMES = ("flower", "temple", "neither")
 
@@ -114,16 +113,14 @@ def test_what_is_refused(model, photographs, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").is_file()
 
 
-def test_the_command(tmp_path, monkeypatch, capsys):
-    """The first example of the help text, twice: an export replaces a former one."""
-    paddle.seed(0)
-    monkeypatch.chdir(write_workplace(tmp_path))
+def test_the_command(example_folder, capsys):
+    """The first example of the help text, twice: an export replaces a previous one."""
     words = shlex.split(module.EXAMPLES[0])[3:]
     for _ in range(2):
         assert main(words) == 0
     said = capsys.readouterr().out
     assert "paddle: largest difference" in said and "bfloat16: " in said
-    content = json.loads((tmp_path / "exported" / "export.json").read_text())
+    content = json.loads((example_folder / "exported" / "export.json").read_text())
     assert content["outputs"] == ["scores", "classes"] and content["class_names"][3] == "digit 3"
     assert main([*words[:3], "--pictures", "none"]) == 2
     assert "none does not exist" in capsys.readouterr().err

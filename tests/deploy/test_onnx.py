@@ -15,7 +15,6 @@ from beit.deploy.runner import load_runner
 from beit.predict.classifier import classifier
 from beit.tools.export import EXAMPLES, export
 from tests.tiny import logits_of, tiny_config
-from tests.tools.workplace import write_workplace
 
 POSITIONS = {
     "own tables": {},
@@ -64,11 +63,9 @@ def test_the_best_classes_in_float32_and_int8(photographs, tmp_path):
 
 
 @pytest.mark.onnx
-def test_the_example(tmp_path, monkeypatch):
-    paddle.seed(0)
-    monkeypatch.chdir(write_workplace(tmp_path))
+def test_the_example(example_folder):
     assert main(shlex.split(EXAMPLES[1])[3:]) == 0
-    assert (tmp_path / "exported" / "model.int8.onnx").is_file()
+    assert (example_folder / "exported" / "model.int8.onnx").is_file()
 
 
 @pytest.mark.onnx

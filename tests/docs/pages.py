@@ -131,7 +131,7 @@ def shorten(words: tuple[str, ...]) -> None:
             file.write_text("".join(file.read_text().splitlines(keepends=True)[: 4 * count]))
 
 
-def write_workplace(root: Path, page: str) -> None:
+def write_files_of(root: Path, page: str) -> None:
     """The files a page names, in `root`."""
     rng = np.random.default_rng(0)
     (root / "configs").symlink_to(ROOT / "configs")

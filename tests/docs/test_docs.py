@@ -16,7 +16,7 @@ import pytest
 import beit.config
 from beit.__main__ import main
 from beit.config import config_from_arguments, get_config
-from tests.docs.pages import OTHERS, PAGES, SMALLER, Step, shorten, smaller, steps, write_workplace
+from tests.docs.pages import OTHERS, PAGES, SMALLER, Step, shorten, smaller, steps, write_files_of
 from tests.tiny import ROOT, environment
 
 pytestmark = pytest.mark.docs
@@ -130,7 +130,7 @@ def test_the_commands_of_a_page(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     paddle.seed(0)
-    write_workplace(tmp_path, page)
+    write_files_of(tmp_path, page)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for step in steps(PAGES[page]):

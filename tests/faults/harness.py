@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from beit.checkpoint.files import read, read_checkpoint
+from beit.checkpoint.files import read_checkpoint
 from tests.tiny import ROOT, environment, losses
 
 LATEST = "latest.pdparams"
@@ -220,13 +220,6 @@ def step_of(output: Path) -> int:
     """Step of the newest checkpoint, whose checksum is compared; -1 for none."""
     file = output / LATEST
     return int(read_checkpoint(file)["step"]) if file.exists() else -1
-
-
-def different_weights(first: Path, second: Path, name: str = "model.pdparams") -> list[str]:
-    """Names of tensors that differ in a single bit."""
-    a, b = (read(folder / name).tree for folder in (first, second))
-    assert a.keys() == b.keys()
-    return [tensor for tensor in a if a[tensor].tobytes() != b[tensor].tobytes()]
 
 
 def different_states(first: Path, second: Path) -> list[str]:

@@ -13,8 +13,8 @@ import pytest
 from beit.checkpoint.files import read, read_checkpoint, write, write_checkpoint
 from beit.train.run import run as run_here
 from tests.checkpoint.container_writers import torch_zip
-from tests.faults.harness import LATEST, Row, different_weights, finish, message, succeed
-from tests.tiny import command, tiny_config
+from tests.faults.harness import LATEST, Row, finish, message, succeed
+from tests.tiny import command, different_weights, tiny_config
 
 
 @pytest.fixture(scope="module")

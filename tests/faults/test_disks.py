@@ -11,7 +11,6 @@ import pytest
 
 from tests.faults.harness import (
     Row,
-    different_weights,
     finish,
     leftovers,
     message,
@@ -21,7 +20,7 @@ from tests.faults.harness import (
     step_of,
     succeed,
 )
-from tests.tiny import command
+from tests.tiny import command, different_weights
 
 KEYS = {"TRAIN__NUM_EPOCHS": 3, "SAVE_STEPS": 4, "KEEP_LAST": 1}
 

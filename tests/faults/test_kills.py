@@ -14,7 +14,6 @@ from tests.faults.harness import (
     Command,
     Row,
     different_states,
-    different_weights,
     kill,
     leftovers,
     ranks_of,
@@ -22,7 +21,7 @@ from tests.faults.harness import (
     step_of,
     succeed,
 )
-from tests.tiny import command
+from tests.tiny import command, different_weights
 
 KILLS = int(os.environ.get("BEIT_FAULT_KILLS", "20"))
 KEYS = {"SAVE_STEPS": 1, "TRAIN__NUM_EPOCHS": 20, "TRAIN__MODEL_EMA": True, "RANK_GRACE": 1.0, "KEEP_LAST": 2}

@@ -13,8 +13,8 @@ from beit.data.dataset import ImageDataset
 from beit.data.list_file import read_list_file
 from beit.data.loader import Loader
 from beit.data.sampler import Sample
-from tests.faults.harness import Row, different_weights, finish, message, succeed
-from tests.tiny import command, write_dataset
+from tests.faults.harness import Row, finish, message, succeed
+from tests.tiny import command, different_weights, write_dataset
 
 LINES = 1_000_000
 

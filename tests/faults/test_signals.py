@@ -13,7 +13,6 @@ from beit.parallel.stop import EXIT_STOPPED
 from tests.faults.harness import (
     Row,
     copied,
-    different_weights,
     kill,
     lines_of,
     make_hang,
@@ -21,7 +20,7 @@ from tests.faults.harness import (
     step_of,
     succeed,
 )
-from tests.tiny import command
+from tests.tiny import command, different_weights
 
 KEYS = {"TRAIN__NUM_EPOCHS": 6, "DATA__NUM_WORKERS": 1}
 

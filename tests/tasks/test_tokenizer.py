@@ -19,7 +19,7 @@ from beit.tasks import TASKS
 from beit.train.run import run
 from beit.train.state import NonFiniteLossError
 from tests.models.teacher_numpy import dino_state
-from tests.tiny import TOKENIZER, losses, tiny_config, weights, write_dataset
+from tests.tiny import TOKENIZER, different_weights, load_weights, losses, tiny_config, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,7 @@ def test_a_run_trains_and_continues_to_the_same_numbers(build, tmp_path):
         assert np.asarray(Image.open(tmp_path / f"whole/{name}.png")).std() > 0
     run(build("half", MODEL__RESUME=str(tmp_path / "whole/epoch_0001.pdparams")))
     assert losses(tmp_path / "half") == losses(tmp_path / "whole")[3:]
-    whole, half = (weights(tmp_path / f"{name}/model.pdparams") for name in ("whole", "half"))
-    for name, array in whole.items():
-        np.testing.assert_array_equal(half[name], array, err_msg=name)
+    assert different_weights(tmp_path / "half", tmp_path / "whole") == []
 
 
 def test_trained_weights_are_a_tokenizer(build, tmp_path):
@@ -70,7 +68,7 @@ def test_trained_weights_are_a_tokenizer(build, tmp_path):
     tokenizer = build_tokenizer(build(TOKENIZER__PRETRAINED=str(tmp_path / "out/model.pdparams")))
     ids = tokenizer.encode(paddle.rand([2, 3, 16, 16]))
     assert ids.shape == [2, 16]
-    stored = weights(tmp_path / "out/model.pdparams")
+    stored = load_weights(tmp_path / "out/model.pdparams")
     np.testing.assert_array_equal(
         tokenizer.quantize.embedding.weight.numpy(), stored["quantize.embedding.weight"]
     )

@@ -9,11 +9,9 @@ import json
 import re
 import shlex
 
-import paddle
 import pytest
 
 from beit.__main__ import VERBS, main
-from tests.tools.workplace import write_workplace
 
 MINE = ("predict", "train", "evaluate", "check", "make-lists", "config", "report", "visualize")
 EXAMPLES = [line for verb in MINE for line in importlib.import_module(VERBS[verb][0]).EXAMPLES]
@@ -33,15 +31,8 @@ BASE = (86_530_984, 17_563_828_224, 17_581_219_584, 16_865_892_096, 12_665_468_9
 """Parameters, and multiply-adds A to D; B is what mmpretrain's metafile states."""
 
 
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    paddle.seed(0)
-    monkeypatch.chdir(write_workplace(tmp_path))
-    return tmp_path
-
-
 @pytest.mark.parametrize("line", EXAMPLES, ids=lambda line: line.removeprefix("python -m beit ")[:40])
-def test_the_example(line, workplace, capfd):
+def test_the_example(line, example_folder, capfd):
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "beit"]
     words = words[3 : words.index(">")] if ">" in words else words[3:]
@@ -54,7 +45,7 @@ def test_the_example(line, workplace, capfd):
         for number in BASE:
             assert f"{number:,}" in shown
     for name in re.findall(r"^(\S+\.(?:png|csv))$", shown, flags=re.MULTILINE):
-        assert (workplace / name).stat().st_size > 200
+        assert (example_folder / name).stat().st_size > 200
 
 
 @pytest.mark.parametrize("verb", MINE)
@@ -67,8 +58,8 @@ def test_help_shows_the_examples(verb, capsys):
         assert line in shown
 
 
-def test_unreadable_pictures_do_not_stop_the_others(workplace, capsys):
-    (workplace / "pictures" / "broken.jpg").write_text("<html>")
+def test_unreadable_pictures_do_not_stop_the_others(example_folder, capsys):
+    (example_folder / "pictures" / "broken.jpg").write_text("<html>")
     arguments = ["predict", "output/run", "pictures", "absent.png", "--device", "cpu", "--topk", "2"]
     assert main([*arguments, "--json"]) == 1
     output = capsys.readouterr()
@@ -87,12 +78,14 @@ def test_unreadable_pictures_do_not_stop_the_others(workplace, capsys):
     assert re.fullmatch(r"photo.jpg  digit \d \d+\.\d %\n", capsys.readouterr().out)
 
 
-def test_names_and_preprocessing_from_the_command_line(workplace, capsys):
-    (workplace / "plain.pdparams").write_bytes((workplace / "output/run/model.pdparams").read_bytes())
+def test_names_and_preprocessing_from_the_command_line(example_folder, capsys):
+    (example_folder / "plain.pdparams").write_bytes(
+        (example_folder / "output/run/model.pdparams").read_bytes()
+    )
     arguments = ["predict", "plain.pdparams", "photo.jpg", "--device", "cpu"]
     assert main(arguments) == 2
     assert "--mean 0.5 0.5 0.5" in capsys.readouterr().err
-    (workplace / "names.txt").write_text("".join(f"figure {k}\n" for k in range(10)))
+    (example_folder / "names.txt").write_text("".join(f"figure {k}\n" for k in range(10)))
     half = (".5",) * 3
     flags = ("--mean", *half, "--std", *half, "--crop-pct", "1", "--class-names", "names.txt", "--json")
     assert main([*arguments, *flags]) == 0
@@ -111,7 +104,7 @@ def test_names_and_preprocessing_from_the_command_line(workplace, capsys):
         (["config", "-cfgg=x"], "did you mean -cfg"),
     ],
 )
-def test_flags_that_are_wrong(words, reason, workplace, capsys):
+def test_flags_that_are_wrong(words, reason, example_folder, capsys):
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
@@ -132,7 +125,7 @@ def test_flags_that_are_wrong(words, reason, workplace, capsys):
         (["evaluate", "-cfg=demo_digits", "-device=cpu", "-output=new"], "-eval needs the weights"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line(words, reason, workplace, capfd):
+def test_mistakes_are_one_line(words, reason, example_folder, capfd):
     assert main(words) == 2
     error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and reason in error[0]

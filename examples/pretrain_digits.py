@@ -1,10 +1,10 @@
-"""Does pre-training help? Handwritten digits, a tiny model, minutes on a CPU; prints a table. Not part of the test run.
+"""Pre-train a tiny BEiT and BEiT v2 on handwritten digits and compare them with random weights; minutes on a CPU.
 
-    python tests/tasks/mim_learns.py OUTPUT_FOLDER
+    python examples/pretrain_digits.py OUTPUT_FOLDER
 
 A VQ-KD learns tokens from label-free features (the pixels around each patch); BEiT and BEiT v2 are pre-trained on its
 tokens without labels; then come a linear probe with all labels and fine-tuning with a tenth of them, over three seeds,
-each also from random initial weights. Folders that exist are used again.
+each also from random initial weights. Finished runs in the output folder are not repeated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 warnings.filterwarnings("ignore", message="No ccache found")
 
 SIDE, PATCH, GRID = 32, 8, 4  # pixels; a patch is 2 x 2 pixels of the original 8 x 8
@@ -95,7 +95,7 @@ FINETUNE |= {
 
 
 def train(folder: Path, keys: dict[str, Any]) -> dict[str, float]:
-    """Metrics of a run in `folder`, made if it is not there."""
+    """Metrics of a run in `folder`; runs that are finished are not repeated."""
     from beit.config import get_config
     from beit.train.run import run
 
@@ -107,7 +107,7 @@ def train(folder: Path, keys: dict[str, Any]) -> dict[str, float]:
 
 
 def write_digits(root: Path) -> None:
-    """All labels in `all`, a tenth of the training labels in `tenth`, features of patches in `features`."""
+    """Write list files with all labels into `all`, with a tenth of the training labels into `tenth`, and `features`."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -137,7 +137,7 @@ def write_digits(root: Path) -> None:
 
 
 def describe_patches(images: np.ndarray) -> np.ndarray:
-    """The 4 x 4 original pixels around each patch, and a constant, so that empty patches have a direction."""
+    """The 4 x 4 original pixels around each patch, and a constant, so that features of empty patches are not zero."""
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
     windows = [
         padded[:, y : y + 4, x : x + 4].reshape(len(images), 16)
@@ -149,7 +149,7 @@ def describe_patches(images: np.ndarray) -> np.ndarray:
 
 
 def most_frequent_share(root: Path, tokenizer: Path) -> float:
-    """Share of the most frequent token among those of the validation images: what guessing it would reach."""
+    """Share of the most frequent token of the masked validation patches: the accuracy of a constant prediction."""
     import paddle
 
     from beit.config import get_config
@@ -165,8 +165,8 @@ def most_frequent_share(root: Path, tokenizer: Path) -> float:
     ids = build_tokenizer(config).encode(
         paddle.to_tensor(np.stack([i["second"] for i in items])).astype("float32") / 255
     )
-    hidden = ids.numpy()[np.stack([item["mask"] for item in items])]
-    return float(np.bincount(hidden).max() / len(hidden))
+    masked = ids.numpy()[np.stack([item["mask"] for item in items])]
+    return float(np.bincount(masked).max() / len(masked))
 
 
 def main(root: Path) -> None:

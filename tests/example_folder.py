@@ -1,4 +1,4 @@
-"""A folder as the examples in the help texts suppose it: data, pictures, a finished run."""
+"""The files that the examples of the help texts name: data, images, a finished run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CLASSES = 10
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int] = (32, 32)) -> Image.Image:
-    """A picture of noise."""
+    """An image of noise."""
     return Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8))
 
 
-def write_workplace(root: Path) -> Path:
+def write_example_folder(root: Path) -> Path:
     """`digits/` (list files, 40 + 10 images), `output/run` (weights, config, names, metrics), `photo.jpg`, `pictures/`,
-    `more/`, `flowers/<class>/`; the folder."""
+    `more/`, `flowers/<class>/`; returns the folder."""
     rng = np.random.default_rng(0)
     (root / "digits" / "images").mkdir(parents=True)
     for split, count in (("train", 40), ("val", 10)):
@@ -50,5 +50,7 @@ def write_workplace(root: Path) -> Path:
         f'{{"time": 1.0, "step": {k}, "train/loss": {2 - k / 10}, "val/loss": {2 - k / 20}}}\n'
         for k in range(5)
     ]
-    (run / "metrics.jsonl").write_text("".join(lines) + '{"time": 1.0, "st')  # killed while writing
+    (run / "metrics.jsonl").write_text(
+        "".join(lines) + '{"time": 1.0, "st'
+    )  # the run was killed while it wrote
     return root
