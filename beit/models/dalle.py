@@ -1,4 +1,4 @@
-"""The discrete VAE of DALL-E: the tokenizer of BEiT v1, and its decoder for pictures."""
+"""The discrete VAE of DALL-E, the tokenizer of BEiT v1, with its decoder from tokens to images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from paddle.nn import functional as F
 # B batch, h, w token grid, L = h * w tokens (row-major), K vocabulary
 
 BLOCKS_PER_GROUP = 2
-_MARGIN = 0.1  # of the logit-Laplace distribution: pixels live in [0.1, 0.9]. dall_e/utils.py
+_MARGIN = 0.1  # of the logit-Laplace distribution, whose pixels are in [0.1, 0.9]: dall_e/utils.py
 
 
 def map_pixels(images: paddle.Tensor) -> paddle.Tensor:
-    """[0, 1] to [0.1, 0.9], what the encoder reads. Source: dall_e/utils.py."""
+    """Map pixels from [0, 1] to [0.1, 0.9], the range of the encoder's input. Source: dall_e/utils.py."""
     return (1.0 - 2.0 * _MARGIN) * images + _MARGIN
 
 
 def unmap_pixels(images: paddle.Tensor) -> paddle.Tensor:
-    """Back to [0, 1], cut there."""
+    """The inverse of `map_pixels`; values outside of [0, 1] are clipped."""
     return ((images - _MARGIN) / (1.0 - 2.0 * _MARGIN)).clip(0.0, 1.0)
 
 
 class Conv(nn.Layer):
-    """Convolution with "same" zero padding; its tensors are called `w` `[out, in, k, k]` and `b` as published."""
+    """Convolution with "same" zero padding; its tensors have the published names `w` `[out, in, k, k]` and `b`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -43,12 +43,13 @@ class Conv(nn.Layer):
 
 
 class DalleBlock(nn.Layer):
-    """`id(x) + gain * path(x)`, the path a ReLU before each of four convolutions.
+    """Residual block `id_path(x) + gain * res_path(x)`; `res_path` has four convolutions with a ReLU before each.
 
     Args:
-        in_channels, out_channels: of the block; inside it is four times narrower than its output.
-        kernel_sizes: of the four convolutions: 3 3 3 1 in the encoder, 1 3 3 3 in the decoder.
-        gain: of the path, 1 / (number of blocks)^2.
+        in_channels: channels of the input.
+        out_channels: channels of the output; between the convolutions there are a quarter of them.
+        kernel_sizes: of the four convolutions: 3, 3, 3, 1 in the encoder, 1, 3, 3, 3 in the decoder.
+        gain: factor of the residual path, 1 / (number of blocks)^2.
     """
 
     def __init__(
@@ -71,15 +72,15 @@ class DalleBlock(nn.Layer):
 
 
 class DalleEncoder(nn.Layer):
-    """Images to logits over the vocabulary, one token for each `2 ** (groups - 1)` pixels a side.
+    """Logits over the vocabulary from images; a token covers `2 ** (groups - 1)` pixels per side.
 
-    Source: dall_e/encoder.py of openai/DALL-E; widths of recipes: 256 channels, 4 groups, 8192 tokens.
-    Deviation: float32 throughout; the original runs most convolutions in float16 on GPUs, where near ties of the
-    argmax can fall either way.
+    Source: dall_e/encoder.py of openai/DALL-E; the published model has 256 channels, 4 groups and 8192 tokens.
+    Deviation: all in float32; the original computes most convolutions in float16 on GPUs, which can change the argmax of
+    nearly equal logits.
 
     Args:
-        width: channels of the first group; each further one has twice as many.
-        groups: number of groups of two blocks, with a maximum pool of 2 between them.
+        width: channels of the first group; each further group has twice as many as the one before.
+        groups: number of groups of two blocks; max pooling with stride 2 between groups.
         num_codes: K.
     """
 
@@ -103,7 +104,7 @@ class DalleEncoder(nn.Layer):
         """Logits `[B, K, h, w]` of images `[B, 3, height, width]` after `map_pixels`.
 
         Raises:
-            ValueError: the sides are no multiples of the stride.
+            ValueError: height or width is not a multiple of the stride.
         """
         height, width = images.shape[-2:]
         if -1 not in (height, width) and (height % self.stride or width % self.stride):
@@ -115,14 +116,14 @@ class DalleEncoder(nn.Layer):
 
 
 class DalleDecoder(nn.Layer):
-    """Token ids to images.
+    """Images from token ids.
 
     Source: dall_e/decoder.py of openai/DALL-E.
 
     Args:
-        width: channels of the last group; each earlier one has twice as many.
-        groups: number of groups of two blocks, with a nearest-neighbor upsampling by 2 between them.
-        code_width: channels a token is embedded into.
+        width: channels of the last group; each earlier group has twice as many as the one after it.
+        groups: number of groups of two blocks; nearest-neighbor upsampling by 2 between groups.
+        code_width: channels of a token's embedding.
         num_codes: K.
     """
 
@@ -146,12 +147,12 @@ class DalleDecoder(nn.Layer):
     def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
         """Images `[B, 3, height, width]` in [0, 1] of token ids `[B, h, w]`."""
         embed, *rest = self.blocks.children()
-        # A 1x1 convolution of one-hot maps is a lookup.
+        # A lookup, equal to a 1x1 convolution of one-hot maps.
         x = F.embedding(ids, embed.w.flatten(1).transpose([1, 0])) + embed.b  # [B, h, w, C]
         x = x.transpose([0, 3, 1, 2])
         for layer in rest:
             x = layer(x)
-        # The other three channels are the scales of the distribution.
+        # The other three channels are the scales of the logit-Laplace distribution.
         return unmap_pixels(F.sigmoid(x[:, :3]))
 
 
@@ -165,11 +166,11 @@ def _group(
 
 
 class DalleTokenizer(nn.Layer):
-    """Images in [0, 1] to token ids, and back where there is a decoder.
+    """Token ids from images in [0, 1], and images from token ids if there is a decoder.
 
     Args:
-        encoder: ready encoder.
-        decoder: ready decoder; None where pictures are not wanted.
+        encoder: the encoder with its weights.
+        decoder: the decoder with its weights; None if `decode` is not needed.
     """
 
     def __init__(self, encoder: DalleEncoder, decoder: DalleDecoder | None = None) -> None:
@@ -181,10 +182,10 @@ class DalleTokenizer(nn.Layer):
     def encode(self, images: paddle.Tensor) -> paddle.Tensor:
         """Token ids int64 `[B, L]`, row-major, of images `[B, 3, height, width]` in [0, 1].
 
-        `map_pixels` is applied here. For the 14 x 14 tokens of a 224-pixel image give it the view of 112 pixels.
+        `map_pixels` is applied here. 14 x 14 tokens, one per patch of a 224-pixel image, need an input of 112 pixels.
 
         Raises:
-            ValueError: the sides are no multiples of the stride.
+            ValueError: height or width is not a multiple of the stride.
         """
         with paddle.amp.auto_cast(enable=False):
             logits = self.encoder(map_pixels(images.astype(self.encoder.blocks[0].b.dtype)))
@@ -195,9 +196,11 @@ class DalleTokenizer(nn.Layer):
         """Images `[B, 3, height, width]` in [0, 1] of token ids `[B, L]`.
 
         Args:
-            grid_size: (h, w) of the tokens; None for a square.
+            ids: int64, row-major.
+            grid_size: (h, w) of the tokens; None for a square grid.
+
         Raises:
-            ValueError: there is no decoder, or L tokens do not fill the grid.
+            ValueError: there is no decoder, or L is not h * w.
         """
         if self.decoder is None:
             raise ValueError("this tokenizer has no decoder: set TOKENIZER.PRETRAINED_DECODER to its weights")

@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, layer by layer."""
+"""Features of a frozen encoder after chosen blocks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from paddle import nn
 
 from beit.beit import Beit
 
-# B batch, N tokens incl. class token, D width
+# B batch, D width
 
 
 class FeatureName(NamedTuple):
-    """Which feature: the block (from 1) it is taken after, and "class", "patches" or "both"."""
+    """Name of a feature: the number of its block, from 1, and its kind, "class", "patches" or "both"."""
 
     layer: int
     kind: str
@@ -24,20 +24,20 @@ class FeatureName(NamedTuple):
 
 
 class FrozenFeatures:
-    """Float32 features of images after chosen blocks, without gradient: several kinds at the cost of one forward.
+    """Float32 features of images after chosen blocks, computed in one forward pass without gradients.
 
-    "class" is the class token `[B, D]`, "patches" the mean of the patch tokens `[B, D]`, "both" the two concatenated
-    `[B, 2 D]`, as the official linear evaluation has it.
+    "class" is the class token `[B, D]`, "patches" the mean of the patch tokens `[B, D]`, and "both" the two
+    concatenated, `[B, 2 D]`, as in the official linear evaluation.
     Source: unilm/beit/run_linear_eval.py; modeling_finetune.py, `get_intermediate_layers`.
 
     Args:
-        backbone: encoder; put into evaluation mode.
-        layers: blocks, from 1; empty for all.
-        kinds: of "class", "patches", "both".
-        use_norm: apply the encoder's final norm to the tokens first.
+        backbone: the encoder; it is frozen and set to evaluation mode.
+        layers: numbers of the blocks, from 1; empty for all.
+        kinds: one or more of "class", "patches", "both".
+        use_norm: apply the encoder's final norm to the tokens.
 
     Raises:
-        ValueError: a layer does not exist, or `use_norm` and the encoder has no norm over tokens.
+        ValueError: a layer does not exist, or `use_norm` is set and the encoder has no norm over tokens.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class FrozenFeatures:
 
     @property
     def widths(self) -> dict[FeatureName, int]:
-        """The features in order, with their channels."""
+        """The number of channels of each feature, in the order of the results."""
         width = self.backbone.embed_dim
         return {
             FeatureName(layer, kind): width * (2 if kind == "both" else 1)
@@ -72,7 +72,7 @@ class FrozenFeatures:
 
     @paddle.no_grad()
     def __call__(self, images: paddle.Tensor) -> dict[FeatureName, paddle.Tensor]:
-        """Features of normalized images `[B, 3, height, width]`."""
+        """Features `[B, D]` or `[B, 2 D]` of normalized images `[B, 3, height, width]`."""
         blocks = [layer - 1 for layer in self.layers]
         states = self.backbone.forward_outputs(images, hidden_states=blocks, final=False).hidden_states
         features = {}

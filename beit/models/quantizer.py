@@ -1,4 +1,4 @@
-"""The codebook of VQ-KD: unit vectors that follow the features assigned to them."""
+"""The codebook of VQ-KD: unit vectors that move towards the features assigned to them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from beit.parallel import ranks
 # B batch, N patches, M = B * N feature vectors, K codes, C channels of a code
 
 KMEANS_ITERATIONS = 10
-"""Of the start, as unilm/beit2/norm_ema_quantizer.py."""
-_CHUNK = 1 << 14  # feature vectors compared with all codes at once: 512 MiB of similarities at K 8192
+"""Iterations of the k-means that initializes the codebook; as unilm/beit2/norm_ema_quantizer.py."""
+_CHUNK = 1 << 14  # feature vectors per matrix product with the codes: 512 MiB of similarities for K = 8192
 
 
 class NormEmaQuantizer(nn.Layer):
-    """Nearest code of each L2-normalized feature vector, and codes that move towards the mean of their features.
+    """Nearest code of each L2-normalized feature vector; codes move towards the mean of their features.
 
-    There is no codebook loss: the third term of the paper's objective is the moving average (users ask for it). The
-    gradient passes straight through the quantizer. In training every call is one step of the codebook.
+    There is no codebook loss: the moving average of the codes replaces the term of the paper's objective that pulls the
+    codes towards the features. The gradient passes through the quantizer unchanged (straight-through estimator). In
+    training, every call updates the codebook.
     Source: arXiv 2208.06366, section 2.2; unilm/beit2/norm_ema_quantizer.py, `NormEMAVectorQuantizer`.
 
-    Deviation: the k-means start sees the features of all ranks, runs on rank 0 and is broadcast; officially each
-    rank starts with codes of its own. Features are normalized and summed in float64, so that the codebook does not
-    depend on how a batch is split over ranks. `cluster_size` begins with the counts of k-means and is never reset;
+    Deviation: the initial k-means uses the features of all ranks, runs on rank 0 and is broadcast; in the official code
+    each rank has its own initial codes. Features are normalized and summed in float64, so that the codebook does not
+    depend on how a batch is split over ranks. `cluster_size` starts with the counts of k-means and is never reset;
     evaluation changes nothing.
 
     Args:
         num_codes: K.
         code_dim: C.
-        decay: share of a code that stays per step.
+        decay: share of a code that is kept at each step, in (0, 1).
         commitment: weight of the mean squared distance between features and their codes.
-        kmeans_init: start at the k-means of the first training batch; else at random directions.
-        dead_after: steps without use after which a code counts as dead.
-        reseed_dead_codes: put dead codes onto random features of the batch.
+        kmeans_init: True initializes the codes by k-means on the first training batch; False by random directions.
+        dead_after: number of steps without use after which a code counts as dead.
+        reseed_dead_codes: replace dead codes with random features of the batch.
     """
 
     def __init__(
@@ -62,13 +63,14 @@ class NormEmaQuantizer(nn.Layer):
     def forward(
         self, features: paddle.Tensor, rng: np.random.Generator | None = None
     ) -> dict[str, paddle.Tensor]:
-        """`codes` `[B, N, C]` with the gradient of the features, `ids` int64 `[B, N]`, `loss` (commitment).
+        """`codes` `[B, N, C]` with the gradient of the features, `ids` int64 `[B, N]`, and `loss`, the commitment loss.
 
         Args:
-            features: `[B, N, C]`, of any length.
-            rng: for the k-means start and re-seeding, in training; the one of rank 0 counts.
+            features: `[B, N, C]`; they need not be normalized.
+            rng: random generator for the initial k-means and for reseeding, needed in training; rank 0's is used.
+
         Raises:
-            ValueError: the codebook is not initialized, and this is no training.
+            ValueError: the codebook is not initialized, and the layer is in evaluation mode.
         """
         weight = self.embedding.weight
         with paddle.amp.auto_cast(enable=False):
@@ -84,29 +86,29 @@ class NormEmaQuantizer(nn.Layer):
 
     @paddle.no_grad()
     def nearest(self, z: paddle.Tensor) -> paddle.Tensor:
-        """Number of the code at the least Euclidean distance, int64, of each vector of `[…, C]`."""
+        """Number of the code with the smallest Euclidean distance: int64 `[...]` for vectors `[..., C]`."""
         codes = self.embedding.weight
-        # |z - e|^2 = |z|^2 - 2 (z e - |e|^2 / 2): the codes of a file need not be of length 1 exactly.
+        # |z - e|^2 = |z|^2 - 2 (z e - |e|^2 / 2); |e| is included because loaded codes may not have length 1 exactly.
         similarity = paddle.matmul(z.detach(), codes, transpose_y=True) - 0.5 * (codes * codes).sum(-1)
         return similarity.argmax(-1)
 
     @paddle.no_grad()
     def usage(self) -> dict[str, paddle.Tensor]:
-        """Scalars of the recent steps: `usage` (share of codes alive), `perplexity`, `dead_codes`."""
+        """Statistics of the recent steps: `usage` (share of codes that are not dead), `perplexity`, `dead_codes`."""
         alive = (~self.dead()).astype("float32")
         share = self.cluster_size / self.cluster_size.sum().clip(min=1e-12)
         entropy = -(share * share.clip(min=1e-12).log()).sum()
         return {"usage": alive.mean(), "perplexity": entropy.exp(), "dead_codes": (1.0 - alive).sum()}
 
     def dead(self) -> paddle.Tensor:
-        """Which codes count as dead, bool `[K]`: less in `cluster_size` than one use `dead_after` steps ago leaves."""
+        """Bool `[K]`, True for dead codes: `cluster_size` is at most what remains of one use `dead_after` steps ago."""
         return self.cluster_size <= (1.0 - self.decay) * self.decay**self.dead_after
 
     def require_initialized(self) -> None:
-        """Refuse codes that mean nothing.
+        """Check that the codes have been trained or loaded.
 
         Raises:
-            ValueError: no training and no file has filled the codebook.
+            ValueError: they have not; the tokens would be meaningless.
         """
         if not self._is_initialized:
             self._is_initialized = bool(self.embedding.initted.all())
@@ -123,7 +125,7 @@ class NormEmaQuantizer(nn.Layer):
             return
         samples = self._directions(ranks.gather_samples(features))  # [M of all ranks, C]
         if ranks.rank() == 0:
-            means, counts = kmeans(samples.astype(self.embedding.weight.dtype), self.num_codes, _given(rng))
+            means, counts = kmeans(samples.astype(self.embedding.weight.dtype), self.num_codes, _require(rng))
         else:
             means, counts = paddle.zeros_like(self.embedding.weight), paddle.zeros_like(self.cluster_size)
         means, counts = ranks.broadcast(means), ranks.broadcast(counts)
@@ -135,7 +137,7 @@ class NormEmaQuantizer(nn.Layer):
 
     @paddle.no_grad()
     def _move(self, features: paddle.Tensor, ids: paddle.Tensor, rng: np.random.Generator | None) -> None:
-        """One step of the codebook towards the features of all ranks."""
+        """Update the codebook with the features of all ranks."""
         codes = self.embedding.weight
         counts, sums = count_and_sum(self._directions(features), ids.flatten(), self.num_codes)
         both = ranks.sum_over_ranks(paddle.concat([sums, counts.unsqueeze(-1)], axis=-1))
@@ -147,13 +149,13 @@ class NormEmaQuantizer(nn.Layer):
         paddle.assign(recent, output=self.cluster_size)
         paddle.assign(moved, output=codes)
         if self.reseed_dead_codes:
-            self._reseed(features, _given(rng))
+            self._reseed(features, _require(rng))
 
     def _reseed(self, features: paddle.Tensor, rng: np.random.Generator) -> None:
-        """Dead codes take the place of random features and count as used once, so that they get time to live."""
+        """Replace dead codes with random features. They count as used once, so that they are not dead again at once."""
         samples = self._directions(ranks.gather_samples(features))
-        places = paddle.to_tensor(rng.integers(0, samples.shape[0], self.num_codes))
-        candidates = F.embedding(ranks.broadcast(places), samples)  # [K, C]
+        rows = paddle.to_tensor(rng.integers(0, samples.shape[0], self.num_codes))
+        candidates = F.embedding(ranks.broadcast(rows), samples)  # [K, C]
         candidates = candidates.astype(self.embedding.weight.dtype)
         dead = self.dead()
         paddle.assign(
@@ -163,14 +165,17 @@ class NormEmaQuantizer(nn.Layer):
         paddle.assign(paddle.where(dead, once, self.cluster_size), output=self.cluster_size)
 
     def _directions(self, features: paddle.Tensor) -> paddle.Tensor:
-        """Unit vectors `[M, C]` in float64: in float32 the last bit depends on the place of a vector in its batch."""
+        """Features `[B, N, C]` as unit vectors `[M, C]`.
+
+        In float64, because the last bit of a float32 result depends on the position of a vector in its batch.
+        """
         return F.normalize(features.astype("float64").flatten(0, 1), axis=-1)
 
 
 class Codebook(nn.Layer):
     """The tensors of the codebook under their published names: `weight`, `cluster_size`, `embed_avg`, `initted`.
 
-    They are buffers: no optimizer touches them. `embed_avg` is part of published files and never read.
+    They are buffers, so no optimizer changes them. `embed_avg` is part of published files but is not used.
     """
 
     def __init__(self, num_codes: int, code_dim: int, *, kmeans_init: bool) -> None:
@@ -187,14 +192,16 @@ class Codebook(nn.Layer):
 def kmeans(
     samples: paddle.Tensor, num_codes: int, rng: np.random.Generator, *, iterations: int = KMEANS_ITERATIONS
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Spherical k-means: unit means `[K, C]` and the number of samples of each in the last assignment `[K]`.
+    """Spherical k-means: unit means `[K, C]`, and the number of samples assigned to each in the last iteration, `[K]`.
 
-    A mean without samples stays where it is.
+    A mean without samples does not change.
     Source: unilm/beit2/norm_ema_quantizer.py, `kmeans` with `use_cosine_sim`.
 
     Args:
         samples: unit vectors `[M, C]`.
-        rng: draws the samples to start at: all different when M >= K.
+        num_codes: K.
+        rng: draws the samples that are the initial means; all different if M >= K.
+        iterations: number of assignments.
     """
     number = samples.shape[0]
     means = samples[paddle.to_tensor(rng.choice(number, num_codes, replace=number < num_codes))]
@@ -212,13 +219,19 @@ def kmeans(
 def count_and_sum(
     vectors: paddle.Tensor, ids: paddle.Tensor, num_codes: int
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """How many of `vectors` `[M, C]` each id has, `[K]`, and their sums, `[K, C]`; float64."""
+    """Number of vectors with each id, `[K]`, and their sum, `[K, C]`; both float64.
+
+    Args:
+        vectors: `[M, C]`.
+        ids: int64 `[M]`, in 0 .. K - 1.
+        num_codes: K.
+    """
     zeros = paddle.zeros([num_codes, vectors.shape[-1]], dtype="float64")
     sums = paddle.index_add(zeros, ids, 0, vectors.astype("float64"))
     return paddle.bincount(ids, minlength=num_codes).astype("float64"), sums
 
 
-def _given(rng: np.random.Generator | None) -> np.random.Generator:
+def _require(rng: np.random.Generator | None) -> np.random.Generator:
     if rng is None:
         raise ValueError(
             "training draws codes at random: call the quantizer with rng=numpy.random.default_rng(seed)"

@@ -1,4 +1,4 @@
-"""Heads that turn a feature pyramid into class maps: UPerHead, and the FCN head that helps in training."""
+"""Heads that compute class logits from a feature pyramid: UPerHead, and the auxiliary FCN head of training."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from paddle.nn import functional as F
 
 from beit.layers.batch_norm import SyncBatchNorm
 
-# B batch, D channels of every pyramid level, C channels inside a head, K classes; levels from fine to coarse
+# B batch, D channels of each pyramid level, C channels inside a head, K classes; levels are ordered from fine to coarse
 
 
 def resize_bilinear(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
-    """`[B, C, h, w]` at another (height, width), half-pixel centers."""
+    """Resize `[B, C, h, w]` to (height, width), with half-pixel centers."""
     if list(x.shape[2:]) == list(size):
         return x
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)
 
 
 class ConvModule(nn.Layer):
-    """Convolution without bias that keeps the size, BatchNorm, ReLU.
+    """Convolution with "same" padding and without bias, BatchNorm, ReLU.
 
-    Source: mmcv/cnn/bricks/conv_module.py, with its initial values (He normal, fan out).
+    Source: mmcv/cnn/bricks/conv_module.py, with the same initial values (He normal, fan out).
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
@@ -46,12 +46,12 @@ class ConvModule(nn.Layer):
 
 
 def make_classifier(channels: int, num_classes: int) -> nn.Conv2D:
-    """1x1 convolution to class logits, weights N(0, 0.01), as mmseg's decode heads."""
+    """1x1 convolution to class logits; initial weights N(0, 0.01), as in mmseg's decode heads."""
     return nn.Conv2D(channels, num_classes, 1, weight_attr=nn.initializer.Normal(std=0.01))
 
 
 class UperHead(nn.Layer):
-    """Pyramid pooling on the coarsest level, top-down additions, all levels fused at the finest.
+    """UPerHead: pyramid pooling on the coarsest level, a top-down pathway, and the fusion of all levels at the finest.
 
     Attribute names are those of the published files.
     Source: arXiv 1807.10221; mmseg/models/decode_heads/uper_head.py and psp_head.py.
@@ -60,9 +60,9 @@ class UperHead(nn.Layer):
         in_channels: D.
         channels: C.
         num_classes: K.
-        num_levels: levels of the pyramid.
-        pool_scales: sides of the pooled maps.
-        dropout: of whole channels before the classifier.
+        num_levels: number of levels of the pyramid.
+        pool_scales: side lengths of the pooled maps.
+        dropout: probability with which a channel is dropped before the classifier, in [0, 1).
     """
 
     def __init__(
@@ -89,9 +89,13 @@ class UperHead(nn.Layer):
         self.conv_seg = make_classifier(channels, num_classes)
 
     def forward(self, pyramid: Sequence[paddle.Tensor]) -> paddle.Tensor:
-        """Logits `[B, K, h, w]` at the size of the first level of maps `[B, D, h_i, w_i]`."""
+        """Logits `[B, K, h, w]` at the size of the finest level.
+
+        Args:
+            pyramid: maps `[B, D, h_i, w_i]`, from fine to coarse.
+        """
         *fine, coarse = pyramid
-        # Indices, as Paddle's tracing has no zip(strict=...).
+        # With indices, because Paddle's tracing does not support zip(strict=...).
         maps = [conv(fine[i]) for i, conv in enumerate(self.lateral_convs)]
         maps.append(self._pool(coarse))
         for i in range(len(maps) - 1, 0, -1):
@@ -101,13 +105,13 @@ class UperHead(nn.Layer):
         return self.conv_seg(self.dropout(self.fpn_bottleneck(paddle.concat(outputs, axis=1))))
 
     def _pool(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Context at several scales beside the map itself: `[B, D, h, w]` to `[B, C, h, w]`."""
+        """Pyramid pooling: `[B, D, h, w]` to `[B, C, h, w]`."""
         context = [resize_bilinear(module(x), x.shape[2:]) for module in self.psp_modules]
         return self.bottleneck(paddle.concat([x, *context], axis=1))
 
 
 class FcnHead(nn.Layer):
-    """One 3x3 convolution and a classifier on one level.
+    """One 3x3 convolution and a classifier, applied to one level.
 
     Source: mmseg/models/decode_heads/fcn_head.py (`num_convs=1, concat_input=False`).
     """

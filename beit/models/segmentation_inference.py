@@ -1,4 +1,4 @@
-"""Class maps of whole pictures: at once, by a sliding window, over scales and mirrored.
+"""Class maps of images of any size: in one piece or with a sliding window, averaged over scales and flips.
 
 Source: mmseg/models/segmentors/encoder_decoder.py (`whole_inference`, `slide_inference`, `aug_test`).
 """
@@ -17,14 +17,18 @@ from beit.config import image_hw
 from beit.models.segmentation_heads import resize_bilinear
 from beit.models.upernet import UperNet
 
-# B batch, K classes; H, W size of a scaled picture; h, w size of the picture itself
+# B batch, K classes, H, W size of a scaled image, h, w size of the result (the original image)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a picture is looked at.
+    """How an image is evaluated.
 
-    `window` is (height, width) in pixels, `stride` the pixels between windows; both only matter to "slide".
+    Args:
+        mode: "slide" averages the logits of overlapping windows; "whole" runs the model once on the whole image.
+        window: (height, width) of the windows in pixels; used by "slide" only.
+        stride: vertical and horizontal distance of the windows in pixels; used by "slide" only.
+        flip: average over the image and its mirror image.
     """
 
     mode: Literal["slide", "whole"] = "slide"
@@ -34,13 +38,13 @@ class Protocol:
 
 
 def build_protocol(config: CfgNode) -> Protocol:
-    """The protocol of TEST.* with windows of DATA.IMAGE_SIZE.
+    """The protocol of `TEST.*`, with windows of `DATA.IMAGE_SIZE`.
 
     Raises:
         ValueError: TEST.STRIDE leaves gaps between windows.
     """
     window, test = image_hw(config), config.TEST
-    # 341 at 512 and 426 at 640, as the official configs.
+    # 341 for 512 and 426 for 640, as in the official configs.
     stride = (test.STRIDE,) * 2 if test.STRIDE else (window[0] * 2 // 3, window[1] * 2 // 3)
     if stride[0] > window[0] or stride[1] > window[1]:
         raise ValueError(
@@ -56,12 +60,12 @@ def segment(
     """The class of each pixel, int64 `[B, h, w]`.
 
     Args:
-        model: in evaluation mode.
-        images: the normalized pictures at each scale, `[B, 3, H, W]`; H and W are free.
+        model: the model, in evaluation mode.
+        images: the normalized images at each scale, `[B, 3, H, W]` of any H and W.
         size: (h, w) of the result.
-        protocol: how to look.
+        protocol: windows and flip.
     """
-    if len(images) == 1 and not protocol.flip:  # softmax would not change the winner
+    if len(images) == 1 and not protocol.flip:  # softmax would not change the argmax
         return resize_bilinear(class_logits(model, images[0], protocol), size).argmax(axis=1)
     return class_probabilities(model, images, size, protocol).argmax(axis=1)
 
@@ -70,7 +74,7 @@ def segment(
 def class_probabilities(
     model: UperNet, images: Sequence[paddle.Tensor], size: tuple[int, int], protocol: Protocol
 ) -> paddle.Tensor:
-    """Mean of the softmax over scales and mirrored pictures, float32 `[B, K, h, w]`. Arguments: see `segment`."""
+    """Mean of the softmax over scales and flips, float32 `[B, K, h, w]`; the arguments are those of `segment`."""
     total, count = None, 0
     for image in images:
         for mirrored in (False, True) if protocol.flip else (False,):
@@ -86,7 +90,7 @@ def class_probabilities(
 
 @paddle.no_grad()
 def class_logits(model: UperNet, images: paddle.Tensor, protocol: Protocol) -> paddle.Tensor:
-    """Logits `[B, K, H, W]` of normalized images `[B, 3, H, W]`; where windows overlap, their mean."""
+    """Logits `[B, K, H, W]` of normalized images `[B, 3, H, W]`; the mean of all windows that cover a pixel."""
     height, width = images.shape[2:]
     if protocol.mode == "whole":
         return _padded_logits(model, images)
@@ -106,13 +110,19 @@ def class_logits(model: UperNet, images: paddle.Tensor, protocol: Protocol) -> p
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one axis; the last one ends with the picture. One, at 0, if it covers everything."""
+    """Start positions of the windows along one axis; the last window ends at the border of the image.
+
+    Args:
+        length: size of the image in pixels; if it is at most `window`, the result is `[0]`.
+        window: size of a window in pixels.
+        stride: distance of the windows in pixels; the last one may be closer.
+    """
     count = max(length - window + stride - 1, 0) // stride + 1
     return [max(min(k * stride, length - window), 0) for k in range(count)]
 
 
 def _padded_logits(model: UperNet, images: paddle.Tensor) -> paddle.Tensor:
-    """Logits at the size of the images, which are padded to whole patches (with zeros: the mean color)."""
+    """Logits `[B, K, H, W]`; the images are padded to a multiple of the patch size with 0, the mean color."""
     patch_size = model.backbone.patch_embed.patch_size
     height, width = images.shape[2:]
     rows, columns = (max(-(-side // patch_size), 2) * patch_size for side in (height, width))

@@ -1,4 +1,4 @@
-"""Frozen teachers of VQ-KD: CLIP and DINO vision transformers that give a feature to each patch."""
+"""Frozen teachers of VQ-KD: vision transformers of CLIP, of DINO or of this package, with one feature per patch."""
 
 from __future__ import annotations
 
@@ -31,18 +31,23 @@ def quick_gelu(x: paddle.Tensor) -> paddle.Tensor:
 
 
 class Teacher(nn.Layer):
-    """A plain vision transformer with absolute positions; images in [0, 1] to one feature a patch.
+    """A plain vision transformer with absolute positions: one feature per patch of images in [0, 1]. It is frozen.
 
-    The bias of the keys is left out: it adds the same number to all scores of a query, which softmax cancels.
-    Parameters are frozen.
+    The keys have no bias: it would add the same number to all attention logits of a query, which softmax cancels.
 
     Args:
         image_size: (height, width) in pixels.
-        patch_size, embed_dim, depth, num_heads, mlp_dim: sizes.
-        mean, std: of the channels, on [0, 1].
-        epsilon, activation: of the norms and the MLPs.
-        pre_norm: a norm before the first block (CLIP).
-        out_dim: T of a projection after the last norm (CLIP); None for none, T is then D.
+        patch_size: side length of a patch in pixels.
+        embed_dim: D.
+        depth: number of blocks.
+        num_heads: attention heads per block.
+        mlp_dim: width of the hidden layer of the MLPs.
+        mean: of the channels, on [0, 1].
+        std: of the channels, on [0, 1].
+        epsilon: epsilon of the layer norms.
+        activation: activation of the MLPs.
+        pre_norm: True if there is a norm before the first block (CLIP).
+        out_dim: T, width of a linear projection after the last norm (CLIP); None for no projection, then T = D.
     """
 
     def __init__(

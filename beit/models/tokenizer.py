@@ -1,4 +1,4 @@
-"""Tokenizers from a config."""
+"""The tokenizer of a config: VQ-KD or DALL-E."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from beit.models.quantizer import NormEmaQuantizer
 from beit.models.vqkd import VqKd
 
 TRAINING_STATE = ("quantize.embedding.embed_avg", "quantize.embedding.cluster_size")
-"""Tensors of training alone; files for encoding (mmselfsup's vqkd_encoder.pth) leave them out."""
+"""Tensors that only training needs; files for encoding (mmselfsup's vqkd_encoder.pth) do not have them."""
 
 
 def build_tokenizer(config: CfgNode) -> VqKd | DalleTokenizer:
-    """The tokenizer of a config (`TOKENIZER.*`) for use: frozen, in evaluation mode, with its weights where named.
+    """The tokenizer of a config: frozen, in evaluation mode, with the weights of `TOKENIZER.PRETRAINED` if set.
 
-    It has `encode(images in [0, 1]) -> ids [B, N]`; DALL-E's also `decode(ids) -> images`. Images are of
-    `tokenizer_image_size(config)`. A VQ-KD comes without its decoder; DALL-E's decoder is left out where only the
-    weights of the encoder are given.
+    Its method `encode` computes token ids `[B, N]` from images `[B, 3, height, width]` in [0, 1]; with DALL-E's decoder
+    `decode` computes images from ids. `tokenizer_image_size` returns height and width. VQ-KD is built without its
+    decoder, which predicts features, not images. DALL-E is built without decoder if only the encoder's weights are
+    configured.
+
+    Args:
+        config: read are `TOKENIZER.*`, and for the image size `DATA.IMAGE_SIZE`, `MODEL.PATCH_SIZE` and `TASK`.
 
     Raises:
-        ValueError, OSError: the weights do not fit or cannot be read; a VQ-KD whose codebook was never initialized.
+        ValueError, OSError: the weights do not fit or cannot be read.
     """
     keys = config.TOKENIZER
     if keys.TYPE == "vqkd":
@@ -39,9 +43,9 @@ def build_tokenizer(config: CfgNode) -> VqKd | DalleTokenizer:
 
 
 def tokenizer_image_size(config: CfgNode) -> tuple[int, int]:
-    """(height, width) in pixels of what the tokenizer reads: one token for each patch of the model.
+    """(height, width) in pixels of the tokenizer's input: `DATA.IMAGE_SIZE` in the training of a tokenizer.
 
-    Training a tokenizer, that is the image itself; pre-training, the second view.
+    In pre-training the input is the second view. Its size gives one token for each patch of the model.
     """
     if config.TASK == "tokenizer":
         return image_hw(config)
@@ -52,13 +56,17 @@ def tokenizer_image_size(config: CfgNode) -> tuple[int, int]:
 
 
 def build_vqkd(config: CfgNode, *, with_decoder: bool = True) -> VqKd:
-    """VQ-KD with random weights, of the sizes of `TOKENIZER.*`."""
+    """VQ-KD with random weights and the sizes of `TOKENIZER.*`.
+
+    Raises:
+        ValueError: the image size or the width does not fit the patch size or the number of heads.
+    """
     keys = config.TOKENIZER
     image_size = tokenizer_image_size(config)
     wrong = [side for side in image_size if side % keys.PATCH_SIZE]
     if wrong:
         raise ValueError(
-            f"images of {wrong[0]} pixels are no multiple of TOKENIZER.PATCH_SIZE = {keys.PATCH_SIZE}; "
+            f"images of {wrong[0]} pixels are not a multiple of TOKENIZER.PATCH_SIZE = {keys.PATCH_SIZE}; "
             "change one of them"
         )
     if keys.EMBED_DIM % keys.NUM_HEADS:
@@ -82,12 +90,12 @@ def build_vqkd(config: CfgNode, *, with_decoder: bool = True) -> VqKd:
 
 
 def build_dalle_encoder(config: CfgNode) -> DalleEncoder:
-    """DALL-E's encoder with random weights, of the sizes of `TOKENIZER.*`."""
+    """DALL-E's encoder with random weights and the sizes of `TOKENIZER.*`."""
     return DalleEncoder(**_dalle_sizes(config))
 
 
 def build_dalle_decoder(config: CfgNode) -> DalleDecoder:
-    """DALL-E's decoder with random weights, of the sizes of `TOKENIZER.*`."""
+    """DALL-E's decoder with random weights and the sizes of `TOKENIZER.*`."""
     return DalleDecoder(code_width=config.TOKENIZER.DALLE_CODE_WIDTH, **_dalle_sizes(config))
 
 

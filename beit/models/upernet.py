@@ -17,27 +17,27 @@ from beit.models.segmentation_heads import FcnHead, UperHead
 # B batch, N tokens (class token first), D width, P patch side, h = H / P, w = W / P, K classes
 
 PUBLISHED_LAYERS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
-"""Depth to the blocks (from 0) the published models take their features from.
+"""Depth of a published model -> the blocks (from 0) whose outputs form the pyramid.
 
 Source: unilm/beit/semantic_segmentation/configs, `out_indices` of the base and large models.
 """
 AUXILIARY_LEVEL = 2
-"""Pyramid level of the auxiliary head: stride 16."""
+"""Level of the pyramid on which the auxiliary head works: stride 16."""
 
 
 class UperNet(nn.Layer):
-    """BEiT encoder, four-level feature pyramid, UPerHead, and in training an auxiliary head.
+    """BEiT encoder with a feature pyramid of four levels, UPerHead, and in training an auxiliary head.
 
     Source: arXiv 2106.08254, section 3.3; unilm/beit/semantic_segmentation.
 
     Args:
-        backbone: encoder without classifier; its final norm is removed and the pyramid is added to it.
-        out_indices: the four blocks (from 0) whose outputs become the pyramid, from fine to coarse.
+        backbone: encoder without classifier. It is changed: its final norm is removed, the pyramid's layers are added.
+        out_indices: the four blocks (from 0) whose outputs form the pyramid, from fine to coarse.
         num_classes: K.
-        channels: inside UPerHead.
-        auxiliary_channels: inside the auxiliary head; 0 for no such head.
-        pool_scales: sides of UPerHead's pooled maps.
-        dropout: before both classifiers.
+        channels: channels inside UPerHead.
+        auxiliary_channels: channels inside the auxiliary head; 0 for no auxiliary head.
+        pool_scales: side lengths of the pooled maps in UPerHead.
+        dropout: probability with which both heads drop a channel before the classifier, in [0, 1).
 
     Raises:
         ValueError: `out_indices` are not four blocks of the encoder.
@@ -64,12 +64,13 @@ class UperNet(nn.Layer):
         self.depth = backbone.depth
         self.backbone = backbone
         width = backbone.embed_dim
-        # Features are block outputs. What nothing reads, a norm or later blocks, would wait for gradients on each rank.
+        # The features are block outputs, so the final norm and later blocks receive no gradient, for which
+        # DataParallel would wait: the norm is removed and the blocks are frozen.
         backbone.norm, backbone.fc_norm = nn.Identity(), None
         for block in list(backbone.blocks)[max(out_indices) + 1 :]:
             for parameter in block.parameters():
                 parameter.stop_gradient = True
-        # Published files keep the pyramid among the encoder's tensors.
+        # In published files these layers belong to the encoder.
         backbone.fpn1 = nn.Sequential(_upsample(width), SyncBatchNorm(width), nn.GELU(), _upsample(width))
         backbone.fpn2 = nn.Sequential(_upsample(width))
         self.decode_head = UperHead(
@@ -82,14 +83,16 @@ class UperNet(nn.Layer):
             )
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor | dict[str, paddle.Tensor]:
-        """Logits `[B, K, H/4, W/4]` of normalized images `[B, 3, H, W]` (for 16-pixel patches).
+        """Logits `[B, K, 4h, 4w]` in evaluation mode; a dict in training mode.
 
-        In training a dict: these as `"logits"`, and where there is an auxiliary head `"auxiliary"`
-        `[B, K, H/16, W/16]`. H and W are any multiples of P, at least 2 P; positions are resized where they are
-        not the model's (see `Beit.forward_outputs`).
+        The dict has these logits as `"logits"`, and with an auxiliary head its logits `[B, K, h, w]` as `"auxiliary"`.
+
+        Args:
+            images: normalized, `[B, 3, H, W]`; H and W are multiples of P and at least 2 P. For sizes other than the
+                model's, positions are resized (see `Beit.forward_outputs`).
 
         Raises:
-            ValueError: H or W is no such number.
+            ValueError: H or W is not such a number.
         """
         pyramid = self.pyramid(images)
         logits = self.decode_head(pyramid)
@@ -100,7 +103,11 @@ class UperNet(nn.Layer):
         return {"logits": logits, "auxiliary": self.auxiliary_head(pyramid[AUXILIARY_LEVEL])}
 
     def pyramid(self, images: paddle.Tensor) -> list[paddle.Tensor]:
-        """Maps `[B, D, 4h, 4w]`, `[B, D, 2h, 2w]`, `[B, D, h, w]`, `[B, D, h/2, w/2]`."""
+        """Feature maps `[B, D, 4h, 4w]`, `[B, D, 2h, 2w]`, `[B, D, h, w]`, `[B, D, h/2, w/2]`.
+
+        Raises:
+            ValueError: the images are smaller than two patches, or not a multiple of the patch size.
+        """
         patch_size = self.backbone.patch_embed.patch_size
         grid = [side // patch_size for side in images.shape[2:]]
         if min(grid) == 1:
@@ -121,7 +128,7 @@ class UperNet(nn.Layer):
         ]
 
     def layer_id(self, name: str) -> int:
-        """Layer of a parameter for layer-wise rate decay: the encoder's; pyramid and heads are the last, at full rate.
+        """Layer of a parameter for layer-wise rate decay; pyramid and heads are the last layer, with the full rate.
 
         Source: unilm/beit/semantic_segmentation/mmcv_custom/layer_decay_optimizer_constructor.py.
         """
@@ -129,7 +136,7 @@ class UperNet(nn.Layer):
         return self.backbone.layer_id(inner) if prefix == "backbone" else self.depth + 1
 
     def freeze_layers(self, count: int) -> None:
-        """Stop training the first `count` layers of the encoder (1: the embedding, k + 1: the first k blocks too)."""
+        """Freeze the first `count` layers of the encoder (1: the embedding, k + 1: also the first k blocks)."""
         self.backbone.freeze_layers(count)
 
 
@@ -141,10 +148,13 @@ def _upsample(width: int) -> nn.Conv2DTranspose:
 
 
 def build_upernet(config: CfgNode) -> UperNet:
-    """The segmentation model of a config (`MODEL.*`, `DATA.IMAGE_SIZE`, `TRAIN.RECOMPUTE`).
+    """The segmentation model of a config, with random weights.
+
+    Args:
+        config: read are `MODEL.*`, `DATA.IMAGE_SIZE` and `TRAIN.RECOMPUTE`.
 
     Raises:
-        ValueError: the config has no classes, or `MODEL.OUT_INDICES` is missing or not of this depth.
+        ValueError: the config has no classes, or `MODEL.OUT_INDICES` is missing or does not fit `MODEL.DEPTH`.
     """
     model = config.MODEL
     if not model.NUM_CLASSES:

@@ -1,9 +1,8 @@
-"""VQ-KD: the tokenizer of BEiT v2, an encoder, a codebook, and a decoder that rebuilds a teacher's features."""
+"""VQ-KD, the tokenizer of BEiT v2: an encoder, a codebook, and a decoder that predicts a teacher's features."""
 
 from __future__ import annotations
 
-from typing import Any
-
+import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
@@ -16,14 +15,14 @@ from beit.models.quantizer import NormEmaQuantizer
 
 
 class VqKd(nn.Layer):
-    """Encoder, quantizer and decoder under the published names.
+    """Encoder, quantizer and decoder; attribute names are those of the published files.
 
     Source: arXiv 2208.06366, section 2.2; unilm/beit2/modeling_vqkd.py, `VQKD`.
 
     Args:
-        encoder: BEiT with absolute positions, without LayerScale and head, whose `fc_norm` acts on every patch token.
+        encoder: BEiT with absolute positions, without LayerScale and head; its `fc_norm` is applied to each patch token.
         quantizer: the codebook.
-        decoder: the same over the map of codes (patch size 1); None for encoding alone.
+        decoder: the same kind of model on the map of codes (patch size 1, C channels); None if only `encode` is needed.
         code_dim: C.
         teacher_dim: T.
     """
@@ -49,18 +48,19 @@ class VqKd(nn.Layer):
         self.decode_task_layer = _task_layer(width, teacher_dim) if decoder is not None else None
 
     def forward(
-        self, images: paddle.Tensor, targets: paddle.Tensor, rng: Any = None
+        self, images: paddle.Tensor, targets: paddle.Tensor, rng: np.random.Generator | None = None
     ) -> dict[str, paddle.Tensor]:
-        """Scalars `loss` = `cosine_loss` + `commitment_loss`; and `ids` int64 `[B, N]`.
+        """The scalars `loss` = `cosine_loss` + `commitment_loss`, and `ids`, int64 `[B, N]`.
 
-        In training the codebook takes a step.
+        In training mode the codebook is updated.
 
         Args:
             images: `[B, 3, height, width]` in [0, 1].
-            targets: features of the teacher `[B, N, T]`.
-            rng: NumPy generator for the start of the codebook and re-seeding.
+            targets: features of the teacher, `[B, N, T]`.
+            rng: random generator for the initial codebook and for reseeding; needed in training.
+
         Raises:
-            ValueError: no decoder, or features of another grid or width than the decoder's.
+            ValueError: there is no decoder, or the targets have another grid or width than the decoder's output.
         """
         if self.decoder is None:
             raise ValueError("this VQ-KD was built for encoding alone; build it with its decoder to train it")
@@ -83,11 +83,11 @@ class VqKd(nn.Layer):
     def encode(self, images: paddle.Tensor) -> paddle.Tensor:
         """Token ids int64 `[B, N]`, row-major, of images `[B, 3, height, width]` in [0, 1].
 
-        The range is a contract: nothing is guessed from the values of a batch.
-        Deviation: the official `pre_process` multiplies a batch by 255 when its largest value is at most 1.
+        Deviation: the range is never derived from the values; the official `pre_process` multiplies a batch by 255 if its
+        largest value is at most 1.
 
         Raises:
-            ValueError: integer images, the wrong size, or a codebook that was never initialized.
+            ValueError: the images are integers or of the wrong size, or the codebook was never initialized.
         """
         self.quantize.require_initialized()
         features = self._features(images)
@@ -95,16 +95,16 @@ class VqKd(nn.Layer):
             return self.quantize.nearest(F.normalize(features, axis=-1))
 
     def layer_id(self, name: str) -> int:
-        """Layer of a parameter for layer-wise rate decay: the encoder's, and depth + 1 for all that follows it."""
+        """Layer of a parameter for layer-wise rate decay: that in the encoder, and depth + 1 outside of it."""
         inner = name.removeprefix("encoder.")
         return self.encoder.layer_id(inner) if inner != name else self.depth + 1
 
     def freeze_layers(self, count: int) -> None:
-        """Stop training the first `count` layers of the encoder."""
+        """Freeze the first `count` layers of the encoder (1: the embedding, k + 1: also the first k blocks)."""
         self.encoder.freeze_layers(count)
 
     def _features(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Float32 `[B, N, C]` before normalization."""
+        """Features `[B, N, C]` before normalization, float32."""
         if not images.is_floating_point():
             raise ValueError(
                 f"VQ-KD takes images in [0, 1] of a floating type, got {images.dtype}; divide by 255"
@@ -113,20 +113,25 @@ class VqKd(nn.Layer):
         return _float32(self.encode_task_layer, tokens)
 
     def _decode(self, codes: paddle.Tensor) -> paddle.Tensor:
-        """Features `[B, N, T]` of codes `[B, N, C]`."""
-        assert self.decoder is not None and self.decode_task_layer is not None  # `forward` has refused
+        """Predicted features `[B, N, T]` of codes `[B, N, C]`."""
+        assert self.decoder is not None and self.decode_task_layer is not None  # checked in `forward`
         maps = codes.transpose([0, 2, 1]).reshape([0, 0, *self.grid_size])  # [B, C, h, w]
         return _float32(self.decode_task_layer, patch_tokens(self.decoder, maps))
 
 
 def patch_tokens(encoder: Beit, images: paddle.Tensor) -> paddle.Tensor:
-    """Patch tokens `[B, N, D]` after the last block, each through `fc_norm`; the class token is left out."""
-    assert encoder.fc_norm is not None  # both halves of a VQ-KD pool by the mean
+    """Patch tokens `[B, N, D]` after the last block and `fc_norm`, without the class token."""
+    assert encoder.fc_norm is not None  # encoder and decoder of a VQ-KD are built with mean pooling
     return encoder.fc_norm(encoder.run_blocks(encoder.embed(images)).last[:, 1:])
 
 
 def cosine_distance(rebuilt: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
-    """Mean over all patches of 1 - cosine. Source: arXiv 2208.06366, equation 2."""
+    """Mean of 1 - cosine over all patches. Source: arXiv 2208.06366, equation 2.
+
+    Args:
+        rebuilt: predicted features `[B, N, T]`.
+        targets: features of the teacher `[B, N, T]`.
+    """
     with paddle.amp.auto_cast(enable=False):
         return (1.0 - F.cosine_similarity(rebuilt, targets.astype(rebuilt.dtype), axis=-1)).mean()
 
@@ -138,6 +143,6 @@ def _task_layer(width: int, out: int) -> nn.Sequential:
 
 
 def _float32(layers: nn.Sequential, tokens: paddle.Tensor) -> paddle.Tensor:
-    """Without autocast: the directions of the code vectors decide the tokens (official code does the same)."""
+    """Run layers without autocast, as the official code: rounding their output could change tokens."""
     with paddle.amp.auto_cast(enable=False):
         return layers(tokens.astype(layers[0].weight.dtype))

@@ -186,7 +186,7 @@ def test_built_tokenizers_are_frozen_and_evaluate():
 
 
 def test_the_patch_must_divide_the_image():
-    with pytest.raises(ValueError, match=r"no multiple of TOKENIZER\.PATCH_SIZE = 5"):
+    with pytest.raises(ValueError, match=r"not a multiple of TOKENIZER\.PATCH_SIZE = 5"):
         build_vqkd(config(VQKD | {"PATCH_SIZE": 5}, "TASK", "tokenizer"))
 
 
