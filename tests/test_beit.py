@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,37 +12,17 @@ import paddle
 import pytest
 
 from beit import build_backbone, build_beit, build_head
+from beit.beit import Beit
 from beit.config import get_config
-
-TINY = [
-    "DATA.IMAGE_SIZE",
-    32,
-    "MODEL.PATCH_SIZE",
-    16,
-    "MODEL.EMBED_DIM",
-    24,
-    "MODEL.DEPTH",
-    2,
-    "MODEL.NUM_HEADS",
-    3,
-]
-TINY += ["MODEL.NUM_CLASSES", 5]
+from tests.tiny import noise_images, randomize, tiny_config
 
 
-def tiny(*opts: Any) -> Any:
-    return build_beit(get_config(None, [*TINY, *opts]))
+def tiny(**keys: Any) -> Beit:
+    return build_beit(tiny_config(**{"MODEL__DROPPATH": 0.0} | keys))
 
 
-def randomized(model: Any, seed: int = 0) -> Any:
-    rng = np.random.default_rng(seed)
-    for parameter in model.parameters():
-        parameter.set_value(rng.normal(0, 0.2, parameter.shape).astype("float32"))
-    model.eval()
-    return model
-
-
-def images(batch: int = 2, height: int = 32, width: int = 32) -> paddle.Tensor:
-    return paddle.to_tensor(np.random.default_rng(1).normal(size=(batch, 3, height, width)).astype("float32"))
+def images(size: tuple[int, int] = (16, 16), batch: int = 2) -> paddle.Tensor:
+    return paddle.to_tensor(noise_images(size=size, batch=batch))
 
 
 PARAMETERS = {  # published counts: timm results, unilm README (recipe notes)
@@ -60,7 +42,7 @@ PARAMETERS = {  # published counts: timm results, unilm README (recipe notes)
 def test_parameter_counts(name: str) -> None:
     config = get_config(name)
     full, depth = PARAMETERS[name], config.MODEL.DEPTH
-    # The count is linear in the depth, so two shallow models tell the deep one's.
+    # The count is linear in the depth, so two shallow models determine that of the deep one.
     one, two = (
         sum(math.prod(p.shape) for p in build_beit(get_config(name, ["MODEL.DEPTH", d])).parameters())
         for d in (1, 2)
@@ -82,59 +64,59 @@ def test_base_has_the_199_published_tensors_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "opts",
+    "keys",
     [
-        ["DATA.IMAGE_SIZE", [32, 48]],
-        ["MODEL.USE_REL_POS_BIAS", False],
-        ["MODEL.USE_REL_POS_BIAS", False, "MODEL.USE_SHARED_REL_POS_BIAS", True],
-        ["MODEL.USE_SHARED_REL_POS_BIAS", True],
-        ["MODEL.USE_ABS_POS_EMB", True],
-        ["MODEL.INIT_VALUES", 0],
-        ["MODEL.USE_MEAN_POOLING", False],
-        ["MODEL.QKV_BIAS", False],
-        ["MODEL.ATTN_HEAD_SIZE", 5],
-        ["MODEL.NUM_HEADS", 4],
-        ["MODEL.MLP_RATIO", 2.5],
-        ["MODEL.PATCH_SIZE", 8],
-        ["MODEL.QK_SCALE", 0.3],
-        ["MODEL.NUM_CLASSES", 21841],
+        {"DATA__IMAGE_SIZE": [16, 24]},
+        {"MODEL__USE_REL_POS_BIAS": False},
+        {"MODEL__USE_REL_POS_BIAS": False, "MODEL__USE_SHARED_REL_POS_BIAS": True},
+        {"MODEL__USE_SHARED_REL_POS_BIAS": True},
+        {"MODEL__USE_ABS_POS_EMB": True},
+        {"MODEL__INIT_VALUES": 0},
+        {"MODEL__USE_MEAN_POOLING": False},
+        {"MODEL__QKV_BIAS": False},
+        {"MODEL__ATTN_HEAD_SIZE": 5},
+        {"MODEL__NUM_HEADS": 4},
+        {"MODEL__MLP_RATIO": 2.5},
+        {"MODEL__PATCH_SIZE": 4},
+        {"MODEL__QK_SCALE": 0.3},
+        {"MODEL__NUM_CLASSES": 21841},
     ],
-    ids=lambda opts: " ".join(map(str, opts)),
+    ids=str,
 )
-def test_every_architecture_option_changes_the_logits(opts: list[Any]) -> None:
-    config = get_config(None, [*TINY, *opts])
-    height, width = (32, 48) if "DATA.IMAGE_SIZE" in opts else (32, 32)
-    logits = randomized(build_beit(config))(images(height=height, width=width))
-    assert list(logits.shape) == [2, config.MODEL.NUM_CLASSES]
-    default = randomized(tiny())(images())
+def test_every_architecture_option_changes_the_logits(keys: dict[str, Any]) -> None:
+    model = randomize(tiny(**keys), scale=0.2)
+    logits = model(images(size=model.patch_embed.image_size))
+    assert list(logits.shape) == [2, keys.get("MODEL__NUM_CLASSES", 3)]
+    default = randomize(tiny(), scale=0.2)(images())
     assert list(default.shape) != list(logits.shape) or not np.allclose(default.numpy(), logits.numpy())
 
 
 @pytest.mark.parametrize(
-    "opts", [["MODEL.DROPOUT", 0.5], ["MODEL.ATTENTION_DROPOUT", 0.5], ["MODEL.DROPPATH", 0.5]]
+    "keys", [{"MODEL__DROPOUT": 0.5}, {"MODEL__ATTENTION_DROPOUT": 0.5}, {"MODEL__DROPPATH": 0.5}], ids=str
 )
-def test_every_regularizer_acts_in_training_only(opts: list[Any]) -> None:
-    model = randomized(tiny(*opts))
-    x = images(8)
+def test_every_regularizer_acts_in_training_only(keys: dict[str, float]) -> None:
+    model = randomize(tiny(**keys))
+    model.eval()
+    x = images(batch=8)
     quiet = model(x).numpy()
     np.testing.assert_array_equal(quiet, model(x).numpy())
-    np.testing.assert_array_equal(quiet, randomized(tiny())(x).numpy())
+    np.testing.assert_array_equal(quiet, randomize(tiny())(x).numpy())
     model.train()
     paddle.seed(0)
     assert not np.allclose(quiet, model(x).numpy())
 
 
 def test_drop_path_rises_linearly() -> None:
-    rates = [block.drop_path.rate for block in tiny("MODEL.DEPTH", 5, "MODEL.DROPPATH", 0.2).blocks]
+    rates = [block.drop_path.rate for block in tiny(MODEL__DEPTH=5, MODEL__DROPPATH=0.2).blocks]
     np.testing.assert_allclose(rates, [0.0, 0.05, 0.1, 0.15, 0.2])
 
 
 def test_initial_head_is_scaled_and_projections_shrink_with_depth() -> None:
     paddle.seed(0)
-    opts = ["MODEL.EMBED_DIM", 96, "MODEL.DEPTH", 3]
-    model = tiny(*opts)
+    sizes = {"MODEL__EMBED_DIM": 96, "MODEL__DEPTH": 3}
+    model = tiny(**sizes)
     assert abs(float(model.head.weight.std()) - 0.02 * 0.001) < 2e-6
-    assert float(tiny(*opts, "MODEL.INIT_SCALE", 1.0).head.weight.std()) > 0.015
+    assert float(tiny(**sizes, MODEL__INIT_SCALE=1.0).head.weight.std()) > 0.015
     for number, block in enumerate(model.blocks, start=1):
         for weight in (block.attn.proj.weight, block.mlp.fc2.weight):
             assert abs(float(weight.std()) * math.sqrt(2 * number) - 0.02) < 1e-3
@@ -145,7 +127,7 @@ def test_initial_head_is_scaled_and_projections_shrink_with_depth() -> None:
 
 
 def test_layer_ids() -> None:
-    model = tiny("MODEL.USE_ABS_POS_EMB", True, "MODEL.USE_SHARED_REL_POS_BIAS", True)
+    model = tiny(MODEL__USE_ABS_POS_EMB=True, MODEL__USE_SHARED_REL_POS_BIAS=True)
     expected = {
         "cls_token": 0,
         "mask_token": 0,
@@ -174,7 +156,7 @@ def test_freezing_stops_the_first_layers() -> None:
 
 
 def test_features_of_chosen_layers() -> None:
-    model = randomized(tiny("MODEL.DEPTH", 3))
+    model = randomize(tiny(MODEL__DEPTH=3))
     last, first = model.forward_outputs(images(), hidden_states=[2, 0], final=False).hidden_states
     assert list(last.shape) == list(first.shape) == [2, 5, 24]
     np.testing.assert_array_equal(model.head(model.pool(last)).numpy(), model(images()).numpy())
@@ -185,17 +167,17 @@ def test_features_of_chosen_layers() -> None:
 def test_recomputation_gives_the_same_gradients() -> None:
     gradients = []
     for flag in (False, True):
-        model = randomized(tiny("TRAIN.RECOMPUTE", flag, "MODEL.DROPPATH", 0.5))
+        model = randomize(tiny(TRAIN__RECOMPUTE=flag, MODEL__DROPPATH=0.5))
         model.train()
         paddle.seed(5)
-        model(images(4)).square().sum().backward()
+        model(images(batch=4)).square().sum().backward()
         gradients.append({name: p.grad.numpy() for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         np.testing.assert_array_equal(gradient, gradients[1][name], err_msg=name)
 
 
 def published_form(model: Any) -> dict[str, Any]:
-    """PaddleViT's file: the model's tensors and an int64 index for each block."""
+    """The state dict that PaddleViT publishes: the tensors of the model and an int64 index for each block."""
     state = dict(model.state_dict())
     for i in range(model.depth):
         state[f"blocks.{i}.attn.relative_position_index"] = paddle.zeros([5, 5], dtype="int64")
@@ -206,8 +188,8 @@ def published_form(model: Any) -> dict[str, Any]:
     "wrap", [lambda s: s, lambda s: {"model": s, "epoch": 1}, lambda s: {"model": {}, "model_ema": s}]
 )
 @pytest.mark.parametrize("method", ["set_state_dict", "set_dict", "load_dict"])
-def test_paddlevit_state_dicts_load_without_a_word(wrap: Any, method: str, tmp_path: Any) -> None:
-    source, target = randomized(tiny()), tiny()
+def test_state_dicts_of_paddlevit_load_without_a_warning(wrap: Any, method: str, tmp_path: Any) -> None:
+    source, target = randomize(tiny()), tiny()
     paddle.save(wrap(published_form(source)), str(tmp_path / "weights.pdparams"))
     result = getattr(target, method)(paddle.load(str(tmp_path / "weights.pdparams")))
     assert result == ([], [])
@@ -224,7 +206,7 @@ def test_missing_and_unexpected_keys_are_returned() -> None:
 
 
 def test_backbone_and_head_compose_to_the_model() -> None:
-    config = get_config(None, TINY)
+    config = tiny_config()
     paddle.seed(11)
     model = build_beit(config)
     paddle.seed(11)
@@ -238,16 +220,13 @@ def test_backbone_and_head_compose_to_the_model() -> None:
 
 
 def test_importing_the_package_does_not_import_paddle() -> None:
-    import subprocess
-    import sys
-
     code = "import sys, beit, beit.config, beit.data.dataset; sys.exit('paddle' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_backward_twice_and_paddle_grad_give_the_gradients_of_one_backward(recompute: bool) -> None:
-    model = tiny("TRAIN.RECOMPUTE", recompute, "MODEL.DROPPATH", 0.0)
+    model = tiny(TRAIN__RECOMPUTE=recompute, MODEL__DROPPATH=0.0)
     model.train()
     table = model.blocks[0].attn.relative_position_bias_table
     model(images()).square().sum().backward()

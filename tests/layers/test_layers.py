@@ -15,19 +15,16 @@ from beit.layers.init import init_convolution, init_weights, rescale_block, trun
 from beit.layers.patch_embed import PatchEmbed
 from beit.layers.relative_position import RelativePositionBias, gather_bias
 from beit.positions import num_table_rows, relative_position_index
+from tests.reference_numpy import gelu, softmax
+from tests.tiny import randomize
 
 RNG = np.random.default_rng(0)
-
-
-def randomize(layer: nn.Layer) -> None:
-    for parameter in layer.parameters():
-        parameter.set_value(RNG.normal(0, 0.5, parameter.shape).astype("float32"))
 
 
 @pytest.mark.parametrize(
     ("grid", "rows"), [((14, 14), 732), ((24, 24), 2212), ((32, 32), 3972), ((40, 40), 6244)]
 )
-def test_table_rows_of_the_published_sizes(grid: tuple[int, int], rows: int) -> None:
+def test_number_of_table_rows_of_the_published_sizes(grid: tuple[int, int], rows: int) -> None:
     assert num_table_rows(grid) == rows
 
 
@@ -45,9 +42,9 @@ def test_index_is_the_offset_of_query_and_key(grid: tuple[int, int]) -> None:
     assert index[0, 0] == last - 1
 
 
-def test_bias_is_gathered_per_head_and_its_gradient_counts_uses() -> None:
+def test_bias_is_gathered_per_head_and_gradients_add_up() -> None:
     shared = RelativePositionBias((2, 2), num_heads=3)
-    randomize(shared)
+    randomize(shared, RNG)
     index = relative_position_index((2, 2))
     bias = shared(paddle.to_tensor(index))
     table = shared.relative_position_bias_table
@@ -58,16 +55,11 @@ def test_bias_is_gathered_per_head_and_its_gradient_counts_uses() -> None:
     )
 
 
-def softmax(x: np.ndarray) -> np.ndarray:
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
 @pytest.mark.parametrize("options", [{}, {"qkv_bias": False}, {"head_dim": 5}, {"scale": 0.2}])
 def test_attention_against_numpy(options: dict) -> None:
     dim, heads, grid = 12, 3, (2, 2)
     attention = Attention(dim, num_heads=heads, grid_size=grid, **options)
-    randomize(attention)
+    randomize(attention, RNG)
     attention.eval()
     index = relative_position_index(grid)
     x = RNG.normal(size=(2, 5, dim)).astype("float32")
@@ -92,9 +84,9 @@ def test_attention_against_numpy(options: dict) -> None:
     np.testing.assert_allclose(got, mixed @ weights["proj.weight"] + weights["proj.bias"], atol=2e-5)
 
 
-def test_attention_without_positions_takes_the_shared_bias_alone() -> None:
+def test_attention_without_a_table_adds_only_the_shared_bias() -> None:
     attention = Attention(4, num_heads=2)
-    randomize(attention)
+    randomize(attention, RNG)
     x = paddle.to_tensor(RNG.normal(size=(1, 3, 4)).astype("float32"))
     zero = attention(x, paddle.zeros([1, 2, 3, 3])).numpy()
     np.testing.assert_array_equal(attention(x).numpy(), zero)
@@ -107,7 +99,7 @@ def test_attention_dropouts_act_in_training_only() -> None:
     x = paddle.ones([2, 3, 8])
     for options in ({"attn_drop": 0.9}, {"proj_drop": 0.9}):
         attention = Attention(8, num_heads=2, **options)
-        randomize(attention)
+        randomize(attention, RNG)
         paddle.seed(0)
         attention.train()
         noisy = attention(x).numpy()
@@ -117,11 +109,10 @@ def test_attention_dropouts_act_in_training_only() -> None:
 
 def test_mlp_uses_the_exact_gelu() -> None:
     mlp = Mlp(2, 3)
-    randomize(mlp)
+    randomize(mlp, RNG)
     x = RNG.normal(size=(1, 1, 2)).astype("float32")
     hidden = x @ mlp.fc1.weight.numpy() + mlp.fc1.bias.numpy()
-    gelu = 0.5 * hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
-    expected = gelu @ mlp.fc2.weight.numpy() + mlp.fc2.bias.numpy()
+    expected = gelu(hidden) @ mlp.fc2.weight.numpy() + mlp.fc2.bias.numpy()
     np.testing.assert_allclose(mlp(paddle.to_tensor(x)).numpy(), expected, atol=1e-6)
 
 
@@ -172,7 +163,7 @@ def test_layer_scale_multiplies_both_branches() -> None:
     )
 
 
-def test_patches_are_row_major_and_other_sizes_refused() -> None:
+def test_patches_are_row_major_and_other_image_sizes_are_refused() -> None:
     embed = PatchEmbed((4, 6), patch_size=2, embed_dim=1)
     embed.proj.weight.set_value(np.full([1, 3, 2, 2], 1 / 12, "float32"))
     embed.proj.bias.set_value(np.zeros(1, "float32"))
@@ -188,7 +179,7 @@ def test_initial_values() -> None:
     linear = nn.Linear(300, 300)
     init_weights(linear)
     assert abs(float(linear.weight.std()) - 0.02) < 4e-4
-    assert float(linear.weight.abs().max()) > 0.06  # a cut at two deviations would end at 0.04
+    assert float(linear.weight.abs().max()) > 0.06  # truncation at two standard deviations would end at 0.04
     assert not linear.bias.numpy().any()
     truncated_normal(linear.weight, bound=0.02)
     assert float(linear.weight.abs().max()) <= 0.02
