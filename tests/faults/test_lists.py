@@ -6,14 +6,13 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from beit.data.dataset import ImageDataset
 from beit.data.list_file import read_list_file
 from beit.data.loader import Loader
 from beit.data.sampler import Sample
 from tests.faults.harness import Row, finish, message, succeed
+from tests.faults.worker_memory import MemoryDataset
 from tests.tiny import command, different_weights, write_dataset
 
 LINES = 1_000_000
@@ -170,8 +169,8 @@ def test_duplicates_and_overlap(tmp_path: Path, row: Row) -> None:
     rewrite(root, "val", lambda lines: "\n".join([*lines, *train[4:6]]).encode())
     text = succeed(command("main_single_gpu.py", root, tmp_path / "run"), tmp_path / "run")
     assert "3 of 27 lines repeat an image, 1 of them with another label" in text
-    assert "warning: 2 of 12 validation images are training images too" in text
-    row.seen = "3 of 27 lines repeat an image, 1 of them with another label; 2 of 12 validation images are training images too"
+    assert "warning: 2 of 12 validation images are also training images" in text
+    row.seen = "3 of 27 lines repeat an image, 1 of them with another label; 2 of 12 validation images are also training images"
 
 
 @pytest.mark.parametrize("change", ["another order", "another label", "another name"])
@@ -195,19 +194,6 @@ def test_data_changes_between_resumes(tmp_path: Path, row: Row, change: str) -> 
         -1500:
     ]
     row.seen = message(text)[-200:]
-
-
-def _resident() -> dict[str, np.ndarray]:
-    """Memory of this worker that it does not share, in MB."""
-    with Path("/proc/self/smaps_rollup").open(encoding="utf-8") as file:
-        private = sum(int(line.split()[1]) for line in file if line.startswith("Private"))
-    return {"private": np.asarray(private / 1024)}
-
-
-class Measuring(ImageDataset):
-    def read(self, index: int, seed: int) -> dict[str, np.ndarray]:
-        self.images.path(index)
-        return _resident()
 
 
 def test_a_million_lines(tmp_path: Path, row: Row) -> None:
@@ -234,7 +220,7 @@ def test_a_million_lines(tmp_path: Path, row: Row) -> None:
     print_ = images.fingerprint()
     hashed = time.monotonic() - begin
     assert len(print_) == 16
-    with Loader(Measuring(images), num_workers=2) as loader:
+    with Loader(MemoryDataset(images), num_workers=2) as loader:
         begin = time.monotonic()
         private = [float(batch["private"].max()) for batch in loader([[Sample(n, n)] * 8 for n in range(8)])]
         ready = time.monotonic() - begin
