@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 from beit.data.image_list import ImageList
+from beit.files import replacing
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
@@ -76,9 +76,9 @@ def write_list_files(data_path: Path) -> list[Path]:
         warnings.warn(f"{data_path} is read-only: no list files written", stacklevel=2)
         return []
     for name in missing:
-        _write_whole(
-            data_path / name, _list_lines(data_path, targets[name]) if name in targets else class_names
-        )
+        lines = _list_lines(data_path, targets[name]) if name in targets else class_names
+        with replacing(data_path / name) as file:
+            file.writelines(f"{line}\n".encode() for line in lines)
     return [data_path / name for name in missing]
 
 
@@ -122,16 +122,3 @@ def _list_lines(data_path: Path, split: str) -> Iterable[str]:
         if "\n" in line or not line.isascii() and line != os.fsencode(line).decode(errors="replace"):
             raise ValueError(f"{images.path(index)!r}: this name cannot be written in a list file; rename it")
         yield line
-
-
-def _write_whole(target: Path, lines: Iterable[str]) -> None:
-    """Write the file beside its place and move it there: a killed process leaves no half list."""
-    handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        Path(draft).chmod(0o644)  # mkstemp lets nobody else read
-        Path(draft).replace(target)
-    except BaseException:
-        Path(draft).unlink()
-        raise

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 import warnings
 from pathlib import Path
 
@@ -116,6 +117,20 @@ def test_missing_list_and_folder_in_its_place(tmp_path):
         read_list_file(tmp_path / "train_list.txt", tmp_path, 10)
     with pytest.raises(FileNotFoundError, match="is a folder"):
         read_list_file(tmp_path, tmp_path, 10)
+
+
+def test_only_ascii_blanks_separate(tmp_path):
+    assert rows(read(tmp_path, "a\u00a0b\u2028c\x1c.jpg 3\n")) == [("a\u00a0b\u2028c\x1c.jpg", 3)]
+    with pytest.raises(ValueError, match=r":1: one column 'a\.jpg\\xa03'"):
+        read(tmp_path, "a.jpg\u00a03\n")
+
+
+def test_many_blanks_take_linear_time(tmp_path):
+    blanks = " " * 4_000_000
+    begin = time.process_time()
+    images = read(tmp_path, f"{blanks}a.jpg{blanks}3{blanks}\n" + "\n" * 1_000_000 + f"\t{blanks}b.jpg 4\n")
+    assert time.process_time() - begin < 5  # quadratic time would be hours
+    assert rows(images) == [("a.jpg", 3), ("b.jpg", 4)]
 
 
 def test_duplicates_are_counted(tmp_path):
