@@ -9,8 +9,7 @@ from paddle.base import core
 from beit.beit import Beit, build_beit
 from beit.bench.counting import count_by_part, count_multiply_adds, count_parameters, estimate_training_memory
 from beit.bench.model_report import model_report
-from beit.config import get_config
-from tests.tiny import TINIEST_PRETRAIN, tiny_config, upernet_config
+from tests.tiny import TINIEST_PRETRAIN, TOKENIZER, tiny_config, upernet_config
 
 
 @pytest.mark.parametrize("pooling", [True, False])
@@ -49,52 +48,43 @@ def test_other_tasks(kind):
     elif kind == "segment":
         config = upernet_config(TASK="segment")
     else:
-        sizes = {"DATA.IMAGE_SIZE": 32, "MODEL.EMBED_DIM": 24, "MODEL.DEPTH": 1, "MODEL.NUM_HEADS": 2}
-        sizes |= {
-            "TOKENIZER.EMBED_DIM": 24,
-            "TOKENIZER.DEPTH": 1,
-            "TOKENIZER.DECODER_DEPTH": 1,
-            "TOKENIZER.NUM_HEADS": 2,
-        }
-        config = get_config(opts=["TASK", kind, *(item for pair in sizes.items() for item in pair)])
+        config = tiny_config(**(TOKENIZER if kind == "tokenizer" else {"TASK": kind}))
     result = model_report(config, batch=2)
     assert result["parameters"] > 0
     assert ("multiply_adds" in result) == (kind != "tokenizer") == ("memory" in result)
 
 
-def test_memory_grows_as_it_should():
+def test_memory_depends_on_batch_precision_recomputation_and_average():
     def estimate(batch, half, **keys):
-        values = {"DATA.IMAGE_SIZE": 32, "MODEL.EMBED_DIM": 24, "MODEL.DEPTH": 4, "MODEL.NUM_HEADS": 2} | keys
-        config = get_config(opts=[item for pair in values.items() for item in pair])
+        config = tiny_config(MODEL__DEPTH=4, **keys)
         return estimate_training_memory(build_beit(config), config, batch, half=half)
 
     one, two = estimate(1, False), estimate(2, False)
     assert two.activations == 2 * one.activations and two.optimizer == one.optimizer == 2 * one.weights
     assert estimate(2, True).activations < two.activations
-    assert estimate(2, False, **{"TRAIN.RECOMPUTE": True}).activations < two.activations
-    average = estimate(2, False, **{"TRAIN.MODEL_EMA": True})
+    assert estimate(2, False, TRAIN__RECOMPUTE=True).activations < two.activations
+    average = estimate(2, False, TRAIN__MODEL_EMA=True)
     assert average.total == two.total + two.weights
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.2])
 def test_the_estimate_against_the_allocator(drop):
-    """What a forward pass leaves allocated for the backward is what is counted as kept."""
-    sizes = {"DATA.IMAGE_SIZE": 112, "MODEL.EMBED_DIM": 32, "MODEL.NUM_HEADS": 4, "MODEL.NUM_CLASSES": 5}
+    """The allocator holds after a forward pass what is counted as kept for the backward pass."""
+    sizes = {"DATA__IMAGE_SIZE": 112, "MODEL__PATCH_SIZE": 16, "MODEL__EMBED_DIM": 32, "MODEL__NUM_HEADS": 4}
 
     def numbers(depth):
-        values = sizes | {"MODEL.DEPTH": depth, "MODEL.DROPPATH": drop}
-        config = get_config(opts=[item for pair in values.items() for item in pair])
+        config = tiny_config(MODEL__DEPTH=depth, MODEL__DROPPATH=drop, **sizes)
         model = build_beit(config)
         model.train()
         images = paddle.zeros([2, 3, 112, 112])
         paddle.set_flags(
             {"FLAGS_use_stride_kernel": True}
-        )  # as Paddle starts; a run in this process may have tuned it
+        )  # Paddle's default, which a run in this process may have changed
         before = core.host_memory_stat_current_value("Allocated", 0)
         result = model(images)
         allocated = core.host_memory_stat_current_value("Allocated", 0) - before
         del result
         return allocated, estimate_training_memory(model, config, 2, half=False).activations
 
-    (small, few), (large, many) = numbers(2), numbers(5)  # their difference is three blocks that drop
+    (small, few), (large, many) = numbers(2), numbers(5)  # the difference is three blocks with drop path
     assert many - few == pytest.approx(large - small, rel=0.02)

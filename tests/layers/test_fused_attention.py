@@ -12,6 +12,7 @@ import pytest
 from beit.layers import fused_attention
 from beit.layers.attention import Attention
 from beit.positions import relative_position_index
+from tests.tiny import randomize
 
 RNG = np.random.default_rng(0)
 GRID = (2, 3)
@@ -80,9 +81,7 @@ def use_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Kernel], l
 
 
 def make_attention(**options: object) -> tuple[Attention, paddle.Tensor, paddle.Tensor]:
-    attention = Attention(16, num_heads=2, grid_size=GRID, **options)
-    for parameter in attention.parameters():
-        parameter.set_value(RNG.normal(0, 0.5, parameter.shape).astype("float32"))
+    attention = randomize(Attention(16, num_heads=2, grid_size=GRID, **options), RNG)
     x = paddle.to_tensor(RNG.normal(size=(3, TOKENS, 16)).astype("float32"))
     return attention, x, paddle.to_tensor(relative_position_index(GRID))
 

@@ -6,12 +6,12 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.beit import Beit
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.files import write
 from beit.data.batch_transforms import normalize
 from beit.models.teachers import load_teacher
 from tests.models import teacher_numpy as reference
+from tests.tiny import randomize, tiny_beit
 
 HEADS = 2
 
@@ -62,21 +62,8 @@ def test_dino_features(tmp_path, form):
 
 
 def own_classifier(**options):
-    sizes = {
-        "image_size": (12, 12),
-        "patch_size": 4,
-        "embed_dim": 16,
-        "depth": 2,
-        "num_heads": HEADS,
-        "num_classes": 3,
-    }
     positions = {"use_abs_pos_emb": True, "use_rel_pos_bias": False, "init_values": 0.0}
-    model = Beit(**sizes | positions | options)
-    rng = np.random.default_rng(3)
-    for parameter in model.parameters():
-        parameter.set_value(0.3 * rng.standard_normal(parameter.shape).astype("float32"))
-    model.eval()
-    return model
+    return randomize(tiny_beit(width=16, heads=HEADS, **positions | options), scale=0.3)
 
 
 def test_a_classifier_of_ones_own_teaches(tmp_path):

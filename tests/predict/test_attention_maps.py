@@ -7,7 +7,6 @@ import paddle
 import pytest
 from PIL import Image
 
-from beit.beit import Beit
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.predict.attention_maps import (
     attention_map,
@@ -20,20 +19,14 @@ from beit.predict.attention_maps import (
 from beit.predict.classifier import classifier
 from beit.preprocessing import Preprocessing
 from tests.reference_numpy import layer_norm, patch_tokens, position_bias, softmax, torch_layout, transform
+from tests.tiny import randomize, tiny_beit
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
 WANTS = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0)
 
 
 def build(**options):
-    paddle.seed(0)
-    model = Beit(
-        image_size=(8, 8), patch_size=4, embed_dim=12, depth=3, num_heads=2, num_classes=4, **options
-    )
-    for parameter in model.parameters():
-        parameter.set_value(0.3 * paddle.randn(parameter.shape) + float(parameter.ndim == 1))
-    model.eval()
-    return model
+    return randomize(tiny_beit(width=12, depth=3, heads=2, side=2, classes=4, **options), scale=0.3)
 
 
 def reference(model, images):
@@ -75,7 +68,7 @@ def test_states_and_weights_follow_the_reference(options):
 
 
 def test_class_token_pooling_has_a_final_norm():
-    model = build(use_mean_pooling=False)
+    model = build(pooling="token")
     out = model.forward_outputs(paddle.to_tensor(IMAGES))
     np.testing.assert_array_equal(out.pooler_output.numpy(), out.last_hidden_state.numpy()[:, 0])
     assert out.hidden_states == out.attentions == ()

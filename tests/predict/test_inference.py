@@ -15,7 +15,7 @@ from beit.data.dataset import build_dataset
 from beit.data.sampler import Sample
 from beit.predict.inference import extract_feat, inference_model, load_predictor
 from tests.checkpoint import publishers
-from tests.reference_numpy import classify, encode
+from tests.reference_numpy import classify, encode, softmax
 from tests.tiny import tiny_config, write_dataset
 
 NAMES = ("red", "green", "blue")
@@ -55,10 +55,6 @@ def published(tmp_path):
     path = tmp_path / "weights.pdparams"
     write(path, publishers.paddlevit(UNILM))
     return path
-
-
-def softmax(x):
-    return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
 
 
 def test_a_file_without_config_is_classified_as_the_reference_does(published, picture):

@@ -10,19 +10,9 @@ import pytest
 
 from beit.data.sampler import Sample
 from beit.tasks import TASKS
-from tests.tiny import tiny_config, write_dataset
+from tests.tiny import PRETRAIN, tiny_config, write_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
-
-KEYS = {
-    "TASK": "pretrain",
-    "MODEL__USE_REL_POS_BIAS": False,
-    "MODEL__USE_SHARED_REL_POS_BIAS": True,
-    "TOKENIZER__TYPE": "dall-e",
-    "TOKENIZER__NUM_CODES": 300,
-    "TOKENIZER__DALLE_WIDTH": 4,
-    "TOKENIZER__DALLE_CODE_WIDTH": 4,
-}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +22,7 @@ def data(tmp_path_factory):
 
 def make(data, folder, seed=0, **keys):
     paddle.seed(seed)  # of the tokenizer's weights
-    return TASKS["pretrain"](tiny_config(data, folder, **KEYS | keys))
+    return TASKS["pretrain"](tiny_config(data, folder, **PRETRAIN | {"TOKENIZER__NUM_CODES": 300} | keys))
 
 
 def cached(data, folder, **keys):
