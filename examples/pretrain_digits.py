@@ -1,10 +1,15 @@
-"""Pre-train a tiny BEiT and BEiT v2 on handwritten digits and compare them with random weights; minutes on a CPU.
+"""Pre-train a tiny BEiT and BEiT v2 on handwritten digits and compare them with random initial weights.
 
     python examples/pretrain_digits.py OUTPUT_FOLDER
 
-A VQ-KD learns tokens from label-free features (the pixels around each patch); BEiT and BEiT v2 are pre-trained on its
-tokens without labels; then come a linear probe with all labels and fine-tuning with a tenth of them, over three seeds,
-each also from random initial weights. Finished runs in the output folder are not repeated.
+It takes some minutes on a CPU and needs the installed package and scikit-learn. Steps:
+
+1. Train a VQ-KD tokenizer; the features of its teacher are the pixels around each patch, so no labels are used.
+2. Pre-train BEiT and BEiT v2 on its tokens.
+3. From each of them and from random weights, with three seeds: a linear probe with all labels, and fine-tuning with a
+   tenth of the labels.
+
+Finished runs in the output folder are not repeated. The last lines printed are the accuracies.
 """
 
 from __future__ import annotations
@@ -16,9 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 from PIL import Image
+from sklearn.datasets import load_digits
+from yacs.config import CfgNode
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from beit.config import get_config
+from beit.data.pretraining import build_pretrain_dataset
+from beit.data.sampler import Sample
+from beit.models.tokenizer import build_tokenizer
+from beit.train.run import run
+
 warnings.filterwarnings("ignore", message="No ccache found")
 
 SIDE, PATCH, GRID = 32, 8, 4  # pixels; a patch is 2 x 2 pixels of the original 8 x 8
@@ -94,27 +107,26 @@ FINETUNE |= {
 }
 
 
+def config_of(keys: dict[str, Any]) -> CfgNode:
+    return get_config(opts=[item for pair in keys.items() for item in pair])
+
+
 def train(folder: Path, keys: dict[str, Any]) -> dict[str, float]:
     """Metrics of a run in `folder`; runs that are finished are not repeated."""
-    from beit.config import get_config
-    from beit.train.run import run
-
     result = folder / "result.json"
     if not result.exists():
-        pairs = [item for pair in (keys | {"SAVE": str(folder)}).items() for item in pair]
-        result.write_text(json.dumps(run(get_config(opts=pairs))) + "\n", encoding="utf-8")
+        metrics = run(config_of(keys | {"SAVE": str(folder)}))
+        result.write_text(json.dumps(metrics) + "\n", encoding="utf-8")
     return json.loads(result.read_text(encoding="utf-8"))
 
 
 def write_digits(root: Path) -> None:
     """Write list files with all labels into `all`, with a tenth of the training labels into `tenth`, and `features`."""
-    from sklearn.datasets import load_digits
-
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
     rows: dict[str, list[str]] = {"train": [], "val": []}
-    for place, index in enumerate(order):
-        split = "train" if place < TRAIN else "val"
+    for position, index in enumerate(order):
+        split = "train" if position < TRAIN else "val"
         pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
         name = f"images/{index:04d}.png"
         file = root / "all" / name
@@ -150,21 +162,13 @@ def describe_patches(images: np.ndarray) -> np.ndarray:
 
 def most_frequent_share(root: Path, tokenizer: Path) -> float:
     """Share of the most frequent token of the masked validation patches: the accuracy of a constant prediction."""
-    import paddle
-
-    from beit.config import get_config
-    from beit.data.pretraining import build_pretrain_dataset
-    from beit.data.sampler import Sample
-    from beit.models.tokenizer import build_tokenizer
-
     keys = PRETRAIN | {"DATA.DATA_PATH": str(root / "all"), "TOKENIZER.PRETRAINED": str(tokenizer)}
-    config = get_config(opts=[item for pair in keys.items() for item in pair])
+    config = config_of(keys)
     dataset = build_pretrain_dataset(config, "val", (SIDE, SIDE))
     assert dataset is not None
     items = [dataset[Sample(index, index)] for index in range(len(dataset))]
-    ids = build_tokenizer(config).encode(
-        paddle.to_tensor(np.stack([i["second"] for i in items])).astype("float32") / 255
-    )
+    second = paddle.to_tensor(np.stack([item["second"] for item in items]))
+    ids = build_tokenizer(config).encode(second.astype("float32") / 255)
     masked = ids.numpy()[np.stack([item["mask"] for item in items])]
     return float(np.bincount(masked).max() / len(masked))
 

@@ -1,4 +1,4 @@
-"""What each rank of the two-process test of the codebook does; a module of its own, so that ranks can import it."""
+"""The work of each rank in the two-process test of the codebook; a module, so that ranks can import it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from beit.parallel import ranks
 
 
 def train(rank, world_size):
-    """Codebook tensors after five steps on this rank's share of each batch, dealt as the sampler deals images."""
+    """Codebook tensors after each of five steps; batches are split over ranks as the sampler splits them."""
     quantizer = NormEmaQuantizer(12, 4, dead_after=2, reseed_dead_codes=True)
     quantizer.train()
     states = []
