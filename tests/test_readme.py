@@ -1,4 +1,4 @@
-"""What the README tells people to type works."""
+"""The commands and snippets of the README work."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 
 
 def commands() -> list[list[str]]:
-    """Every command line of the README's shell blocks, words as a shell splits them."""
+    """Every command of the README's shell blocks, split into words like a shell does."""
     text = "\n".join(body for language, body in BLOCKS if language == "sh").replace("\\\n", " ")
     return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
 
 
 def test_the_snippet_runs_on_a_file_in_paddlevits_form(tmp_path: Path) -> None:
-    """The first Python block, unchanged, with weights of the documented name beside it."""
+    """The first Python block runs unchanged with weights of the documented file name."""
     config = get_config("beit_base_patch16_224")
     from beit import build_beit
 
@@ -85,7 +85,7 @@ def test_every_file_and_config_named_exists() -> None:
 
 
 def test_published_numbers_are_those_of_the_table() -> None:
-    """The count, and each row with a name and its result."""
+    """The number of checkpoints, and each row with a name and a result, equal `PUBLISHED`."""
     assert f"{len(PUBLISHED)} published checkpoints of eight publishers" in README
     assert len({entry.form for entry in PUBLISHED.values()}) == 8
     rows = re.findall(r"^\| (\w+) \| (top-1|mIoU) ([\d.]+) \|$", README, flags=re.MULTILINE)
@@ -108,7 +108,7 @@ OURS = [
 
 @pytest.mark.parametrize("line", OURS)
 def test_our_lines_for_newcomers_exist(line: str) -> None:
-    """Commands have known flags, and Python names functions and published models that there are."""
+    """Commands have known flags; functions and published models exist."""
     import beit
 
     if line.startswith("python -m beit "):
@@ -124,7 +124,7 @@ def test_our_lines_for_newcomers_exist(line: str) -> None:
 
 
 def test_chinese_page_says_the_same() -> None:
-    """The same commands, snippets and tables of numbers; the same links."""
+    """The Chinese README has the same commands, snippets, links and numbers in tables."""
     chinese = (ROOT / "README.zh.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(\w*)\n(.*?)```", chinese, flags=re.DOTALL)
     assert [block for block in blocks if block[0]] == [block for block in BLOCKS if block[0]]
@@ -153,7 +153,7 @@ def test_chinese_page_says_the_same() -> None:
 
 
 def test_the_file_tree_is_there() -> None:
-    """What the tree of files names exists, and every top-level module folder of the package is in it."""
+    """Every entry of the file tree exists."""
     tree = next(body for language, body in BLOCKS if not language and "the package" in body)
     root = ROOT
     for line in tree.splitlines():

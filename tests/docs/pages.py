@@ -1,4 +1,4 @@
-"""The commands of the pages in `docs/`, and a folder with the files they name, tiny."""
+"""Reads the commands of the pages in `docs/`, and writes the files that they use, at a tiny size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.models.teacher_numpy import clip_state
 from tests.tiny import ROOT
 
 OTHERS = {"reliability", "faults"}
-"""Pages whose commands are tests themselves."""
+"""Pages whose commands are not run by these tests."""
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in OTHERS} | {
     "README": ROOT / "README.md"
 }
@@ -25,7 +25,7 @@ PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md")) if pat
 
 @dataclass(frozen=True)
 class Step:
-    """A command line (`sh`, its words), or a block of Python (`python`, its text)."""
+    """A shell command (`sh`, split into words), or a block of Python (`python`, its text)."""
 
     kind: str
     words: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ def steps(page: Path) -> list[Step]:
     for kind, body in re.findall(
         r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
     ):
-        if not kind:  # a tree of files
+        if not kind:  # a file tree
             continue
         if kind == "python":
             found.append(Step("python", text=body))
@@ -53,8 +53,8 @@ def steps(page: Path) -> list[Step]:
     return found
 
 
-# What makes a command affordable: options appended for the config it names (`-cfg`), by the name of that config. A run's
-# own config.yaml, on which later commands build, holds them already.
+# Options that make the commands fast, by the name of the config in `-cfg`. They are appended to each command; the
+# config.yaml of a run, which later commands use, contains them already.
 _CLASSIFIER: dict[str, Any] = {
     "DATA.IMAGE_SIZE": 32,
     "DATA.BATCH_SIZE": 4,
@@ -112,7 +112,7 @@ SMALLER: dict[str, dict[str, Any]] = {
 
 
 def smaller(words: tuple[str, ...]) -> list[str]:
-    """The words of a command with the options of the table."""
+    """The words of a command with the options of `SMALLER` appended."""
     configs = [Path(word.partition("=")[2]).stem for word in words if word.startswith("-cfg=")]
     options = SMALLER.get(configs[0], {}) if configs else {}
     pairs = [str(item) for pair in options.items() for item in pair]
@@ -120,7 +120,7 @@ def smaller(words: tuple[str, ...]) -> list[str]:
 
 
 def shorten(words: tuple[str, ...]) -> None:
-    """Leave few pictures of a data set that a command of a page has just written."""
+    """Remove most images of a data set that a command of a page has just written."""
     if words[:3] == ("python", "-m", "beit.tools.scenes"):
         for file in Path(words[3]).glob("*/*/scene_*.png"):
             if int(file.stem.removeprefix("scene_")) >= _KEPT[file.parent.name]:
@@ -132,7 +132,7 @@ def shorten(words: tuple[str, ...]) -> None:
 
 
 def write_files_of(root: Path, page: str) -> None:
-    """The files a page names, in `root`."""
+    """Write the files that a page uses into `root`."""
     rng = np.random.default_rng(0)
     (root / "configs").symlink_to(ROOT / "configs")
     for name in ("main_single_gpu.py", "main_multi_gpu.py"):
@@ -145,8 +145,8 @@ def _readme(root: Path, rng: np.random.Generator) -> None:
         for label, kind in enumerate("abcde"):
             (root / "pictures" / split / kind).mkdir(parents=True)
             for number in range(7):
-                _picture(rng, (40, 48), label % 3).save(root / "pictures" / split / kind / f"{number}.jpg")
-    _picture(rng, (60, 80)).save(root / "photo.jpg")
+                _image(rng, (40, 48), label % 3).save(root / "pictures" / split / kind / f"{number}.jpg")
+    _image(rng, (60, 80)).save(root / "photo.jpg")
     model = publishers.unilm_classifier(rng, classes=1000, depth=12, **_SIZES)
     write(root / "beit_base_patch16_224.pdparams", publishers.paddlevit(model))
     _weights(root / "beit_base_patch16_224_pt22k_ft22kto1k.pth", model)
@@ -156,14 +156,14 @@ def _readme(root: Path, rng: np.random.Generator) -> None:
 
 
 def _own_data(root: Path, rng: np.random.Generator) -> None:
-    _pictures(root, rng)
+    _images(root, rng)
     _weights(
         root / "beit_base_patch16_224_pt22k_ft22k.pth", publishers.unilm_classifier(rng, classes=11, **_SIZES)
     )
 
 
 def _pretraining(root: Path, rng: np.random.Generator) -> None:
-    _pictures(root, rng)
+    _images(root, rng)
     for split in ("train", "val"):
         lines = [f"{kind}/{number}.jpg {label}\n" for label, kind in enumerate(_KINDS) for number in range(2)]
         (root / "flowers" / f"{split}_list.txt").write_text("".join(lines))
@@ -196,7 +196,7 @@ def _several_machines(root: Path, rng: np.random.Generator) -> None:
         lines = []
         for number in range(count):
             name = f"{split}_{number}.png"
-            _picture(rng, (32, 32)).save(root / "demo" / "digits" / name)
+            _image(rng, (32, 32)).save(root / "demo" / "digits" / name)
             lines.append(f"{name} {number % 10}\n")
         (root / "demo" / "digits" / f"{split}_list.txt").write_text("".join(lines))
 
@@ -216,26 +216,26 @@ _KEPT = {"train": 16, "val": 3}
 _KINDS = ("daisy", "rose", "tulip")
 
 
-def _pictures(root: Path, rng: np.random.Generator) -> None:
+def _images(root: Path, rng: np.random.Generator) -> None:
     """`flowers/<class>/`, `pictures/`, `photo.jpg`."""
     for label, kind in enumerate(_KINDS):
         (root / "flowers" / kind).mkdir(parents=True)
         for number in range(5):
-            _picture(rng, (48, 40), label).save(root / "flowers" / kind / f"{number}.jpg")
+            _image(rng, (48, 40), label).save(root / "flowers" / kind / f"{number}.jpg")
     (root / "pictures" / "deeper").mkdir(parents=True)
     for number in range(8):
-        _picture(rng, (40, 48)).save(root / "pictures" / "deeper" / f"{number}.jpg")
+        _image(rng, (40, 48)).save(root / "pictures" / "deeper" / f"{number}.jpg")
     (root / "pictures" / "val_images.txt").write_text("deeper/0.jpg\ndeeper/1.jpg\n")
-    _picture(rng, (60, 80)).save(root / "photo.jpg")
+    _image(rng, (60, 80)).save(root / "photo.jpg")
 
 
-def _picture(rng: np.random.Generator, size: tuple[int, int], channel: int = 0) -> Image.Image:
+def _image(rng: np.random.Generator, size: tuple[int, int], channel: int = 0) -> Image.Image:
     pixels = rng.integers(0, 150, (*size, 3))
     pixels[..., channel] += 100
     return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _weights(path: Path, state: dict[str, np.ndarray]) -> None:
-    """A file of unilm. The reader looks at what is in a file, not at its name."""
+    """Write a checkpoint of unilm. The reader ignores the file name."""
     write(path.with_suffix(".pdparams"), publishers.unilm_file(state))
     path.with_suffix(".pdparams").rename(path)

@@ -1,4 +1,4 @@
-"""Every command of every page in `docs/` is run, in order; those that cannot be are checked word by word."""
+"""Runs every command of every page in `docs/`, in order. Commands that cannot be run here are parsed only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOT_RUN: dict[str, str] = {
     "python main_multi_gpu.py -cfg=configs/pretrain/": "needs eight GPUs and ImageNet",
     "python main_multi_gpu.py -cfg=configs/segment/": "needs eight GPUs and ADE20K",
 }
-"""Beginning of a command -> why it is only read."""
+"""Start of a command -> why it is parsed but not run."""
 
 LEAVES: dict[str, tuple[str, ...]] = {
     "own-data": (
@@ -61,17 +61,17 @@ LEAVES: dict[str, tuple[str, ...]] = {
     "speed": ("bench.json", "bench.png"),
     "several-machines": ("output/two/model.pdparams", "output/schedule/schedule.png"),
 }  # fmt: skip
-"""What the commands of a page leave behind."""
+"""Files that the commands of a page write."""
 
 
 def reason(step: Step) -> str | None:
-    """Why a command is not run."""
+    """Why a command is not run; None if it is run."""
     line = " ".join(step.words)
     return next((why for start, why in NOT_RUN.items() if line.startswith(start)), None)
 
 
 def read_only(words: tuple[str, ...]) -> None:
-    """The flags, config and keys of a command that is not run exist."""
+    """Check that the flags, config and keys of a command exist, without running it."""
     if words[:4] == ("python", "-m", "beit", "serve"):
         importlib.import_module("beit.tools.serve")._arguments(words[4:])
     elif words[:4] == ("python", "-m", "beit", "bench"):
@@ -87,7 +87,7 @@ def read_only(words: tuple[str, ...]) -> None:
 
 
 def run_words(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
-    """Exit status of a command. In this process, where it would only start Python again."""
+    """Run a command and return its exit status; in this process unless it starts several ranks."""
     if words[:3] == ["python", "-m", "beit"]:
         return main(words[3:])
     if words[1] == "main_multi_gpu.py":
@@ -109,7 +109,7 @@ def run_words(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | 
 
 
 def run_text(text: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block of Python among the names of the blocks before it, with the options of the table for the configs it names."""
+    """Run a block of Python after the previous blocks of the page, with the options of `SMALLER` for its configs."""
 
     def small_config(path: Any = None, opts: Any = None) -> Any:
         options = SMALLER.get(Path(path).stem, {}) if path is not None else {}
@@ -147,7 +147,7 @@ def test_the_commands_of_a_page(
 
 
 def test_the_tables_have_no_more_than_the_pages() -> None:
-    """Each reason and each override is of a command that is there, and each page is known."""
+    """Each entry of `NOT_RUN` and `SMALLER` belongs to a command, and each page has an entry in `LEAVES`."""
     lines = [step for page in PAGES.values() for step in steps(page)]
     commands = [" ".join(step.words) for step in lines if step.kind == "sh"]
     assert all(any(line.startswith(start) for line in commands) for start in NOT_RUN)
