@@ -1,4 +1,4 @@
-"""Every pre-training and probing config says what was published, and the model and masks it stands for can be built."""
+"""Pre-training and probing configs have the published values, and their models and masks can be built."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_pretraining_recipe(name):
         train.SCALE[0],
         config.MASK.RULE,
     )
-    # the same in every column
+    # the same for every config
     assert (train.BASE_LR, train.END_LR, train.TOTAL_BATCH, train.LINEAR_SCALED_LR) == (
         1.5e-3,
         1e-5,
@@ -72,8 +72,8 @@ def test_views_masks_and_positions(name):
     assert not model.USE_REL_POS_BIAS
 
 
-def test_other_patches_change_the_second_view():
-    """patch 8: a 28 x 28 grid, 224 pixels for DALL-E's 8-pixel tokens (unilm issue 396)."""
+def test_the_patch_size_changes_the_second_view():
+    """Patch size 8 has a 28 x 28 grid and needs 224 pixels for DALL-E's tokens of 8 pixels (unilm issue 396)."""
     assert tokenizer_image_size(get_config("beit_base_patch16_224_pt1k", ["MODEL.PATCH_SIZE", 8])) == (
         224,
         224,
@@ -85,7 +85,7 @@ def test_probe_configs(path):
     config = get_config(path.stem)
     assert ("knn" if path.stem.endswith("knn") else "probe") == config.TASK
     assert config.DATA.IMAGENET_STD[0] == (IMAGENET if "v2" in path.stem else HALF)
-    assert config.PROBE.LAYERS == ()  # a sweep over all layers: the last is not the best of BEiT v1
+    assert config.PROBE.LAYERS == ()  # all layers, because the last one is not the best in BEiT v1
     assert ("v2" in path.stem) == config.PROBE.USE_NORM
     assert (config.PROBE.NEIGHBORS, config.PROBE.TEMPERATURE) == (20, 0.07)
     train = config.TRAIN
@@ -107,7 +107,7 @@ def test_probe_configs(path):
     sorted(CONFIGS.glob("pretrain/*.yaml")) + sorted(CONFIGS.glob("probe/*.yaml")),
     ids=lambda path: path.stem,
 )
-def test_configs_carry_their_name_and_command(path):
+def test_configs_start_with_their_name_and_command(path):
     text = path.read_text(encoding="utf-8")
     assert path.stem == get_config(path).MODEL.NAME
     assert text.startswith("# ")

@@ -1,4 +1,4 @@
-"""Every shipped config builds to what was published: recipes, sizes, normalization."""
+"""Configs of classifiers have the published recipes, sizes and normalization."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_recipe(name: str) -> None:
     assert train.TOTAL_BATCH % (data.BATCH_SIZE * train.ACCUM_ITER) == 0
 
 
-# The evaluation protocol behind the accuracies of PaddleViT and timm.
+# The evaluation protocol of the accuracies of PaddleViT and timm.
 CROPS = {
     "beit_base_patch16_224": 0.9,
     "beit_base_patch16_384": 1.0,
@@ -88,6 +88,6 @@ def test_documented_names_evaluate_as_published(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_top_level_config_loads_under_its_own_name_and_opens_with_a_comment(path: Path) -> None:
+def test_top_level_configs_have_their_file_name_and_start_with_a_comment(path: Path) -> None:
     assert path.stem == get_config(path).MODEL.NAME
     assert path.read_text(encoding="utf-8").startswith("# ")

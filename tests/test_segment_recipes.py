@@ -1,4 +1,4 @@
-"""The UPerNet configs hold what was published."""
+"""UPerNet configs have the published values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from beit.optim.schedule import make_schedules, run_length
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "segment"
 
-# name: (crop, images a GPU, accumulation, rate, layer decay, drop path)
+# name: (crop, images per GPU, accumulation, rate, layer decay, drop path)
 # Source: unilm/beit and unilm/beit2, semantic_segmentation/configs and README; 8 GPUs.
 RECIPES = {
     "upernet_beit_base_patch16_512_pt22k": (512, 2, 1, 7e-4, 0.65, 0.1),
@@ -48,7 +48,7 @@ def test_recipe(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_rate_is_a_line_to_zero_under_a_warm_up_of_1500_steps(name):
+def test_the_rate_decays_linearly_with_a_warm_up_of_1500_steps(name):
     config = get_config(name)
     rate = RECIPES[name][3]
     steps_per_epoch = 20210 // 16

@@ -57,8 +57,8 @@ class DalleBlock(nn.Layer):
     ) -> None:
         super().__init__()
         self.gain = gain
-        hidden = out_channels // 4
-        widths = [in_channels, hidden, hidden, hidden, out_channels]
+        inner = out_channels // 4
+        widths = [in_channels, inner, inner, inner, out_channels]
         self.id_path = Conv(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
         path: list[tuple[str, nn.Layer]] = []
         for number, kernel_size in enumerate(kernel_sizes, start=1):

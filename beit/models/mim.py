@@ -64,7 +64,7 @@ class BeitForMaskedImageModeling(Beit):
             )
         if early_layers and encoder.get("use_rel_pos_bias", True):
             raise ValueError(
-                "patch aggregation (MODEL.EARLY_LAYERS) knows one shared position table only: set "
+                "patch aggregation (MODEL.EARLY_LAYERS) supports only one shared position table: set "
                 "MODEL.USE_REL_POS_BIAS False and MODEL.USE_SHARED_REL_POS_BIAS True"
             )
         extra = head_layers if early_layers else 0

@@ -63,10 +63,10 @@ class VqKd(nn.Layer):
             ValueError: there is no decoder, or the targets have another grid or width than the decoder's output.
         """
         if self.decoder is None:
-            raise ValueError("this VQ-KD was built for encoding alone; build it with its decoder to train it")
+            raise ValueError("this VQ-KD was built without its decoder; training needs it")
         if list(targets.shape[1:]) != [self.grid_size[0] * self.grid_size[1], self.teacher_dim]:
             raise ValueError(
-                f"the teacher gives {list(targets.shape[1:])} features an image, the tokenizer has a grid of "
+                f"the teacher outputs {list(targets.shape[1:])} features per image, the tokenizer has a grid of "
                 f"{self.grid_size[0]}x{self.grid_size[1]} and TOKENIZER.TEACHER_DIM = {self.teacher_dim}; "
                 "image size / patch size of both must agree"
             )

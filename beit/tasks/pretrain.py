@@ -168,7 +168,7 @@ def _token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     with paddle.amp.auto_cast(enable=False):
         logits = logits.astype("float32")
         losses = F.cross_entropy(logits, targets, reduction="none")
-        # Paddle's cross entropy of NaN logits is finite, which would hide a broken branch. (Its `log_softmax` gives NaN,
+        # Paddle's cross entropy of NaN logits is finite, so a broken branch would go unnoticed. (Its `log_softmax` gives NaN,
         # but is 300 times slower on a CPU.)
         return losses + 0.0 * logits.detach().sum(-1)
 

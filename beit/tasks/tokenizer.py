@@ -166,7 +166,7 @@ class Tokenizer(Task):
         )
         if teacher.dim != keys.TEACHER_DIM:
             raise ValueError(
-                f"the teacher {keys.TEACHER_PRETRAINED} gives {teacher.dim} channels; set TOKENIZER.TEACHER_DIM "
+                f"the teacher {keys.TEACHER_PRETRAINED} outputs {teacher.dim} channels; set TOKENIZER.TEACHER_DIM "
                 f"{teacher.dim} (it is {keys.TEACHER_DIM})"
             )
         return teacher

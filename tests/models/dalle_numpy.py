@@ -1,4 +1,4 @@
-"""DALL-E's dVAE in plain NumPy on OpenAI's names, float64, from the layer list of its paper and file; and other spellings."""
+"""DALL-E's dVAE in plain NumPy, float64, with OpenAI's parameter names; and the names of other publishers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def block(s, name, x, num_blocks):
 
 
 def groups(s, x, between):
-    """Four groups of two blocks with `between` after all but the last, then ReLU and the last convolution."""
+    """Four groups of two blocks, `between` between the groups, then ReLU and the last convolution."""
     for g in (1, 2, 3, 4):
         for b in (1, 2):
             x = block(s, f"blocks.group_{g}.block_{b}", x, 8)
@@ -38,7 +38,7 @@ def groups(s, x, between):
 
 
 def encode(s, images):
-    """Logits [B, K, h, w] of mapped pixels."""
+    """Logits [B, K, h, w] of pixels after `map_pixels`."""
 
     def pool(x):
         b, c, h, w = x.shape
@@ -56,7 +56,7 @@ def decode(s, ids):
 
 
 def spelled(state, form):
-    """The same state in the words of another publisher."""
+    """The same state with the names of another publisher."""
     out = {}
     for name, array in state.items():
         if form != "openai":

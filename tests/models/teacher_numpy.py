@@ -1,4 +1,4 @@
-"""CLIP's and DINO's vision transformers in plain NumPy, float64, on the names of their own files, with random weights."""
+"""CLIP's and DINO's vision transformers in plain NumPy, float64, with the names of their files and random weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def patches(x, weight):
 
 
 def attention(x, weight, bias, heads):
-    """Textbook attention with biases on q, k and v; weight [3D, D]."""
+    """Attention with biases of q, k and v; weight [3D, D]."""
     b, n, d = x.shape
     q, k, v = (x @ weight.T + bias).reshape(b, n, 3, heads, d // heads).transpose(2, 0, 3, 1, 4)
     scores = np.exp(q @ k.transpose(0, 1, 3, 2) / math.sqrt(d // heads))
@@ -72,7 +72,7 @@ def dino(state, images, heads):
 
 
 def clip_state(rng, *, width=16, depth=2, patch=4, side=3, out=6):
-    """OpenAI's names of the vision tower."""
+    """A random state with OpenAI's names of the vision transformer."""
 
     def draw(*shape, scale=0.3):
         return (rng.standard_normal(shape) * scale).astype(np.float32)
@@ -97,7 +97,7 @@ def clip_state(rng, *, width=16, depth=2, patch=4, side=3, out=6):
 
 
 def dino_state(rng, *, width=16, depth=2, patch=4, side=3):
-    """facebookresearch's names."""
+    """A random state with the names of facebookresearch/dino."""
 
     def draw(*shape, scale=0.3):
         return (rng.standard_normal(shape) * scale).astype(np.float32)
@@ -118,7 +118,7 @@ def dino_state(rng, *, width=16, depth=2, patch=4, side=3):
 
 
 def clip_transformers(state):
-    """`clip_state` in the words of transformers, with the names around the vision tower."""
+    """`clip_state` with the names of transformers' CLIPModel."""
     out = {
         "logit_scale": np.ones((), np.float32),
         "text_model.final_layer_norm.weight": np.ones(4, np.float32),
@@ -160,7 +160,7 @@ def clip_transformers(state):
 
 
 def dino_transformers(state):
-    """`dino_state` in the words of transformers' ViTModel."""
+    """`dino_state` with the names of transformers' ViTModel."""
     words = {
         "norm1": "layernorm_before",
         "norm2": "layernorm_after",

@@ -1,4 +1,4 @@
-"""Masked image modeling: numbers of every publisher's file, sizes, initial values, what masking does."""
+"""Masked image modeling: files of every publisher, sizes, initial values, the effect of masks."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def assert_equal_to_numpy(model, unilm, rng, early):
 
 
 @pytest.mark.parametrize(("version", "form"), CASES)
-def test_files_of_every_publisher_give_the_logits_of_a_numpy_forward(version, form):
+def test_files_of_every_publisher_have_the_logits_of_a_numpy_forward(version, form):
     rng = np.random.default_rng(0)
     unilm = publishers.unilm_mim(rng, version=version)
     model = build(version)
@@ -97,7 +97,7 @@ def test_an_unshared_head():
     assert_equal_to_numpy(model, unilm, rng, early=1)
 
 
-def test_v2_files_fill_a_v1_model_but_not_the_other_way_round():
+def test_v2_files_fit_a_v1_model_but_not_vice_versa():
     rng = np.random.default_rng(3)
     report = load_pretrained(build(), publishers.unilm_file(publishers.unilm_mim(rng, version=2)))
     assert any("patch aggregation" in why for why in report.dropped.values())
@@ -105,7 +105,7 @@ def test_v2_files_fill_a_v1_model_but_not_the_other_way_round():
         load_pretrained(build(2), publishers.unilm_file(publishers.unilm_mim(rng)))
 
 
-def test_a_file_of_another_grid_continues_with_resized_tables():
+def test_tables_of_another_grid_are_resized():
     model = build(2, image_size=(16, 20))
     unilm = publishers.unilm_mim(np.random.default_rng(3), version=2)
     report = load_pretrained(model, publishers.unilm_file(unilm))
@@ -124,7 +124,7 @@ def test_branches_are_named():
     assert logits.main.shape == logits.cls_pt.shape == [mask.sum(), 11]
 
 
-def test_logits_follow_images_then_rows():
+def test_logits_are_ordered_by_image_and_patch():
     rng = np.random.default_rng(5)
     images, mask = inputs(rng)
     model = build()
@@ -136,21 +136,21 @@ def test_logits_follow_images_then_rows():
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_pixels_of_hidden_patches_change_nothing_and_visible_ones_do(version):
+def test_logits_depend_on_visible_pixels_only(version):
     rng = np.random.default_rng(6)
     images, mask = inputs(rng, batch=1)
     model = build(version)
-    hidden = mask.reshape(1, 1, 3, 3).repeat(4, axis=2).repeat(4, axis=3)
+    masked = mask.reshape(1, 1, 3, 3).repeat(4, axis=2).repeat(4, axis=3)
     noise = rng.standard_normal(images.shape).astype(np.float32)
     before = branches(model, images, mask)
-    for found, expected in zip(branches(model, np.where(hidden, noise, images), mask), before, strict=True):
+    for found, expected in zip(branches(model, np.where(masked, noise, images), mask), before, strict=True):
         np.testing.assert_array_equal(found, expected)
-    for found, expected in zip(branches(model, np.where(hidden, images, noise), mask), before, strict=True):
+    for found, expected in zip(branches(model, np.where(masked, images, noise), mask), before, strict=True):
         assert np.abs(found - expected).max() > 1e-4
 
 
 def test_only_masked_positions_have_a_loss():
-    """The gradient of the head's input is zero for visible patches: users ask (unilm issue 388)."""
+    """The gradient of the head's input is zero for visible patches (a question in unilm issue 388)."""
     rng = np.random.default_rng(7)
     images, mask = inputs(rng, batch=2)
     model = build()
@@ -188,12 +188,12 @@ def test_parameter_counts(name, monkeypatch):
         model = beit.build_mim(beit.get_config(name, ["MODEL.DEPTH", depth, "MODEL.EARLY_LAYERS", early]))
         return sum(parameter.size for parameter in model.parameters())
 
-    with paddle.LazyGuard():  # shapes without numbers
+    with paddle.LazyGuard():  # shapes without values
         shallow, deeper = count(1), count(2)
     assert shallow + (config.MODEL.DEPTH - 1) * (deeper - shallow) == PUBLISHED[name]
 
 
-def test_any_size_from_a_config():
+def test_models_of_any_size_can_be_configured():
     opts = ["DATA.IMAGE_SIZE", [8, 16], "MODEL.PATCH_SIZE", 4, "MODEL.EMBED_DIM", 12, "MODEL.NUM_HEADS", 2]
     opts += ["MODEL.DEPTH", 3, "MODEL.EARLY_LAYERS", 2, "MODEL.HEAD_LAYERS", 1, "TOKENIZER.NUM_CODES", 5]
     opts += ["MODEL.USE_REL_POS_BIAS", False, "MODEL.USE_SHARED_REL_POS_BIAS", True]
@@ -208,7 +208,7 @@ def test_any_size_from_a_config():
 # ---- initial values ----------------------------------------------------------------------------------------------
 
 
-def test_initial_values_are_cut_at_one_deviation():
+def test_initial_values_are_truncated_at_one_deviation():
     paddle.seed(0)
     model = build(2, shared_lm_head=False, embed_dim=48, use_abs_pos_emb=True)
     state = {name: value.numpy() for name, value in model.state_dict().items()}
@@ -223,7 +223,7 @@ def test_initial_values_are_cut_at_one_deviation():
     drawn += ["blocks.1.attn.qkv.weight", "cls_pt_layers.0.mlp.fc1.weight"]
     for name in drawn:
         assert 0.0195 < np.abs(state[name]).max() <= 0.02 or state[name].size < 100, name
-        # the deviation of a normal cut at one deviation is 0.54 of it
+        # a normal distribution truncated at one deviation has 0.54 of the deviation
         assert state[name].std() == pytest.approx(0.0108, abs=0.0015), name
     for name in (
         "patch_embed.proj.bias",
@@ -232,7 +232,7 @@ def test_initial_values_are_cut_at_one_deviation():
         "rel_pos_bias.relative_position_bias_table",
     ):
         assert np.all(state[name] == 0), name
-    # fix_init: the k-th block from 1 divided by sqrt(2 k); the aggregation goes on after early_layers = 1
+    # fix_init: the k-th block from 1 divided by sqrt(2 k); the branch continues after early_layers = 1
     for name, number in (("blocks.0", 1), ("blocks.1", 2), ("cls_pt_layers.0", 2), ("cls_pt_layers.1", 3)):
         for linear in ("attn.proj", "mlp.fc2"):
             largest = np.abs(state[f"{name}.{linear}.weight"]).max()
@@ -247,14 +247,14 @@ def test_initial_values_are_cut_at_one_deviation():
         (3, 0, 2, (np.linspace(0, 0.1, 3), [])),
     ],
 )
-def test_drop_path_rates_continue_the_line(depth, early, head, expected):
+def test_drop_path_rates_rise_linearly_into_the_branch(depth, early, head, expected):
     model = build(depth=depth, early_layers=early, head_layers=head, drop_path_rate=0.1)
     assert [block.drop_path.rate for block in model.blocks] == pytest.approx(expected[0])
     assert [block.drop_path.rate for block in model.cls_pt_layers or []] == pytest.approx(expected[1])
     assert model.depth == len(model.blocks) == depth
 
 
-def test_recomputed_blocks_give_the_same_gradients():
+def test_recomputation_does_not_change_gradients():
     rng = np.random.default_rng(8)
     images, mask = inputs(rng)
     gradients = []
@@ -272,7 +272,7 @@ def test_recomputed_blocks_give_the_same_gradients():
 # ---- errors ------------------------------------------------------------------------------------------------------
 
 
-def test_bad_arguments():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match=r"MODEL.EARLY_LAYERS = 3, expected 1 to MODEL.DEPTH = 2"):
         build(early_layers=3)
     with pytest.raises(
@@ -282,6 +282,6 @@ def test_bad_arguments():
 
 
 @pytest.mark.parametrize("mask", [np.ones((2, 8), bool), np.ones((2, 9), np.int64), np.ones((1, 9), bool)])
-def test_bad_masks(mask):
+def test_invalid_masks_are_refused(mask):
     with pytest.raises(ValueError, match=r"expected bool \[batch, patches\] = \[2, 9\]"):
         build()(paddle.zeros([2, 3, 12, 12]), paddle.to_tensor(mask))

@@ -31,7 +31,7 @@ def model():
 
 
 class Identity(paddle.nn.Layer):
-    """A network whose logits at a pixel are the pixel's: what a window says does not depend on the window."""
+    """A network whose logits at a pixel depend on that pixel only, so they are the same in every window."""
 
     num_classes = 3
 
@@ -58,7 +58,7 @@ def test_starts_of_windows():
         assert covered >= set(range(length)) and max(covered) < max(length, 12)
 
 
-def test_windows_see_every_pixel_and_overlaps_are_averaged():
+def test_windows_cover_every_pixel_and_overlaps_are_averaged():
     model = Identity()
     images = paddle.to_tensor(noise_images(size=(40, 28)))
     logits = class_logits(model, images, Protocol("slide", (16, 16), (10, 10)))
@@ -79,7 +79,7 @@ def test_overlapping_windows_are_averaged(model):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (12, 8), (13, 10)])
-def test_sliding_equals_whole_when_the_window_covers_the_picture(model, size):
+def test_sliding_equals_whole_if_the_window_covers_the_image(model, size):
     images = paddle.to_tensor(noise_images(size=size))
     slide = class_logits(model, images, Protocol("slide", (16, 16), (10, 10))).numpy()
     whole = class_logits(model, images, Protocol("whole")).numpy()
@@ -87,17 +87,17 @@ def test_sliding_equals_whole_when_the_window_covers_the_picture(model, size):
     assert whole.shape == (2, CLASSES, *size) and np.abs(whole).max() > 0
 
 
-def test_a_picture_that_is_not_of_whole_patches_is_padded_behind(model):
+def test_images_are_padded_to_whole_patches_at_the_end(model):
     images = noise_images(size=(13, 10))
     padded = np.pad(images, [(0, 0), (0, 0), (0, 3), (0, 2)])
     got = class_logits(model, paddle.to_tensor(images), Protocol("whole")).numpy()
     expected = bilinear(model(paddle.to_tensor(padded)).numpy().astype(np.float64), (16, 12))[:, :, :13, :10]
     np.testing.assert_allclose(got, expected, atol=1e-5)
-    tiny_picture = class_logits(model, paddle.to_tensor(noise_images(size=(3, 3))), Protocol("whole"))
-    assert tiny_picture.shape == [2, CLASSES, 3, 3]
+    tiny_image = class_logits(model, paddle.to_tensor(noise_images(size=(3, 3))), Protocol("whole"))
+    assert tiny_image.shape == [2, CLASSES, 3, 3]
 
 
-def test_scales_and_mirrors_are_averaged_as_probabilities(model):
+def test_probabilities_of_scales_and_flips_are_averaged(model):
     views = [paddle.to_tensor(noise_images(seed, size)) for seed, size in ((1, (16, 16)), (2, (24, 20)))]
     got = class_probabilities(model, views, (10, 12), Protocol("whole", flip=True)).numpy()
     expected = 0

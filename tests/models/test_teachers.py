@@ -1,4 +1,4 @@
-"""Teachers of VQ-KD from the forms they are published in, against an independent NumPy forward."""
+"""Teachers of VQ-KD from the files of each publisher, compared with a NumPy forward."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def saved(tmp_path, tree):
 
 CLIP_FORMS = {
     "the whole of OpenAI's CLIP": lambda s: s | {"text_projection": np.ones((2, 2), np.float32)},
-    "the vision tower alone": lambda s: {name.removeprefix("visual."): array for name, array in s.items()},
+    "the vision transformer alone": lambda s: {
+        name.removeprefix("visual."): array for name, array in s.items()
+    },
     "half precision under a wrapper": lambda s: {"state_dict": s},
     "transformers": reference.clip_transformers,
 }
@@ -66,7 +68,7 @@ def own_classifier(**options):
     return randomize(tiny_beit(width=16, heads=HEADS, **positions | options), scale=0.3)
 
 
-def test_a_classifier_of_ones_own_teaches(tmp_path):
+def test_a_classifier_of_this_package_can_be_a_teacher(tmp_path):
     model = own_classifier()
     path = saved(tmp_path, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
     teacher = load_teacher("beit", path, num_heads=HEADS)

@@ -1,4 +1,4 @@
-"""Tokenizers from published forms: token ids against an independent NumPy forward, loading, contracts."""
+"""Tokenizers from the files of each publisher: token ids compared with a NumPy forward, loading, errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.checkpoint import publishers
 from tests.models import dalle_numpy
 from tests.reference_numpy import encode, layer_norm
 
-MARGIN = 1e-4  # between the nearest code and the runner-up, below which rounding may decide
+MARGIN = 1e-4  # if the two nearest codes differ by less, rounding may decide
 VQKD = {"CODE_DIM": 4, "NUM_CODES": 7, "PATCH_SIZE": 4, "EMBED_DIM": 24, "DEPTH": 2, "NUM_HEADS": 3}
 VQKD |= {"DECODER_DEPTH": 1, "TEACHER_DIM": 6}
 DALLE = {"TYPE": "dall-e", "DALLE_WIDTH": 8, "DALLE_CODE_WIDTH": 4, "NUM_CODES": 16}
@@ -36,14 +36,14 @@ def part(state, prefix):
 
 
 def task_layer(state, name, x):
-    hidden = np.tanh(x @ state[f"{name}.0.weight"].T + state[f"{name}.0.bias"])
-    return hidden @ state[f"{name}.2.weight"].T + state[f"{name}.2.bias"]
+    inner = np.tanh(x @ state[f"{name}.0.weight"].T + state[f"{name}.0.bias"])
+    return inner @ state[f"{name}.2.weight"].T + state[f"{name}.2.bias"]
 
 
-def vqkd_distances(state, pictures, heads=3):
+def vqkd_distances(state, pixels, heads=3):
     """Squared distances [B, N, K] of each patch's unit vector to the codes, float64."""
     encoder = part(state, "encoder.")
-    tokens = encode(encoder, 2.0 * pictures - 1.0, heads)[:, 1:]
+    tokens = encode(encoder, 2.0 * pixels - 1.0, heads)[:, 1:]
     z = task_layer(
         state, "encode_task_layer", layer_norm(tokens, encoder["fc_norm.weight"], encoder["fc_norm.bias"])
     )
@@ -52,7 +52,7 @@ def vqkd_distances(state, pictures, heads=3):
 
 
 def assert_same_ids(found, scores, smallest):
-    """Ids equal the best score wherever the runner-up is further away than `MARGIN`; nearly everywhere, that is."""
+    """Ids equal those of the best score wherever the second best is further away than `MARGIN`, which is nearly everywhere."""
     best = scores.argmin(-1) if smallest else scores.argmax(-1)
     ordered = np.sort(scores, axis=-1)
     gap = ordered[..., 1] - ordered[..., 0] if smallest else ordered[..., -1] - ordered[..., -2]
@@ -62,17 +62,17 @@ def assert_same_ids(found, scores, smallest):
 
 
 @pytest.mark.parametrize("form", ["unilm", "openmmlab"])
-def test_vqkd_ids_of_published_forms_equal_numpy(tmp_path, form):
+def test_vqkd_ids_of_published_files_equal_numpy(tmp_path, form):
     state = publishers.unilm_vqkd(np.random.default_rng(3))
     tree = {"model": state} if form == "unilm" else publishers.openmmlab_vqkd(state)
     write(tmp_path / "tokenizer.pdparams", tree)
     tokenizer = build_tokenizer(config(VQKD, "TOKENIZER.PRETRAINED", str(tmp_path / "tokenizer.pdparams")))
-    pictures = images(0, 12)
-    ids = tokenizer.encode(paddle.to_tensor(pictures))
+    pixels = images(0, 12)
+    ids = tokenizer.encode(paddle.to_tensor(pixels))
     assert ids.dtype == paddle.int64
     assert ids.shape == [3, 9]
     assert len(np.unique(ids.numpy())) > 1
-    assert_same_ids(ids.numpy(), vqkd_distances(state, pictures), smallest=True)
+    assert_same_ids(ids.numpy(), vqkd_distances(state, pixels), smallest=True)
 
 
 def test_the_whole_published_vqkd_loads_and_evaluates(tmp_path):
@@ -83,10 +83,10 @@ def test_the_whole_published_vqkd_loads_and_evaluates(tmp_path):
     assert set(report.dropped) == set(extra)
     assert not report.new
     model.eval()
-    pictures = images(1, 12, batch=2)
+    pixels = images(1, 12, batch=2)
     targets = np.random.default_rng(2).standard_normal((2, 9, 6)).astype("float32")
     with paddle.no_grad():
-        found = model(paddle.to_tensor(pictures), paddle.to_tensor(targets))
+        found = model(paddle.to_tensor(pixels), paddle.to_tensor(targets))
     codes = state["quantize.embedding.weight"][found["ids"].numpy()].astype(np.float64)
     decoder = part(state, "decoder.")
     tokens = encode(decoder, codes.transpose(0, 2, 1).reshape(2, 4, 3, 3), 3)[:, 1:]
@@ -96,14 +96,14 @@ def test_the_whole_published_vqkd_loads_and_evaluates(tmp_path):
     lengths = np.linalg.norm(rebuilt, axis=-1) * np.linalg.norm(targets, axis=-1)
     expected = 1.0 - ((rebuilt * targets).sum(-1) / lengths).mean()
     np.testing.assert_allclose(float(found["cosine_loss"]), expected, atol=1e-5)
-    distances = vqkd_distances(state, pictures)
+    distances = vqkd_distances(state, pixels)
     np.testing.assert_allclose(
         float(found["commitment_loss"]), distances.min(-1).mean() / 4, rtol=1e-5
-    )  # mean over the 4 channels too
+    )  # mean over the 4 channels, too
 
 
 @pytest.mark.parametrize("form", ["openai", "passl", "huggingface"])
-def test_dalle_ids_and_pictures_of_published_forms_equal_numpy(tmp_path, form):
+def test_dalle_ids_and_images_of_published_files_equal_numpy(tmp_path, form):
     rng = np.random.default_rng(5)
     encoder, decoder = publishers.dalle(rng), publishers.dalle(rng, decoder=True)
     for name, state in (("encoder", encoder), ("decoder", decoder)):
@@ -111,18 +111,18 @@ def test_dalle_ids_and_pictures_of_published_forms_equal_numpy(tmp_path, form):
     files = ["TOKENIZER.PRETRAINED", str(tmp_path / "encoder.pdparams")]
     files += ["TOKENIZER.PRETRAINED_DECODER", str(tmp_path / "decoder.pdparams")]
     tokenizer = build_tokenizer(config(DALLE, *files, image_size=12))
-    pictures = images(6, 24, batch=2)
-    ids = tokenizer.encode(paddle.to_tensor(pictures))
+    pixels = images(6, 24, batch=2)
+    ids = tokenizer.encode(paddle.to_tensor(pixels))
     assert ids.dtype == paddle.int64
     assert ids.shape == [2, 9]
-    logits = dalle_numpy.encode(encoder, 0.8 * pictures + 0.1).transpose(0, 2, 3, 1).reshape(2, 9, 16)
+    logits = dalle_numpy.encode(encoder, 0.8 * pixels + 0.1).transpose(0, 2, 3, 1).reshape(2, 9, 16)
     assert_same_ids(ids.numpy(), logits, smallest=False)
     np.testing.assert_allclose(
         tokenizer.decode(ids).numpy(), dalle_numpy.decode(decoder, ids.numpy().reshape(2, 3, 3)), atol=1e-5
     )
 
 
-def test_dalle_codes_a_rectangle():
+def test_dalle_accepts_rectangles():
     tokenizer = build_tokenizer(config(DALLE))
     ids = tokenizer.encode(paddle.to_tensor(images(0, 32, batch=1)[:, :, :16]))
     assert ids.shape == [1, 8]
@@ -140,7 +140,7 @@ def test_dalle_without_the_weights_of_its_decoder_only_encodes(tmp_path):
         tokenizer.decode(paddle.zeros([1, 4], "int64"))
 
 
-def test_second_view_gives_one_token_a_patch():
+def test_the_second_view_has_one_token_per_patch():
     assert tokenizer_image_size(config(DALLE, image_size=224, patch_size=16)) == (112, 112)
     assert tokenizer_image_size(config(DALLE, image_size=224, patch_size=8)) == (224, 224)
     assert tokenizer_image_size(config({}, image_size=(256, 384), patch_size=16)) == (256, 384)
@@ -166,19 +166,19 @@ def test_a_codebook_that_was_never_initialized_is_refused(tmp_path):
         build_tokenizer(config(VQKD)).encode(paddle.zeros([1, 3, 12, 12]))
 
 
-def test_images_are_taken_as_given():
+def test_images_are_not_rescaled():
     tokenizer = build_tokenizer(config(VQKD | {"KMEANS_INIT": False}))
     with pytest.raises(ValueError, match=r"in \[0, 1\] of a floating type"):
         tokenizer.encode(paddle.zeros([1, 3, 12, 12], "uint8"))
     with pytest.raises(ValueError, match="12x12 pixels, got 16x16"):
         tokenizer.encode(paddle.zeros([1, 3, 16, 16]))
-    # The ids of an image do not depend on its neighbors in the batch (the official code guesses from the maximum).
+    # The ids of an image do not depend on other images of the batch (the official code rescales by the maximum).
     dark, bright = images(1, 12, batch=1) * 0.1, images(2, 12, batch=1) * 3.0
     together = tokenizer.encode(paddle.to_tensor(np.concatenate([dark, bright])))
     np.testing.assert_array_equal(together[:1].numpy(), tokenizer.encode(paddle.to_tensor(dark)).numpy())
 
 
-def test_built_tokenizers_are_frozen_and_evaluate():
+def test_built_tokenizers_are_frozen_and_in_evaluation_mode():
     for keys in (VQKD, DALLE):
         tokenizer = build_tokenizer(config(keys))
         assert not tokenizer.training
@@ -198,7 +198,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(heads):
         build_vqkd(config({"EMBED_DIM": 24, "NUM_HEADS": heads, "PATCH_SIZE": 4}))
 
 
-def test_keys_of_the_config_reach_the_model():
+def test_config_keys_have_an_effect():
     keys = VQKD | {"CODEBOOK_DECAY": 0.5, "COMMITMENT": 0.25, "DEAD_AFTER": 3, "RESEED_DEAD_CODES": True}
     model = build_vqkd(
         config(keys | {"KMEANS_INIT": False, "DEPTH": 3, "DECODER_DEPTH": 2}, "TRAIN.RECOMPUTE", True)

@@ -1,4 +1,4 @@
-"""Parameter counts of the published tokenizers: recipes section 5, exact."""
+"""Parameter counts of the published tokenizers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VQKD = {"1x768x12_clip": 94_655_008, "3x768x12_clip": 108_829_216, "1x768x12_din
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Zeros instead of random weights: only shapes matter."""
+    """Zeros instead of random weights, because only shapes are tested."""
     monkeypatch.setattr(paddle.nn.initializer, "TruncatedNormal", lambda **_: lambda parameter: None)
     monkeypatch.setattr(paddle.nn.initializer, "Normal", lambda *_: paddle.nn.initializer.Constant(0.0))
     paddle.nn.initializer.set_global_initializer(paddle.nn.initializer.Constant(0.0))

@@ -28,7 +28,7 @@ def state(seed=0):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_published_form_gives_the_reference_logits(form):
+def test_published_files_have_the_reference_logits(form):
     model = build_upernet(upernet_config())
     report = load_pretrained(model, FORMS[form](state()))
     assert report.new == {}
@@ -41,7 +41,7 @@ def test_a_published_form_gives_the_reference_logits(form):
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-def test_training_gives_both_named_logits_from_batch_statistics():
+def test_training_returns_both_logits_with_batch_statistics():
     model = build_upernet(upernet_config())
     load_pretrained(model, FORMS["i unilm"](state()))
     images = noise_images()
@@ -55,7 +55,7 @@ def test_training_gives_both_named_logits_from_batch_statistics():
     }
 
 
-def test_the_choice_of_layers_changes_the_logits_as_the_reference_says():
+def test_chosen_layers_have_the_reference_logits():
     model = build_upernet(upernet_config(MODEL__OUT_INDICES=[0, 0, 1, 2]))
     load_pretrained(model, FORMS["f transformers"](state()))
     model.eval()
@@ -64,7 +64,7 @@ def test_the_choice_of_layers_changes_the_logits_as_the_reference_says():
     np.testing.assert_allclose(model(paddle.to_tensor(images)).numpy(), expected, atol=1e-4)
     other, _ = upernet(state(), images, HEADS, LAYERS)
     assert np.abs(other - expected).max() > 0.01
-    # The last block, which nothing reads, is not trained and has no part in a step.
+    # The output of the last block is not used, so it is frozen.
     assert {n for n, _ in learned(model) if n.startswith("backbone.blocks.3.")} == set()
     assert any(n.startswith("backbone.blocks.2.") for n, _ in learned(model))
 
@@ -86,7 +86,7 @@ def test_another_size_at_run_time_equals_a_model_built_for_it(grid):
 
 
 def learned(model):
-    """Paddle counts the running statistics of BatchNorm among the parameters."""
+    """In Paddle the running statistics of BatchNorm are parameters."""
     return [(name, p) for name, p in model.named_parameters() if not p.stop_gradient]
 
 
@@ -94,7 +94,7 @@ def state_file():
     return FORMS["i unilm"](state())
 
 
-def test_absolute_and_shared_positions_follow_the_size_too():
+def test_absolute_and_shared_positions_are_resized_too():
     options = {"use_abs_pos_emb": True, "use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}
     small, large = (
         Beit(image_size=(n, n), patch_size=4, num_classes=0, embed_dim=12, depth=2, num_heads=2, **options)
@@ -123,7 +123,7 @@ def test_gradients_reach_every_parameter_at_another_size():
 @pytest.mark.parametrize(("size", "expected"), [(640, 163_407_980), (512, 163_080_812)])
 def test_number_of_parameters_of_base(size, expected):
     assert count(768, 12, 12, size // 16) == expected
-    # The formula holds for a model small enough to build here.
+    # Check the formula with a model small enough to build here.
     own = sum(int(np.prod(p.shape)) for _, p in learned(build_upernet(upernet_config())))
     assert own == count(WIDTH, 4, HEADS, SIDE, patch=PATCH, classes=CLASSES, auxiliary=6)
 
@@ -159,7 +159,7 @@ def test_layers_for_rate_decay():
     assert {model.layer_id(name) for name, _ in learned(model)} == {2, 3, 4, 5}
 
 
-def test_a_classifier_file_leaves_the_heads_new():
+def test_the_heads_keep_initial_values_with_a_classifier_file():
     model = build_upernet(upernet_config())
     file = publishers.unilm_classifier(np.random.default_rng(0), width=WIDTH, depth=4, side=3, patch=PATCH)
     report = load_pretrained(model, file)
@@ -167,7 +167,7 @@ def test_a_classifier_file_leaves_the_heads_new():
     np.testing.assert_array_equal(model.backbone.cls_token.numpy(), file["cls_token"])
 
 
-def test_builder_is_exported_and_reads_its_keys():
+def test_the_builder_is_exported_and_config_keys_have_an_effect():
     model = beit.build_upernet(upernet_config(MODEL__DECODER_CHANNELS=8, MODEL__POOL_SCALES=[1, 2]))
     assert model.decode_head.conv_seg.weight.shape == [CLASSES, 8, 1, 1]
     assert len(model.decode_head.psp_modules) == 2
@@ -177,7 +177,7 @@ def test_builder_is_exported_and_reads_its_keys():
     assert build_upernet(deep).out_indices == (3, 5, 7, 11)
 
 
-def test_errors():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match="NUM_CLASSES = 0"):
         build_upernet(upernet_config(MODEL__NUM_CLASSES=0))
     with pytest.raises(ValueError, match="OUT_INDICES is not set and no published model has MODEL.DEPTH=4"):
@@ -191,11 +191,11 @@ def test_errors():
     assert issubclass(UperNet, paddle.nn.Layer)
 
 
-def test_the_report_tells_the_layers_and_warns_of_others():
+def test_the_report_names_the_layers_and_warns_about_others():
     model = build_upernet(upernet_config())
     file = publishers.huggingface(state())
     report = load_pretrained(model, file)
-    assert "features" not in str(report)  # four blocks: no published choice
+    assert "features" not in str(report)  # for four blocks there is no published choice
     wide = publishers.unilm_segmentation(np.random.default_rng(0), side=SIDE, patch=PATCH, depth=12)
     config = upernet_config(MODEL__DEPTH=12, MODEL__OUT_INDICES=[1, 3, 5, 9], TASK="segment")
     report = load_pretrained(build_upernet(config), publishers.huggingface(wide))
@@ -208,7 +208,7 @@ def test_the_report_tells_the_layers_and_warns_of_others():
     assert any("nobody feeds" in line for line in report.mismatches(other))
 
 
-def test_recomputing_blocks_gives_the_same_gradients():
+def test_recomputation_does_not_change_gradients():
     gradients = []
     for flag in (False, True):
         model = build_upernet(upernet_config(TRAIN__RECOMPUTE=flag))

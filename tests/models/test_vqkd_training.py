@@ -1,4 +1,4 @@
-"""Loss, every gradient and ten optimizer steps of a tiny VQ-KD against NumPy in float64."""
+"""Loss, every gradient and ten optimizer steps of a tiny VQ-KD compared with NumPy in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES |= {"DECODER_DEPTH": 1, "TEACHER_DIM": 3, "CODEBOOK_DECAY": DECAY, "COMMIT
 
 
 def tiny_model():
-    """All parameters and codes random, in float64, so that no gradient is small by accident."""
+    """A model in float64 with random parameters and codes, so that no gradient is close to zero."""
     opts = [item for key, value in SIZES.items() for item in (f"TOKENIZER.{key}", value)]
     config = beit.get_config(opts=[*opts, "TASK", "tokenizer", "DATA.IMAGE_SIZE", 4, "MODEL.PATCH_SIZE", 2])
     model = build_vqkd(config)

@@ -1,4 +1,4 @@
-"""UPerNet on BEiT in plain NumPy, float64, on unilm's names and Torch's layouts. Shares no code with the package."""
+"""UPerNet on BEiT in plain NumPy, float64, with unilm's names and PyTorch's layouts; independent of the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.reference_numpy import encode, gelu
 
 
 def conv(x, weight, bias=None):
-    """Convolution that keeps the size, for odd kernels: one product per place in the kernel."""
+    """Convolution with "same" padding for odd kernels: one product per kernel position."""
     k = weight.shape[-1]
     height, width = x.shape[2:]
     padded = np.pad(x, [(0, 0), (0, 0), (k // 2,) * 2, (k // 2,) * 2])
@@ -71,7 +71,7 @@ def bilinear(x, size):
 
 
 def block_outputs(s, images, heads, layers):
-    """Maps [B, D, h, w] after each of the blocks `layers` (from 0), by encoders that end there."""
+    """Maps [B, D, h, w] after each of the blocks `layers` (from 0), computed by encoders that end there."""
     maps = []
     for layer in layers:
         blocks = {k: v for k, v in s.items() if not _is_later(k, layer)}

@@ -1,7 +1,7 @@
 """A training step of VQ-KD in plain NumPy, float64: loss, gradients by central differences, AdamW, codebook.
 
-Parameters carry a leading axis of perturbations (of length 1, or 2 x entries for the one that is varied), so that one
-forward gives the loss at all shifted values of a tensor. Names are the published ones, Linear weights (in, out).
+Parameters have a leading axis of perturbations (of length 1, or 2 x entries for the parameter that is varied), so that
+one forward computes the loss at all shifted values of a tensor. Names are the published ones, Linear weights (in, out).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import numpy as np
 from scipy.special import erf
 
-STEP = 1e-6  # of the differences
+STEP = 1e-6  # of the central differences
 
 
 def unit(x):
@@ -70,7 +70,8 @@ def task_layer(s, name, x):
 def losses(s, codebook, images, targets, heads, commitment, fixed=None):
     """Losses [P] (total, cosine, commitment), and the vectors and codes of the unperturbed parameters.
 
-    With `fixed`, those vectors and codes, the quantizer is what its gradient says it is: the identity plus a constant.
+    With `fixed` (the unperturbed vectors and codes) the quantizer is the straight-through estimator: the identity plus a
+    constant.
     """
     z = unit(task_layer(s, "encode_task_layer", encode(s, "encoder.", 2 * images - 1, heads)))  # [P, B, L, C]
     if fixed is None:
@@ -119,7 +120,7 @@ class AdamW:
 
 
 def move_codebook(codebook, fixed, decay):
-    """One step of the moving average."""
+    """One update of the codebook."""
     z, codes = (part.reshape(-1, codebook.shape[1]) for part in fixed)
     new = codebook.copy()
     for k, code in enumerate(codebook):

@@ -1,4 +1,4 @@
-"""The weight average: its numbers, saving, and swapping it in and out without a trace."""
+"""The moving average of the weights: values, saving, and exchange with the model's weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from beit.optim.ema import Ema
 
 
 class Net(paddle.nn.Layer):
-    """Parameters, float and integer buffers, a replaced buffer, and a weight tied under two names."""
+    """Parameters, float and integer buffers, a buffer that is replaced, and a weight shared under two names."""
 
     def __init__(self):
         super().__init__()
@@ -26,7 +26,7 @@ class Net(paddle.nn.Layer):
 
 
 def change(model, seed):
-    """Something like a training step: new values in place, and one buffer that is replaced."""
+    """Change the values as a training step does: in place, except for one buffer that is replaced."""
     rng = np.random.default_rng(seed)
     for tensor in [*model.parameters(), model.norm._mean]:
         tensor.set_value(rng.standard_normal(tensor.shape).astype("float32"))
@@ -55,14 +55,14 @@ def test_average_follows_the_formula():
         np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-6, err_msg=name)
 
 
-def test_what_is_averaged():
+def test_floating_point_tensors_are_averaged():
     model = Net()
     names = set(Ema(model, 0.9).state_dict())
     assert {"first.weight", "norm._mean", "norm._variance", "codes"} <= names
     assert names.isdisjoint({"index", "tied.weight"}), "integers are not averaged, tied weights once"
 
 
-def test_unchanged_weights_stay_exactly():
+def test_the_average_of_constant_weights_is_exact():
     model = Net()
     ema = Ema(model, 0.9999)
     before = values(ema.state_dict())
@@ -72,7 +72,7 @@ def test_unchanged_weights_stay_exactly():
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_update_needs_no_gradient_and_leaves_the_model_alone():
+def test_update_does_not_change_the_model():
     model = Net()
     change(model, 1)
     ema = Ema(model, 0.5)
@@ -82,7 +82,7 @@ def test_update_needs_no_gradient_and_leaves_the_model_alone():
     assert all(tensor.stop_gradient for tensor in ema.state_dict().values())
 
 
-def test_swapped_shows_the_average_and_restores_the_bits():
+def test_swapped_exchanges_the_weights_and_restores_them_exactly():
     model = Net()
     ema = Ema(model, 0.5)
     change(model, 1)
@@ -132,7 +132,7 @@ def test_save_and_load(tmp_path):
         np.testing.assert_array_equal(array, values(ema.state_dict())[name])
 
 
-def test_load_refuses_what_does_not_fit():
+def test_states_that_do_not_fit_are_refused():
     ema = Ema(Net(), 0.5)
     before = values(ema.state_dict())
     good = {name: array + 1 for name, array in before.items()}
@@ -148,7 +148,7 @@ def test_load_refuses_what_does_not_fit():
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_nothing_else_inside_swapped():
+def test_calls_inside_swapped_are_refused():
     ema = Ema(Net(), 0.5)
     with ema.swapped():
         for call in (

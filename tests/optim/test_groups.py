@@ -1,4 +1,4 @@
-"""Parameter groups: multipliers, the no-decay set, and that AdamW acts on both."""
+"""Parameter groups: multipliers, exemptions from weight decay, and their effect in AdamW."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make_groups(params, **changes):
     return parameter_groups(params.items(), layer_of, **options)
 
 
-def test_no_decay_set_is_the_official_one():
+def test_exempt_parameters_are_the_official_ones():
     params = make_params()
     exempt = {name for name, param in params.items() if is_no_decay(name, param)}
     assert set(params) - exempt == {
@@ -61,7 +61,7 @@ def test_no_decay_set_is_the_official_one():
     assert not is_no_decay("pos_embed.proj.weight", paddle.zeros([2, 2])), "only leaf names count"
 
 
-def test_groups_in_order_with_multipliers():
+def test_groups_are_sorted_and_have_multipliers():
     params = make_params()
     groups = make_groups(params)
     names = {id(param): name for name, param in params.items()}
@@ -96,7 +96,7 @@ def test_groups_in_order_with_multipliers():
 
 
 def test_published_multipliers_of_base_and_large():
-    """Official base and large recipes: the patch embedding gets decay^13 in base and decay^25 in large, the head 1."""
+    """Base and large recipes: the patch embedding has the multiplier decay^13 or decay^25, the head 1."""
     weight = paddle.create_parameter([2, 2], "float32")
     for layers, decay in ((12, 0.65), (24, 0.75)):
         for layer, power in ((0, layers + 1), (layers, 1), (layers + 1, 0)):
@@ -135,7 +135,7 @@ def adamw_reference(param, grad, moments, t, lr, decay):
     return param - lr * decay * param - lr * update, (first, second)
 
 
-def test_multiplier_and_decay_of_each_step_act():
+def test_multiplier_and_decay_of_each_step_have_an_effect():
     params = make_params()
     groups = make_groups(params)
     optimizer = paddle.optimizer.AdamW(learning_rate=1.0, parameters=groups, weight_decay=0.7)
@@ -160,7 +160,7 @@ def test_multiplier_and_decay_of_each_step_act():
             )
 
 
-def test_set_step_wants_our_groups():
+def test_set_step_refuses_other_groups():
     params = list(make_params().values())
     with pytest.raises(ValueError, match="parameter_groups"):
         set_step(paddle.optimizer.AdamW(parameters=params), 0.1, 0.1)
@@ -177,7 +177,7 @@ def test_set_step_wants_our_groups():
         ({"num_layers": 1}, r"got layer 3; expected 0 .. 2 for 1 blocks"),
     ],
 )
-def test_refusals(changes, match):
+def test_invalid_arguments_are_refused(changes, match):
     with pytest.raises(ValueError, match=match):
         make_groups(make_params(), **changes)
 

@@ -1,4 +1,4 @@
-"""Optimizer state under structured names: a resume is byte-identical, also under other automatic names."""
+"""Optimizer state by structured names: resuming is exact, also if automatic names have changed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def bytes_of(model, optimizer, names):
 
 
 @pytest.mark.parametrize("steps_after_load", [0, 3])
-def test_resume_is_byte_identical(steps_after_load):
+def test_resuming_is_exact(steps_after_load):
     unbroken = build()
     train(*unbroken[:2], range(3 + steps_after_load))
 
@@ -58,7 +58,7 @@ def test_resume_is_byte_identical(steps_after_load):
     assert bytes_of(*resumed) == bytes_of(*unbroken)
 
 
-def test_keys_and_start_values():
+def test_keys_and_initial_values():
     _, optimizer, names = build()
     state = named_optimizer_state(optimizer, names)
     kinds = ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc")
@@ -76,8 +76,8 @@ def test_state_is_a_copy():
     np.testing.assert_array_equal(state["2.weight.moment1"], before)
 
 
-def test_frozen_and_so_far_unused_parameters():
-    """A frozen parameter has no state; one without a gradient so far has its start values."""
+def test_frozen_and_unused_parameters():
+    """A frozen parameter has no state; a parameter without a gradient so far has initial values."""
     model, optimizer, names = build()
     model[0].weight.stop_gradient = True
     model[2](paddle.ones([1, 6])).sum().backward()
@@ -88,7 +88,7 @@ def test_frozen_and_so_far_unused_parameters():
     assert state["2.weight.moment1"].any()
 
 
-def test_master_weights_travel():
+def test_master_weights_are_part_of_the_state():
     def build_bf16():
         layer = paddle.nn.Linear(3, 2)
         layer.to(dtype="bfloat16")
@@ -107,7 +107,7 @@ def test_master_weights_travel():
     }
 
 
-def test_refusals_change_nothing():
+def test_states_that_do_not_fit_change_nothing():
     model, optimizer, names = build()
     train(model, optimizer, range(1))
     before = bytes_of(model, optimizer, names)

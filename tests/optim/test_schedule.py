@@ -1,4 +1,4 @@
-"""Schedules against the official NumPy array and the values of published recipes."""
+"""Schedules compared with the official NumPy array and the values of published recipes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from beit.optim.schedule import cosine, scaled_lr, warmup_cosine, warmup_poly
 
 
 def official_array(peak, end, start, warmup, total):
-    """The schedule as a whole array, the way unilm/beit/utils.py `cosine_scheduler` lays it out."""
+    """The schedule as an array, as unilm/beit/utils.py `cosine_scheduler` computes it."""
     decay = total - warmup
     tail = [end + 0.5 * (peak - end) * (1 + math.cos(math.pi * i / decay)) for i in range(decay)]
     return np.concatenate((np.linspace(start, peak, warmup), np.array(tail)))
@@ -29,7 +29,7 @@ def official_array(peak, end, start, warmup, total):
         (5e-4, 5e-4, 5e-4, 3, 9),
     ],
 )
-def test_warmup_cosine_is_the_official_array(peak, end, start, warmup, total):
+def test_warmup_cosine_equals_the_official_array(peak, end, start, warmup, total):
     values = [
         warmup_cosine(i, peak=peak, end=end, start=start, warmup_steps=warmup, total_steps=total)
         for i in range(total)
@@ -37,7 +37,7 @@ def test_warmup_cosine_is_the_official_array(peak, end, start, warmup, total):
     np.testing.assert_array_equal(values, official_array(peak, end, start, warmup, total))
 
 
-def test_peak_comes_twice_and_the_last_step_is_above_the_end():
+def test_the_peak_occurs_twice_and_the_last_step_is_above_the_end():
     plan = {"peak": 1.0, "end": 0.25, "warmup_steps": 5, "total_steps": 15}
     values = [warmup_cosine(i, **plan) for i in range(15)]
     assert values[:6] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
@@ -55,7 +55,7 @@ def test_weight_decay_cosine():
 
 
 def test_warmup_poly_is_the_segmentation_schedule():
-    """160k updates, 1500 of warm-up: the numbers of mmcv's rule `lr * (1 - (1 - i / w) * (1 - ratio))`."""
+    """160k steps with a warm-up of 1500; values of mmcv's rule `lr * (1 - (1 - i / w) * (1 - ratio))`."""
     plan = {"peak": 3e-5, "warmup_steps": 1500, "total_steps": 160_000}
     assert warmup_poly(0, **plan) == pytest.approx(3e-11, rel=1e-9)
     assert warmup_poly(750, **plan) == pytest.approx(3e-5 * (1 - 750 / 160_000) * 0.5000005, rel=1e-12)
@@ -92,6 +92,6 @@ def test_scaled_lr():
         (lambda: scaled_lr(1e-3, 8, 0), "total_batch=0"),
     ],
 )
-def test_refusals(call, match):
+def test_invalid_arguments_are_refused(call, match):
     with pytest.raises(ValueError, match=match):
         call()

@@ -1,4 +1,4 @@
-"""Losses against NumPy in float64."""
+"""Losses compared with NumPy in float64."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_label_smoothing(case, smoothing):
     assert float(loss) == pytest.approx(-(smoothed * log_softmax(logits)).sum(axis=1).mean(), rel=1e-6)
 
 
-def test_float32_inside(case):
-    """Of bfloat16 logits only the logits themselves are rounded. (Autocast has no effect on a CPU.)"""
+def test_computes_in_float32(case):
+    """With bfloat16 logits only the logits are rounded. (Autocast has no effect on a CPU.)"""
     logits, targets, labels = case
     low = paddle.to_tensor(logits).astype("bfloat16")
     rounded = low.astype("float32")
@@ -68,7 +68,7 @@ def test_large_logits_stay_finite():
     assert float(soft_target_cross_entropy(logits, targets)) == 0.0
 
 
-def test_refusals():
+def test_invalid_arguments_are_refused():
     logits = paddle.zeros([2, 3])
     with pytest.raises(ValueError, match=r"logits and targets \[B, K\]; got \[2, 3\] and \[2\]"):
         soft_target_cross_entropy(logits, paddle.zeros([2]))

@@ -1,4 +1,4 @@
-"""Metrics against a stable sort in NumPy and against one big batch."""
+"""Metrics compared with a stable sort in NumPy and with one large batch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def stable_topk(logits, labels, k):
 
 
 @pytest.mark.parametrize("levels", [3, 1000])
-def test_topk_is_the_stable_sort(levels):
-    """Few levels make many ties, among them with the label."""
+def test_topk_equals_a_stable_sort(levels):
+    """With few distinct values there are many ties, also with the logit of the label."""
     rng = np.random.default_rng(levels)
     logits = rng.integers(0, levels, (64, 9)).astype("float32")
     labels = rng.integers(0, 9, 64)
@@ -29,7 +29,7 @@ def test_topk_is_the_stable_sort(levels):
     assert int(counts["top1"]) == int((logits.argmax(axis=1) == labels).sum())
 
 
-def test_nan_is_never_right():
+def test_nan_is_never_correct():
     nan = float("nan")
     logits = paddle.to_tensor([[nan, nan], [1.0, nan], [nan, 1.0], [2.0, 1.0]])
     counts = topk_correct(logits, paddle.to_tensor([0, 0, 0, 0]))
@@ -71,8 +71,8 @@ def test_loss_and_percent():
     }
 
 
-def test_the_loss_is_float32_inside():
-    """Of bfloat16 logits only the logits themselves are rounded."""
+def test_the_loss_is_computed_in_float32():
+    """With bfloat16 logits only the logits are rounded."""
     low = paddle.to_tensor([[0.1, 0.2, 0.30001, 0.7]]).astype("bfloat16")
     labels = paddle.to_tensor([2])
     found, expected = classification_sums(low, labels), classification_sums(low.astype("float32"), labels)
@@ -84,7 +84,7 @@ def test_plain_numbers_are_accepted():
     assert classification_metrics(sums) == {"top1": 25.0, "top5": 75.0, "loss": 0.5, "count": 4}
 
 
-def test_refusals():
+def test_invalid_arguments_are_refused():
     logits = paddle.zeros([2, 3])
     with pytest.raises(ValueError, match=r"labels \[B\]; got \[2, 3\] and \[2, 1\]"):
         topk_correct(logits, paddle.zeros([2, 1], "int64"))

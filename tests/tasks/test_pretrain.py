@@ -1,4 +1,4 @@
-"""The pre-training task: loss, gradients and optimizer steps against float64 NumPy, sums, groups, pictures."""
+"""The pre-training task: loss, gradients and optimizer steps against float64 NumPy, sums, groups, previews."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def to_tensors(batch):
 
 @pytest.fixture
 def double(monkeypatch):
-    """Models in float64, images taken as they are, the loss in the type of the logits."""
+    """Models and losses in float64; images are not normalized."""
     paddle.set_default_dtype("float64")
     monkeypatch.setattr(TASKS["pretrain"], "normalize", lambda self, images: images)
     astype = paddle.Tensor.astype
@@ -59,7 +59,7 @@ def reference_loss(state, batch, early):
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.usefixtures("double")
 def test_ten_steps_follow_a_float64_reference(version):
-    """Loss of every step, the gradient of every tensor (by differences along a random direction) and AdamW by hand."""
+    """Compare the loss of each step, the gradient of each tensor (as a directional difference) and AdamW with NumPy."""
     rng = np.random.default_rng(version)
     task = build(version)
     randomize(task.model, rng)
@@ -126,7 +126,7 @@ def test_v2_logs_both_branches_and_minimizes_their_sum():
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_step_reads_nothing_back_from_the_device(version, monkeypatch):
+def test_a_step_does_not_synchronize_with_the_device(version, monkeypatch):
     rng = np.random.default_rng(9)
     task, batch = build(version), draw_batch(rng)
     batch["image"] = (batch["image"] * 50 + 100).astype("uint8")
@@ -155,7 +155,7 @@ def test_a_step_reads_nothing_back_from_the_device(version, monkeypatch):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_evaluation_does_not_depend_on_the_batches(version):
+def test_evaluation_does_not_depend_on_the_batch_size(version):
     rng = np.random.default_rng(5)
     task, batch = build(version), to_tensors(draw_batch(rng, batch=6))
     batch["image"] = (batch["image"] * 50 + 100).astype("uint8")
@@ -209,7 +209,7 @@ def test_tokens_come_from_the_second_view_in_0_to_1(monkeypatch):
             return paddle.zeros([len(images), 4], "int64")
 
     monkeypatch.setattr(task, "_frozen", (Tokenizer(),))
-    monkeypatch.setattr(cpu, "_num_threads", 1)  # one call
+    monkeypatch.setattr(cpu, "_num_threads", 1)  # `encode` is called once
     task(batch, rng)
     np.testing.assert_allclose(seen[0].numpy(), batch["second"].numpy() / 255.0, rtol=1e-6)
 
@@ -219,18 +219,18 @@ def test_images_show_original_mask_and_decoded_tokens(tmp_path):
     task = build()
     batch = to_tensors(draw_batch(rng))
     batch["image"] = paddle.to_tensor(rng.integers(0, 256, (3, 3, 4, 4)).astype("uint8"))
-    picture = task.preview(batch)
-    assert (picture.shape, picture.dtype) == ((12, 12, 3), np.uint8)  # original, masked, decoded
-    np.testing.assert_array_equal(picture[:4, :4].transpose(2, 0, 1), batch["image"][0].numpy())
+    preview = task.preview(batch)
+    assert (preview.shape, preview.dtype) == ((12, 12, 3), np.uint8)  # original, masked, decoded
+    np.testing.assert_array_equal(preview[:4, :4].transpose(2, 0, 1), batch["image"][0].numpy())
     masked = batch["mask"].numpy()[0].reshape(2, 2).repeat(2, 0).repeat(2, 1)
-    assert np.all(picture[:4, 4:8][masked] == 127)
-    np.testing.assert_array_equal(picture[:4, 4:8][~masked], picture[:4, :4][~masked])
+    assert np.all(preview[:4, 4:8][masked] == 127)
+    np.testing.assert_array_equal(preview[:4, 4:8][~masked], preview[:4, :4][~masked])
     task.eval()
     (drawn,) = task.write_report(tmp_path, {}, batch).values()
     assert drawn.shape == (12, 16, 3)  # and the decoded prediction
-    np.testing.assert_array_equal(drawn[:, :12], picture)
+    np.testing.assert_array_equal(drawn[:, :12], preview)
 
 
-def test_a_tokenizer_without_weights_is_warned_of():
+def test_a_tokenizer_without_weights_causes_a_warning():
     with pytest.warns(UserWarning, match="TOKENIZER.PRETRAINED names no file: the tokens"):
         build()

@@ -44,8 +44,8 @@ def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_a_run_without_validation_leaves_its_weights(pretrained: Path) -> None:
-    assert len(losses(pretrained)) == 8  # 16 images, 4 steps an epoch, 2 epochs
+def test_a_run_without_validation_saves_its_weights(pretrained: Path) -> None:
+    assert len(losses(pretrained)) == 8  # 16 images, 4 steps per epoch, 2 epochs
     log = (pretrained / "log.txt").read_text(encoding="utf-8")
     assert "evaluation data: none" in log
     assert "loss_cls_pt" in log
@@ -58,7 +58,7 @@ def test_a_run_without_validation_leaves_its_weights(pretrained: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["model.pdparams", "latest.pdparams"])
-def test_its_weights_start_a_classifier(data: Path, pretrained: Path, tmp_path: Path, file: str) -> None:
+def test_its_weights_initialize_a_classifier(data: Path, pretrained: Path, tmp_path: Path, file: str) -> None:
     """The documented command: any fine-tuning config with -pretrained."""
     keys = {"MODEL__PRETRAINED": str(pretrained / file), "TRAIN__NUM_EPOCHS": 1}
     assert run(tiny_config(data, tmp_path, **QUIET | keys))["count"] == 4
@@ -68,17 +68,15 @@ def test_its_weights_start_a_classifier(data: Path, pretrained: Path, tmp_path: 
     assert "norm of pre-training; it does not become fc_norm" in log
 
 
-def test_its_weights_start_another_pretraining(data: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_its_weights_initialize_another_pretraining(data: Path, pretrained: Path, tmp_path: Path) -> None:
     keys = {"MODEL__PRETRAINED": str(pretrained / "model.pdparams"), "TRAIN__NUM_EPOCHS": 1}
     run(tiny_config(data, tmp_path, **V2 | keys))
     assert losses(tmp_path)[0] < losses(pretrained)[0]
 
 
-def test_an_interrupted_run_continues_with_the_same_numbers(
-    data: Path, pretrained: Path, tmp_path: Path
-) -> None:
+def test_a_resumed_run_has_the_same_losses_and_weights(data: Path, pretrained: Path, tmp_path: Path) -> None:
     run(tiny_config(data, tmp_path, **V2 | {"TRAIN__NUM_EPOCHS": 2, "SAVE_STEPS": 3}))
-    assert losses(tmp_path) == losses(pretrained)  # deterministic at all
+    assert losses(tmp_path) == losses(pretrained)  # runs are deterministic
     middle = tmp_path / "epoch_0001.pdparams"
     continued = tmp_path / "continued"
     run(tiny_config(data, continued, **V2 | {"MODEL__RESUME": str(middle)}))

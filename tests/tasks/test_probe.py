@@ -64,7 +64,7 @@ def test_layers_kinds_and_norm_can_be_chosen():
     assert all(parameter.stop_gradient for parameter in model.parameters())
 
 
-def test_features_that_do_not_exist():
+def test_features_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match=r"PROBE.LAYERS \[4\] do not exist; the model has blocks 1 to 3"):
         FrozenFeatures(encoder(), layers=(2, 4), use_norm=False)
     with pytest.raises(ValueError, match="PROBE.USE_NORM True needs .* MODEL.USE_MEAN_POOLING False"):
@@ -74,7 +74,7 @@ def test_features_that_do_not_exist():
 # ---- linear probe ------------------------------------------------------------------------------------------------
 
 
-def test_probes_start_as_the_official_ones():
+def test_initial_values_are_the_official_ones():
     paddle.seed(0)
     state = LinearProbes({FeatureName(1, "both"): 200, FeatureName(2, "class"): 100}, 50).state_dict()
     assert {name: tuple(value.shape) for name, value in state.items()} == {
@@ -96,7 +96,7 @@ def test_features_can_be_normalized_over_the_batch():
     expected = expected @ state["layer_01_class.linear.weight"]
     found = probes({name: paddle.to_tensor(features)})[name].numpy()
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert len(probes.parameters()) == 2  # nothing learned but the classifier
+    assert len(probes.parameters()) == 2  # weight and bias of the classifier
     probes.eval()
     for key, value in (("mean", 0.1 * features.mean(0)), ("variance", 0.9 + 0.1 * features.var(0))):
         np.testing.assert_allclose(
@@ -109,7 +109,7 @@ def test_features_can_be_normalized_over_the_batch():
 
 def train_some_steps(probe, batches):
     groups = probe.param_groups()
-    assert all(group["decays"] for group in groups)  # the biases too, as the official optimizer
+    assert all(group["decays"] for group in groups)  # biases decay, too, as in the official optimizer
     optimizer = paddle.optimizer.AdamW(learning_rate=4e-3, parameters=groups)
     for batch in batches:
         probe(batch, np.random.default_rng(0))["loss"].backward()
@@ -118,7 +118,7 @@ def train_some_steps(probe, batches):
     return {name: value.numpy() for name, value in probe.model.state_dict().items()}
 
 
-def test_each_probe_becomes_what_it_becomes_alone(tmp_path):
+def test_each_probe_equals_one_that_is_trained_alone(tmp_path):
     rng = np.random.default_rng(0)
     batches = [
         {
@@ -130,18 +130,18 @@ def test_each_probe_becomes_what_it_becomes_alone(tmp_path):
     paddle.seed(1)
     together = task("probe", tmp_path)
     paddle.seed(1)
-    alone = task("probe", tmp_path, PROBE__LAYERS=[2], PROBE__KINDS=["patches"])
+    single = task("probe", tmp_path, PROBE__LAYERS=[2], PROBE__KINDS=["patches"])
     start = {
         name: value
         for name, value in together.model.state_dict().items()
         if name.startswith("layer_02_patches")
     }
-    alone.model.set_state_dict(start)
+    single.model.set_state_dict(start)
     backbone = {name: value.numpy() for name, value in together._features.backbone.state_dict().items()}
-    for name, value in alone._features.backbone.state_dict().items():
+    for name, value in single._features.backbone.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), backbone[name])
     trained = train_some_steps(together, batches)
-    for name, value in train_some_steps(alone, batches).items():
+    for name, value in train_some_steps(single, batches).items():
         np.testing.assert_allclose(value, trained[name], atol=1e-6)
     for name, value in together._features.backbone.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), backbone[name])  # frozen
@@ -167,7 +167,7 @@ def test_sgd_has_momentum_and_no_weight_decay(tmp_path):
     assert metrics["count"] == 2
 
 
-def test_probe_refuses_what_it_cannot_do(tmp_path):
+def test_invalid_configs_are_refused(tmp_path):
     with pytest.raises(ValueError, match="TASK: probe evaluates while it trains"):
         task("probe", tmp_path, EVAL=True)
     with pytest.raises(ValueError, match="TRAIN.FREEZE_LAYERS"):
@@ -179,7 +179,7 @@ def test_probe_refuses_what_it_cannot_do(tmp_path):
 # ---- nearest neighbors ------------------------------------------------------------------------------------------
 
 
-def test_votes_follow_the_dino_rule():
+def test_votes_equal_those_of_dino():
     rng = np.random.default_rng(2)
     memory = rng.standard_normal((30, 6))
     memory /= np.linalg.norm(memory, axis=1, keepdims=True)
@@ -252,16 +252,16 @@ def test_the_best_feature_and_the_best_of_each_kind(table):
 
 
 def test_results_as_table_json_and_plot(table, tmp_path):
-    (picture,) = table.write(tmp_path, "probe").values()
+    (plot,) = table.write(tmp_path, "probe").values()
     lines = (tmp_path / "probe.txt").read_text().splitlines()
     assert lines[1].split() == ["layer", "class", "patches"]
     assert lines[3].split() == ["2", "20.00*", "17.50"]
     result = json.loads((tmp_path / "probe.json").read_text())
     assert (result["best"], result["seed"], result["count"]) == ("layer_02_class", 3, 200)
     assert {"layer": 1, "kind": "patches", "top1": 15.0, "top5": 30.0} in result["features"]
-    assert picture.dtype == np.uint8
+    assert plot.dtype == np.uint8
     with Image.open(tmp_path / "probe.png") as drawn:
-        assert drawn.size == (picture.shape[1], picture.shape[0])
+        assert drawn.size == (plot.shape[1], plot.shape[0])
 
 
 def test_a_single_feature():

@@ -43,7 +43,7 @@ def test_trains_evaluates_and_writes_results(scenes, tmp_path):
     assert "house" in table and f"mIoU {metrics['mIoU']:.2f}" in table
     assert (tmp_path / "out" / "class_names.txt").read_text().startswith("sky\n")
 
-    # -eval of the weights at the end gives the metrics of the last evaluation again.
+    # -eval of the final weights has the metrics of the last evaluation.
     config = config_of(
         scenes, tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=str(tmp_path / "out" / "model.pdparams")
     )
@@ -53,8 +53,8 @@ def test_trains_evaluates_and_writes_results(scenes, tmp_path):
     }
 
 
-def test_a_resumed_run_repeats_the_unbroken_one(scenes, tmp_path):
-    # Four steps an epoch; the run ends in the middle of the second, with BatchNorm statistics to carry over.
+def test_a_resumed_run_equals_an_uninterrupted_one(scenes, tmp_path):
+    # Four steps per epoch; the run ends within the second epoch, so the BatchNorm statistics must be restored.
     whole, part = tmp_path / "whole", tmp_path / "part"
     run.run(config_of(scenes, whole, TRAIN__MAX_STEPS=6))
     run.run(config_of(scenes, part, TRAIN__MAX_STEPS=6, MODEL__RESUME=str(whole / "epoch_0001.pdparams")))
@@ -63,17 +63,17 @@ def test_a_resumed_run_repeats_the_unbroken_one(scenes, tmp_path):
     assert different_weights(whole, part) == []
 
 
-def test_two_ranks_train_and_evaluate_as_one(scenes, tmp_path):
+def test_two_ranks_train_and_evaluate_like_one(scenes, tmp_path):
     one = config_of(scenes, tmp_path / "one", DATA__BATCH_SIZE=4, MODEL__DECODER_DROPOUT=0.0)
     run.run(one)
     two = config_of(scenes, tmp_path / "two", DATA__BATCH_SIZE=2, MODEL__DECODER_DROPOUT=0.0)
     assert launch(train_as_rank, (two,), ranks=2, device="cpu", grace=5.0) == 0
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
-    alone, together = (load_weights(tmp_path / name / "model.pdparams") for name in ("one", "two"))
-    for name, value in alone.items():
-        np.testing.assert_allclose(together[name], value, atol=1e-3, err_msg=name)
+    single, distributed = (load_weights(tmp_path / name / "model.pdparams") for name in ("one", "two"))
+    for name, value in single.items():
+        np.testing.assert_allclose(distributed[name], value, atol=1e-3, err_msg=name)
 
-    # The same weights, evaluated by one and by two ranks (three pictures), count the same pixels.
+    # The same weights, evaluated by one and by two ranks (three images), count the same pixels.
     pretrained = str(tmp_path / "one" / "model.pdparams")
     results = []
     for ranks in (1, 2):
@@ -87,7 +87,7 @@ def test_two_ranks_train_and_evaluate_as_one(scenes, tmp_path):
     assert results[0] == results[1]
 
 
-def test_the_loss_adds_the_auxiliary_head_by_its_weight(scenes, tmp_path):
+def test_the_auxiliary_loss_is_weighted(scenes, tmp_path):
     sums = {}
     for weight in (0.0, 0.4):
         task = Segment(
@@ -108,7 +108,7 @@ def _fill(layer):
             parameter.set_value(paddle.full_like(parameter, 0.05))
 
 
-def test_normalized_crops_are_zero_around_the_picture(scenes, tmp_path):
+def test_the_padding_of_normalized_crops_is_zero(scenes, tmp_path):
     task = Segment(config_of(scenes, tmp_path, DATA__IMAGE_SIZE=80, TRAIN__RESIZE_RATIO=[1.0, 1.0]))
     batch = first_batch(task)
     height, width = batch["box"].numpy()[0, 2:]
@@ -120,7 +120,7 @@ def test_normalized_crops_are_zero_around_the_picture(scenes, tmp_path):
     assert task.preview(batch).shape == (160, 160, 3)
 
 
-def test_heads_learn_at_full_rate_and_the_encoder_by_layer(scenes, tmp_path):
+def test_heads_have_the_full_rate_and_blocks_the_layer_decay(scenes, tmp_path):
     task = Segment(config_of(scenes, tmp_path, TRAIN__LAYER_DECAY=0.5))
     rates = {group["layer"]: group["learning_rate"] for group in task.param_groups()}
     assert rates == {layer: 0.5 ** (5 - layer) for layer in range(6)}
@@ -130,7 +130,7 @@ def test_heads_learn_at_full_rate_and_the_encoder_by_layer(scenes, tmp_path):
     assert {name.split(".")[0] for name in last} == {"backbone", "decode_head", "auxiliary_head"}
 
 
-def test_errors(scenes, tmp_path):
+def test_invalid_configs_are_refused(scenes, tmp_path):
     with pytest.raises(ValueError, match="BATCH_SIZE_EVAL 1"):
         Segment(config_of(scenes, tmp_path, DATA__BATCH_SIZE_EVAL=2))
     with pytest.raises(ValueError, match="leaves gaps"):

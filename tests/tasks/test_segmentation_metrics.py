@@ -1,4 +1,4 @@
-"""mIoU, mAcc, aAcc and the confusion matrix against scikit-learn."""
+"""mIoU, mAcc, aAcc and the confusion matrix compared with scikit-learn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def confusion(predictions, labels, classes=6):
     return matrix.numpy()
 
 
-def test_against_scikit_learn_with_ignored_pixels():
+def test_metrics_equal_scikit_learn_with_ignored_pixels():
     predictions, labels = maps()
     counted = labels != 255
     truth, guess = labels[counted], predictions[counted]
@@ -48,7 +48,7 @@ def test_matrices_add_up_over_parts():
     np.testing.assert_array_equal(parts, confusion(predictions, labels))
 
 
-def test_classes_that_are_nowhere_do_not_count():
+def test_classes_without_any_pixels_are_left_out_of_the_means():
     predictions, labels = maps(used=4)
     matrix = confusion(predictions, labels)
     with warnings.catch_warnings():
@@ -58,14 +58,14 @@ def test_classes_that_are_nowhere_do_not_count():
     assert summary["mIoU"] == pytest.approx(np.mean(scores["iou"][:4]))
 
 
-def test_a_class_that_is_only_predicted_counts_zero_in_iou_and_nothing_in_accuracy():
+def test_a_class_with_only_predicted_pixels_has_iou_0_and_no_recall():
     matrix = np.array([[8, 2], [0, 0]])
     scores, summary = segmentation_scores(matrix), segmentation_metrics(matrix)
     assert scores["iou"].tolist() == [80.0, 0.0] and np.isnan(scores["recall"][1])
     assert summary == {"mIoU": 40.0, "mAcc": 80.0, "aAcc": 80.0}
 
 
-def test_errors():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         confusion(np.zeros((2, 3), int), np.zeros((3, 2), int))
     with pytest.raises(ValueError, match="No labeled pixel"):

@@ -1,4 +1,4 @@
-"""Stored token ids: filled once, equal to what the tokenizer says, refused when stale; masks stay random."""
+"""Stored token ids: computed once, equal to the tokenizer's output, refused if outdated; masks stay random."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def data(tmp_path_factory):
 
 
 def make(data, folder, seed=0, **keys):
-    paddle.seed(seed)  # of the tokenizer's weights
+    paddle.seed(seed)  # determines the tokenizer's weights
     return TASKS["pretrain"](tiny_config(data, folder, **PRETRAIN | {"TOKENIZER__NUM_CODES": 300} | keys))
 
 
@@ -29,7 +29,7 @@ def cached(data, folder, **keys):
     return make(data, folder, DATA__TOKEN_CACHE=str(folder / "ids" / "tokens"), **keys)
 
 
-def test_stored_ids_are_those_of_the_view(data, tmp_path):
+def test_stored_ids_equal_those_of_the_second_view(data, tmp_path):
     task = cached(data, tmp_path)
     dataset = task.dataset("train")
     ids = np.load(tmp_path / "ids" / "tokens.npy")
@@ -55,7 +55,7 @@ def test_an_image_keeps_its_crop_but_not_its_mask(data, tmp_path):
     assert len({live[Sample(3, seed)]["image"].tobytes() for seed in range(8)}) == 8
 
 
-def test_a_second_run_computes_nothing(data, tmp_path, monkeypatch):
+def test_a_second_run_uses_the_file(data, tmp_path, monkeypatch):
     cached(data, tmp_path).dataset("train")
     task = cached(data, tmp_path)
     monkeypatch.setattr(type(task._frozen[0]), "encode", None)
@@ -71,7 +71,7 @@ def test_a_second_run_computes_nothing(data, tmp_path, monkeypatch):
         ({"DATA__EXIF_ORIENTATION": True}, 0, "way of opening pictures"),
     ],
 )
-def test_a_stale_file_is_refused(data, tmp_path, keys, seed, what):
+def test_an_outdated_file_is_refused(data, tmp_path, keys, seed, what):
     cached(data, tmp_path).dataset("train")
     with pytest.raises(ValueError, match=rf"tokens.npy was made with another {what}.*delete this one"):
         cached(data, tmp_path, seed=seed, **keys).dataset("train")
@@ -93,5 +93,5 @@ def test_an_interrupted_fill_starts_again(data, tmp_path):
     assert len(cached(data, tmp_path).dataset("train")) == 9
 
 
-def test_validation_keeps_the_tokenizer(data, tmp_path):
+def test_validation_runs_the_tokenizer(data, tmp_path):
     assert "second" in cached(data, tmp_path).dataset("val")[Sample(0, 0)]

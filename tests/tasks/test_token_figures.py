@@ -1,4 +1,4 @@
-"""Pictures of tokens: what they show, pixel by pixel where that is defined."""
+"""Images and figures of tokens."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def images(count=2, side=8):
 
 def test_code_map_colors_each_patch():
     image, ids = images()[0], np.array([[3, 5], [5, 3]])
-    picture = draw_code_map(image, ids)
-    assert picture.shape == (8, 24, 3)
-    np.testing.assert_array_equal(picture[:, :8], image)
+    figure = draw_code_map(image, ids)
+    assert figure.shape == (8, 24, 3)
+    np.testing.assert_array_equal(figure[:, :8], image)
     colors = code_colors(ids)
-    np.testing.assert_array_equal(picture[:, 8:16], colors.repeat(4, 0).repeat(4, 1))
+    np.testing.assert_array_equal(figure[:, 8:16], colors.repeat(4, 0).repeat(4, 1))
     blend = (image.astype(float) + colors.repeat(4, 0).repeat(4, 1)) / 2
-    assert np.abs(picture[:, 16:] - blend).max() <= 1
+    assert np.abs(figure[:, 16:] - blend).max() <= 1
 
 
 def test_a_code_keeps_its_color():
@@ -34,17 +34,17 @@ def test_a_code_keeps_its_color():
     assert len(np.unique(code_colors(np.arange(200)), axis=0)) > 150
 
 
-def test_patches_of_a_code_stand_in_their_surroundings():
-    pictures, ids = images(), np.zeros((2, 4, 4), int)
+def test_patches_of_a_code_are_shown_with_a_margin():
+    originals, ids = images(), np.zeros((2, 4, 4), int)
     ids[1, 2, 1] = 6
-    picture = draw_code_patches(pictures, ids, 6, columns=3)
-    assert picture.shape == (8, 24, 3)  # tiles of 3 x 3 patches of 2 pixels, and a gap of 2
-    np.testing.assert_array_equal(picture[2 + 0 : 4, 2:4], pictures[1, 4:6, 2:4])
-    np.testing.assert_array_equal(picture[0, :6], pictures[1, 2, 0:6])
-    assert (picture[:, 8:] == 255).all()
-    assert draw_code_patches(pictures, ids, 0, count=5, columns=3).shape == (16, 24, 3)
+    figure = draw_code_patches(originals, ids, 6, columns=3)
+    assert figure.shape == (8, 24, 3)  # tiles of 3 x 3 patches of 2 pixels, and a gap of 2
+    np.testing.assert_array_equal(figure[2 + 0 : 4, 2:4], originals[1, 4:6, 2:4])
+    np.testing.assert_array_equal(figure[0, :6], originals[1, 2, 0:6])
+    assert (figure[:, 8:] == 255).all()
+    assert draw_code_patches(originals, ids, 0, count=5, columns=3).shape == (16, 24, 3)
     with pytest.raises(ValueError, match="has code 9; frequent ones are"):
-        draw_code_patches(pictures, ids, 9)
+        draw_code_patches(originals, ids, 9)
 
 
 def test_codebook_shows_the_used_share():
@@ -61,8 +61,8 @@ def test_codebook_shows_the_used_share():
     assert len(bars([0, 0, 0, 0])) == 0
 
 
-def test_reconstructions_stand_below_their_originals():
+def test_reconstructions_are_below_their_originals():
     rebuilt = np.linspace(-0.5, 1.5, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
-    picture = draw_reconstructions(images(), rebuilt)
-    assert picture.shape == (8, 8, 3)
-    np.testing.assert_array_equal(picture[4:, :4], np.rint(255 * rebuilt[0].clip(0, 1)).transpose(1, 2, 0))
+    figure = draw_reconstructions(images(), rebuilt)
+    assert figure.shape == (8, 8, 3)
+    np.testing.assert_array_equal(figure[4:, :4], np.rint(255 * rebuilt[0].clip(0, 1)).transpose(1, 2, 0))

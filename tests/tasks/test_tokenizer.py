@@ -43,7 +43,7 @@ def build(data, teacher, tmp_path):
     return config
 
 
-def test_a_run_trains_and_continues_to_the_same_numbers(build, tmp_path):
+def test_a_resumed_run_has_the_same_losses_and_weights(build, tmp_path):
     metrics = run(build("whole"))
     assert 0 < metrics["cosine_loss"] < 2
     assert metrics["codes_used"] == 8 * metrics["usage"]
@@ -63,7 +63,7 @@ def test_a_run_trains_and_continues_to_the_same_numbers(build, tmp_path):
     assert different_weights(tmp_path / "half", tmp_path / "whole") == []
 
 
-def test_trained_weights_are_a_tokenizer(build, tmp_path):
+def test_trained_weights_can_be_loaded_as_a_tokenizer(build, tmp_path):
     run(build(TRAIN__NUM_EPOCHS=1))
     tokenizer = build_tokenizer(build(TOKENIZER__PRETRAINED=str(tmp_path / "out/model.pdparams")))
     ids = tokenizer.encode(paddle.rand([2, 3, 16, 16]))
@@ -75,7 +75,7 @@ def test_trained_weights_are_a_tokenizer(build, tmp_path):
     assert not any(name.startswith("teacher") for name in stored)
 
 
-def test_evaluation_does_not_depend_on_the_batch(build, tmp_path):
+def test_evaluation_does_not_depend_on_the_batch_size(build, tmp_path):
     run(build(TRAIN__NUM_EPOCHS=1))
     file = str(tmp_path / "out/model.pdparams")
     found = [
@@ -98,7 +98,7 @@ def test_stored_features_are_those_of_the_teacher(build, tmp_path):
     assert run(stored)["count"] == 6
 
 
-def test_metrics_count_codes_over_the_whole_set(build):
+def test_metrics_count_codes_over_the_whole_data_set(build):
     task = TASKS["tokenizer"](build())
     found = task.metrics(
         {"count": 4.0, "cosine_loss": 2.0, "commitment_loss": 1.0, "codes": np.array([6.0, 2, 0, 0])}
@@ -109,7 +109,7 @@ def test_metrics_count_codes_over_the_whole_set(build):
     assert task.selection_metric(found) == -0.5
 
 
-def test_a_collapsing_codebook_is_said_once(build):
+def test_a_collapsing_codebook_causes_one_warning(build):
     task = TASKS["tokenizer"](build())
     assert task.health_warnings({"usage": 0.1}, is_warm=False) == []
     (message,) = task.health_warnings({"usage": 0.1}, is_warm=True)
@@ -125,7 +125,7 @@ def test_a_collapse_is_written_to_the_log(build, tmp_path):
     assert "warning: the codebook collapses" in (tmp_path / "out/log.txt").read_text()
 
 
-def test_nan_names_the_branch(build, monkeypatch):
+def test_a_nan_loss_is_named(build, monkeypatch):
     task = TASKS["tokenizer"]
     monkeypatch.setattr(
         task, "_targets", lambda self, batch, images: paddle.full([len(images), 16, 16], float("nan"))
@@ -135,7 +135,7 @@ def test_nan_names_the_branch(build, monkeypatch):
     assert "commitment_loss" not in str(caught.value)
 
 
-def test_what_the_task_refuses(build, teacher):
+def test_invalid_configs_are_refused(build, teacher):
     def refused(match, **keys):
         with pytest.raises(ValueError, match=match):
             TASKS["tokenizer"](build(**keys))
