@@ -1,4 +1,4 @@
-"""The end of the image pipeline, on the device: 8-bit batches become what the network reads.
+"""Transforms of whole batches on the device: copying, normalization, random erasing.
 
 Shapes: B batch, H, W input size, N erase boxes per image.
 """
@@ -18,10 +18,10 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        mean: of the channels, on [0, 1].
-        std: of the channels, on [0, 1].
+        mean: of each channel, for values in [0, 1].
+        std: of each channel, for values in [0, 1].
     """
-    # Of the size of an image: Paddle's CPU kernels repeat the last axes faster than they stretch numbers of channels.
+    # Expanded to a whole image: Paddle's CPU kernels broadcast over the batch faster than over pixels.
     shift, scale = (
         paddle.assign(np.asarray(value, np.float32)).reshape([-1, 1, 1]).expand(images.shape[1:])
         for value in (mean, std)
@@ -30,14 +30,14 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def erase(images: Tensor, boxes: Tensor, mode: Literal["pixel", "rand", "const"]) -> Tensor:
-    """Normalized images with their boxes filled.
+    """Fill boxes of normalized images with noise or zeros, `[B, 3, H, W]`.
 
-    The noise is Paddle's on the device, not the item's: it depends on `paddle.seed`.
+    The noise comes from Paddle's generator on the device and depends on `paddle.seed`, not on the seeds of the samples.
 
     Args:
         images: float `[B, 3, H, W]`, normalized.
-        boxes: int32 `[B, N, 4]`: top, left, height, width; zeros for none.
-        mode: "pixel" each pixel and channel N(0, 1), "rand" one N(0, 1) color per box, "const" zero.
+        boxes: int32 `[B, N, 4]`: top, left, height, width in pixels; zeros for no box.
+        mode: "pixel" draws each pixel and channel from N(0, 1), "rand" one color per box from N(0, 1), "const" is zero.
     """
     batch, channels, height, width = images.shape
     draw_fill: dict[str, Callable[[], Tensor]] = {
@@ -51,10 +51,12 @@ def erase(images: Tensor, boxes: Tensor, mode: Literal["pixel", "rand", "const"]
 
 
 def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels lie in the box of each image: bool `[B, 1, H, W]`.
+    """True for the pixels inside of each image's box, bool `[B, 1, H, W]`.
 
     Args:
-        boxes: int `[B, 4]`: top, left, height, width.
+        boxes: int `[B, 4]`: top, left, height, width in pixels.
+        height: H.
+        width: W.
     """
     top, left, rows, columns = (edge.reshape([-1, 1, 1, 1]) for edge in boxes.unbind(axis=1))
     y = paddle.arange(height, dtype=boxes.dtype).reshape([1, 1, -1, 1])
@@ -63,7 +65,7 @@ def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def to_device(batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """Tensors of a batch on the device of this rank; on a GPU the host does not wait for the copy."""
+    """Copy a batch to the device of this rank. On a GPU the copy is asynchronous."""
     if paddle.get_device().startswith("gpu"):
         pinned = paddle.CUDAPinnedPlace()
         return {

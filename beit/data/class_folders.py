@@ -1,4 +1,4 @@
-"""Data sets whose labels are folder names: `<class>/<image>`."""
+"""Data sets in which the folder of an image is its class: `<class>/<image>`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SPLITS = ("train", "val")
 
 
 def class_folder_names(folder: Path) -> tuple[str, ...]:
-    """Names of the class folders, sorted: the place of a name is its label. Hidden folders do not count.
+    """Names of the class folders, sorted; the index of a name is its label. Hidden folders are ignored.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: there is no class folder in it.
+        FileNotFoundError: `folder` does not exist.
+        ValueError: it has no class folders.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected {folder}/<class>/<image>")
@@ -33,13 +33,13 @@ def class_folder_names(folder: Path) -> tuple[str, ...]:
 
 
 def read_class_folders(folder: Path) -> ImageList:
-    """The images below `<folder>/<class>/`, also in sub-folders, sorted by class and name.
+    """The images in `<folder>/<class>/` and its sub-folders, sorted by class and name.
 
-    Files count by their extension (`EXTENSIONS`, any case); hidden files and folders do not.
+    Images are the files with one of `EXTENSIONS`, in any case. Hidden files and folders are ignored.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: there is no class folder, or one has no images.
+        FileNotFoundError: `folder` does not exist.
+        ValueError: it has no class folders, or one of them has no images.
     """
     class_names = class_folder_names(folder)
     names: list[str] = []
@@ -57,17 +57,17 @@ def read_class_folders(folder: Path) -> ImageList:
 
 
 def write_list_files(data_path: Path) -> list[Path]:
-    """Write `train_list.txt`, `val_list.txt` and `class_names.txt` for a tree `<split>/<class>/<image>`.
+    """Write `train_list.txt`, `val_list.txt` and `class_names.txt` for folders `<split>/<class>/<image>`.
 
-    A large tree takes minutes to walk on a network drive, its list files one second to read. A file that
-    exists is left as it is; a folder that cannot be written to gives a warning and no files.
+    Listing the folders of a large data set takes minutes on a network drive; reading the list files takes a second.
+    Existing files are kept. If the folder is read-only, a warning is issued and nothing is written.
 
     Returns: the files written.
 
     Raises:
         FileNotFoundError: there is no `train` or no `val` folder.
-        ValueError: as `read_class_folders`; the splits have different classes; or a name cannot be written in
-            a list file (line break, blank at its ends, not UTF-8).
+        ValueError: see `read_class_folders`; the splits have different classes; or a name cannot be written in
+            a list file (line break, not UTF-8).
     """
     class_names = matching_class_names(data_path)
     targets = {f"{split}_list.txt": split for split in SPLITS}
@@ -87,7 +87,7 @@ def matching_class_names(data_path: Path) -> tuple[str, ...]:
 
     Raises:
         FileNotFoundError: there is no `train` or no `val` folder.
-        ValueError: one of them has no class folders, or classes that the other lacks.
+        ValueError: one of them has no class folders, or they have different classes.
     """
     train, val = (class_folder_names(data_path / split) for split in SPLITS)
     if train != val:
@@ -100,7 +100,7 @@ def matching_class_names(data_path: Path) -> tuple[str, ...]:
 
 
 def image_names(folder: Path, sub_folder: str = "") -> list[str]:
-    """Names relative to `folder` of the images in it, or in one of its sub-folders, at any depth, sorted."""
+    """Names of the images in `folder` or in one of its sub-folders, at any depth: relative to `folder`, sorted."""
     names = []
     for parent, children, files in os.walk(folder / sub_folder, followlinks=True):
         children[:] = [child for child in children if not child.startswith(".")]

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package: file names, labels, class names."""
+"""The files of a data set with their labels and class names."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-_SAMPLE = 1000  # files of a list that a run looks at before it starts
+_SAMPLE = 1000  # files of a list whose existence a run checks before it starts
 
 
 @dataclass(frozen=True, eq=False)
 class ImageList:
-    """File names below `root`, with labels.
+    """File names relative to `root`, with labels.
 
-    The names are one block of bytes: a million Python strings would take 100 MB in every worker, and seconds
-    to pickle.
+    All names are in one bytes object: a million Python strings would take 100 MB in every worker, and seconds to
+    pickle.
 
     Args:
         root: folder the names are relative to.
-        names: all names, one after the other, in the file system's encoding.
-        offsets: where each name begins in `names`, and the total length; `[len + 1]`.
+        names: all names, concatenated, in the file system's encoding.
+        offsets: start of each name in `names`, and the total length; `[len + 1]`.
         labels: class numbers, int64 `[len]`; None for images without labels.
-        class_names: name of each class; None where nobody gave them.
+        class_names: name of each class; None where they are unknown.
     """
 
     root: Path
@@ -44,7 +44,7 @@ class ImageList:
         labels: Sequence[int] | np.ndarray | None = None,
         class_names: Sequence[str] | None = None,
     ) -> ImageList:
-        """The list of these names."""
+        """Pack a list of names, and of labels."""
         encoded = [os.fsencode(name) for name in names]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         return cls(
@@ -59,15 +59,15 @@ class ImageList:
         return len(self.offsets) - 1
 
     def name(self, index: int) -> str:
-        """Name of one image below `root`."""
+        """Name of one image, relative to `root`."""
         return os.fsdecode(self.names[int(self.offsets[index]) : int(self.offsets[index + 1])])
 
     def path(self, index: int) -> Path:
-        """Where one image lies."""
+        """Path of one image."""
         return self.root / self.name(index)
 
     def fingerprint(self) -> str:
-        """The same for the same names and labels in the same order, wherever they lie."""
+        """Digest of names, labels and their order, 16 hexadecimal digits. `root` does not matter."""
         digest = hashlib.sha256(self.names)
         digest.update(np.asarray(self.offsets, np.uint64).tobytes())
         if self.labels is not None:
@@ -75,7 +75,7 @@ class ImageList:
         return digest.hexdigest()[:16]
 
     def overlap(self, other: ImageList) -> int:
-        """How many images of `other` are listed here too."""
+        """Number of images that both lists contain."""
         if self.root != other.root:
             return 0
         return len(set(other._encoded()).intersection(self._encoded()))
@@ -86,36 +86,47 @@ class ImageList:
 
 
 def pack_offsets(lengths: np.ndarray) -> np.ndarray:
-    """Begin of each name in the block of names, and its end: `[len + 1]`, 4 bytes each while they suffice."""
+    """Start of each name in the concatenation, and its total length: `[len + 1]`, uint32 if it is large enough.
+
+    Args:
+        lengths: of the names in bytes, `[len]`.
+    """
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return offsets.astype(np.uint32 if offsets[-1] < 2**32 else np.uint64)
 
 
 def check_files(images: ImageList, sample: int | None = _SAMPLE) -> list[Path]:
-    """The listed files that do not exist, in the order of the list.
+    """The listed files that do not exist, in the order of the list. No file is opened.
 
-    Looking at every file of ImageNet takes seconds on a local disk and minutes on a network drive. A run
-    therefore looks at `sample` files spread evenly over the list, which finds a wrong folder and a
-    half-copied data set; None looks at all of them. Only existence is checked, nothing is decoded.
+    Checking every file of ImageNet takes seconds on a local disk and minutes on a network drive. A sample of the
+    list is enough to find a wrong folder or an incomplete copy.
+
+    Args:
+        images: the list.
+        sample: number of files to check, spread evenly over the list; None checks all.
     """
     count = len(images) if sample is None else min(sample, len(images))
     indices = np.linspace(0, len(images) - 1, count).astype(np.int64)
     parts = np.array_split(indices, max(1, count // 1000))
-    with ThreadPoolExecutor(16) as pool:  # waiting for a network drive, not computing
+    with ThreadPoolExecutor(16) as pool:  # the threads mostly wait for a network drive
         return [path for missing in pool.map(lambda part: _missing(images, part), parts) for path in missing]
 
 
 def require_files(images: ImageList, tolerated: float) -> None:
-    """Look at the files of the list, as `check_files` does, before hours are spent on it.
+    """Check a sample of the listed files with `check_files` before a long run starts.
+
+    Args:
+        images: the list.
+        tolerated: share of the checked files that may be missing, within [0, 1].
 
     Raises:
-        FileNotFoundError: a larger share than `tolerated` of those looked at does not exist.
+        FileNotFoundError: more of them are missing.
     """
     missing = check_files(images)
-    seen = min(len(images), _SAMPLE)
-    if len(missing) > tolerated * seen:
+    checked = min(len(images), _SAMPLE)
+    if len(missing) > tolerated * checked:
         raise FileNotFoundError(
-            f"{len(missing)} of {seen} listed images do not exist, first {missing[0]}; is DATA.DATA_PATH the folder the "
+            f"{len(missing)} of {checked} listed images do not exist, first {missing[0]}; is DATA.DATA_PATH the folder the "
             "list is relative to, and was everything copied?"
         )
 

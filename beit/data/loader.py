@@ -1,8 +1,11 @@
-"""Batches in order, read by worker processes.
+"""A data loader whose batches are read by worker processes and arrive in order.
 
-`paddle.io.DataLoader` is not used: its timeout does not fire while workers live, the cause of a worker's
-failure does not arrive, and a killed run leaves workers and shared memory behind. The standard library's
-process pool has none of these, and 8-bit batches are small enough for its pipes.
+`paddle.io.DataLoader` is not used: its timeout does not fire while its workers are alive, it does not pass on the
+exception that ended a worker, and a killed run leaves workers and shared memory behind. The process pool of the
+standard library has none of these faults, and batches of 8-bit images are small enough for its pipes.
+
+The pool has no public way to end workers that are stuck (before Python 3.14) or to start them without importing the
+main script, so this module uses private names of it. Each use has a comment, and a test lists them.
 """
 
 from __future__ import annotations
@@ -32,16 +35,16 @@ from beit.parallel.signals import blocked_for_children
 
 Batch = dict[str, np.ndarray]
 
-_GRACE = 2.0  # seconds for workers to finish the image at hand before they are killed
+_GRACE = 2.0  # seconds for workers to finish their current image before they are killed
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class WorkerError(RuntimeError):
-    """A data worker was killed or stands still: a fault of the machine or its disks."""
+    """A data worker was killed or does not answer: a fault of the machine or its disks."""
 
 
 class Dataset(Protocol):
-    """What the loader needs; see `ImageDataset`."""
+    """The part of `ImageDataset` that the loader uses."""
 
     def __getitem__(self, sample: Sample, /) -> dict[str, np.ndarray]: ...
 
@@ -49,26 +52,26 @@ class Dataset(Protocol):
 
 
 def collate(items: Sequence[dict[str, np.ndarray]]) -> Batch:
-    """Items with the same names become arrays with a leading batch axis."""
+    """Stack arrays of the same name along a new leading batch axis."""
     return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
 class Loader:
-    """Call it with batches of samples and iterate over the collated batches, in the same order.
+    """Called with batches of samples, yields the collated batches in the same order.
 
-    The workers start with the first batch, stay for further calls, and end with `close()`, with the `with`
-    block, or with this process, however that ends. They import neither Paddle nor the main script, so the
-    classes of the data set must live in an importable module. An error in a worker is raised here with its
-    own type and message.
+    The workers start with the first batch and serve further calls. They end with `close()`, with the `with` block,
+    or with this process, even if it is killed. They import neither Paddle nor the main script, so the class of the
+    data set must be defined in an importable module. An exception in a worker is raised here with its own type and
+    message.
 
     Args:
-        dataset: sent to each worker once.
-        num_workers: processes; 0 reads in this one. More than there are CPUs are not started.
-        prefetch: batches per worker that may be ready or under way.
-        timeout: seconds to wait for one batch; 0 for ever.
+        dataset: pickled for each worker once.
+        num_workers: processes; 0 reads in this process. Limited to the number of CPUs.
+        prefetch: batches per worker that are read ahead.
+        timeout: seconds to wait for one batch; 0 waits for ever.
 
     Attributes:
-        wait_seconds: time spent waiting for data so far, all calls together.
+        wait_seconds: time spent waiting for data in all calls so far.
 
     Raises:
         WorkerError: while iterating, a worker was killed, or a batch took longer than `timeout`.
@@ -87,7 +90,7 @@ class Loader:
         self._workers: dict[int, BaseProcess] = {}
 
     def __call__(self, batches: Iterable[Sequence[Sample]]) -> Iterator[Batch]:
-        """The collated batches. Leaving the loop early drops what was read ahead."""
+        """The collated batches. Leaving the loop early discards the batches that were read ahead."""
         if self.num_workers == 0:
             return self._read_here(batches)
         return self._read_ahead(batches)
@@ -99,12 +102,12 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the workers, each after its current image; stuck ones are killed. A later call starts anew."""
+        """End the workers after their current image; kill those that are stuck. A later call starts new ones."""
         if self._pool is None or self._stop is None:
             return
         pool, self._pool = self._pool, None
         self._stop.set()
-        # private names: kill_workers() exists from Python 3.14 on
+        # Private: the pipe that the pool's own thread reads results from.
         workers, results = list(self._workers.values()), pool._result_queue
         self._workers = {}
         pool.shutdown(wait=False, cancel_futures=True)
@@ -113,11 +116,12 @@ class Loader:
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
                 worker.kill()
-        # else the pool waits for ever for the rest of what a killed worker was sending
+        # Private: close our end for writing. A worker killed while it sends a result leaves half of it in the pipe, and
+        # the pool's thread would wait for the rest for ever.
         results._writer.close()  # type: ignore[attr-defined]
 
     def _end_broken(self) -> None:
-        """Kill what is left of a pool that has lost a worker: it holds its lock until they are gone."""
+        """Kill the other workers of a pool that has lost one: it holds its lock until all have ended."""
         for worker in self._workers.values():
             worker.kill()
         self.close()
@@ -151,7 +155,7 @@ class Loader:
         try:
             return future.result(self.timeout or None)
         except FutureTimeoutError as error:
-            if future.done():  # the dataset's own TimeoutError: the same class from Python 3.11 on
+            if future.done():  # a TimeoutError raised by the dataset, the same class from Python 3.11 on
                 raise
             paths = ", ".join(self.dataset.describe(sample) for sample in samples[:3])
             raise WorkerError(
@@ -168,9 +172,10 @@ class Loader:
             self._start()
         assert self._pool is not None
         try:
-            with _hidden_main():  # the pool starts its workers one by one, when there is work
+            with _hidden_main():  # `submit` starts the workers, one by one as they are needed
                 future = self._pool.submit(_load_batch, samples)
-            # The pool forgets them when one dies, and ends the others by the SIGTERM that they do not hear.
+            # Private: the pool's dict of worker processes. We keep our own copy because a broken pool drops its dict
+            # and ends the workers with SIGTERM only, which they block; `close` has to kill them.
             self._workers |= self._pool._processes or {}
             return future
         except BrokenProcessPool as error:
@@ -198,8 +203,8 @@ class Loader:
 
 
 _KILLED = (
-    "a data worker was killed or could not start. If nothing is printed above, the system did it, mostly for "
-    "want of memory: lower DATA.NUM_WORKERS or DATA.BATCH_SIZE"
+    "a data worker was killed or could not start. If nothing is printed above, the system killed it, usually because "
+    "memory ran out: lower DATA.NUM_WORKERS or DATA.BATCH_SIZE"
 )
 
 
@@ -210,12 +215,16 @@ def _cap_workers(num_workers: int) -> int:
     return min(num_workers, available)
 
 
-# ---- how workers come to be
+# ---- starting workers
 
 
 @contextlib.contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Start processes that do not import the main script again, which would bring Paddle into each."""
+    """Keep processes started in this block from importing the main script, and Paddle with it.
+
+    multiprocessing imports the module that `sys.modules["__main__"]` names in every new process; here it finds an
+    empty one.
+    """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -225,9 +234,9 @@ def _hidden_main() -> Iterator[None]:
 
 
 def _start_fork_server() -> None:
-    """Start the process that workers are forked from: what a worker needs is imported there, once.
+    """Start the process that workers are forked from. It imports the modules of a worker once for all.
 
-    It is single-threaded, also in NumPy's linear algebra, so that forking it is safe.
+    It has a single thread, also in NumPy's linear algebra, so that forking it is safe.
     """
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
@@ -247,7 +256,7 @@ def _start_fork_server() -> None:
 
 
 class _Worker:
-    """What this process holds, if it is a worker."""
+    """The data set and the stop event of this worker process."""
 
     dataset: Dataset
     stop: Event
@@ -255,7 +264,7 @@ class _Worker:
 
 def _start_worker(dataset: Dataset, stop: Event) -> None:
     _die_with_parent()
-    # ImageNet holds JPEGs with damaged EXIF blocks whose pictures are sound
+    # Some JPEGs of ImageNet have damaged EXIF blocks; their pixels are intact.
     warnings.filterwarnings("ignore", "(?i).*corrupt exif", UserWarning)
     _Worker.dataset, _Worker.stop = dataset, stop
 
@@ -263,8 +272,8 @@ def _start_worker(dataset: Dataset, stop: Event) -> None:
 def _die_with_parent() -> None:
     """End this process when the main process has ended, even by SIGKILL.
 
-    The fork server, not the main process, is the parent the system knows of, and it lives while its workers do:
-    prctl's parent-death signal would never come.
+    The parent of a worker is the fork server, which lives as long as its workers, so prctl's parent-death signal
+    would never arrive.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,7 +1,7 @@
-"""Which images each rank loads, in which order: pure functions of seed and epoch.
+"""The images that each rank loads and their order, as pure functions of seed and epoch.
 
-A sampler has no state, so a run resumes in the middle of an epoch by naming the step, and the images of a
-step do not depend on how its batch is split over ranks and micro-batches.
+A sampler has no state, so a run can resume at any step of an epoch, and the images of a step do not depend on how its
+batch is split among ranks and micro-batches.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ class Sample:
 
 
 class TrainSampler:
-    """A new random order each epoch, cut into equal steps; the images left over wait for the next epoch.
+    """Samples in a new random order each epoch, split into equal steps. The last incomplete step is dropped.
 
     A step takes the next batch_size * accum_iter * world_size images; each rank takes every world_size-th of
-    them and cuts its share into micro-batches.
+    them and splits its share into micro-batches.
 
     Args:
-        length: images of the data set.
+        length: number of images of the data set.
         batch_size: images per rank and micro-batch.
         accum_iter: micro-batches per step.
-        world_size: ranks.
-        rank: this rank.
+        world_size: number of ranks.
+        rank: of this process.
         seed: of the order.
-        repeats: times each image appears in a row, with different augmentation, while an epoch keeps its
-            length: it then visits length / repeats images. Source: DeiT, repeated augmentation; neighbors
-            in the order go to different ranks.
+        repeats: how often each image appears in a row, each time with another augmentation. The length of an
+            epoch stays, so it covers length / repeats different images. Neighbors in the order go to different
+            ranks. Source: repeated augmentation in DeiT.
 
     Raises:
-        ValueError: there are fewer images than one step takes.
+        ValueError: the data set has fewer images than one step takes.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TrainSampler:
         return np.repeat(order[: -(-self.length // self.repeats)], self.repeats)[: self.length]
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[list[Sample]]]:
-        """For each step from `first_step` on, the micro-batches of this rank."""
+        """The micro-batches of this rank for each step from `first_step` on."""
         order = self.order(epoch)
         for step in range(first_step, self.steps_per_epoch):
             begin = step * self.step_size
@@ -83,10 +83,16 @@ class TrainSampler:
 
 
 class EvalSampler:
-    """Batches that hold every image exactly once over all ranks; nothing is padded, the last may be shorter.
+    """Batches that cover every image exactly once over all ranks. Nothing is padded; the last batch may be shorter.
 
-    Rank r takes images r, r + world_size, ...: shares differ by one image at most, and the number of batches
-    may differ too, so ranks meet only after their last batch.
+    Rank r takes the images r, r + world_size, ... The shares of two ranks differ by at most one image, and their
+    numbers of batches may differ too, so ranks may synchronize only after their last batch.
+
+    Args:
+        length: number of images of the data set.
+        batch_size: images per rank and batch.
+        world_size: number of ranks.
+        rank: of this process.
     """
 
     def __init__(self, length: int, *, batch_size: int, world_size: int = 1, rank: int = 0) -> None:

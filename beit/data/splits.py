@@ -1,4 +1,4 @@
-"""Which images a run trains on and which it evaluates on."""
+"""The training and the validation images of a run, in any of the supported folder layouts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LAYOUTS = (
 
 
 def open_split(config: CfgNode, split: Literal["train", "val"]) -> ImageList:
-    """The images of one split of DATA.DATASET in DATA.DATA_PATH.
+    """The labeled images of one split of DATA.DATASET in DATA.DATA_PATH.
 
     Class names come from the folders, or from an optional `class_names.txt` beside the list files.
 
     Raises:
-        FileNotFoundError: the data folder, the list file or the class folders are not there.
+        FileNotFoundError: the data folder, the list file or the class folders do not exist.
         ValueError: a bad list (`read_list_file`), folders without classes or images (`read_class_folders`),
             classes that differ between the splits, or another number of classes than MODEL.NUM_CLASSES.
     """
@@ -43,10 +43,10 @@ def open_split(config: CfgNode, split: Literal["train", "val"]) -> ImageList:
 
 
 def open_unlabeled(config: CfgNode, split: Literal["train", "val"]) -> ImageList | None:
-    """The images of one split without labels, from any layout; None where there is no validation part.
+    """The images of one split without their labels, in any layout; None where there are no validation images.
 
     Raises:
-        FileNotFoundError: the data folder is not there, or for training its list file or folder.
+        FileNotFoundError: the data folder does not exist, or the list file or folder of the training images.
         ValueError: a bad list, or folders without images (`read_list_file`, `read_class_folders`, `read_flat`).
     """
     root = _root(config)
@@ -85,7 +85,7 @@ def _open_folder(root: Path, split: str, num_classes: int) -> ImageList:
     folder = root / split
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder. {_LAYOUTS}")
-    # an evaluation alone may come without the training images
+    # For an evaluation alone the training images need not be there.
     both = all((root / name).is_dir() for name in SPLITS)
     class_names = matching_class_names(root) if both else class_folder_names(folder)
     if len(class_names) != num_classes:

@@ -1,4 +1,4 @@
-"""Images without labels: every picture below a folder."""
+"""Data sets without labels: all images in a folder and its sub-folders."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from beit.data.class_folders import EXTENSIONS, image_names
 from beit.data.image_list import ImageList
 
 HOLDOUT = "val_images.txt"
-"""In a flat folder: the pictures kept out of training, one relative path a line."""
+"""File in the data folder that lists the validation images, one relative path per line."""
 
 
 def read_flat(root: Path, split: Literal["train", "val"]) -> ImageList | None:
-    """The images of one split, sorted by name; None where there is no validation part.
+    """The images of one split, sorted by name; None where there are no validation images.
 
-    With a folder `train` in `root` the splits are everything below `train/` and below `val/`. Without one, all of
-    `root` is for training, except what `val_images.txt` lists for validation. Sub-folders of any depth count, hidden
-    files and folders do not.
+    If `root` has a folder `train`, the splits are the images in `train/` and in `val/`. Otherwise all images in `root`
+    are for training, except those that `val_images.txt` lists for validation. Sub-folders of any depth are included,
+    hidden files and folders are not.
 
     Raises:
-        ValueError: there are no images, or `val_images.txt` is not UTF-8 or names one that is not there.
+        ValueError: there are no images, or `val_images.txt` is not UTF-8 or names an image that does not exist.
     """
     if (root / "train").is_dir():
         folder = root / split

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import spawn
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from PIL import Image
 from beit.data.dataset import ClassificationDataset
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError
-from beit.data.loader import Loader, collate
+from beit.data.loader import Loader, _hidden_main, collate
 from beit.data.sampler import EvalSampler, Sample
 from beit.data.transforms import TrainTransform
 
@@ -130,6 +133,19 @@ def test_a_stuck_worker_is_reported_and_killed(fakes, monkeypatch):
     assert time.monotonic() - begin < 5
     time.sleep(0.05)
     assert not any(is_running(pid) for pid in workers)
+
+
+def test_the_private_names_of_the_process_pool_exist():
+    """`_processes`: process id to process once there is work. `_result_queue._writer`: our end of the pipe."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pid = pool.submit(os.getpid).result()
+        assert pool._processes[pid].is_alive()
+        assert not pool._result_queue._writer.closed
+    # A new process imports the main script if one of these entries names it.
+    names = {"init_main_from_name", "init_main_from_path"}
+    assert names & set(spawn.get_preparation_data("worker"))
+    with _hidden_main():
+        assert not names & set(spawn.get_preparation_data("worker"))
 
 
 def test_leaving_early_ends_the_workers(fakes):
