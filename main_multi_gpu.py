@@ -4,8 +4,10 @@ import sys
 
 if __name__ == "__main__":
     from beit.cpu import before_paddle
+    from beit.parallel.signals import exit_on_stop_signals
 
     before_paddle()
-    from beit.train.entry import main
+    with exit_on_stop_signals():
+        from beit.train.entry import main
 
     sys.exit(main("main_multi_gpu.py", single=False))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from beit.cpu import before_paddle
+from beit.parallel.signals import exit_on_stop_signals
 
 VERBS: dict[str, tuple[str, str]] = {
     "predict": ("beit.tools.predict", "say what a model sees in pictures, folders of them, patterns"),
@@ -46,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: unknown verb {words[0]!r}; there are {', '.join(VERBS)}", file=sys.stderr)
         return 2
     before_paddle()
+    with exit_on_stop_signals():
+        module = importlib.import_module(VERBS[verb][0])
     try:
-        return importlib.import_module(VERBS[verb][0]).main(words[1:]) or 0
+        return module.main(words[1:]) or 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,19 +1,39 @@
-"""The signals that ask a run to save and stop. Data workers import this module, so it imports nothing heavy."""
+"""The signals that ask a run to stop, before and while its processes start. Imports nothing heavy: data workers need it."""
 
 from __future__ import annotations
 
 import multiprocessing.resource_tracker
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Sent by the system, by Ctrl-C, and by batch systems before the time limit."""
 
+EXIT_STOPPED, EXIT_INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
+"""Exit statuses: a requested stop (in training, after saving the state); Ctrl-C outside of training, or pressed twice."""
+
+
+@contextmanager
+def exit_on_stop_signals() -> Iterator[None]:
+    """Import Paddle in this block; after it, until training starts, `STOP_SIGNALS` end the process with one line.
+
+    The signals are blocked inside the block: while it is imported, Paddle installs handlers that print a page of C++ frames.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        for number in STOP_SIGNALS:
+            signal.signal(number, _exit)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
 
 @contextmanager
 def blocked_for_children() -> Iterator[None]:
-    """Processes started inside this block ignore `STOP_SIGNALS`, and so does Python's resource tracker.
+    """Processes started inside this block start with `STOP_SIGNALS` blocked, and so does Python's resource tracker.
 
     Batch systems send these signals to every process of a job. The main process handles them, and needs its workers to
     finish its step.
@@ -25,3 +45,14 @@ def blocked_for_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    is_interrupt = number == signal.SIGINT
+    message = (
+        "interrupted"
+        if is_interrupt
+        else f"stopped by {signal.Signals(number).name}; no training step had begun"
+    )
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(EXIT_INTERRUPTED if is_interrupt else EXIT_STOPPED)

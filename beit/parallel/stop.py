@@ -16,9 +16,6 @@ from beit.parallel import watchdog
 from beit.parallel.ranks import world_size
 from beit.parallel.signals import STOP_SIGNALS
 
-EXIT_STOPPED = 128 + signal.SIGTERM
-"""Exit status of a run that was asked to stop and saved its state."""
-
 _SAME_KEYPRESS = 1.0  # seconds
 
 

@@ -16,16 +16,14 @@ from beit.config import config_from_arguments
 from beit.cpu import cores
 from beit.data.loader import WorkerError
 from beit.parallel import ranks
-from beit.parallel.launch import launch
-from beit.parallel.signals import STOP_SIGNALS
-from beit.parallel.stop import EXIT_STOPPED
+from beit.parallel.launch import launch, leave
+from beit.parallel.signals import EXIT_INTERRUPTED, EXIT_STOPPED, STOP_SIGNALS
 from beit.train.run import run
 from beit.train.state import StoppedError
 
-MACHINE_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 128 + signal.SIGINT
-"""Exit statuses: a fault of the program or the machine; wrong input; Ctrl-C outside of training, or pressed twice.
-
-143 (`stop.EXIT_STOPPED`) is a requested stop, 124 (`watchdog.EXIT_HUNG`) a rank that hung."""
+MACHINE_ERROR, USER_ERROR = 1, 2
+"""Exit statuses: a fault of the program or the machine; wrong input. Others: `signals.EXIT_STOPPED` (143) a requested
+stop, `signals.EXIT_INTERRUPTED` (130) Ctrl-C, `watchdog.EXIT_HUNG` (124) a rank that hung."""
 
 _MEMORY_ADVICE = (
     "Halve DATA.BATCH_SIZE and double TRAIN.ACCUM_ITER (the same steps in less memory), lower DATA.BATCH_SIZE_EVAL if "
@@ -42,7 +40,10 @@ def main(program: str, *, single: bool, argv: Sequence[str] | None = None, epilo
         argv: flags; None for those of the process.
         epilog: end of the help text.
     """
-    return exit_status(lambda: _launch_or_run(config_from_arguments(argv, program, epilog), single=single))
+    status = exit_status(lambda: _launch_or_run(config_from_arguments(argv, program, epilog), single=single))
+    if ranks.is_launched_rank():
+        leave(status)
+    return status
 
 
 def exit_status(action: Callable[[], int]) -> int:
@@ -54,7 +55,7 @@ def exit_status(action: Callable[[], int]) -> int:
         status = EXIT_STOPPED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except MemoryError as error:
         print(f"error: out of memory: {_first_line(error)}. {_MEMORY_ADVICE}", file=sys.stderr, flush=True)
         return MACHINE_ERROR

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from beit.parallel.stop import EXIT_STOPPED
+from beit.parallel.signals import EXIT_STOPPED
 from tests.faults.harness import (
     Row,
     copied,

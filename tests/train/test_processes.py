@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from beit.checkpoint.files import read
-from beit.parallel.stop import EXIT_STOPPED
+from beit.parallel.signals import EXIT_STOPPED
 from tests.tiny import (
     QUIET,
     ROOT,

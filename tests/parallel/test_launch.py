@@ -1,0 +1,90 @@
+"""Ranks start, stop with their launcher, and end well; signals during the start end a run with one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from beit.parallel.signals import EXIT_INTERRUPTED, EXIT_STOPPED
+from tests.tiny import ROOT, command, environment, write_dataset
+
+LAUNCH = """
+import sys
+from beit.parallel.launch import launch
+from tests.parallel.launch_ranks import {worker}
+if __name__ == "__main__":
+    sys.exit(launch({worker}, (sys.argv[1],), ranks=2, device="cpu", grace=5.0))
+"""
+
+
+def start(worker: str, folder: Path) -> subprocess.Popen[str]:
+    script = folder / "script.py"
+    script.write_text(LAUNCH.format(worker=worker))
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(script), str(folder)], env=environment(), cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_for(condition: object, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_ranks_that_leave_at_different_times_all_end_with_0(tmp_path: Path) -> None:
+    process = start("leave_late", tmp_path)
+    output, _ = process.communicate(timeout=120)
+    assert (process.returncode, output.count("done")) == (0, 2), output
+
+
+def test_ranks_stop_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    process = start("train_forever", tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob("pid*"))) == 2)
+    pids = [int(file.read_text()) for file in tmp_path.glob("pid*")]
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(is_alive(pid) for pid in pids), 20)
+    assert sorted(file.read_text() for file in tmp_path.glob("stopped*")) == [
+        "15",
+        "15",
+    ]  # by the vote, after a step
+
+
+@pytest.mark.parametrize(
+    ("ranks", "delay", "number"),
+    [(1, 0.4, signal.SIGTERM), (1, 1.5, signal.SIGINT), (1, 2.0, signal.SIGUSR1), (2, 1.5, signal.SIGTERM), (2, 3.0, signal.SIGUSR1)],
+)  # fmt: skip
+def test_a_signal_during_the_start_ends_the_run_with_one_line(
+    ranks: int, delay: float, number: signal.Signals, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data")
+    script, extra = ("main_single_gpu.py", []) if ranks == 1 else ("main_multi_gpu.py", ["-nprocs=2"])
+    process = subprocess.Popen(
+        command(script, data, tmp_path / "run", *extra, TRAIN__NUM_EPOCHS=300), env=environment(), cwd=ROOT, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    time.sleep(delay)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    allowed = {EXIT_STOPPED, EXIT_INTERRUPTED} if number == signal.SIGINT else {EXIT_STOPPED}
+    if delay == 0.4:  # Python itself may not have come to the first line of the script
+        allowed |= {-number, 1}
+    assert process.returncode in allowed, errors
+    lines = [line for line in errors.splitlines() if not line.startswith("evaluate:")]
+    assert "C++ Traceback" not in errors and len(lines) <= 2 * ranks, errors
