@@ -153,6 +153,9 @@ def build_upernet(config: CfgNode) -> UperNet:
     Args:
         config: read are `MODEL.*`, `DATA.IMAGE_SIZE` and `TRAIN.RECOMPUTE`.
 
+    Example:
+        model = beit.build_upernet(beit.get_config("upernet_beit_base_patch16_512_pt22k"))
+
     Raises:
         ValueError: the config has no classes, or `MODEL.OUT_INDICES` is missing or does not fit `MODEL.DEPTH`.
     """

@@ -17,9 +17,7 @@ from beit.data.mixup import build_mixup
 from beit.tasks.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
 from beit.tasks.metrics import classification_metrics, classification_sums
 from beit.tasks.previews import denormalize, tile
-from beit.tasks.task import Batch, Sums, Task, require_classes
-
-_PREVIEW_IMAGES = 16
+from beit.tasks.task import PREVIEW_IMAGES, Batch, Sums, Task, require_classes
 
 
 class Classify(Task):
@@ -68,6 +66,6 @@ class Classify(Task):
     def preview(self, batch: Batch) -> np.ndarray:
         """The first images of the batch after all augmentations except mixup and cutmix, four per row."""
         data, train = self.config.DATA, self.config.TRAIN
-        images = self.normalize(batch["image"][:_PREVIEW_IMAGES])
-        images = erase(images, batch["erase"][:_PREVIEW_IMAGES], train.RANDOM_ERASE_MODE)
+        images = self.normalize(batch["image"][:PREVIEW_IMAGES])
+        images = erase(images, batch["erase"][:PREVIEW_IMAGES], train.RANDOM_ERASE_MODE)
         return tile(denormalize(images, data.IMAGENET_MEAN, data.IMAGENET_STD))

@@ -20,14 +20,12 @@ from beit.models.features import FeatureName, FrozenFeatures
 from beit.optim.groups import Group, parameter_groups
 from beit.tasks.layer_table import LayerTable
 from beit.tasks.metrics import topk_correct
-from beit.tasks.previews import tile
 from beit.tasks.task import Batch, Sums, Task, require_classes
 
 # B batch, K classes, P probes, F channels
 
 _SGD_MOMENTUM = 0.9  # unilm/beit/run_linear_eval.py
 _EPSILON = 1e-6  # added to the variance
-_PREVIEW_IMAGES = 16
 
 
 class BatchStandard(nn.Layer):
@@ -158,9 +156,6 @@ class Probe(Task):
 
     def selection_metric(self, metrics: Mapping[str, float]) -> float:
         return metrics["top1"]
-
-    def preview(self, batch: Batch) -> np.ndarray:
-        return tile(batch["image"][:_PREVIEW_IMAGES].numpy().transpose(0, 2, 3, 1))
 
     def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
         return self._layer_table(sums).write(folder, "probe")

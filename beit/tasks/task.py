@@ -17,10 +17,14 @@ from beit.checkpoint.report import LoadReport
 from beit.data.batch_transforms import normalize
 from beit.data.dataset import ImageDataset
 from beit.optim.groups import Group, is_no_decay, parameter_groups
+from beit.tasks.previews import tile
 
 # B batch, H, W image size in pixels
 
 Batch = dict[str, Tensor]
+
+PREVIEW_IMAGES = 16
+"""Largest number of images in a preview of four images per row."""
 
 Sums = Mapping[str, Any]
 """Sums over images by name: Python floats, or float64 arrays where a sum has several entries."""
@@ -101,8 +105,8 @@ class Task(nn.Layer):
         raise NotImplementedError
 
     def preview(self, batch: Batch) -> np.ndarray:
-        """The first images of a training batch as the model sees them, uint8 `[H, W, 3]`, for the log."""
-        raise NotImplementedError
+        """The first images of a training batch in one image for the log, uint8 `[H, W, 3]`; four per row."""
+        return tile(batch["image"][:PREVIEW_IMAGES].numpy().transpose(0, 2, 3, 1))
 
     def health_warnings(self, means: Mapping[str, float], is_warm: bool) -> list[str]:
         """Warnings about the state of the training, for the log. Called on every rank with the same numbers.

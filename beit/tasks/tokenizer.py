@@ -20,7 +20,6 @@ from beit.data.features import TokenizerDataset, build_tokenizer_dataset
 from beit.models.teachers import Teacher, load_teacher
 from beit.models.tokenizer import build_vqkd
 from beit.parallel import ranks
-from beit.tasks.previews import tile
 from beit.tasks.task import Batch, Sums, Task
 from beit.tasks.token_figures import draw_code_map, draw_codebook
 
@@ -29,7 +28,6 @@ from beit.tasks.token_figures import draw_code_map, draw_codebook
 HEALTHY_USAGE = 0.5
 """Share of used codes below which the codebook counts as collapsing; after user reports (unilm issues 877, 936)."""
 _MAX_CODE_DIM = 64  # above it most codes stay unused: unilm issue 1556, 7342 of 8192 codes of 1024 channels
-_PREVIEW_IMAGES = 16
 _MAP_IMAGES = 8
 
 
@@ -68,7 +66,7 @@ class Tokenizer(Task):
         self.model = build_vqkd(config)
         self._check_first_batch()
         # In a tuple, so that it is no sublayer: not trained, averaged or synchronized.
-        self._frozen = () if keys.TEACHER == "features" else (self._teacher(),)
+        self._frozen = () if keys.TEACHER == "features" else (self._load_teacher(),)
         self._was_collapsing = False
 
     def dataset(self, split: Literal["train", "val"]) -> TokenizerDataset | None:
@@ -115,10 +113,8 @@ class Tokenizer(Task):
 
     def health_warnings(self, means: Mapping[str, float], is_warm: bool) -> list[str]:
         """A warning when the codebook starts to collapse; it is not repeated while the codebook stays collapsed."""
-        was_collapsing, self._was_collapsing = (
-            self._was_collapsing,
-            is_warm and means["usage"] < HEALTHY_USAGE,
-        )
+        was_collapsing = self._was_collapsing
+        self._was_collapsing = is_warm and means["usage"] < HEALTHY_USAGE
         if was_collapsing or not self._was_collapsing:
             return []
         keys = self.config.TOKENIZER
@@ -127,10 +123,6 @@ class Tokenizer(Task):
             f"{keys.DEAD_AFTER} steps. Take a larger total batch, fewer TOKENIZER.NUM_CODES (small data), at most 64 "
             "TOKENIZER.CODE_DIM, or TOKENIZER.RESEED_DEAD_CODES True"
         ]
-
-    def preview(self, batch: Batch) -> np.ndarray:
-        """The first images of the batch, four per row."""
-        return tile(batch["image"][:_PREVIEW_IMAGES].numpy().transpose(0, 2, 3, 1))
 
     def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
         """Write the codes of a few images (`code_map.png`) and how often each code was used (`codebook.png`)."""
@@ -150,13 +142,13 @@ class Tokenizer(Task):
         features = self.config.DATA.BATCH_SIZE * ranks.world_size() * height * width
         if keys.KMEANS_INIT and features < keys.NUM_CODES:
             warnings.warn(
-                f"the codebook starts at the k-means of one batch of {features} features, fewer than its "
+                f"the codebook is initialized by k-means on one batch of {features} features, fewer than its "
                 f"{keys.NUM_CODES} codes; take larger batches, fewer TOKENIZER.NUM_CODES, or "
                 "TOKENIZER.RESEED_DEAD_CODES True",
                 stacklevel=3,
             )
 
-    def _teacher(self) -> Teacher:
+    def _load_teacher(self) -> Teacher:
         keys = self.config.TOKENIZER
         teacher = load_teacher(
             keys.TEACHER,
