@@ -1,4 +1,4 @@
-"""What kind of file this is, by its first bytes: names and extensions lie."""
+"""The kind of a file by its first bytes: names and extensions are often wrong."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from beit.checkpoint.torch_files import LEGACY_MAGIC
 
 _HEAD_BYTES = 512
 
-# Beginnings of files that get saved under a checkpoint's name -> what they are and what to do.
-_STRANGERS = (
+# First bytes of other files that are often saved under the name of a checkpoint, what they are and what to do.
+_OTHER_FILES = (
     (
         b"version https://git-lfs",
         "a git-lfs pointer, not the weights; run `git lfs pull`, or download the file itself",
@@ -33,9 +33,10 @@ _STRANGERS = (
 
 
 def container_of(file: io.BufferedIOBase, size: int) -> str:
-    """ "pickle", "torch zip", "torch legacy" or "safetensors".
+    """The form of a checkpoint: "pickle", "torch zip", "torch legacy" or "safetensors".
 
-    Raises: `CheckpointError` for everything else, saying what it is as far as the first bytes tell.
+    Raises:
+        CheckpointError: another kind of file; the message names it if its first bytes are known.
     """
     head = file.read(_HEAD_BYTES)
     file.seek(0)
@@ -49,7 +50,7 @@ def container_of(file: io.BufferedIOBase, size: int) -> str:
         return "pickle"
     if head[8:9] == b"{" and (head[5:8] == b"\0\0\0" or head[9:10] == b'"'):
         return "safetensors"
-    for beginning, text in _STRANGERS:
+    for beginning, text in _OTHER_FILES:
         if head.startswith(beginning):
             raise CheckpointError(text)
     if head.lstrip()[:1] == b"<":
@@ -61,7 +62,7 @@ def container_of(file: io.BufferedIOBase, size: int) -> str:
     if not head.strip(b"\0"):
         raise CheckpointError("filled with zeros: the download or the writing stopped; get it again")
     if head[:1] in b"c(]}iIFSVNl":
-        return "pickle"  # protocols 0 and 1 have no magic; the unpickler finds out
+        return "pickle"  # perhaps: protocols 0 and 1 have no magic number
     raise CheckpointError(
         f"not a checkpoint of a known form (it begins with {head[:8]!r}); known are .pdparams, PyTorch's .pth "
         "and .pkl, and .safetensors"

@@ -18,25 +18,23 @@ from typing import Any
 import numpy as np
 
 from beit.checkpoint.containers import container_of
-from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.pickle_files import NAME_TABLE, read_pickle, write_pickle
+from beit.checkpoint.errors import CheckpointError, shown
+from beit.checkpoint.pickle_files import NAME_TABLE, read_pickle, read_training_state, write_pickle
+from beit.checkpoint.pickle_globals import StandIn
+from beit.checkpoint.pickles import Pickled
 from beit.checkpoint.safetensors_files import accepts, read_safetensors, write_safetensors
 from beit.checkpoint.torch_files import read_legacy, read_zip
 from beit.files import replacing
 
 _CHUNK = 1 << 20
 
-# What garbled bytes raise in the readers below. The readers check what matters for safety; for the rest the
-# file decides what is a list and what a number, so that a wrong type there is a finding about the file and
-# not about this program.
-_GARBLED = (
-    EOFError,
+# What damaged bytes raise in the readers below. The readers check what matters for safety. For the rest the file decides
+# what is a list and what a number: a wrong type there is an error of the file and not of this program.
+_DAMAGED = (
     ArithmeticError,
     AttributeError,
     LookupError,
-    MemoryError,
-    NotImplementedError,
-    RecursionError,
+    RuntimeError,  # also RecursionError and NotImplementedError
     TypeError,
     ValueError,
     struct.error,
@@ -49,28 +47,36 @@ _GARBLED = (
 class Contents:
     """What a checkpoint file holds.
 
-    `tree`: nested dicts, lists, tuples, numbers, text and NumPy arrays, with the names and shapes of the
-    file. `container`: "pickle", "torch zip", "torch legacy" or "safetensors". `dtypes_cast`: dotted name ->
-    the dtype in the file, for arrays that NumPy cannot hold as stored (bfloat16 becomes float32, exactly).
-    `metadata`: of safetensors.
+    Args:
+        tree: nested dicts, lists, tuples, numbers, text and NumPy arrays, with the names and shapes of the file.
+        container: "pickle", "torch zip", "torch legacy" or "safetensors".
+        dtypes_cast: dotted name -> the dtype in the file, for arrays that NumPy cannot hold as stored (bfloat16 becomes
+            float32, exactly).
+        metadata: of safetensors.
+        left_out: classes of which the file has objects that are not read (empty `StandIn`s take their place), and kinds
+            of dictionary entries that were dropped.
     """
 
     tree: Any
     container: str
     dtypes_cast: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def read(path: str | os.PathLike[str]) -> Contents:
-    """The contents of a `.pdparams`, `.pth`, `.pkl` or `.safetensors` file, told apart by their first bytes.
+    """The contents of a `.pdparams`, `.pth`, `.pkl` or `.safetensors` file, recognized by its first bytes.
 
-    Arrays are float16, float32, ... as stored, writable, read once. A pickled module (DALL-E's encoder.pkl)
-    becomes its flat state dict. In pickles of Paddle the table of names is dropped, (name, array) becomes the
-    array, and uint16 is bfloat16. A checksum line of this package is compared.
+    Arrays are float16, float32, ... as stored, writable, read once. A pickled torch module becomes its flat state dict.
+    In pickles of Paddle the table of names is dropped, (name, array) becomes the array, and uint16 is bfloat16. A checksum
+    of this package is compared. Objects of other classes become empty. Memory and time are bounded by the size of the file:
+    see `arrays.MEMORY_MULTIPLE` and `arrays.MEMORY_MINIMUM`.
 
-    Raises: `FileNotFoundError`; `UnsafeFileError` when the file names code outside of the list of
-    `meanings.ALLOWED`, `CheckpointError` when it is damaged or something else: one line each, what it is and
-    what to do. Other `OSError`s (no permission, a failing disk) pass.
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnsafeFileError: the file names a function that could run code.
+        CheckpointError: it is damaged, something else, or would fill the memory: one line, what it is and what to do.
+        OSError: no permission, a failing disk.
     """
 
     def contents(file: io.BufferedIOBase, size: int) -> Contents:
@@ -78,10 +84,15 @@ def read(path: str | os.PathLike[str]) -> Contents:
         if container == "safetensors":
             tensors, casts, metadata = read_safetensors(file, size)
             return Contents(tensors, container, casts, metadata)
-        tree, casts = _READERS[container](file, size)
+        tree, casts, left_out = _READERS[container](file, size)
         if not isinstance(tree, dict):
             raise CheckpointError(f"a {container} of a {type(tree).__name__}, not of named weights")
-        return Contents(tree, container, casts)
+        if isinstance(tree, StandIn) and not tree:
+            raise CheckpointError(
+                f"a {container} of an object of the class {shown(tree.name)}, not of named weights; have the program that "
+                "made the file save its state dict"
+            )
+        return Contents(tree, container, casts, left_out=left_out)
 
     return _opened(path, contents)
 
@@ -89,10 +100,12 @@ def read(path: str | os.PathLike[str]) -> Contents:
 def write(path: str | os.PathLike[str], tree: Any, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write `tree`, whole or not at all, as `.pdparams` or `.pdopt` (paddle.load reads them) or `.safetensors`.
 
-    Args: `tree` - nested dicts, lists, tuples of NumPy arrays, numbers, text; for `.safetensors` a flat dict
-    of arrays; `metadata` - texts by name, for `.safetensors` only.
-    Raises: `ValueError` for another extension or for values that the form cannot hold; `OSError` as
-    `atomic.replacing`.
+    Args:
+        tree: nested dicts, lists, tuples of NumPy arrays, numbers, text; for `.safetensors` a flat dict of arrays.
+        metadata: texts by name, for `.safetensors` only.
+    Raises:
+        ValueError: another extension, or values that the form cannot hold.
+        OSError: as `files.replacing`.
     """
     suffix = Path(path).suffix
     if suffix == ".safetensors":
@@ -106,14 +119,17 @@ def write(path: str | os.PathLike[str], tree: Any, *, metadata: Mapping[str, str
         raise ValueError(f"cannot write {path}: only .safetensors holds metadata")
     if isinstance(tree, dict) and tree and all(isinstance(value, np.ndarray) for value in tree.values()):
         tree = {**tree, NAME_TABLE: {name: name for name in tree}}  # as paddle.save marks a flat state dict
-    with replacing(path) as file:
-        write_pickle(file, tree)
+    write_checkpoint(path, tree)
 
 
 def write_checkpoint(path: str | os.PathLike[str], tree: Any) -> None:
     """Write a training checkpoint, whole or not at all, that `read_checkpoint` returns unchanged.
 
-    It ends with its SHA-256; paddle.load reads it too. Raises: as `write`.
+    It ends with its SHA-256; paddle.load reads it too.
+
+    Raises:
+        ValueError: a value that is not plain data.
+        OSError: as `files.replacing`.
     """
     with replacing(path) as file:
         write_pickle(file, tree)
@@ -122,12 +138,14 @@ def write_checkpoint(path: str | os.PathLike[str], tree: Any) -> None:
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     """The tree given to `write_checkpoint`, once its SHA-256 is compared.
 
-    Raises: as `read`; `CheckpointError` also when the checksum is wrong or missing.
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: as `read`; also when the checksum is wrong or missing.
     """
 
     def tree(file: io.BufferedIOBase, size: int) -> Any:
         container_of(file, size)
-        return read_pickle(file, size, exact=True, sealed=True)[0]
+        return read_training_state(file, size)
 
     return _opened(path, tree)
 
@@ -137,7 +155,7 @@ def describe_nonfinite(state: Mapping[str, Any]) -> list[str]:
     return [name for name, array in state.items() if isinstance(array, np.ndarray) and not _is_finite(array)]
 
 
-_READERS: dict[str, Callable[[io.BufferedIOBase, int], tuple[Any, dict[str, str]]]] = {
+_READERS: dict[str, Callable[[io.BufferedIOBase, int], Pickled]] = {
     "pickle": read_pickle,
     "torch zip": read_zip,
     "torch legacy": read_legacy,
@@ -145,7 +163,7 @@ _READERS: dict[str, Callable[[io.BufferedIOBase, int], tuple[Any, dict[str, str]
 
 
 def _opened(path: str | os.PathLike[str], reader: Callable[[io.BufferedIOBase, int], Any]) -> Any:
-    """What `reader` makes of the open file; each fault of the file becomes one line that begins with its path."""
+    """What `reader` returns for the open file; each fault of the file becomes one line that begins with its path."""
     if Path(path).is_dir():
         raise CheckpointError(f"{path}: a directory; name a file in it, such as model.safetensors")
     try:
@@ -157,8 +175,10 @@ def _opened(path: str | os.PathLike[str], reader: Callable[[io.BufferedIOBase, i
         raise type(error)(f"{path}: {error}") from error
     except EOFError as error:
         raise CheckpointError(f"{path}: cut short ({error}); copy or download it again") from error
-    except _GARBLED as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    except MemoryError as error:
+        raise CheckpointError(f"{path}: the memory of this machine is too small to read it") from error
+    except _DAMAGED as error:
+        reason = shown(" ".join(f"{type(error).__name__}: {error}".split()))
         raise CheckpointError(
             f"{path}: damaged, or no checkpoint ({reason}); copy or download it again"
         ) from error

@@ -1,87 +1,84 @@
 """The pickles of Paddle: read as paddle.save and PASSL's hooks write them, written for paddle.load.
 
-What we write ends with one line more, `BEIT-SHA256 <hex>`, the SHA-256 of everything before it. Pickle
-readers stop at the pickle's end mark and never see it; this package checks it. SHA-256 because it is the
-fastest of hashlib's strong hashes where the processor helps (1.5 GB/s against 0.9 for BLAKE2b, measured).
+What this package writes ends with one more line, `BEIT-SHA256 <hex>`, the SHA-256 of everything before it. Pickle readers
+stop at the end mark of the pickle and never read it; this package compares it. SHA-256 because it is the fastest of
+hashlib's strong hashes where the processor supports it (1.5 GB/s against 0.9 for BLAKE2b, measured).
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import re
-import struct
-from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from beit.checkpoint.arrays import Budget
 from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.meanings import ALLOWED, rebuild
-from beit.checkpoint.rebuild import MAX_DEPTH, MAX_KEY
-from beit.checkpoint.unpickle import Unpickler
+from beit.checkpoint.pickle_globals import is_number
+from beit.checkpoint.pickles import MAX_DEPTH, MAX_KEY, MAX_KEY_LENGTH, Pickled, Unpickler
 
 # Entries that paddle.save adds: the map of names, and the list of arrays cut in slices (protocols 2 and 3,
 # above 1 GB). The second name is misspelt in Paddle. Source: paddle/framework/io_utils.py.
 NAME_TABLE = "StructuredToParameterName@@"
 SLICE_TABLE = "UnpackBigParamInfor@@"
 
-_SEAL = re.compile(rb"\nBEIT-SHA256 ([0-9a-f]{64})\n")
-_SEAL_BYTES = 78
+_CHECKSUM = re.compile(rb"\nBEIT-SHA256 ([0-9a-f]{64})\n")
+_CHECKSUM_BYTES = 78
 _CHUNK = 1 << 20
+_MAX_ITEM_BYTES = 16
 
 
-def read_pickle(
-    file: io.BufferedIOBase, size: int, *, exact: bool = False, sealed: bool = False
-) -> tuple[Any, dict[str, str]]:
-    """Tree and casts of a pickle. `exact` keeps it as pickled, `sealed` asks for the checksum line.
+def read_pickle(file: io.BufferedIOBase, size: int) -> Pickled:
+    """Content of a pickle of Paddle: (name, array) is the array, uint16 is bfloat16, slices are joined.
 
-    Raises: `CheckpointError` for a wrong checksum, a missing one if `sealed`, or bytes behind the pickle;
-    `UnsafeFileError` from the unpickler.
+    Raises:
+        CheckpointError: a wrong checksum, bytes behind the pickle, or too large for the budget.
+        UnsafeFileError: from the unpickler.
     """
-    end = _sealed_size(file, size)
-    if end is None and sealed:
+    budget = Budget(size)
+    content = _load(file, _end_of_pickle(file, size) or size, budget, paddle=True)
+    if isinstance(content.value, dict):
+        _join_slices(content.value, budget)
+        content.value.pop(NAME_TABLE, None)
+    return content
+
+
+def read_training_state(file: io.BufferedIOBase, size: int) -> Any:
+    """What was given to `write_pickle`.
+
+    Raises:
+        CheckpointError: as `read_pickle`; also when there is no checksum.
+    """
+    end = _end_of_pickle(file, size)
+    if end is None:
         raise CheckpointError("no checksum at its end: cut short, or not written by this package")
-    end = size if end is None else end
+    content = _load(file, end, Budget(size), paddle=False)
+    if content.left_out:
+        raise CheckpointError("it holds objects that this package does not write: not a training state of it")
+    return content.value
+
+
+def _load(file: io.BufferedIOBase, end: int, budget: Budget, *, paddle: bool) -> Pickled:
     file.seek(0)
-    note = Unpickler(file, end, ALLOWED).load()
+    content = Unpickler(file, end, budget, paddle=paddle).read()
     if file.tell() != end:
         raise CheckpointError(
             f"{end - file.tell():,} bytes follow the end of the pickle: damaged, or not a checkpoint"
         )
-    tree, casts = rebuild(note, end, exact=exact)
-    if not exact and isinstance(tree, dict):
-        _join_slices(tree)
-        tree.pop(NAME_TABLE, None)
-    return tree, casts
+    return content
 
 
-def write_pickle(file: BinaryIO, tree: Any) -> None:
-    """Write `tree` as a protocol 4 pickle and the checksum line.
-
-    Raises: `ValueError` for a value that is neither dict, list, tuple, array, number, text, bytes nor None.
-    """
-    digest = hashlib.sha256()
-
-    def put(data: bytes | memoryview) -> None:
-        for start in range(0, len(data), _CHUNK):  # pieces stay in the cache between hashing and writing
-            digest.update(data[start : start + _CHUNK])
-            file.write(data[start : start + _CHUNK])
-
-    put(b"\x80\x04")
-    _put_value(put, tree, "")
-    put(b".")
-    file.write(b"\nBEIT-SHA256 " + digest.hexdigest().encode() + b"\n")
-
-
-def _sealed_size(file: io.BufferedIOBase, size: int) -> int | None:
-    """Size without the checksum line, once it is compared; None if there is no such line."""
-    end = size - _SEAL_BYTES
+def _end_of_pickle(file: io.BufferedIOBase, size: int) -> int | None:
+    """Size without the line of the checksum, which is compared; None if there is no such line."""
+    end = size - _CHECKSUM_BYTES
     if end < 0:
         return None
     file.seek(end)
-    seal = _SEAL.fullmatch(file.read(_SEAL_BYTES))
-    if seal is None:
+    line = _CHECKSUM.fullmatch(file.read(_CHECKSUM_BYTES))
+    if line is None:
         return None
     file.seek(0)
     digest = hashlib.sha256()
@@ -93,97 +90,99 @@ def _sealed_size(file: io.BufferedIOBase, size: int) -> int | None:
             raise EOFError("the file became shorter while it was read")
         digest.update(buffer[:count])
         left -= count
-    if digest.hexdigest().encode() != seal.group(1):
+    if digest.hexdigest().encode() != line.group(1):
         raise CheckpointError(
             "checksum mismatch: changed or damaged after writing; use an earlier checkpoint"
         )
     return end
 
 
-def _join_slices(tree: dict[Any, Any]) -> None:
+def _join_slices(tree: dict[Any, Any], budget: Budget) -> None:
     for name, info in tree.pop(SLICE_TABLE, {}).items():
         parts = [tree.pop(part) for part in info["slices"]]
+        budget.charge(_MAX_ITEM_BYTES * sum(part.size for part in parts))
         tree[name] = np.concatenate(parts).reshape(info["OriginShape"])
 
 
-# Written by hand rather than by pickle.dump for two reasons: NumPy 2 would name modules that NumPy 1 does not
-# have, and each array would be held twice.
+def write_pickle(file: BinaryIO, tree: Any) -> None:
+    """Write `tree` as a protocol 4 pickle and the line of its checksum; one array at a time is copied.
+
+    Equal trees give equal bytes.
+
+    Raises:
+        ValueError: a value that is neither dict, list, tuple, array, number, text, bytes nor None.
+    """
+    plain = _plain(tree, ())
+    output = _ChecksumWriter(file)
+    pickler = _Pickler(output, protocol=4)
+    # Without memo: it would keep every copy of an array until the end, and its references depend on which of the equal
+    # texts of the tree are one object.
+    pickler.fast = True
+    pickler.dump(plain)
+    file.write(b"\nBEIT-SHA256 " + output.digest.hexdigest().encode() + b"\n")
 
 
-def _put_value(put: Callable[[bytes | memoryview], None], value: Any, path: str, depth: int = 0) -> None:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"{path[:80]} is nested deeper than {MAX_DEPTH} levels; a checkpoint is plain data")
+class _ChecksumWriter:
+    """Passes everything on to `file` and computes the digest of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        for start in range(0, len(view), _CHUNK):  # pieces stay in the cache between hashing and writing
+            self.digest.update(view[start : start + _CHUNK])
+            self._file.write(view[start : start + _CHUNK])
+        return len(view)
+
+
+class _Pickler(pickle.Pickler):
+    """Writes arrays and NumPy's numbers under names that NumPy 1 and 2 both have, unlike NumPy's own reducers."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            native = np.asarray(value, value.dtype.newbyteorder("<"), order="C")
+            return np.ndarray, ((0,),), native.__reduce__()[2]  # an empty array, which then gets this content
+        if isinstance(value, np.generic):
+            return np.dtype(value.dtype.str).type, (value.item(),)
+        if value is np.bool_:
+            return "bool_"  # NumPy 2 calls it numpy.bool, which NumPy 1 does not have
+        return NotImplemented
+
+
+def _plain(value: Any, path: tuple[str, ...]) -> Any:
+    """`value` made of the types that can be written, with the same arrays.
+
+    Raises:
+        ValueError: another type, or nested too deep.
+    """
+    name = ".".join(path) or "the tree"
+    if len(path) > MAX_DEPTH:
+        raise ValueError(f"{name[:80]} is nested deeper than {MAX_DEPTH} levels; a checkpoint is plain data")
     if isinstance(value, dict):
-        put(b"}(")
-        for key, entry in value.items():
-            if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < MAX_KEY):
-                raise ValueError(
-                    f"{path or 'the tree'} has the key {key!r:.80}; keys are text or small integers"
-                )
-            _put_value(put, key, path, depth + 1)
-            _put_value(put, entry, f"{path}.{key}" if path else str(key), depth + 1)
-        put(b"u")
-    elif isinstance(value, (list, tuple)):
-        put(b"(")
-        for index, entry in enumerate(value):
-            _put_value(put, entry, f"{path}.{index}" if path else str(index), depth + 1)
-        put(b"t" if isinstance(value, tuple) else b"l")
-    elif isinstance(value, (np.ndarray, np.generic)):
-        _put_array(put, value, path)
-    else:
-        _put_scalar(put, value, path)
-
-
-def _put_scalar(put: Callable[[bytes | memoryview], None], value: Any, path: str) -> None:
-    if value is None or value is True or value is False:
-        put({None: b"N", True: b"\x88", False: b"\x89"}[value])
-    elif type(value) is int:
-        data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-        put(
-            (b"\x8a" + bytes([len(data)]) if len(data) < 256 else b"\x8b" + struct.pack("<i", len(data)))
-            + data
-        )
-    elif type(value) is float:
-        put(b"G" + struct.pack(">d", value))
-    elif isinstance(value, str):
-        data = value.encode("utf-8", "surrogatepass")
-        put(b"X" + struct.pack("<I", len(data)) + data)
-    elif isinstance(value, bytes):
-        _put_bytes(put, memoryview(value))
-    else:
-        raise ValueError(
-            f"{path or 'the tree'} is a {type(value).__name__}; a checkpoint holds dict, list, tuple, NumPy "
-            "arrays, numbers, text, bytes and None (tensors: .numpy() first)"
-        )
-
-
-def _put_bytes(put: Callable[[bytes | memoryview], None], data: memoryview) -> None:
-    put(b"\x8e" + struct.pack("<Q", len(data)) if len(data) >= 2**32 else b"B" + struct.pack("<I", len(data)))
-    put(data)
-
-
-def _put_array(put: Callable[[bytes | memoryview], None], value: np.ndarray | np.generic, path: str) -> None:
-    """The notes NumPy's own reducers write, with the module names that NumPy 1 and 2 both read."""
-    if value.dtype.kind not in "fiubc" or value.dtype.itemsize > 16 or value.dtype.char in "gG":
-        raise ValueError(f"{path} has dtype {value.dtype}; a checkpoint holds arrays of numbers")
-    little = value.dtype.newbyteorder("<")
-    order = b"<" if value.dtype.itemsize > 1 else b"|"
-    dtype = (
-        b"cnumpy\ndtype\n(X"
-        + struct.pack("<I", len(little.str) - 1)
-        + little.str[1:].encode()
-        + b"\x89\x88tR"
+        for key in value:
+            if (
+                isinstance(key, str)
+                and len(key) <= MAX_KEY_LENGTH
+                or isinstance(key, int)
+                and abs(key) < MAX_KEY
+            ):
+                continue
+            raise ValueError(f"{name} has the key {key!r:.80}; keys are short texts or small integers")
+        return {key: _plain(entry, (*path, str(key))) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        entries = [_plain(entry, (*path, str(index))) for index, entry in enumerate(value)]
+        return tuple(entries) if isinstance(value, tuple) else entries
+    if isinstance(value, np.ndarray | np.generic):
+        if not is_number(value.dtype) or value.dtype.itemsize > _MAX_ITEM_BYTES or value.dtype.char in "gG":
+            raise ValueError(f"{name} has dtype {value.dtype}; a checkpoint holds arrays of numbers")
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if value is None or type(value) in (bool, int, float, bytes):
+        return value
+    raise ValueError(
+        f"{name} is a {type(value).__name__}; a checkpoint holds dict, list, tuple, NumPy "
+        "arrays, numbers, text, bytes and None (tensors: .numpy() first)"
     )
-    dtype += b"(K\x03X\x01\0\0\0" + order + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
-    data = np.ascontiguousarray(value, little).reshape(-1).view(np.uint8).data
-    if isinstance(value, np.generic):
-        put(b"cnumpy.core.multiarray\nscalar\n(" + dtype)
-        _put_bytes(put, data)
-        put(b"tR")
-        return
-    put(b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0tC\x01btR(K\x01(")
-    for count in value.shape:
-        _put_scalar(put, count, path)
-    put(b"t" + dtype + b"\x89")
-    _put_bytes(put, data)
-    put(b"tb")

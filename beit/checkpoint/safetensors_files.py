@@ -1,7 +1,7 @@
 """The safetensors form: a JSON table of names, dtypes, shapes and places, then the bytes.
 
-Read here and not with the package `safetensors`, whose NumPy side has no bfloat16. Source: the format section
-of the safetensors README.
+Not read with the package `safetensors`, whose NumPy side has no bfloat16 and which holds each array twice. Source: the
+format section of the safetensors README.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from beit.checkpoint.arrays import widen_bfloat16
-from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.raw_bytes import read_raw
-from beit.checkpoint.rebuild import MAX_AXES
+from beit.checkpoint.arrays import MAX_AXES, OBJECT_BYTES, Budget, read_bytes, widen_bfloat16
+from beit.checkpoint.errors import CheckpointError, shown
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors package
 _ALIGNMENT = 8
@@ -44,13 +42,17 @@ def read_safetensors(
 ) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str]]:
     """Tensors by name, casts, and the metadata of the file.
 
-    Raises: `CheckpointError` for a table that is no table, or one whose tensors overlap, leave holes or pass
-    the end.
+    Raises:
+        CheckpointError: the table is no table, its tensors overlap, leave holes or pass the end, or it is too large.
     """
+    budget = Budget(size)
     length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER, size - 8):
         raise CheckpointError(f"cut short or damaged: its header claims {length:,} bytes of {size:,}")
-    table = json.loads(file.read(length).decode("utf-8"))
+    header = file.read(length)
+    # Each object, list, key and entry of the JSON follows one of these bytes.
+    budget.charge(OBJECT_BYTES * sum(header.count(byte) for byte in (b"{", b"[", b":", b",")))
+    table = json.loads(header.decode("utf-8"))
     if not isinstance(table, dict):
         raise CheckpointError("its header is not a table of tensors")
     metadata = table.pop("__metadata__", None) or {}
@@ -63,7 +65,7 @@ def read_safetensors(
         begin, end = _span(name, entry)
         if begin != expected or end < begin or end > size - 8 - length:
             raise CheckpointError(
-                f"cut short or damaged: tensor {name} overlaps another, leaves a hole or passes the end"
+                f"cut short or damaged: tensor {shown(name)} overlaps another, leaves a hole or passes the end"
             )
         expected = end
         tensors[name] = _read_tensor(file, name, entry, end - begin, size)
@@ -77,7 +79,7 @@ def read_safetensors(
 def write_safetensors(
     file: BinaryIO, state: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None
 ) -> None:
-    """Write `state` and `metadata`; every array must have a dtype the form knows."""
+    """Write `state` and `metadata`; every array must have a dtype that `accepts` allows."""
     table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
     # Widest dtype first, then by name: so each tensor starts at a multiple of its item size.
@@ -99,16 +101,16 @@ def write_safetensors(
 
 
 def accepts(array: np.ndarray) -> bool:
-    """Whether safetensors has a name for the array's dtype."""
+    """Whether safetensors has a name for the dtype of the array."""
     return array.dtype.newbyteorder("<") in _NAMES
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"tensor {name} is not described by dtype, shape and data_offsets")
+        raise CheckpointError(f"tensor {shown(name)} is not described by dtype, shape and data_offsets")
     begin, end = entry["data_offsets"]
     if type(begin) is not int or type(end) is not int or begin < 0:
-        raise CheckpointError(f"tensor {name} has no place in the file")
+        raise CheckpointError(f"tensor {shown(name)} has no place in the file")
     return begin, end
 
 
@@ -116,11 +118,14 @@ def _read_tensor(
     file: io.BufferedIOBase, name: str, entry: dict[str, Any], count: int, size: int
 ) -> np.ndarray:
     dtype, shape = entry["dtype"], entry["shape"]
-    if dtype not in _DTYPES:
-        raise CheckpointError(f"tensor {name} has dtype {str(dtype)[:20]}; known are {', '.join(_DTYPES)}")
-    if len(shape) > MAX_AXES or not all(type(n) is int and n >= 0 for n in shape):
-        raise CheckpointError(f"tensor {name} has shape {str(shape)[:80]}")
+    if type(dtype) is not str or dtype not in _DTYPES:
+        found = shown(dtype) if type(dtype) is str else type(dtype).__name__
+        raise CheckpointError(f"tensor {shown(name)} has dtype {found}; known are {', '.join(_DTYPES)}")
+    if not isinstance(shape, list) or len(shape) > MAX_AXES:
+        raise CheckpointError(f"tensor {shown(name)} has a shape that is no list of at most {MAX_AXES} sizes")
+    if not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+        raise CheckpointError(f"tensor {shown(name)} has shape {shown(str(shape))}")
     if math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize != count:
-        raise CheckpointError(f"tensor {name} of shape {shape} and dtype {dtype} has {count:,} bytes")
-    array = read_raw(file, count, size).view(_DTYPES[dtype]).reshape(shape)
+        raise CheckpointError(f"tensor {shown(name)} of shape {shape} and dtype {dtype} has {count:,} bytes")
+    array = read_bytes(file, count, size).view(_DTYPES[dtype]).reshape(shape)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

@@ -1,6 +1,6 @@
 """PyTorch's two file forms, read without PyTorch: the zip archive (since 1.6) and the older pickles in a row.
 
-Source: torch/serialization.py (`_save`, `_legacy_save`) and the layouts of files written with torch 2.13.
+Source: torch/serialization.py (`_save`, `_legacy_save`), torch/_utils.py (`_rebuild_*`) and files written with torch 2.13.
 """
 
 from __future__ import annotations
@@ -9,127 +9,254 @@ import io
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.meanings import ALLOWED, rebuild, script_names
-from beit.checkpoint.raw_bytes import read_raw
-from beit.checkpoint.rebuild import MAX_EXPANSION, SLACK_BYTES, STORAGE_DTYPES, Storage
-from beit.checkpoint.unpickle import Global, Unpickler
+from beit.checkpoint.arrays import Budget, count_elements, read_bytes
+from beit.checkpoint.errors import CheckpointError, shown
+from beit.checkpoint.pickle_globals import (
+    CONSTRUCTORS,
+    Constructor,
+    Global,
+    first_argument,
+    is_number,
+    make_tuple,
+)
+from beit.checkpoint.pickles import MAX_KEY_LENGTH, Pickled, Unpickler
 
-# The pickled number every legacy file begins with: torch/serialization.py, MAGIC_NUMBER.
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The pickled number that every legacy file begins with: torch/serialization.py, MAGIC_NUMBER."""
 _LEGACY_PROTOCOL = 1001
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and of the extra field
 
+# Class of a storage -> dtype of its elements; NumPy has no bfloat16, which arrives as its bits.
+_STORAGE_DTYPES = {
+    "torch.FloatStorage": "f4",
+    "torch.DoubleStorage": "f8",
+    "torch.HalfStorage": "f2",
+    "torch.BFloat16Storage": "u2",
+    "torch.LongStorage": "i8",
+    "torch.IntStorage": "i4",
+    "torch.ShortStorage": "i2",
+    "torch.CharStorage": "i1",
+    "torch.ByteStorage": "u1",
+    "torch.BoolStorage": "?",
+    "torch.ComplexFloatStorage": "c8",
+    "torch.ComplexDoubleStorage": "c16",
+}
 
-def read_zip(file: io.BufferedIOBase, size: int) -> tuple[Any, dict[str, str]]:
-    """Tree and casts of a zip file: `<name>/data.pkl`, and `<name>/data/<key>` for each storage.
 
-    A TorchScript program becomes the flat state dict of its module; its code is not looked at.
+class _Storage(NamedTuple):
+    """A storage as a persistent id names it: the elements of one or several tensors."""
 
-    Raises: `CheckpointError` for a damaged archive, a wrong checksum, another kind of archive, absurd sizes;
-    `UnsafeFileError` from the unpickler.
+    key: str
+    dtype: np.dtype
+    numel: int
+
+
+def read_zip(file: io.BufferedIOBase, size: int) -> Pickled:
+    """Content of a zip file: `<name>/data.pkl`, and `<name>/data/<key>` for each storage.
+
+    A TorchScript program becomes the flat state dict of its module; its code is not read.
+
+    Raises:
+        CheckpointError: a damaged archive, a wrong checksum, another kind of archive, or too large for the budget.
+        UnsafeFileError: from the unpickler.
     """
-    with ThreadPoolExecutor(max_workers=2) as pool:  # sums one tensor while the next is read
-        archive = _Archive(file, size, pool)
+    budget = Budget(size)
+    with ThreadPoolExecutor(
+        max_workers=2
+    ) as pool:  # computes the checksum of one tensor while the next is read
+        archive = _Archive(file, size, budget, pool)
         big_endian = archive.has("byteorder") and archive.member("byteorder").tobytes() == b"big"
-        stored: dict[str, np.ndarray] = {}
+        storages: dict[str, np.ndarray] = {}
 
-        def elements(storage: Storage) -> np.ndarray:
-            if storage.key not in stored:
-                stored[storage.key] = archive.member(f"data/{storage.key}")
-            return _as_elements(stored[storage.key], storage, big_endian)
+        def load_storage(name: Any) -> np.ndarray:
+            storage = _storage(name)
+            if storage.key not in storages:
+                data = archive.member(f"data/{storage.key}")
+                if big_endian:
+                    archive.verify()  # of the bytes as stored
+                storages[storage.key] = _elements(data, storage, big_endian)
+            return _same_type(storages[storage.key], storage)
 
         pickle = archive.member("data.pkl").tobytes()
         archive.verify()
-        # A TorchScript program (OpenAI publishes CLIP so) keeps its tensors in objects of classes of its own.
-        script = script_names(pickle) if archive.has("constants.pkl") else frozenset()
-        tree = Unpickler(io.BytesIO(pickle), len(pickle), ALLOWED | script, _persistent).load()
-        result = rebuild(tree, size, storage=elements, exact=True, script=script)
+        reader = Unpickler(io.BytesIO(pickle), len(pickle), budget, _CONSTRUCTORS, load_storage)
+        content = reader.read()
         archive.verify()
-    return result
+    return content
 
 
-def read_legacy(file: io.BufferedIOBase, size: int) -> tuple[Any, dict[str, str]]:
-    """Tree and casts of a legacy file: pickles of magic, version, system, value, keys; then the storages.
+def read_legacy(file: io.BufferedIOBase, size: int) -> Pickled:
+    """Content of a legacy file: pickles of magic, version, system, value and keys of storages; then the storages.
 
-    Raises: `CheckpointError` for a damaged file or an unknown version; `UnsafeFileError` from the unpickler.
+    Raises:
+        CheckpointError: a damaged file, an unknown version, or too large for the budget.
+        UnsafeFileError: from the unpickler.
     """
-    kinds: dict[str, str] = {}
+    budget = Budget(size)
+    named: dict[str, _Storage] = {}
 
-    def persistent(name: Any) -> Any:
-        if isinstance(name, tuple) and len(name) == 4 and name[0] == "module" and isinstance(name[1], Global):
-            return name[1]  # the class of a pickled module, with its source text
-        storage = _persistent(name)
+    def name_storage(name: Any) -> Any:
+        if _is_module(name):
+            return name[1]
+        storage = _storage(name)
         if len(name) == 6 and name[5] is not None:
             raise CheckpointError(
                 "storages inside storages (torch before 0.4); save it again with a newer torch"
             )
-        kinds[storage.key] = storage.kind
-        return storage
+        named[storage.key] = storage
+        return None
 
-    def pickle() -> Any:
-        return Unpickler(file, size, ALLOWED, persistent).load()
-
-    pickle()  # the magic number, already compared
-    version = pickle()
-    if version != _LEGACY_PROTOCOL:
-        raise CheckpointError(f"version {version} of PyTorch's older file form; {_LEGACY_PROTOCOL} is known")
-    system, _ = rebuild(pickle(), size)
-    big_endian = not system["little_endian"]
-    tree, keys = pickle(), pickle()
+    _, version, system = (Unpickler(file, size, budget).load() for _ in range(3))
+    if type(version) is not int or version != _LEGACY_PROTOCOL:
+        found = version if type(version) is int else f"of type {type(version).__name__}"
+        raise CheckpointError(f"version {found} of PyTorch's older file form; {_LEGACY_PROTOCOL} is known")
+    # The storages stand behind the pickle that names them, which is therefore read twice: first for their names.
+    start = file.tell()
+    Unpickler(file, size, Budget(size), {}, name_storage).load()
+    end = file.tell()
+    keys = Unpickler(file, size, budget).load()
     places: dict[str, tuple[int, int]] = {}
     for key in keys:
+        if type(key) is not str or key not in named:
+            raise CheckpointError("a storage that no tensor uses")
         numel = int.from_bytes(file.read(8), "little", signed=True)
-        count = numel * np.dtype(STORAGE_DTYPES[kinds[key]]).itemsize
+        count = numel * named[key].dtype.itemsize
         places[key] = (file.tell(), count)
         if not 0 <= count <= size - file.tell():
-            raise EOFError(f"storage {key} of {count:,} bytes is announced at {file.tell():,} of {size:,}")
+            raise EOFError(f"a storage of {count:,} bytes is announced at {file.tell():,} of {size:,}")
         file.seek(count, io.SEEK_CUR)
     if file.tell() != size:
         raise CheckpointError(f"{size - file.tell():,} bytes follow the last storage: damaged")
-    stored: dict[str, np.ndarray] = {}
+    storages: dict[str, np.ndarray] = {}
 
-    def elements(storage: Storage) -> np.ndarray:
-        if storage.key not in stored:
-            start, count = places[storage.key]
-            file.seek(start)
-            stored[storage.key] = read_raw(file, count, size)
-        return _as_elements(stored[storage.key], storage, big_endian)
+    def load_storage(name: Any) -> Any:
+        if _is_module(name):
+            return name[1]
+        storage = _storage(name)
+        if storage.key not in storages:
+            if storage.key not in places:
+                raise CheckpointError(f"storage {shown(storage.key)} is missing: the file is incomplete")
+            place, count = places[storage.key]
+            file.seek(place)
+            budget.charge(count)
+            storages[storage.key] = _elements(
+                read_bytes(file, count, size), storage, not system["little_endian"]
+            )
+        return _same_type(storages[storage.key], storage)
 
-    return rebuild(tree, size, storage=elements, exact=True)
+    file.seek(start)
+    budget.charge(end - start)
+    pickle = io.BytesIO(file.read(end - start))
+    reader = Unpickler(pickle, end - start, budget, _CONSTRUCTORS, load_storage)
+    return reader.read()
 
 
-def _persistent(name: Any) -> Storage:
-    """The storage that a persistent id names: ("storage", class, key, location, elements, ...)."""
-    if not isinstance(name, tuple) or not 5 <= len(name) <= 6 or name[0] != "storage":
+def _is_module(name: Any) -> bool:
+    """Whether a persistent id is ("module", class, file, source text): the class of a pickled module."""
+    return isinstance(name, tuple) and len(name) == 4 and isinstance(name[1], Global)
+
+
+def _storage(name: Any) -> _Storage:
+    """The storage that a persistent id names: ("storage", class, key, location, number of elements, ...)."""
+    if (
+        not isinstance(name, tuple)
+        or not 5 <= len(name) <= 6
+        or type(name[0]) is not str
+        or name[0] != "storage"
+    ):
         raise CheckpointError("a persistent id that is not a torch storage")
     kind, key, numel = name[1], name[2], name[4]
-    if not isinstance(kind, Global) or kind.module != "torch" or kind.name not in STORAGE_DTYPES:
-        raise CheckpointError(f"a torch storage of class {str(kind)[:80]}")
-    if not isinstance(key, str) or not isinstance(numel, int):
+    if not isinstance(kind, Global) or kind not in _STORAGE_DTYPES:
+        raise CheckpointError(f"a torch storage of class {shown(kind) if isinstance(kind, Global) else '?'}")
+    if type(key) is not str or len(key) > MAX_KEY_LENGTH or type(numel) is not int:
         raise CheckpointError("a torch storage without key and size")
-    return Storage(kind.name, key, numel)
+    return _Storage(key, np.dtype(_STORAGE_DTYPES[kind]), numel)
 
 
-def _as_elements(data: np.ndarray, storage: Storage, big_endian: bool) -> np.ndarray:
-    dtype = storage.dtype
-    if data.size != storage.numel * dtype.itemsize:
-        raise CheckpointError(f"storage {storage.key} of {storage.numel} elements has {data.size} bytes")
-    if big_endian:
-        return data.view(dtype.newbyteorder(">")).astype(dtype)
-    return data.view(dtype)
+def _elements(data: np.ndarray, storage: _Storage, big_endian: bool) -> np.ndarray:
+    """The bytes of a storage as its elements `[numel]`, in the byte order of the machine."""
+    if data.size != storage.numel * storage.dtype.itemsize:
+        raise CheckpointError(
+            f"storage {shown(storage.key)} of {storage.numel} elements has {data.size} bytes"
+        )
+    elements = data.view(storage.dtype)
+    return elements.byteswap(inplace=True) if big_endian else elements
+
+
+def _same_type(elements: np.ndarray, storage: _Storage) -> np.ndarray:
+    if elements.dtype != storage.dtype or elements.size != storage.numel:
+        raise CheckpointError(
+            f"storage {shown(storage.key)} has two types or sizes, which torch does not write"
+        )
+    return elements
+
+
+def _tensor(reader: Unpickler, elements: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
+    """A tensor: a view of the elements of its storage, copied where its own are not one after the other."""
+    count = count_elements(size)
+    if not isinstance(elements, np.ndarray) or elements.ndim != 1 or not is_number(elements.dtype):
+        raise CheckpointError("a tensor that has no storage")
+    if not isinstance(stride, tuple) or not all(type(step) is int for step in (offset, *stride)):
+        raise CheckpointError("a tensor that has a storage, but no place in it")
+    reader.budget.charge(count * elements.itemsize)
+    if count == 0:
+        tensor = np.empty(size, elements.dtype)
+    else:
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if min(offset, *stride, 0) < 0 or last >= elements.size:
+            raise CheckpointError(
+                f"a tensor {list(size)} reaches beyond its storage of {elements.size} elements"
+            )
+        strides = [step * elements.itemsize for step in stride]
+        tensor = np.lib.stride_tricks.as_strided(elements[offset:], size, strides)
+    if elements.dtype == np.uint16:
+        return reader.float32_of(tensor)
+    return tensor if tensor.flags.c_contiguous else tensor.copy()
+
+
+def _typed_tensor(reader: Unpickler, function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
+    """A tensor with attributes, which are left out."""
+    return reader.call(function, arguments)
+
+
+def _device(reader: Unpickler, *parts: Any) -> str:
+    return ":".join(str(part) for part in parts if type(part) in (str, int))
+
+
+_CONSTRUCTORS: Mapping[str, Constructor] = {
+    **CONSTRUCTORS,
+    **dict.fromkeys(("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"), _tensor),
+    "torch._utils._rebuild_parameter": first_argument,
+    "torch._utils._rebuild_parameter_with_state": first_argument,
+    "torch.nn.parameter.Parameter": first_argument,
+    "torch._tensor._rebuild_from_type_v2": _typed_tensor,
+    "torch.Size": make_tuple,
+    "torch.device": _device,
+    "torch.torch_version.TorchVersion": first_argument,
+    **{
+        f"torch.jit._pickle.{name}": first_argument  # of TorchScript programs, in which OpenAI publishes CLIP
+        for name in (
+            "build_boollist",
+            "build_doublelist",
+            "build_intlist",
+            "build_tensorlist",
+            "restore_type_tag",
+        )
+    },
+}
 
 
 class _Archive:
     """The members of a torch zip file, without their common folder."""
 
-    def __init__(self, file: io.BufferedIOBase, size: int, pool: ThreadPoolExecutor) -> None:
-        self._file, self._size, self._pool = file, size, pool
+    def __init__(self, file: io.BufferedIOBase, size: int, budget: Budget, pool: ThreadPoolExecutor) -> None:
+        self._file, self._size, self._budget, self._pool = file, size, budget, pool
         self._sums: list[tuple[zipfile.ZipInfo, Future[int]]] = []
         try:
             self._zip = zipfile.ZipFile(file)
@@ -147,7 +274,7 @@ class _Archive:
             raise CheckpointError(
                 "a zip file with two data.pkl or two members of one name: damaged or forged"
             )
-        if sum(info.file_size for info in infos) > MAX_EXPANSION * size + SLACK_BYTES:
+        if sum(info.file_size for info in infos) > budget.left:
             raise CheckpointError(
                 "a zip bomb: it would unfold to many times its size, which no checkpoint does"
             )
@@ -158,36 +285,49 @@ class _Archive:
         return self._folder + name in self._infos
 
     def member(self, name: str) -> np.ndarray:
-        """Bytes of one member; `verify` compares its checksum."""
+        """Bytes of one member, uint8 `[count]`; `verify` compares their checksum."""
         info = self._infos.get(self._folder + name)
         if info is None:
-            raise CheckpointError(f"member {name} is missing from the zip file: it is incomplete")
+            raise CheckpointError(f"member {shown(name)} is missing from the zip file: it is incomplete")
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise CheckpointError(f"member {name} is encrypted or compressed in a way torch does not use")
-        if info.compress_type == zipfile.ZIP_STORED:
-            return self._stored(info)
-        return np.frombuffer(bytearray(self._zip.read(info)), np.uint8)
+            raise CheckpointError(
+                f"member {shown(name)} is encrypted or compressed in a way torch does not use"
+            )
+        data = self._stored(info)
+        if info.compress_type == zipfile.ZIP_DEFLATED:
+            data = self._inflated(data, info)
+        self._sums.append((info, self._pool.submit(zlib.crc32, data.data)))
+        return data
 
     def _stored(self, info: zipfile.ZipInfo) -> np.ndarray:
-        """Read in place: `ZipFile.read` would hold each tensor twice."""
+        """The bytes in the file, read once: `ZipFile.read` would hold each tensor twice."""
         if not 0 <= info.header_offset <= self._size:
-            raise CheckpointError(f"member {info.filename} lies outside of the zip file: damaged")
+            raise CheckpointError(f"member {shown(info.filename)} lies outside of the zip file: damaged")
         self._file.seek(info.header_offset)
         header = self._file.read(_LOCAL_HEADER.size)
         signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
         self._file.seek(name_length + extra_length, io.SEEK_CUR)
         if signature != b"PK\3\4":
-            raise CheckpointError(f"member {info.filename} is not where the zip file says: damaged")
-        data = read_raw(self._file, info.file_size, self._size)
-        self._sums.append((info, self._pool.submit(zlib.crc32, data.data)))
-        return data
+            raise CheckpointError(f"member {shown(info.filename)} is not where the zip file says: damaged")
+        self._budget.charge(info.compress_size)
+        return read_bytes(self._file, info.compress_size, self._size)
+
+    def _inflated(self, data: np.ndarray, info: zipfile.ZipInfo) -> np.ndarray:
+        """The decompressed bytes: never more than the archive declares, which the budget covers."""
+        self._budget.charge(2 * info.file_size)
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data.data, info.file_size + 1)
+        if len(content) != info.file_size:
+            raise CheckpointError(
+                f"member {shown(info.filename)} has another size than the zip file says: damaged"
+            )
+        return np.frombuffer(bytearray(content), np.uint8)
 
     def verify(self) -> None:
         """Raises: `CheckpointError` when a member read so far differs from its checksum."""
         for info, checksum in self._sums:
             if checksum.result() != info.CRC:
                 raise CheckpointError(
-                    f"checksum mismatch in {info.filename}: damaged; copy or download it again"
+                    f"checksum mismatch in {shown(info.filename)}: damaged; copy or download it again"
                 )
         self._sums.clear()
 

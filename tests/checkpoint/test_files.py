@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import base64
+import collections
 import pickle
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ import safetensors.numpy
 
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.files import describe_nonfinite, read, read_checkpoint, write, write_checkpoint
+from tests.checkpoint.container_writers import tensor, torch_legacy, torch_zip
 
 RNG = np.random.default_rng(0)
 STATE = {
@@ -36,6 +41,22 @@ TRAINING = {
     "pair": ("name", np.arange(3)),
     "bits": np.arange(3, dtype="u2"),
     "odd": [None, True, False, -1, 2**70, -(2**70), 0, 255, "ü\n", b"\0\xff", float("inf"), (), [], {}],
+}
+# A training state as version 0.1.0 of this package wrote it, with opcodes and names that it no longer writes.
+FORMER_FILE = zlib.decompress(base64.b64decode(
+    "eNq1k81OwkAQgHcFAzQ+hMdeJPSXNiEBMcYfIgfk0JvZbrdIUlqyTKMYSThC30DfxMTEgy/lDbcFjCYoB3UOszOzs7Pf7M80"
+    "P5GdXYTQIPJYIGws7BsaxoPhuEwjzsqDOIA+4ZyMpSvOaBSOgMcUJHmZJIXeclJuITjCLnTkFpYTnEswhlWKB+Mhk2RnR9T2"
+    "9fkszcllO9Xa7fb5QkimRAV33txDa5nWhWqA6+TFeE0C/w+4djZCqdugUgJUQ7UVjB+Q3q9hNpG4ymeS+w0kaRyDGzslYURD"
+    "6A/6d4xPlssD/g3ViJKA8A+eL81bPzffLIrw40MqT3XoZP2PgA0TXEgwktuzBC+S0vrOGkHs5MTIw57sFIRx0VVsW6v+19XF"
+    "W99TcUWWzoN78vK2dCFrBNgtZHVen7Nv4I6BjbIzRnFZah6fdQ8uTw9Vw9z3fcMwbNU1VVPzbNukmmVrHq1WTYMy3RC+ZjFS"
+    "MRhRVFs3dYXYFdXSmUWJ7jHFkN4Bc14SmQ=="
+))  # fmt: skip
+FORMER_STATE = {
+    "model": {"w": np.arange(3, dtype="f4").reshape(3, 1), "half": np.ones(2, "f2"), "flag": np.array(True)},
+    "optimizer": {"lr": np.float64(0.1), "step": 7, 0: [None, True, -1, 2**70]},
+    "rng": ("MT19937", np.arange(2, dtype="u4"), -1.5),
+    "text": "ü",
+    "bytes": b"\0",
 }
 
 
@@ -88,9 +109,62 @@ def test_paddle_loads_what_we_write(tmp_path):
     np.testing.assert_array_equal(nested["model"]["double"].numpy(), STATE["double"])
 
 
-def test_pickles_name_modules_of_both_numpy_1_and_2(tmp_path):
-    write(tmp_path / "m.pdparams", STATE)
-    assert b"numpy._core" not in (tmp_path / "m.pdparams").read_bytes()
+def test_pickles_use_names_of_both_numpy_1_and_2(tmp_path):
+    write_checkpoint(
+        tmp_path / "m.pdparams", {"model": STATE, "flag": np.bool_(True), "rate": np.float32(0.1)}
+    )
+    content = (tmp_path / "m.pdparams").read_bytes()
+    assert b"_core" not in content and b"bool_" in content and b"ndarray" in content
+    loaded = pickle.loads(content)
+    assert_same(loaded, {"model": STATE, "flag": np.bool_(True), "rate": np.float32(0.1)})
+    assert all(array.flags.writeable for array in loaded["model"].values())
+    assert_same(read_checkpoint(tmp_path / "m.pdparams"), loaded)
+
+
+def test_equal_states_give_equal_bytes(tmp_path):
+    """Whichever of their texts and arrays are one object, and in whichever kind of dictionary they are."""
+    name = "block"
+    one = {name: np.arange(3), "names": [name, name], "n": [1000, 1000]}
+    array = np.arange(3)
+    two = collections.OrderedDict(
+        {"".join("block"): array, "names": ["".join(["bl", "ock"]), name], "n": [1000, 10**3]}
+    )
+    for number, state in enumerate((one, two)):
+        write_checkpoint(tmp_path / f"{number}.pdparams", state)
+    assert (tmp_path / "0.pdparams").read_bytes() == (tmp_path / "1.pdparams").read_bytes()
+
+
+def test_training_states_of_the_former_version_are_read(tmp_path):
+    (tmp_path / "latest.pdparams").write_bytes(FORMER_FILE)
+    assert_same(read_checkpoint(tmp_path / "latest.pdparams"), FORMER_STATE)
+    assert_same(read(tmp_path / "latest.pdparams").tree["model"], FORMER_STATE["model"])
+
+
+MEGABYTES = 32
+LARGE = {f"{n}": np.full(MEGABYTES << 15, n, "f4") for n in range(8)}  # of MEGABYTES / 8 each
+
+
+def peak_of(function, *arguments):
+    """Bytes that a call needs at most."""
+    tracemalloc.start()
+    try:
+        result = function(*arguments)
+        return tracemalloc.get_traced_memory()[1], result
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["m.pdparams", "m.safetensors", "m.pth", "legacy.pth"])
+def test_each_array_is_in_memory_once(tmp_path, name):
+    if name.endswith(".pth"):
+        writer = torch_zip if name == "m.pth" else torch_legacy
+        (tmp_path / name).write_bytes(writer({key: tensor(array, key) for key, array in LARGE.items()}))
+    else:
+        written, _ = peak_of(write, tmp_path / name, LARGE)
+        assert written < (MEGABYTES / 8 + 2) * 2**20  # one array, and the buffers of files
+    peak, contents = peak_of(read, tmp_path / name)
+    assert_same(contents.tree, LARGE)
+    assert peak < (MEGABYTES + 2) * 2**20
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
@@ -197,6 +271,7 @@ def test_nonfinite_arrays_are_named_in_order():
         ("m.pdparams", {"f": print}, None, "f is a builtin_function_or_method"),
         ("m.pdparams", {"a": {"b": np.array([None])}}, None, "a.b has dtype object"),
         ("m.pdparams", {"a": {(1, 2): 3}}, None, "a has the key"),
+        ("m.pdparams", {"k" * 1025: 3}, None, "the tree has the key"),
         ("m.safetensors", [STATE], None, "flat dict of arrays, not a list"),
         ("m.safetensors", {"model": STATE}, None, "model is dict"),
         ("m.safetensors", {"c": np.ones(2, "c8")}, None, "c is complex64"),

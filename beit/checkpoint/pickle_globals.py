@@ -1,0 +1,272 @@
+"""The classes and functions that pickles name: which are refused, and what this package makes of the ones it knows.
+
+None is imported. Source: the reducers of NumPy (numpy/_core/src/multiarray/methods.c, `array_reduce`; arrayscalars) and of
+Python's own types.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beit.checkpoint.arrays import OBJECT_BYTES, count_elements
+from beit.checkpoint.errors import CheckpointError, UnsafeFileError, shown
+
+if TYPE_CHECKING:
+    from beit.checkpoint.pickles import Unpickler
+
+Constructor = Callable[..., Any]
+"""Called with the unpickler and the arguments in the pickle; returns what the named function would have made."""
+
+
+class Global(str):
+    """The dotted name of a class or function."""
+
+
+class StandIn(dict[Any, Any]):
+    """An object of a class that is not known here; what its constructor was given is dropped.
+
+    It holds the items that the pickle set on it (as on a subclass of dict) and, if its state is that of a torch module, the
+    tensors of that state by dotted name.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+# Packages that hold functions which run code or open files. Of them, only names of plain data may appear in a checkpoint;
+# names of all other packages become stand-ins.
+_GUARDED = sys.stdlib_module_names | {"numpy", "torch", "paddle"}
+_GUARDED |= {
+    "__builtin__",
+    "cPickle",
+    "commands",
+    "copy_reg",
+    "distutils",
+    "imp",
+    "popen2",
+}  # of other Python versions
+_GUARDED |= {"cffi", "cloudpickle", "dill", "IPython", "joblib", "pip", "pkg_resources", "setuptools"}
+_NUMBERS = ("float16", "float32", "float64", "complex64", "complex128") + tuple(
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+)
+_PUBLIC = r"[A-Za-z]\w*"  # neither an attribute of an attribute nor a module imported under a private name
+_PLAIN_DATA = re.compile(
+    "|".join(
+        (
+            r"(?:__builtin__|builtins)\.(?:bool|bytearray|bytes|complex|dict|Ellipsis|float|frozenset|getattr|int|list|long"
+            r"|object|range|set|slice|str|tuple|type|unicode|xrange|[A-Z]\w*(?:Error|Exception|Warning))",
+            rf"(?:collections|datetime|decimal|enum|fractions|pathlib|pathlib\._local|typing|uuid)\.{_PUBLIC}",
+            r"_codecs\.encode|argparse\.Namespace|functools\.partial|random\.Random|types\.SimpleNamespace",
+            r"numpy\.(?:core|_core)\.(?:multiarray\.(?:_reconstruct|scalar)|numeric\._frombuffer)",
+            rf"numpy\.(?:ndarray|dtype|bool_?|{'|'.join(_NUMBERS)}|dtypes\.{_PUBLIC}|random\.[\w.]+)",
+            r"torch\.(?:Size|Tensor|device|dtype|Generator|strided|\w+_format|\w+Storage|storage\.\w+Storage)",
+            r"torch\.(?:bool|bfloat16|(?:float|complex|q?u?int)\d\w*)",
+            r"torch\.(?:_utils\._rebuild\w*|_tensor\._rebuild\w*|torch_version\.TorchVersion|serialization\._get_layout)",
+            rf"torch\.(?:nn|optim|amp|cuda\.amp)\.[\w.]*{_PUBLIC}|torch\.jit\._pickle\.\w+",
+            rf"paddle\.(?:nn|optimizer)\.[\w.]*{_PUBLIC}",
+        )
+    )
+)
+
+
+def check_name(module: str, name: str) -> Global:
+    """The name of a class or function.
+
+    Raises:
+        UnsafeFileError: it could run code when another program loads the file.
+    """
+    found = f"{module}.{name}"
+    is_guarded = module.partition(".")[0] in _GUARDED and not _PLAIN_DATA.fullmatch(found)
+    if is_guarded or any(part.startswith("__") and part.endswith("__") for part in name.split(".")):
+        raise _unsafe(found)
+    return Global(found)
+
+
+def _unsafe(name: str) -> UnsafeFileError:
+    return UnsafeFileError(
+        f"refused: it names {shown(name)}, which no known checkpoint needs and which could run code when "
+        "loaded; nothing was run. Get the weights from their publisher, best as .safetensors, or have the "
+        "program that made the file save the plain state dict"
+    )
+
+
+# Python's own types
+
+
+def first_argument(reader: Unpickler, value: Any = None, *_: Any) -> Any:
+    """The argument itself: the value of a number or text, the tensor of a parameter."""
+    return value
+
+
+def make_list(reader: Unpickler, items: Any = (), *_: Any) -> list[Any]:
+    if not isinstance(items, list | tuple):
+        raise CheckpointError(f"a list made of a {type(items).__name__}")
+    reader.budget.charge(OBJECT_BYTES * (1 + len(items)))
+    return list(items)
+
+
+def make_tuple(reader: Unpickler, *items: Any) -> tuple[Any, ...]:
+    return tuple(make_list(reader, *items))
+
+
+def make_set(reader: Unpickler, *items: Any) -> set[Any]:
+    listed = make_list(reader, *items)
+    return {item for item in listed if reader.is_key(item, len(listed))}
+
+
+def _dict(reader: Unpickler, given: Any = (), *_: Any) -> dict[Any, Any]:
+    """dict, OrderedDict, defaultdict or Counter, made of another dictionary, of pairs, or of a function for missing keys."""
+    items = given.items() if isinstance(given, dict) else given if isinstance(given, list) else ()
+    reader.budget.charge(OBJECT_BYTES * len(items))
+    return {key: value for key, value in items if reader.is_key(key, len(items))}
+
+
+def _complex(reader: Unpickler, real: Any, imaginary: Any) -> complex:
+    return complex(float(real), float(imaginary))
+
+
+def _attribute(reader: Unpickler, owner: Any, name: Any = None) -> Global:
+    """Protocols 2 and 3 name the method of a class by getattr(class, name)."""
+    if not isinstance(owner, Global) or type(name) is not str:
+        raise _unsafe("builtins.getattr")
+    return reader.name(str(owner), name)
+
+
+def _encode(reader: Unpickler, text: Any = "", *_: Any) -> bytes:
+    return _bytes(reader, text)
+
+
+def _bytes(reader: Unpickler, data: Any) -> bytes:
+    """Protocol 2 has no bytes: Python 3 writes them as text, each character one byte."""
+    if isinstance(data, str):
+        reader.budget.charge(len(data))
+        return data.encode("latin-1")
+    if not isinstance(data, bytes):
+        raise CheckpointError("an array without bytes")
+    return data
+
+
+def set_state(reader: Unpickler, target: StandIn, state: Any) -> None:
+    """Keep the attributes of a namespace, and the tensors of a torch module and its submodules by dotted name."""
+    state = state[0] if isinstance(state, tuple) and state else state
+    if not isinstance(state, dict):
+        return
+    if target.name == "argparse.Namespace":
+        reader.budget.charge(OBJECT_BYTES * len(state))
+        target.update(state)
+    elif "_parameters" in state and "_modules" in state:
+        for group in (state["_parameters"], state.get("_buffers"), state["_modules"]):
+            _keep_tensors(reader, target, group)
+    elif target.name.startswith("__torch__."):  # TorchScript: parameters and submodules are attributes
+        _keep_tensors(reader, target, state)
+    else:
+        return
+    reader.left_out.pop(target.name, None)
+
+
+def _keep_tensors(reader: Unpickler, target: StandIn, group: Any) -> None:
+    for name, entry in list(group.items()) if isinstance(group, dict) else []:
+        found = {str(name): entry}
+        if isinstance(entry, StandIn):
+            reader.budget.charge(sum(OBJECT_BYTES + len(str(name)) + len(str(key)) for key in entry))
+            found = {f"{name}.{key}": tensor for key, tensor in entry.items()}
+        target.update((key, tensor) for key, tensor in found.items() if isinstance(tensor, np.ndarray))
+
+
+# NumPy
+
+_NUMBER_DTYPE = re.compile(r"[<>=|]?([fiu][1248]|b1|c8|c16)")
+_UNFILLED = "V"  # kind of an array that has no content yet
+
+
+def is_number(dtype: np.dtype) -> bool:
+    return dtype.kind in "fiubc"
+
+
+def fill_array(reader: Unpickler, array: np.ndarray, shape: Any, dtype: Any, fortran: Any, data: Any) -> None:
+    """Give `array` its content, as NumPy does when it loads a pickle: it views large `data`, which is never copied."""
+    if array.dtype.kind != _UNFILLED:
+        raise CheckpointError("an array that is filled twice")
+    if isinstance(dtype, StandIn):
+        return  # texts or objects: `Unpickler.read` replaces the array
+    if not isinstance(dtype, np.dtype):
+        raise CheckpointError("an array without a dtype")
+    count = count_elements(shape) * dtype.itemsize
+    reader.budget.charge(count)
+    raw = _bytes(reader, data)
+    if len(raw) != count:
+        raise CheckpointError(f"an array {list(shape)} of {dtype} has {len(raw):,} bytes")
+    array.__setstate__((1, tuple(shape), dtype, bool(fortran), raw))  # type: ignore[arg-type]
+
+
+def _array(reader: Unpickler, *_: Any) -> np.ndarray:
+    """An array that the pickle fills afterwards."""
+    return np.empty(0, f"{_UNFILLED}1")
+
+
+def _array_of_buffer(reader: Unpickler, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    array = _array(reader)
+    fill_array(reader, array, shape, dtype, type(order) is str and order == "F", data)
+    return array
+
+
+def _dtype(reader: Unpickler, name: Any, *_: Any) -> np.dtype | StandIn:
+    if type(name) is not str or not _NUMBER_DTYPE.fullmatch(name):
+        return reader.stand_in("numpy.dtype")
+    return np.dtype(name, copy=True)  # the pickle can change the byte order of the copy
+
+
+def set_byte_order(dtype: np.dtype, state: tuple[Any, ...]) -> None:
+    if type(state[1]) is str and state[1] == ">":
+        dtype.__setstate__((3, ">", None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
+
+
+def _scalar(reader: Unpickler, dtype: Any, data: Any = b"") -> Any:
+    if not isinstance(dtype, np.dtype):
+        return reader.stand_in("numpy.generic")
+    return np.frombuffer(_bytes(reader, data), dtype, 1)[0]
+
+
+def _scalar_of(name: str) -> Constructor:
+    make = np.dtype(name).type
+
+    def scalar(reader: Unpickler, value: Any = 0) -> Any:
+        if not isinstance(value, int | float | complex):
+            raise CheckpointError(f"a {name} made of a {type(value).__name__}")
+        return make(value)
+
+    return scalar
+
+
+_BUILTINS: Mapping[str, Constructor] = {
+    **dict.fromkeys(("bool", "bytearray", "float", "int", "str"), first_argument),
+    **dict.fromkeys(("set", "frozenset"), make_set),
+    "bytes": _encode,
+    "complex": _complex,
+    "dict": _dict,
+    "getattr": _attribute,
+    "list": make_list,
+    "tuple": make_tuple,
+}
+CONSTRUCTORS: Mapping[str, Constructor] = {
+    **{f"builtins.{name}": constructor for name, constructor in _BUILTINS.items()},
+    **{f"__builtin__.{name}": constructor for name, constructor in _BUILTINS.items()},  # of protocol 2
+    **dict.fromkeys((f"collections.{name}" for name in ("OrderedDict", "defaultdict", "Counter")), _dict),
+    "_codecs.encode": _encode,
+    **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},  # NumPy 1 and 2
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _array_of_buffer for core in ("core", "_core")},
+    "numpy.ndarray": _array,
+    "numpy.dtype": _dtype,
+    **{f"numpy.{name}": _scalar_of(name) for name in _NUMBERS},
+    **dict.fromkeys(("numpy.bool", "numpy.bool_"), _scalar_of("bool")),
+}
+"""Functions by the name under which pickles call them, for all kinds of files; `torch_files` has those of torch."""
