@@ -1,1 +1,1 @@
-"""Models outside this package: static graphs and ONNX files, what describes them, and what runs them."""
+"""Exported models: static graphs and ONNX files, their descriptions, and the engines that run them."""

@@ -1,4 +1,4 @@
-"""`export.json`: what an exported graph takes and gives, so that whoever runs it need not guess."""
+"""`export.json`: the inputs, outputs, preprocessing and class names of an exported graph."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ import numpy as np
 from PIL import Image
 
 from beit.data.images import OpenOptions, open_image
-from beit.data.transforms import FILTERS, EvalTransform, channels_first
+from beit.data.model_input import prepare_image
 from beit.preprocessing import Preprocessing
 
 FILE_NAME = "export.json"
 GRAPH = "model"
-"""Name of the files of a graph without their extensions (`.json` or `.pdmodel`, `.pdiparams`, `.onnx`)."""
+"""Name of the files of a graph, without extension (`.json` or `.pdmodel`, `.pdiparams`, `.onnx`)."""
 
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Description:
-    """An export in words and numbers.
+    """The description of an export.
 
     Args:
         task: "classify" or "segment".
-        output: key of `beit.deploy.network.OUTPUTS`; `outputs`: names of the results in their order.
-        image_size: (height, width) of the images, pixels.
-        normalized: the graph takes float32 that is normalized already; else uint8.
-        preprocessing: what pictures go through before.
-        class_names: of the K classes; None where nobody named them.
-        palette: colors of the classes of a segmentation.
-        measured: what the comparison with the model before the export gave.
+        output: key of `beit.deploy.network.OUTPUTS`.
+        outputs: names of the results, in order.
+        image_size: (height, width) of the graph's input, pixels.
+        normalized: True if the graph takes normalized float32 images, False if it takes uint8.
+        preprocessing: how images are resized, cropped and normalized.
+        class_names: of the K classes; None if they have no names.
+        palette: colors of the K classes of a segmentation model, else empty.
+        measured: differences from the model, as measured at the export.
     """
 
     task: str
@@ -48,26 +49,20 @@ class Description:
     measured: dict[str, Any] = field(default_factory=dict)
 
     def open(self, path: str | Path) -> np.ndarray:
-        """A picture file as the graph's preprocessing has it, uint8 `[3, height, width]`.
+        """An image file, resized and cropped for the graph, uint8 `[3, height, width]`.
 
         Raises:
-            ImageError: the file is no readable picture.
+            ImageError: the file is not a readable image.
         """
         options: OpenOptions = {"exif_orientation": self.preprocessing.exif_orientation}
         return self.prepare(open_image(path, **options))
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        """An RGB picture resized and cropped, uint8 `[3, height, width]`. Segmentation takes the whole picture."""
-        height, width = self.image_size
-        resample = FILTERS[self.preprocessing.interpolation]
-        if self.preprocessing.squash or self.task == "segment":
-            return channels_first(image.resize((width, height), resample))
-        assert self.preprocessing.crop_pct is not None  # `export` refuses what it does not know
-        transform = EvalTransform(self.image_size, self.preprocessing.crop_pct, resample)
-        return transform(image)["image"]
+        """An RGB image, resized and cropped for the graph, uint8 `[3, height, width]`."""
+        return prepare_image(image, self.image_size, self.preprocessing)
 
     def normalize(self, images: np.ndarray) -> np.ndarray:
-        """(x / 255 - mean) / std of uint8 `[B, 3, H, W]`, float32: for graphs that take normalized images."""
+        """(x / 255 - mean) / std in float32, for uint8 images `[B, 3, H, W]`."""
         mean, std = (
             np.asarray(value, np.float32).reshape(1, 3, 1, 1)
             for value in (self.preprocessing.mean, self.preprocessing.std)
@@ -83,11 +78,11 @@ def write_description(folder: Path, description: Description) -> None:
 
 
 def read_description(folder: str | Path) -> Description:
-    """What `write_description` wrote.
+    """The description in the `export.json` of a folder.
 
     Raises:
         FileNotFoundError: the folder holds no `export.json`.
-        ValueError: it is damaged, or of a newer format.
+        ValueError: the file is damaged, or has another format.
     """
     file = Path(folder) / FILE_NAME
     if not file.is_file():
@@ -96,16 +91,16 @@ def read_description(folder: str | Path) -> Description:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}: it was written by another version")
-        if "normalised" in content:  # the spelling of the first exports
+        if "normalised" in content:  # British spelling, in exports of earlier versions
             content["normalized"] = content.pop("normalised")
-        images = content.pop("preprocessing")
-        images = Preprocessing(**images | {name: _tuple(images[name]) for name in ("mean", "std")})
+        fields = content.pop("preprocessing")
+        preprocessing = Preprocessing(**fields | {name: _tuple(fields[name]) for name in ("mean", "std")})
         names = content.pop("class_names")
         return Description(
             **content
             | {"outputs": tuple(content["outputs"]), "image_size": tuple(content["image_size"])}
             | {"palette": tuple(tuple(color) for color in content["palette"])},
-            preprocessing=images,
+            preprocessing=preprocessing,
             class_names=None if names is None else tuple(names),
         )
     except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""A network written as a static graph of Paddle or as ONNX."""
+"""Writing a network as a static graph of Paddle and as ONNX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import paddle
 
 from beit.deploy.network import ExportedNetwork
 
-_OPSET = 17  # the newest that paddle2onnx 2.1 writes without translating again
+_OPSET = 17  # the newest that paddle2onnx 2.1 writes directly
 _NO_ONNX = (
     'ONNX needs paddle2onnx and onnxruntime, which are not installed: pip install "beit-paddle[onnx]" (paddle2onnx '
     "2.1.0 asks for onnx 1.16.1 to 1.17.0; where another package wants a newer one, use an environment of its own)"
@@ -21,12 +21,12 @@ _NO_ONNX = (
 
 
 def write_graph(network: ExportedNetwork, target: Path) -> list[Path]:
-    """Write `target` + `.json` and `.pdiparams`; the number of images is free. The files.
+    """Write a static graph with a free batch size; its files, `target` + `.json` and `.pdiparams`.
 
-    With FLAGS_enable_pir_api=0 in the environment Paddle writes its former format instead, `.pdmodel`.
+    With FLAGS_enable_pir_api=0 in the environment Paddle writes its older format, `.pdmodel`, instead of `.json`.
 
     Raises:
-        ValueError: this Paddle cannot write the former format.
+        ValueError: this version of Paddle cannot write the older format.
     """
     dtype = "float32" if network.mean is None else "uint8"
     spec = paddle.static.InputSpec([None, 3, *network.size], dtype, "images")
@@ -36,39 +36,43 @@ def write_graph(network: ExportedNetwork, target: Path) -> list[Path]:
         if paddle.get_flags("FLAGS_enable_pir_api")["FLAGS_enable_pir_api"]:
             raise
         raise ValueError(
-            f"Paddle {paddle.__version__} cannot write .pdmodel files any more (its matmul takes no variables of the "
-            "former graph); export with Paddle 3.0 for them, or without FLAGS_enable_pir_api=0 for .json"
+            f"Paddle {paddle.__version__} cannot write .pdmodel files any more (its matmul accepts no variables of the "
+            "older format); export with Paddle 3.0 for them, or without FLAGS_enable_pir_api=0 for .json"
         ) from error
     return [graph_file(target), target.with_suffix(".pdiparams")]
 
 
 def graph_file(target: Path) -> Path:
-    """The graph beside its parameters: `.json`, or `.pdmodel` in the former format.
+    """The file of the graph at `target`: `.json`, or `.pdmodel` in Paddle's older format.
 
     Raises:
-        FileNotFoundError: there is neither.
+        FileNotFoundError: there is neither of them.
     """
     for suffix in (".json", ".pdmodel"):
         if target.with_suffix(suffix).is_file():
             return target.with_suffix(suffix)
-    raise FileNotFoundError(f"{target}.json does not exist, nor {target.name}.pdmodel")
+    raise FileNotFoundError(f"{target}.json does not exist, and neither does {target.name}.pdmodel")
 
 
 def write_onnx(target: Path, outputs: Sequence[str]) -> Path:
-    """Translate the graph at `target` into `target` + `.onnx`, results called `outputs`; the file.
+    """Convert a graph to ONNX; the file, `target` + `.onnx`.
+
+    Args:
+        target: the graph, as `write_graph` wrote it.
+        outputs: names to give to its results, in order.
 
     Raises:
-        ValueError: paddle2onnx is not installed or cannot translate the graph.
+        ValueError: paddle2onnx is not installed or cannot convert the graph.
     """
     try:
         import onnx
-        import onnxruntime  # noqa: F401  # without it the file could not be checked
+        import onnxruntime  # noqa: F401  # needed to check the file
         import paddle2onnx
     except ImportError as error:
         raise ValueError(_NO_ONNX) from error
     file = target.with_suffix(".onnx")
     try:
-        # Its optimizer folds constants wrongly where the batch is free.
+        # The optimizer folds constants wrongly if the batch size is free.
         paddle2onnx.export(
             str(graph_file(target)),
             str(target.with_suffix(".pdiparams")),
@@ -78,21 +82,21 @@ def write_onnx(target: Path, outputs: Sequence[str]) -> Path:
             verbose=False,
             optimize_tool="None",
         )
-    except (RuntimeError, UnboundLocalError) as error:  # it logs what went wrong and goes on without a result
+    except (RuntimeError, UnboundLocalError) as error:  # UnboundLocalError: it logs the failure and continues
         raise ValueError(
-            f"paddle2onnx {paddle2onnx.__version__} cannot translate the graph: {error}"
+            f"paddle2onnx {paddle2onnx.__version__} cannot convert the graph: {error}"
         ) from error
     model = onnx.load(str(file))
-    _mend(model, outputs)
+    _repair(model, outputs)
     onnx.checker.check_model(model)
     onnx.save(model, str(file))
     return file
 
 
 def write_int8(target: Path) -> Path:
-    """Write `target` + `.int8.onnx`: the ONNX file with the weights of its matrix products in 8 bits; the file.
+    """Write the ONNX file of a graph with the weights of matrix products in 8 bits; the file, `target` + `.int8.onnx`.
 
-    Activations are scaled as they come (onnxruntime's dynamic quantization), so no calibration is needed.
+    Activations are quantized at run time (onnxruntime's dynamic quantization), so no calibration is needed.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -114,7 +118,7 @@ def write_int8(target: Path) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No log lines: the quantizer writes one for each tensor."""
+    """Suppress log lines: the quantizer writes one per tensor."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -123,11 +127,11 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _mend(model: Any, outputs: Sequence[str]) -> None:
-    """Repair what paddle2onnx 2.1 writes for graphs with a free batch, and name the results.
+def _repair(model: Any, outputs: Sequence[str]) -> None:
+    """Repair the ONNX model that paddle2onnx 2.1 writes for a graph with a free batch size, and name its results.
 
-    Paddle's expand says "keep this length" with -1; ONNX has no such number and keeps a length with 1. Weights become
-    initializers, where tools look for them.
+    Paddle's expand keeps the length of an axis with -1; ONNX has no such number and keeps it with 1. Weights become
+    initializers, where other tools expect them.
     """
     from onnx import numpy_helper
 

@@ -1,4 +1,4 @@
-"""What goes into a file: a model with its normalization before it and its last step after it."""
+"""The network that is exported: normalization, model, and the last step that makes the output."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from paddle.nn import functional as F
 from beit.data.batch_transforms import normalize
 from beit.models.segmentation_heads import resize_bilinear
 
-# B batch, K classes, D width, k best classes, H x W pixels
+# B batch, K classes, D width, k best classes, H, W pixels
 
 Outputs = tuple[paddle.Tensor, ...]
 
 
 class ExportedNetwork(nn.Layer):
-    """A model in evaluation mode as one graph: images to named outputs (`OUTPUTS`).
+    """A model in evaluation mode, from images to one of the outputs of `OUTPUTS`.
 
     Args:
-        model: normalized images to logits, `[B, K]` or for each pixel `[B, K, h, w]`.
+        model: maps normalized images to logits `[B, K]`, or for segmentation `[B, K, h, w]`.
         output: a key of `OUTPUTS`.
         size: (height, width) of the images, pixels.
-        mean, std: of the channels on [0, 1], to put the normalization inside, which then takes uint8; None to
-            leave it outside.
-        topk: k.
+        mean: of the channels, for pixels in [0, 1]; None if the images are normalized outside of the network.
+        std: of the channels, as `mean`.
+        topk: k of the output "topk".
 
     Raises:
-        ValueError: no such output.
+        ValueError: unknown output.
     """
 
     def __init__(
@@ -46,26 +46,29 @@ class ExportedNetwork(nn.Layer):
     ) -> None:
         super().__init__()
         if output not in OUTPUTS:
-            raise ValueError(f"there is no output {output!r}; choose one of {', '.join(OUTPUTS)}")
+            raise ValueError(f"unknown output {output!r}; choose one of {', '.join(OUTPUTS)}")
         self.model = model
-        self.wants_features = output == "features"
+        self.returns_features = output == "features"
         self.finish: Callable[..., Outputs] = _FINISH[output]
         self.size, self.mean, self.std, self.topk = size, mean, std, topk
         self.eval()
 
     def forward(self, images: paddle.Tensor) -> Outputs:
-        """The outputs of `images`, `[B, 3, height, width]`: uint8, or float32 that is normalized already."""
+        """The outputs of `images` `[B, 3, height, width]`: uint8, or normalized float32 if `mean` is None."""
         if self.mean is not None and self.std is not None:
             images = normalize(images, self.mean, self.std)
-        values = self.model.forward_features(images) if self.wants_features else self.model(images)
+        values = self.model.forward_features(images) if self.returns_features else self.model(images)
         return self.finish(values, self)
 
 
 class FixedPool(nn.Layer):
-    """Adaptive average pooling of maps whose size is known, as two matrix products.
+    """Adaptive average pooling for maps of known size, as two matrix products.
 
-    ONNX has no adaptive pooling, and paddle2onnx writes windows of one size, which is another result wherever the
-    bins do not divide the map.
+    ONNX has no adaptive pooling, and paddle2onnx writes windows of equal size, which gives other results wherever the
+    number of bins does not divide the size of the map.
+
+    Args:
+        bins: height and width of the result.
     """
 
     def __init__(self, bins: int) -> None:
@@ -79,7 +82,7 @@ class FixedPool(nn.Layer):
 
 
 def _pooling_matrix(length: int, bins: int) -> np.ndarray:
-    """Averages over the windows of adaptive pooling, float32 `[bins, length]`: bin k is floor(k l / n) to ceil((k+1) l / n)."""
+    """The weights of adaptive average pooling, float32 `[bins, length]`: bin k averages floor(k l / n) to ceil((k+1) l / n)."""
     matrix = np.zeros((bins, length), np.float32)
     for k in range(bins):
         start, end = k * length // bins, -(-(k + 1) * length // bins)
@@ -89,7 +92,7 @@ def _pooling_matrix(length: int, bins: int) -> np.ndarray:
 
 @contextmanager
 def fixed_pools(model: nn.Layer) -> Iterator[None]:
-    """The model with `FixedPool` in place of its adaptive pools; afterwards as it was."""
+    """Replace the adaptive pools of a model by `FixedPool` inside the `with` block."""
     pools = [
         (parent, name, child)
         for parent in model.sublayers(include_self=True)
@@ -125,10 +128,11 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "features": ("features",),
     "class_map": ("class_map",),
 }
-"""What a graph can end with, and the names of its results.
+"""Outputs of a graph, and the names of their results.
 
-logits `[B, K]` (segmentation `[B, K, H/4, W/4]`), probabilities of the same shape; topk: probabilities `[B, k]` falling,
-and their classes int32; features `[B, D]`; class_map: the class of each pixel, int32 `[B, H, W]`.
+logits: `[B, K]`, for segmentation `[B, K, H/4, W/4]`; probabilities: the same shape; topk: the k largest probabilities in
+descending order, `[B, k]`, and their classes, int32; features: `[B, D]`; class_map: the class of each pixel, int32
+`[B, H, W]`.
 """
 
 _FINISH: dict[str, Callable[..., Outputs]] = {

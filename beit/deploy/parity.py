@@ -1,4 +1,4 @@
-"""Does an exported graph compute what its model does?"""
+"""Comparison of an exported graph with its model."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from beit.deploy.runner import Runner
 # B batch, K classes, H, W pixels
 
 TOLERANCE = 1e-4
-"""Largest difference of a result, as a share of the largest value of its kind (at least 1)."""
+"""Largest difference of a result, relative to the model's largest value (at least 1)."""
 
 Reference = Callable[[np.ndarray], np.ndarray]
-"""Uint8 images `[B, 3, H, W]` to what the model itself gives: logits, or features; for class maps `[B, K, H, W]`."""
+"""The model itself: uint8 images `[B, 3, H, W]` to logits (`[B, K, H, W]` for class maps) or features."""
 
 
 def largest_difference(runner: Runner, reference: Reference, images: np.ndarray, batch: int = 0) -> float:
-    """Largest difference between a graph and its model over images, relative to the model's largest value (at least 1).
+    """Largest difference between a graph and its model, relative to the model's largest value (at least 1).
 
-    Of classes it is by how much the model prefers another one: 0 where they agree, and small where two are equal.
+    For class numbers it is the difference of the model's scores between its own class and that of the graph: 0 where
+    they agree, and small for ties.
 
     Args:
+        runner: the graph.
+        reference: the model.
         images: uint8 `[B, 3, H, W]`.
-        batch: images at once; 0 for all.
+        batch: images at a time; 0 for all.
 
     Raises:
-        ValueError: the graph gives NaN or infinity, or another shape.
+        ValueError: the graph returns NaN, infinity, or another shape.
     """
     batch = batch or len(images)
     worst = 0.0
@@ -36,14 +39,22 @@ def largest_difference(runner: Runner, reference: Reference, images: np.ndarray,
         outputs = runner(part)
         for name, values in outputs.items():
             if not np.isfinite(values).all():
-                raise ValueError(f"the exported graph gives NaN or infinite {name}")
+                raise ValueError(f"the exported graph returns NaN or infinite {name}")
         worst = max(worst, _COMPARE[runner.description.output](outputs, reference(part)))
     return worst
 
 
 def agreement(runner: Runner, reference: Reference, images: np.ndarray) -> dict[str, float]:
-    """How a graph of lower precision differs: `largest` and `mean` difference of its results, as `largest_difference`
-    counts them, and `same_class`, the share of images (of pixels) whose first class is the model's."""
+    """How a graph of lower precision differs from its model.
+
+    `largest` is the largest difference of its results (`largest_difference`), `same_class` the share of images, or of
+    pixels, whose best class is the model's (not for features).
+
+    Args:
+        runner: the graph.
+        reference: the model.
+        images: uint8 `[B, 3, H, W]`.
+    """
     expected = reference(images)
     outputs = runner(images)
     largest = _COMPARE[runner.description.output](outputs, expected)
@@ -86,7 +97,7 @@ def _class_map(outputs: dict[str, np.ndarray], logits: np.ndarray) -> float:
 def _relative(values: np.ndarray, expected: np.ndarray) -> float:
     if values.shape != expected.shape:
         raise ValueError(
-            f"the exported graph gives shape {list(values.shape)}, its model {list(expected.shape)}"
+            f"the exported graph returns shape {list(values.shape)}, its model {list(expected.shape)}"
         )
     scale = max(1.0, float(np.abs(expected).max()))
     return float(np.abs(values.astype(np.float64) - expected).max()) / scale

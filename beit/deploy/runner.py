@@ -1,6 +1,6 @@
-"""Run an exported folder, on Paddle's inference engine or on onnxruntime, with one interface.
+"""Running an exported model on Paddle Inference or on onnxruntime, with one interface.
 
-Neither the network nor the training code is imported; on onnxruntime not even Paddle.
+Neither the network nor the training code is imported; with onnxruntime Paddle is not imported either.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from beit.deploy.description import GRAPH, Description, read_description
 
 Session = Callable[[np.ndarray], list[np.ndarray]]
 
-_AT_ONCE = 8
-"""Images that Paddle's engine takes at once: its rate falls by a quarter from 8 to 32, where they leave the caches."""
+_CHUNK = 8
+"""Images per call of Paddle Inference: with 32 its rate is a quarter lower, since the activations exceed the CPU caches."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """An exported model, called with a batch of images. Several threads may share one.
+    """An exported model. Call it with a batch of images; several threads may share it.
 
-    `description` says what the images and the results are.
+    Args:
+        description: of its inputs and outputs.
+        session: runs the graph: images to results in the order of `description.outputs`.
     """
 
     description: Description
     session: Session
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The results by name for uint8 images `[B, 3, height, width]` (`description.open` makes one of a file).
+        """The results by name, for uint8 images `[B, 3, height, width]` (`description.open` reads one from a file).
 
         Raises:
             ValueError: the images have another shape or type.
@@ -52,13 +54,13 @@ class Runner:
 def load_runner(
     folder: str | Path, backend: str = "paddle", *, precision: str = "float32", threads: int = 0
 ) -> Runner:
-    """The model of a folder that `python -m beit export` wrote.
+    """The model in a folder that `python -m beit export` wrote.
 
     Args:
         folder: with `export.json` and the graph.
         backend: "paddle" or "onnx".
-        precision: "float32"; on Paddle also "bfloat16", on ONNX "int8" where it was exported.
-        threads: of the engine; 0 for one per core.
+        precision: "float32"; with Paddle also "bfloat16", with ONNX also "int8" if it was exported.
+        threads: number of threads of the engine; 0 for one per core.
 
     Raises:
         FileNotFoundError: a file of the export is missing.
@@ -68,7 +70,7 @@ def load_runner(
         raise ValueError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
     description = read_description(folder)
     if description.task == "segment" and precision == "bfloat16":
-        raise ValueError("oneDNN, which has the bfloat16 arithmetic, cannot resize class maps; use float32")
+        raise ValueError("bfloat16 runs on oneDNN, which cannot resize class maps; use float32")
     session = BACKENDS[backend](
         Path(folder) / GRAPH, precision, threads or os.cpu_count() or 1, description.task != "segment"
     )
@@ -98,9 +100,9 @@ def _paddle_session(target: Path, precision: str, threads: int, onednn: bool) ->
             raise ValueError("this CPU has no bfloat16 arithmetic (AVX-512 is needed); use float32")
         config.enable_mkldnn_bfloat16()
     predictor = inference.create_predictor(config)
-    lock = threading.Lock()  # a predictor holds its inputs and results
+    lock = threading.Lock()  # a predictor stores its inputs and results
 
-    def run_few(images: np.ndarray) -> list[np.ndarray]:
+    def run_chunk(images: np.ndarray) -> list[np.ndarray]:
         handle = predictor.get_input_handle(predictor.get_input_names()[0])
         handle.copy_from_cpu(np.ascontiguousarray(images))
         predictor.run()
@@ -109,7 +111,7 @@ def _paddle_session(target: Path, precision: str, threads: int, onednn: bool) ->
     def run(images: np.ndarray) -> list[np.ndarray]:
         with lock:
             parts = [
-                run_few(images[first : first + _AT_ONCE]) for first in range(0, max(1, len(images)), _AT_ONCE)
+                run_chunk(images[first : first + _CHUNK]) for first in range(0, max(1, len(images)), _CHUNK)
             ]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
@@ -138,3 +140,4 @@ BACKENDS: dict[str, Callable[[Path, str, int, bool], Session]] = {
     "paddle": _paddle_session,
     "onnx": _onnx_session,
 }
+"""Name of a backend -> function that opens a graph: its path without extension, precision, threads, use of oneDNN."""

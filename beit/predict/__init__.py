@@ -1,1 +1,1 @@
-"""Using a model on pictures: prediction, features, class maps, hidden patches, attention maps, the image processor."""
+"""Prediction: class names, features, class maps, masked patches, attention maps, figures of runs, and image processors."""

@@ -1,11 +1,11 @@
-"""A trained classifier with what belongs to it: pictures in, names and scores out. Floor 3.5."""
+"""A trained classifier or encoder: images to class names, scores, features and attention maps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import paddle
@@ -14,49 +14,68 @@ from PIL import Image
 from beit.beit import Beit, BeitOutput
 from beit.checkpoint.class_names import ClassNames
 from beit.cpu import split_batch
-from beit.data.batch_transforms import normalize
 from beit.data.imagenet_classes import class_names as names_of_list
 from beit.data.imagenet_classes import from_synsets
-from beit.data.transforms import FILTERS, EvalTransform, channels_first
+from beit.data.model_input import prepare_image
+from beit.predict.attention_maps import attention_map, overlay, rollout
+from beit.predict.predictor import Predictor, fit_longer_side
 from beit.preprocessing import Preprocessing
 
-# B pictures; H, W input size; D width; K classes
+# B images; H, W input size; D width; K classes; H heads, h, w patch grid, N = h * w + 1 tokens of attention weights
+
+_ROLLOUT_BYTES = (
+    256 * 2**20
+)  # attention weights of all blocks at once; a large model of 512 pixels has 1.6 GB of them
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """Call it with RGB pictures.
+class Classifier(Predictor):
+    """A classifier, or an encoder without a head, which gives features only."""
 
-    `preprocessing` is what the weights were evaluated with; `class_names` of the K classes, None where nobody knows.
-    """
+    task: ClassVar[str] = "classify"
+    palette = ()
 
     model: Beit
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
 
     def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
-        """For each picture `pred_label`, `pred_score`, `pred_class`, `pred_scores` float32 `[K]` (they sum to 1), as
+        """The predicted classes of RGB images.
+
+        Each result has `pred_label`, `pred_score`, `pred_class` and `pred_scores` (float32 `[K]`, they sum to 1), as
         mmpretrain names them, and `topk`: the best classes, each with `class`, `label` and `score`.
 
         Raises:
             ValueError: the model has no head, or `topk` is not positive.
         """
-        return self.classify(self.tensor(images), topk)
-
-    def classify(self, inputs: paddle.Tensor, topk: int = 5) -> list[dict[str, Any]]:
-        """The same for prepared pictures `[B, 3, H, W]` (`tensor`)."""
-        if not self.model.num_classes:
+        if not self.num_classes:
             raise ValueError("the model has no head, it gives features: use beit.extract_feat")
         if topk < 1:
             raise ValueError(f"topk={topk}; expected 1 or more")
         with _evaluating(self.model):
-            scores = paddle.nn.functional.softmax(
-                split_batch(self.model, inputs).astype("float32"), axis=-1
-            ).numpy()
+            logits = split_batch(self.model, self.tensor(images)).astype("float32")
+            scores = paddle.nn.functional.softmax(logits, axis=-1).numpy()
         return [self._result(row, topk) for row in scores]
 
+    def summary(self, result: dict[str, Any], topk: int = 5) -> dict[str, Any]:
+        """All but `pred_scores`. `topk` is that of the call."""
+        return {name: value for name, value in result.items() if name != "pred_scores"}
+
+    def explain(self, image: Image.Image, result: dict[str, Any], side: int) -> tuple[Image.Image, str]:
+        """The model's input under its attention: the rollout, or where that takes too much memory the last block's mean."""
+        model = self.model
+        tokens = model.patch_embed.num_patches + 1
+        if 4 * model.depth * model.blocks[0].attn.num_heads * tokens**2 <= _ROLLOUT_BYTES:
+            values, caption = self.attention_rollout(self.attentions(image)), "attention through all blocks"
+        else:
+            last = self.attentions(image, [model.depth - 1])[0]
+            values, caption = self.attention_map(last).mean(axis=0), "attention of the last block"
+        view = self.view(image)
+        view = view.resize(fit_longer_side(view.size, side), Image.Resampling.BICUBIC)
+        return overlay(view, values), caption
+
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Pooled features, float32 `[B, D]`."""
+        """Pooled features of RGB images, float32 `[B, D]`."""
         with _evaluating(self.model):
             return split_batch(self.model.extract_feat, self.tensor(images)).numpy()
 
@@ -73,28 +92,34 @@ class Classifier:
                 self.tensor(images), hidden_states=hidden_states, attentions=attentions
             )
 
+    def attentions(self, image: Image.Image, blocks: Sequence[int] | None = None) -> list[np.ndarray]:
+        """Attention weights `[H, N, N]` of an RGB image, for each of the blocks given by number, or for all."""
+        blocks = range(self.model.depth) if blocks is None else blocks
+        return [weights[0].numpy() for weights in self.outputs([image], attentions=blocks).attentions]
+
+    def attention_map(self, weights: np.ndarray) -> np.ndarray:
+        """How much the pooled token attends to each patch, `[H, h, w]`, for the weights `[H, N, N]` of a block."""
+        model = self.model
+        return attention_map(weights, model.patch_embed.grid_size, from_patches=model.use_mean_pooling)
+
+    def attention_rollout(self, attentions: Sequence[np.ndarray]) -> np.ndarray:
+        """Attention rollout `[h, w]` for the weights `[H, N, N]` of all blocks."""
+        model = self.model
+        return rollout(attentions, model.patch_embed.grid_size, from_patches=model.use_mean_pooling)
+
     def view(self, image: Image.Image) -> Image.Image:
-        """The part of an RGB picture that the model sees, at its input size."""
-        height, width = self.model.patch_embed.image_size
-        wants = self.preprocessing
-        if wants.squash:
-            return image.resize((width, height), FILTERS[wants.interpolation])
-        assert wants.crop_pct is not None  # `classifier` refuses what is incomplete
-        transform = EvalTransform((height, width), wants.crop_pct, FILTERS[wants.interpolation])
-        return Image.fromarray(transform(image)["image"].transpose(1, 2, 0))
+        """An RGB image as the model gets it: resized and cropped to the input size, not normalized."""
+        pixels = prepare_image(image, self.image_size, self.preprocessing)
+        return Image.fromarray(pixels.transpose(1, 2, 0))
 
     def tensor(self, images: Sequence[Image.Image]) -> paddle.Tensor:
-        """Pictures as the model takes them, float32 `[B, 3, H, W]`."""
-        return self.tensor_of_views([channels_first(self.view(image)) for image in images])
-
-    def tensor_of_views(self, views: Sequence[np.ndarray]) -> paddle.Tensor:
-        """The same for views, uint8 `[3, H, W]`."""
-        wants = self.preprocessing
-        assert wants.mean is not None and wants.std is not None  # `classifier` refuses what is incomplete
-        return normalize(paddle.to_tensor(np.stack(views)), wants.mean, wants.std)
+        """RGB images as input of the model, float32 `[B, 3, H, W]`."""
+        return self.normalize(
+            np.stack([prepare_image(image, self.image_size, self.preprocessing) for image in images])
+        )
 
     def name(self, label: int) -> str:
-        """What to call a class."""
+        """The name of a class, or `class N` where the classes have no names."""
         return self.class_names[label] if self.class_names else f"class {label}"
 
     def _result(self, scores: np.ndarray, topk: int) -> dict[str, Any]:
@@ -116,25 +141,26 @@ def classifier(
     class_names: ClassNames | None = None,
     origin: str = "the model",
 ) -> Classifier:
-    """A model made ready to predict with the preprocessing and class names it carries, or with those given.
+    """A model as a `Classifier`, with the preprocessing and class names that it carries or with those passed.
 
     Args:
-        preprocessing: fields that are not None replace the model's.
+        model: with its weights.
+        preprocessing: its fields that are not None replace the model's.
         class_names: of the K classes, or `imagenet-1k`, `imagenet-21k`. Names that are all WordNet identifiers, as
             ImageNet's folders are called, are spelled out.
         origin: what to call the model in messages.
 
     Raises:
-        ValueError: neither says how pictures are prepared, or there is another number of names than classes.
+        ValueError: the preprocessing is unknown, or the number of names is not the number of classes.
     """
-    wants = model.preprocessing or Preprocessing()
+    complete = model.preprocessing or Preprocessing()
     if preprocessing is not None:
         given = {name: value for name, value in vars(preprocessing).items() if value not in (None, "")}
-        wants = replace(wants, **given)
-    if wants.unknown:
-        reason = f" ({wants.source})" if wants.source else ""
+        complete = replace(complete, **given)
+    if complete.unknown:
+        reason = f" ({complete.source})" if complete.source else ""
         raise ValueError(
-            f"it is not known how pictures are prepared for {origin}: {', '.join(wants.unknown)} missing{reason}. Pass "
+            f"the preprocessing of {origin} is not known: {', '.join(complete.unknown)} missing{reason}. Pass "
             "preprocessing=beit.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.9) with the values "
             "it was trained with (on the command line --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --crop-pct 0.9), or the "
             "config of its run"
@@ -146,12 +172,12 @@ def classifier(
         names = from_synsets(names)
     if names is not None and len(names) != model.num_classes:
         raise ValueError(f"{len(names)} class names for a model with {model.num_classes} classes")
-    return Classifier(model, wants, names)
+    return Classifier(model, complete, names)
 
 
 @contextmanager
 def _evaluating(model: paddle.nn.Layer) -> Iterator[None]:
-    """The model in evaluation mode, without gradients; afterwards as it was."""
+    """The model in evaluation mode and without gradients; afterwards it is in its former mode."""
     was_training = model.training
     model.eval()
     try:

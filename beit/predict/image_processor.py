@@ -1,9 +1,8 @@
-"""Pictures to model inputs and class maps back, with the interface of transformers' `BeitImageProcessor`. Floor 4.
+"""Image preprocessing with the interface of transformers' `BeitImageProcessor`.
 
-The numbers are transformers' own: a picture is squashed to `size` without regard to its shape, cropped, rescaled and
-normalized with 0.5. The published accuracies were measured otherwise; `BeitImageProcessor.official` and
-`official_segmentation` are those protocols, which keep the shape of a picture and know which statistics belong to
-which weights.
+By default the numbers are those of transformers: an image is resized to `size` without keeping its aspect ratio,
+cropped, rescaled, and normalized with mean and standard deviation 0.5. The published accuracies were measured with
+other protocols, which keep the aspect ratio: `BeitImageProcessor.official` and `official_segmentation`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,25 +22,20 @@ from beit.data.images import to_rgb
 from beit.data.segmentation import fitting_size, resize_bilinear, resize_labels
 from beit.data.transforms import center_crop, resize_shorter_side
 from beit.models.segmentation_heads import resize_bilinear as resize_logits
+from beit.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD
 
-# H, W size of a picture; C channels; K classes
+# H, W size of an image; C channels; K classes
 
-Picture: TypeAlias = "Image.Image | np.ndarray | paddle.Tensor"
-Pictures: TypeAlias = "Picture | Sequence[Picture]"
+ImageLike: TypeAlias = "Image.Image | np.ndarray | paddle.Tensor"
+Images: TypeAlias = "ImageLike | Sequence[ImageLike]"
 Size: TypeAlias = int | Sequence[int] | Mapping[str, int]
 ChannelOrder = Literal["channels_first", "channels_last"]
 
-NEAREST, BILINEAR, BICUBIC = 0, 2, 3  # Pillow's numbers of its filters, which config files hold
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_HALF = (0.5, 0.5, 0.5)
-_OPTIONS = (
-    *("do_resize", "size", "resample", "do_center_crop", "crop_size", "rescale_factor", "do_rescale"),
-    *("do_normalize", "image_mean", "image_std", "do_reduce_labels", "label_resample"),
-)
+NEAREST, BILINEAR, BICUBIC = 0, 2, 3  # Pillow's numbers of its filters, as in preprocessor_config.json
 
 
 class BatchFeature(dict[str, Any]):
-    """A dict whose entries are attributes too: `inputs["pixel_values"]`, `inputs.pixel_values`."""
+    """A dict whose entries are also attributes: `inputs["pixel_values"]`, `inputs.pixel_values`."""
 
     def __getattr__(self, name: str) -> Any:
         if name in self:
@@ -48,66 +43,76 @@ class BatchFeature(dict[str, Any]):
         raise AttributeError(name)
 
 
+@dataclass(eq=False)
 class BeitImageProcessor:
-    """What transformers' `BeitImageProcessor` does, for NumPy, Pillow and Paddle.
+    """transformers' `BeitImageProcessor` for NumPy, Pillow and Paddle.
 
     Source: transformers 4.57, models/beit/image_processing_beit.py. In transformers 5 the defaults are
-    `size` 224 and no center crop; hosted `preprocessor_config.json` files state theirs (`from_pretrained`).
+    `size` 224 and no center crop; published `preprocessor_config.json` files state theirs (`from_pretrained`).
+
+    Example:
+        >>> processor = beit.BeitImageProcessor.official(224)
+        >>> processor(Image.open("photo.jpg"), return_tensors="pd").pixel_values.shape
+        [1, 3, 224, 224]
 
     Args:
         do_resize: resize to `size`.
-        size: `{"height": H, "width": W}`, a side, or a pair, in pixels: the shape of the picture is not kept. Beyond
-            transformers, `{"shortest_edge": S}` keeps it, and `{"shortest_edge": S, "longest_edge": L}` scales it to
-            the largest size within both, as segmentation is evaluated.
-        resample: Pillow filter (0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic).
-        do_center_crop, crop_size: cut out the middle; what lies beyond the picture is 0.
-        do_rescale, rescale_factor: multiply pixels by the factor.
-        do_normalize, image_mean, image_std: subtract and divide, per channel or by one number.
-        do_reduce_labels: in label maps 0 becomes 255 and the others lose 1.
-        label_resample: filter for label maps; None takes `resample`, as transformers does. A filter other than 0
-            mixes class numbers where classes meet, of which a warning tells.
+        size: in pixels: `{"height": H, "width": W}`, one side, or a pair (height, width); None for 256. The aspect
+            ratio is not kept. Beyond transformers, `{"shortest_edge": S}` keeps it, and
+            `{"shortest_edge": S, "longest_edge": L}` resizes to the largest size within both, as segmentation models
+            are evaluated (images bilinearly, label maps with `resample` 0 to the nearest pixel).
+        resample: number of a Pillow filter (0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic).
+        do_center_crop: cut out the center; what lies outside of the image is 0.
+        crop_size: size of the crop in pixels, in the forms of `size`; None for 224.
+        rescale_factor: factor of `do_rescale`.
+        do_rescale: multiply the pixels by `rescale_factor`.
+        do_normalize: subtract `image_mean` and divide by `image_std`.
+        image_mean: one number, or one per channel; None for 0.5.
+        image_std: one number, or one per channel; None for 0.5.
+        do_reduce_labels: in label maps, 0 becomes 255 and all other labels are reduced by 1.
+        label_resample: filter for label maps; None for `resample`, as in transformers. All filters but 0 mix class
+            numbers at the borders of classes, which gives a warning.
+
+    Raises:
+        ValueError: `size` or `crop_size` has another form.
     """
 
-    def __init__(
-        self,
-        do_resize: bool = True,
-        size: Size | None = None,
-        resample: int = BICUBIC,
-        do_center_crop: bool = True,
-        crop_size: Size | None = None,
-        rescale_factor: float = 1 / 255,
-        do_rescale: bool = True,
-        do_normalize: bool = True,
-        image_mean: float | Sequence[float] | None = None,
-        image_std: float | Sequence[float] | None = None,
-        do_reduce_labels: bool = False,
-        label_resample: int | None = None,
-    ) -> None:
-        self.do_resize = do_resize
-        self.size = _size(256 if size is None else size)
-        self.resample = resample
-        self.do_center_crop = do_center_crop
-        self.crop_size = _size(224 if crop_size is None else crop_size)
-        self.rescale_factor = rescale_factor
-        self.do_rescale = do_rescale
-        self.do_normalize = do_normalize
-        self.image_mean = _HALF if image_mean is None else image_mean
-        self.image_std = _HALF if image_std is None else image_std
-        self.do_reduce_labels = do_reduce_labels
-        self.label_resample = label_resample
+    do_resize: bool = True
+    size: Size | None = None
+    resample: int = BICUBIC
+    do_center_crop: bool = True
+    crop_size: Size | None = None
+    rescale_factor: float = 1 / 255
+    do_rescale: bool = True
+    do_normalize: bool = True
+    image_mean: float | Sequence[float] | None = None
+    image_std: float | Sequence[float] | None = None
+    do_reduce_labels: bool = False
+    label_resample: int | None = None
+
+    def __post_init__(self) -> None:
+        self.size = _size_dict(256 if self.size is None else self.size)
+        self.crop_size = _size_dict(224 if self.crop_size is None else self.crop_size)
+        self.image_mean = HALF if self.image_mean is None else self.image_mean
+        self.image_std = HALF if self.image_std is None else self.image_std
 
     @classmethod
     def official(
         cls,
         image_size: int = 224,
         crop_pct: float = 0.875,
-        image_mean: float | Sequence[float] = _HALF,
-        image_std: float | Sequence[float] = _HALF,
+        image_mean: float | Sequence[float] = HALF,
+        image_std: float | Sequence[float] = HALF,
     ) -> BeitImageProcessor:
-        """The protocol the published classifiers were measured with: shorter side to image_size / crop_pct, bicubic,
-        central square. Statistics: 0.5 for BEiT v1 from ImageNet-22k, ImageNet's for v2; crop_pct 1.0 from 384 on.
+        """The protocol by which the published classifiers were evaluated: shorter side resized bicubically, center crop.
 
         Source: unilm/beit/datasets.py `build_transform`.
+
+        Args:
+            image_size: side of the crop, pixels.
+            crop_pct: crop side / resized shorter side; 1.0 for 384 pixels and more.
+            image_mean: 0.5 for BEiT v1 from ImageNet-22k, ImageNet's for v2.
+            image_std: the same.
         """
         return cls(
             size={"shortest_edge": int(image_size / crop_pct)},
@@ -118,10 +123,12 @@ class BeitImageProcessor:
 
     @classmethod
     def official_segmentation(cls, limits: tuple[int, int] = (2048, 512)) -> BeitImageProcessor:
-        """The protocol the published UPerNets were measured with: the largest size within `limits` (longer, shorter
-        side; (2560, 640) for the 640 models), no crop, ImageNet's statistics, ADE20K's zero label reduced.
+        """The protocol by which the published UPerNets were evaluated: ImageNet's statistics, no crop, labels reduced.
 
         Source: unilm/beit/semantic_segmentation/configs.
+
+        Args:
+            limits: of the longer and the shorter side, pixels; (2560, 640) for the models of 640 pixels.
         """
         return cls(
             size={"shortest_edge": min(limits), "longest_edge": max(limits)},
@@ -135,7 +142,7 @@ class BeitImageProcessor:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> BeitImageProcessor:
-        """The processor of a transformers folder or its `preprocessor_config.json`; keys of other use are left out.
+        """The processor of a transformers folder, or of its `preprocessor_config.json`; unknown keys are ignored.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -152,72 +159,70 @@ class BeitImageProcessor:
             raise ValueError(f"{file} is not valid JSON: {error}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{file} holds no JSON object")
-        if "reduce_labels" in content:  # the name of releases before 4.31
+        if "reduce_labels" in content:  # the name before transformers 4.31
             content.setdefault("do_reduce_labels", content["reduce_labels"])
-        return cls(**{name: content[name] for name in _OPTIONS if name in content})
+        return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
 
     def to_dict(self) -> dict[str, Any]:
         """The options by name."""
-        return {name: vars(self)[name] for name in _OPTIONS}
+        return asdict(self)
 
     def __call__(
-        self, images: Pictures, segmentation_maps: Pictures | None = None, **options: Any
+        self, images: Images, segmentation_maps: Images | None = None, **options: Any
     ) -> BatchFeature:
-        """See `preprocess`."""
+        """The same as `preprocess`."""
         return self.preprocess(images, segmentation_maps, **options)
 
     def preprocess(
         self,
-        images: Pictures,
-        segmentation_maps: Pictures | None = None,
+        images: Images,
+        segmentation_maps: Images | None = None,
         *,
         return_tensors: Literal["pd", "np"] | None = None,
         data_format: ChannelOrder = "channels_first",
         input_data_format: ChannelOrder | None = None,
         **options: Any,
     ) -> BatchFeature:
-        """`pixel_values`, float32, one `[C, H, W]` for each picture, and `labels`, int64, one `[H, W]` for each map.
+        """`pixel_values`, float32, one `[C, H, W]` per image, and `labels`, int64, one `[H, W]` per label map.
 
         Args:
-            images: one picture or several: Pillow (turned to RGB), or arrays `[H, W, C]` / `[C, H, W]` of 0 to 255,
-                or `[B, …]`. Floats in [0, 1] belong with `do_rescale=False`.
-            segmentation_maps: one label map or several: Pillow, or arrays `[H, W]`.
-            return_tensors: "pd" for a Paddle tensor, "np" for an array, of pictures of one size; None for a list.
-            data_format: order of the result's axes.
-            input_data_format: order of the input's axes; None tells it by which axis has 1 or 3 entries.
-            options: the constructor's arguments, for this call.
+            images: one image or several: Pillow images (converted to RGB), or arrays `[H, W, C]` or `[C, H, W]` of 0 to
+                255, or `[B, ...]`. Floats in [0, 1] need `do_rescale=False`.
+            segmentation_maps: one label map or several: Pillow images, or arrays `[H, W]`.
+            return_tensors: "pd" for a Paddle tensor, "np" for an array, of images of one size; None for a list.
+            data_format: order of the axes of the result.
+            input_data_format: order of the axes of the input; None finds it by the axis that has 1 or 3 entries.
+            options: arguments of the constructor, for this call only.
 
         Raises:
-            ValueError: unknown option or tensor type; channels or values that are no picture's; pictures of several
-                sizes for one tensor.
+            ValueError: unknown option or tensor type; an array that is not an image; images of several sizes for one
+                tensor.
         """
-        unknown = sorted(set(options) - set(_OPTIONS))
+        unknown = sorted(set(options) - set(self.to_dict()))
         if unknown:
-            raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(_OPTIONS)}")
-        settings = BeitImageProcessor(
-            **{**self.to_dict(), **{k: v for k, v in options.items() if v is not None}}
-        )
-        pictures = [_channels_first(picture, input_data_format) for picture in _listed(images, 3)]
-        values = [settings._picture(picture) for picture in pictures]
+            raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(self.to_dict())}")
+        settings = replace(self, **{name: value for name, value in options.items() if value is not None})
+        arrays = [_channels_first(image, input_data_format) for image in _as_list(images, 3)]
+        values = [settings._process_image(array) for array in arrays]
         if data_format == "channels_last":
             values = [value.transpose(1, 2, 0) for value in values]
-        result = {"pixel_values": _as(return_tensors, values)}
+        result = {"pixel_values": _stack(return_tensors, values)}
         if segmentation_maps is not None:
-            maps = [settings._labels(_to_array(map_)) for map_ in _listed(segmentation_maps, 2)]
-            result["labels"] = _as(return_tensors, maps)
+            maps = [_to_array(labels) for labels in _as_list(segmentation_maps, 2)]
+            result["labels"] = _stack(return_tensors, [settings._process_labels(labels) for labels in maps])
         return BatchFeature(result)
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Sequence[Sequence[int]] | None = None
     ) -> list[paddle.Tensor]:
-        """Class maps int64 `[h, w]`, one for each picture: logits resized bilinearly, then the largest.
+        """Class maps int64 `[h, w]`, one per image: the class with the largest logit after a bilinear resize.
 
         Args:
-            outputs: logits `[B, K, H, W]`, or what holds them as `logits` (dict or object).
-            target_sizes: (height, width) for each picture; None for the size of the logits.
+            outputs: logits `[B, K, H, W]`, or a dict or object that holds them as `logits`.
+            target_sizes: (height, width) of each image; None for the size of the logits.
 
         Raises:
-            ValueError: another number of sizes than pictures.
+            ValueError: the number of sizes is not the number of images.
         """
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs
         logits = logits if isinstance(logits, paddle.Tensor) else logits.logits
@@ -225,11 +230,11 @@ class BeitImageProcessor:
             return list(logits.argmax(axis=1).unbind(0))
         sizes = [tuple(int(side) for side in size) for size in target_sizes]
         if len(sizes) != logits.shape[0]:
-            raise ValueError(f"{len(sizes)} target_sizes for {logits.shape[0]} pictures")
+            raise ValueError(f"{len(sizes)} target_sizes for {logits.shape[0]} images")
         return [resize_logits(logits[k : k + 1], size)[0].argmax(axis=0) for k, size in enumerate(sizes)]
 
-    def _picture(self, pixels: np.ndarray) -> np.ndarray:
-        """`[C, H, W]` through the steps."""
+    def _process_image(self, pixels: np.ndarray) -> np.ndarray:
+        """All steps for an image `[C, H, W]`."""
         if self.do_resize:
             pixels = self._resize(pixels, self.resample)
         if self.do_center_crop:
@@ -245,18 +250,18 @@ class BeitImageProcessor:
             pixels = (pixels - mean) / std
         return pixels
 
-    def _labels(self, labels: np.ndarray) -> np.ndarray:
-        """`[H, W]` through the steps that concern label maps."""
+    def _process_labels(self, labels: np.ndarray) -> np.ndarray:
+        """The steps for a label map `[H, W]`."""
         if self.do_reduce_labels:
-            # In the array's own 8 bits 0 - 1 would be 255 too; wider ones would give -1.
+            # In 8 bits 0 - 1 would be 255 too; wider types would give -1.
             labels = np.where((labels == 0) | (labels == 255), 255, labels.astype(np.int64) - 1)
         labels = labels.astype(np.uint8)[None]
         resample = self.resample if self.label_resample is None else self.label_resample
         if self.do_resize:
             if resample != NEAREST:
                 warnings.warn(
-                    "label maps are resized with the filter of the pictures, as transformers does, which mixes class "
-                    "numbers where classes meet; pass label_resample=0 for the nearest pixel",
+                    "label maps are resized with the filter of the images, as in transformers, which mixes class "
+                    "numbers at the borders of classes; pass label_resample=0 for the nearest pixel",
                     stacklevel=4,
                 )
             labels = self._resize(labels, resample)
@@ -265,55 +270,46 @@ class BeitImageProcessor:
         return labels[0].astype(np.int64)
 
     def _resize(self, pixels: np.ndarray, resample: int) -> np.ndarray:
-        """`[C, H, W]` at `size`, by Pillow on 8 bits."""
-        is_share = _is_share(pixels)
-        if is_share:
+        """`[C, H, W]` resized to `size` by Pillow, in 8 bits."""
+        assert isinstance(self.size, Mapping)  # `__post_init__`
+        is_fraction = _is_fraction(pixels)
+        if is_fraction:
             pixels = pixels.astype(np.float64) * 255
-        bytes_ = pixels.astype(np.uint8).transpose(1, 2, 0)
+        pixels = pixels.astype(np.uint8)
+        size = pixels.shape[1:]
         if "longest_edge" in self.size:
-            height, width = fitting_size(
-                bytes_.shape[:2], (self.size["longest_edge"], self.size["shortest_edge"])
-            )
+            size = fitting_size(size, (self.size["longest_edge"], self.size["shortest_edge"]))
             if resample == NEAREST:
-                resized = resize_labels(bytes_[..., 0], (height, width))
+                resized = np.stack([resize_labels(plane, size) for plane in pixels])
             else:
-                resized = resize_bilinear(bytes_, (height, width))
+                resized = _planes(resize_bilinear(pixels.transpose(1, 2, 0), size))
         else:
-            image = Image.fromarray(bytes_[..., 0] if bytes_.shape[2] == 1 else bytes_)
+            image, number = _to_pillow(pixels), Image.Resampling(resample)
             if "shortest_edge" in self.size:
-                side = self.size["shortest_edge"]
-                image = resize_shorter_side(image, (side, side), Image.Resampling(resample))
+                image = resize_shorter_side(image, (self.size["shortest_edge"],) * 2, number)
             else:
-                image = image.resize((self.size["width"], self.size["height"]), Image.Resampling(resample))
-            resized = np.asarray(image)
-        resized = resized.reshape(*resized.shape[:2], -1).transpose(2, 0, 1)
-        return (resized * (1 / 255)).astype(np.float32) if is_share else resized
+                image = image.resize((self.size["width"], self.size["height"]), number)
+            resized = _planes(np.asarray(image))
+        return (resized * (1 / 255)).astype(np.float32) if is_fraction else resized
 
     def _crop(self, pixels: np.ndarray) -> np.ndarray:
-        """The middle of `[C, H, W]`; an odd margin leaves its odd pixel to the end, padding to the beginning."""
+        """The center of `[C, H, W]`; an odd margin has its larger half at the end, odd padding at the beginning."""
+        assert isinstance(self.size, Mapping) and isinstance(self.crop_size, Mapping)  # `__post_init__`
         size = (self.crop_size["height"], self.crop_size["width"])
-        if (
-            "shortest_edge" in self.size and pixels.dtype == np.uint8
-        ):  # torchvision's margins, as the official code
-            image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-            cropped = np.asarray(center_crop(image, size))
-            return cropped.reshape(*size, -1).transpose(2, 0, 1)
+        if "shortest_edge" in self.size and pixels.dtype == np.uint8:
+            # The margins of torchvision, as in the official code.
+            return _planes(np.asarray(center_crop(_to_pillow(pixels), size)))
         result = np.zeros((len(pixels), *size), pixels.dtype)
         source, target = [], []
-        for length, wanted in zip(pixels.shape[1:], size, strict=True):
-            start = (length - wanted) // 2  # negative before a picture that is too small
-            source.append(slice(max(start, 0), min(start + wanted, length)))
+        for length, cropped in zip(pixels.shape[1:], size, strict=True):
+            start = (length - cropped) // 2  # negative if the image is smaller than the crop
+            source.append(slice(max(start, 0), min(start + cropped, length)))
             target.append(slice(max(-start, 0), max(-start, 0) + source[-1].stop - source[-1].start))
         result[:, target[0], target[1]] = pixels[:, source[0], source[1]]
         return result
 
 
-def _size(value: Size) -> dict[str, int]:
-    """The dict form of a size.
-
-    Raises:
-        ValueError: none of the forms.
-    """
+def _size_dict(value: Size) -> dict[str, int]:
     if isinstance(value, Mapping):
         if set(value) in ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}):
             return {name: int(side) for name, side in value.items()}
@@ -327,37 +323,47 @@ def _size(value: Size) -> dict[str, int]:
     )
 
 
-def _listed(pictures: Pictures, num_axes: int) -> list[Picture]:
-    """Pictures as a list: a single one, a sequence, or an array with a batch axis."""
-    if isinstance(pictures, Image.Image):
-        return [pictures]
-    if isinstance(pictures, np.ndarray | paddle.Tensor):
-        return [pictures] if pictures.ndim == num_axes else list(pictures)
-    return [single for picture in pictures for single in _listed(picture, num_axes)]
+def _as_list(images: Images, num_axes: int) -> list[ImageLike]:
+    """Images of `num_axes` axes as a list: from a single one, a sequence, or an array with a batch axis."""
+    if isinstance(images, Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray | paddle.Tensor):
+        return [images] if images.ndim == num_axes else list(images)
+    return [single for image in images for single in _as_list(image, num_axes)]
 
 
-def _to_array(picture: Picture) -> np.ndarray:
-    return picture.numpy() if isinstance(picture, paddle.Tensor) else np.asarray(picture)
+def _to_array(image: ImageLike) -> np.ndarray:
+    return image.numpy() if isinstance(image, paddle.Tensor) else np.asarray(image)
 
 
-def _channels_first(picture: Picture, order: ChannelOrder | None) -> np.ndarray:
-    """`[C, H, W]` of any picture; a single 1 or 3 among first and last axis tells the channels, the first wins."""
-    if isinstance(picture, Image.Image):
-        return np.asarray(to_rgb(picture)).transpose(2, 0, 1)
-    pixels = _to_array(picture)
+def _channels_first(image: ImageLike, order: ChannelOrder | None) -> np.ndarray:
+    """`[C, H, W]`; without an order, the channels are the first axis if that has 1 or 3 entries, else the last."""
+    if isinstance(image, Image.Image):
+        return np.asarray(to_rgb(image)).transpose(2, 0, 1)
+    pixels = _to_array(image)
     if pixels.ndim != 3 or (order is None and not {pixels.shape[0], pixels.shape[2]} & {1, 3}):
         raise ValueError(
-            f"an array {list(pixels.shape)} is no picture: expected [H, W, C] or [C, H, W] with 1 or 3 channels"
+            f"an array {list(pixels.shape)} is not an image: expected [H, W, C] or [C, H, W] with 1 or 3 channels"
         )
     is_first = order == "channels_first" or (order is None and pixels.shape[0] in (1, 3))
     return pixels if is_first else pixels.transpose(2, 0, 1)
 
 
-def _is_share(pixels: np.ndarray) -> bool:
-    """Whether pixels are shares of 1 (floats in [0, 1] that are not all whole) rather than 0 to 255.
+def _to_pillow(pixels: np.ndarray) -> Image.Image:
+    """A gray or RGB image of uint8 `[C, H, W]`."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    """`[C, H, W]` of `[H, W, C]` or `[H, W]`."""
+    return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+
+
+def _is_fraction(pixels: np.ndarray) -> bool:
+    """True for pixels in [0, 1] that are not all whole numbers, False for 0 to 255.
 
     Raises:
-        ValueError: they are neither.
+        ValueError: the pixels are neither.
     """
     if pixels.dtype == np.uint8:
         return False
@@ -369,20 +375,14 @@ def _is_share(pixels: np.ndarray) -> bool:
     raise ValueError(f"pixels from {low:g} to {high:g}; expected whole numbers 0 to 255, or 0 to 1")
 
 
-def _as(kind: str | None, values: list[np.ndarray]) -> Any:
-    """A list, one array, or one tensor.
-
-    Raises:
-        ValueError: unknown kind, or pictures of several sizes.
-    """
+def _stack(kind: str | None, values: list[np.ndarray]) -> list[np.ndarray] | np.ndarray | paddle.Tensor:
+    """A list, one array, or one tensor."""
     if kind not in (None, "np", "pd"):
         raise ValueError(f"return_tensors={kind!r}; known: 'pd' (Paddle), 'np', None")
     if kind is None:
         return values
     shapes = {value.shape for value in values}
     if len(shapes) > 1:
-        raise ValueError(
-            f"pictures of several sizes ({len(shapes)}) make no tensor; take return_tensors=None"
-        )
+        raise ValueError(f"images of several sizes ({len(shapes)}) make no tensor; use return_tensors=None")
     stacked = np.stack(values)
     return paddle.to_tensor(stacked) if kind == "pd" else stacked

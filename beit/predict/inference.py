@@ -1,4 +1,4 @@
-"""Three lines of Python from a model to class names: `inference_model`, `extract_feat`. Floor 4.8."""
+"""From a model by name to predictions in three lines: `inference_model`, `extract_feat`, `load_predictor`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from beit.beit import Beit
 from beit.checkpoint.class_names import ClassNames
 from beit.config import with_options
 from beit.predict.classifier import Classifier, classifier
-from beit.predict.inputs import ImageError, ImageInput, list_inputs, open_input
-from beit.predict.masked import MaskedModel, load_masked_model
+from beit.predict.inputs import ImageInput, list_inputs
+from beit.predict.masked import load_masked_model
+from beit.predict.predictor import Predictor
 from beit.predict.resolve import find_weights, load_classifier
-from beit.predict.segmentation import Segmenter, load_segmenter
-from beit.predict.segmentation_overlays import class_areas
+from beit.predict.segmentation import load_segmenter
 from beit.preprocessing import Preprocessing
 
-Predictor = Classifier | Segmenter | MaskedModel
 Model = str | Path | Beit | Predictor
 
-_DECODERS = 4  # threads that read pictures; Pillow releases the interpreter while it decodes
+_DECODERS = 4  # threads that read images; Pillow releases the GIL while it decodes
 
 
 def inference_model(
@@ -38,32 +37,35 @@ def inference_model(
     preprocessing: Preprocessing | None = None,
     class_names: ClassNames | None = None,
 ) -> Any:
-    """What a model says of a picture (a dict), or of several (a list of dicts, in order).
+    """The prediction for one image (a dict), or for several (a list of dicts, in order).
 
-    A classifier gives `pred_label`, `pred_score`, `pred_class`, `pred_scores` (float32 `[K]`) and `topk` (dicts with
-    `class`, `label`, `score`); a segmentation model `pred_sem_seg` (uint8 `[h, w]`, a class for each pixel) and
-    `classes` (name, pixels and share, largest first); a pre-trained model the tokens it puts into hidden patches
-    (`MaskedModel`). Pictures of files have their path as `image`.
+    A classifier returns `pred_label`, `pred_score`, `pred_class`, `pred_scores` (float32 `[K]`) and `topk` (dicts with
+    `class`, `label`, `score`); a segmentation model `pred_sem_seg` (uint8 `[h, w]`, the class of each pixel) and
+    `classes` (name, pixels and share, largest first); a pre-trained model the tokens that it predicts for masked
+    patches (`MaskedModel`). Images from files have their path as `image`.
+
+    Example:
+        >>> beit.inference_model("output/run", "photo.jpg")["pred_class"]
 
     Args:
         model: name from `list_models()`, output folder of a run, checkpoint, `Beit`, or result of `load_predictor`.
-        images: file, folder, pattern, Pillow picture, array uint8 `[H, W, 3]` (RGB), or a list of these.
-        topk: classes in `topk`.
-        batch_size: pictures at a time.
-        config: of the weights, where it is not beside them.
-        preprocessing: fields that differ from what the weights carry.
-        class_names: other names; `imagenet-1k` and `imagenet-21k` are lists of this package.
+        images: file, folder, pattern, Pillow image, array uint8 `[H, W, 3]` (RGB), or a list of these.
+        topk: classes in `topk`, 1 or more.
+        batch_size: images at a time.
+        config: config of the weights, where it is not stored beside them.
+        preprocessing: fields that replace those stored with the weights.
+        class_names: names that replace those stored with the weights; `imagenet-1k` and `imagenet-21k` are built in.
 
     Raises:
         ValueError: the preprocessing is unknown; the message says what to pass. Otherwise as `find_weights`,
             `load_classifier`.
-        ImageError, FileNotFoundError: a picture cannot be read.
+        ImageError, FileNotFoundError: an image cannot be read.
     """
     predictor = load_predictor(model, config=config, preprocessing=preprocessing, class_names=class_names)
-    pictures, is_single = list_inputs(images)
+    inputs, is_single = list_inputs(images)
     results = []
-    for _, result in predict_each(predictor, pictures, topk=topk, batch_size=batch_size):
-        if isinstance(result, ImageError | ValueError):
+    for _, result in predict_each(predictor, inputs, topk=topk, batch_size=batch_size):
+        if isinstance(result, ValueError):
             raise result
         results.append(result)
     return results[0] if is_single else results
@@ -77,20 +79,30 @@ def extract_feat(
     config: CfgNode | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> np.ndarray:
-    """Pooled features of a classifier or encoder, float32 `[D]` of a picture, `[n, D]` of several.
+    """Pooled features of a classifier or encoder: float32 `[D]` for one image, `[n, D]` for several.
 
-    Arguments and errors are those of `inference_model`.
+    Example:
+        >>> beit.extract_feat("output/run", ["a.jpg", "b.jpg"]).shape
+        (2, 768)
+
+    Args:
+        model: name from `list_models()`, output folder of a run, checkpoint, `Beit`, or result of `load_predictor`.
+        images: file, folder, pattern, Pillow image, array uint8 `[H, W, 3]` (RGB), or a list of these.
+        batch_size: images at a time.
+        config: config of the weights, where it is not stored beside them.
+        preprocessing: fields that replace those stored with the weights.
 
     Raises:
-        ValueError: the model is no classifier or encoder.
+        ValueError: the model is not a classifier or encoder; otherwise as `inference_model`.
+        ImageError, FileNotFoundError: an image cannot be read.
     """
-    predictor = load_predictor(model, config=config, preprocessing=preprocessing)
-    if not isinstance(predictor, Classifier):
-        raise ValueError("features are those of a classifier or of an encoder; this is another kind of model")
-    pictures, is_single = list_inputs(images)
+    predictor = require_classifier(
+        load_predictor(model, config=config, preprocessing=preprocessing), "features"
+    )
+    inputs, is_single = list_inputs(images)
     rows = [
-        predictor.features([_open(predictor, picture) for picture in pictures[k : k + batch_size]])
-        for k in range(0, len(pictures), batch_size)
+        predictor.features([predictor.open(image) for image in inputs[k : k + batch_size]])
+        for k in range(0, len(inputs), batch_size)
     ]
     features = np.concatenate(rows)
     return features[0] if is_single else features
@@ -103,11 +115,24 @@ def load_predictor(
     preprocessing: Preprocessing | None = None,
     class_names: ClassNames | None = None,
 ) -> Predictor:
-    """A trained model with all it needs to look at pictures: load it once, use it often.
+    """A trained model with its preprocessing and class names. Load it once, use it often.
 
-    Arguments and errors are those of `inference_model`.
+    Example:
+        >>> predictor = beit.load_predictor("output/run")
+        >>> predictor([predictor.open("photo.jpg")])[0]["pred_class"]
+
+    Args:
+        model: name from `list_models()`, output folder of a run, checkpoint, or `Beit`; a predictor is returned as it is.
+        config: config of the weights, where it is not stored beside them.
+        preprocessing: fields that replace those stored with the weights (classifiers only).
+        class_names: names that replace those stored with the weights (classifiers only); `imagenet-1k` and
+            `imagenet-21k` are built in.
+
+    Raises:
+        ValueError: the preprocessing is unknown; the message says what to pass. The model does not predict from
+            images. Otherwise as `find_weights`, `load_classifier`.
     """
-    if isinstance(model, Classifier | Segmenter | MaskedModel):
+    if isinstance(model, Predictor):
         return model
     if isinstance(model, Beit):
         return classifier(model, preprocessing=preprocessing, class_names=class_names)
@@ -122,56 +147,56 @@ def load_predictor(
             raise ValueError(f"TASK: {task} takes its preprocessing and class names from its config alone")
         return loaders[task](with_options(weights.config, ["MODEL.PRETRAINED", str(weights.path)]))
     if task != "classify":
-        raise ValueError(f"{weights.name} is a run of TASK: {task}, which has nothing to say of a picture")
+        raise ValueError(f"{weights.name} is a run of TASK: {task}, whose models do not predict from images")
     return classifier(
         load_classifier(weights), preprocessing=preprocessing, class_names=class_names, origin=weights.name
     )
 
 
+def require_classifier(predictor: Predictor, purpose: str) -> Classifier:
+    """The predictor, if it is a classifier or an encoder.
+
+    Args:
+        predictor: any.
+        purpose: what it is needed for, in the plural, for the message.
+
+    Raises:
+        ValueError: it is another kind of model.
+    """
+    if not isinstance(predictor, Classifier):
+        raise ValueError(
+            f"{purpose} need a classifier or an encoder; this model is of TASK: {predictor.task}"
+        )
+    return predictor
+
+
 def predict_each(
-    predictor: Predictor, pictures: Sequence[ImageInput], *, topk: int = 5, batch_size: int = 16
-) -> Iterator[tuple[ImageInput, dict[str, Any] | ImageError | ValueError]]:
-    """Each picture with its result, in order; for one that cannot be read the error, and the others go on."""
+    predictor: Predictor, inputs: Sequence[ImageInput], *, topk: int = 5, batch_size: int = 16
+) -> Iterator[tuple[ImageInput, dict[str, Any] | ValueError]]:
+    """Each image with its result, in order; an image that cannot be read comes with the error instead.
+
+    Args:
+        predictor: the model.
+        inputs: single images: files, Pillow images or arrays.
+        topk: classes in `topk`, 1 or more.
+        batch_size: images at a time.
+    """
     with ThreadPoolExecutor(_DECODERS) as pool:
-        for start in range(0, len(pictures), batch_size):
-            chunk = pictures[start : start + batch_size]
-            opened = list(pool.map(lambda picture: _try_open(predictor, picture), chunk))
-            good = [image for image in opened if isinstance(image, Image.Image)]
-            results = iter(_run(predictor, good, topk))
-            for picture, image in zip(chunk, opened, strict=True):
+        for start in range(0, len(inputs), batch_size):
+            chunk = inputs[start : start + batch_size]
+            opened = list(pool.map(lambda image: _try_open(predictor, image), chunk))
+            images = [image for image in opened if isinstance(image, Image.Image)]
+            results = iter(predictor(images, topk) if images else [])
+            for source, image in zip(chunk, opened, strict=True):
                 if not isinstance(image, Image.Image):
-                    yield picture, image
+                    yield source, image
                     continue
                 result = next(results)
-                yield (
-                    picture,
-                    {"image": str(picture), **result} if isinstance(picture, str | Path) else result,
-                )
+                yield source, {"image": str(source), **result} if isinstance(source, str | Path) else result
 
 
-def _run(predictor: Predictor, images: list[Image.Image], topk: int) -> list[dict[str, Any]]:
-    if not images:
-        return []
-    if isinstance(predictor, Classifier):
-        return predictor(images, topk)
-    if isinstance(predictor, MaskedModel):
-        return predictor(images)
-    maps = [predictor(image) for image in images]
-    return [
-        {"pred_sem_seg": classes, "classes": class_areas(classes, predictor.class_names)} for classes in maps
-    ]
-
-
-def _open(predictor: Predictor, picture: ImageInput) -> Image.Image:
-    if isinstance(predictor, Classifier):
-        return open_input(picture, exif_orientation=predictor.preprocessing.exif_orientation)
-    if isinstance(predictor, MaskedModel):
-        return open_input(picture, exif_orientation=predictor.exif_orientation)
-    return open_input(picture, exif_orientation=predictor.open_options.get("exif_orientation", False))
-
-
-def _try_open(predictor: Predictor, picture: ImageInput) -> Image.Image | ImageError | ValueError:
+def _try_open(predictor: Predictor, image: ImageInput) -> Image.Image | ValueError:
     try:
-        return _open(predictor, picture)
+        return predictor.open(image)
     except ValueError as error:  # ImageError is one
         return error

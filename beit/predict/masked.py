@@ -1,10 +1,10 @@
-"""Masked image modeling on single pictures: which visual tokens a model puts into the holes. Floor 4.5."""
+"""A pre-trained model on single images: it masks patches and predicts their visual tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import paddle
@@ -12,53 +12,59 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from beit.checkpoint.load import load_pretrained
-from beit.data.batch_transforms import normalize
 from beit.data.masking import MaskGenerator, build_mask_generator
 from beit.data.two_view import CentralTwoView, build_eval_views
 from beit.models.dalle import DalleTokenizer
 from beit.models.mim import BeitForMaskedImageModeling, MimLogits, build_mim
 from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
 from beit.models.vqkd import VqKd
-from beit.tasks.previews import gray_out
+from beit.predict.predictor import Predictor
+from beit.preprocessing import Preprocessing, preprocessing_of
+from beit.tasks.previews import gray_out, to_uint8
 from beit.tasks.token_figures import code_colors
 
-# B pictures; h, w patch grid; L = h * w
+# B images; h, w patch grid; L = h * w patches
 
 VISIBLE = -1
-"""Entry of `pred_tokens` where the patch was shown."""
+"""Entry of `pred_tokens` for patches that are not masked."""
 
 
 @dataclass(frozen=True)
-class MaskedModel:
-    """A pre-trained model with its masks, and its tokenizer where the config names one: call it with RGB pictures."""
+class MaskedModel(Predictor):
+    """A pre-trained model with its mask generator, and its tokenizer where the config names one."""
+
+    task: ClassVar[str] = "pretrain"
+    class_names = None
+    palette = ()
 
     model: BeitForMaskedImageModeling
+    preprocessing: Preprocessing
     tokenizer: VqKd | DalleTokenizer | None
     views: CentralTwoView
     masks: MaskGenerator
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    exif_orientation: bool = False
 
-    def __call__(self, images: Sequence[Image.Image], seed: int = 0) -> list[dict[str, Any]]:
-        """For each picture, arrays over the patch grid `[h, w]`, and pictures uint8 `[H, W, 3]`.
+    def __call__(
+        self, images: Sequence[Image.Image], topk: int = 5, *, seed: int = 0
+    ) -> list[dict[str, Any]]:
+        """The tokens predicted for the masked patches of RGB images.
 
-        `mask` says what was hidden, `pred_tokens` the token predicted there (-1 where the patch was shown), `view`
-        what the model saw before masking. With a tokenizer also `tokens`, its ids, and `mask_accuracy`, the share of
-        hidden patches whose token is right (0 to 1). Where the tokenizer has a decoder (DALL-E), `reconstruction`
-        is its picture of the shown patches' tokens and the predicted ones.
+        Each result has arrays over the patch grid `[h, w]` and images uint8 `[H, W, 3]`: `mask` (True for masked
+        patches), `pred_tokens` (the predicted token; -1 for patches that are not masked), and `view`, the model's
+        input before masking. With a tokenizer also `tokens`, its ids, and `mask_accuracy`, the share of masked patches
+        whose token is predicted correctly (0 to 1). Where the tokenizer has a decoder (DALL-E), `reconstruction` is
+        its image of the predicted tokens, and of the tokenizer's where patches are not masked.
 
         Args:
-            seed: of the mask of the first picture; the next has seed + 1.
+            images: RGB.
+            topk: not used; these models have no classes.
+            seed: of the mask of the first image; the next image has seed + 1.
         """
         samples = [self.views(image) for image in images]
         grid = self.model.patch_embed.grid_size
         masks = np.stack([self.masks(np.random.default_rng(seed + k)) for k in range(len(samples))])
         pixels = np.stack([sample["image"] for sample in samples])
         with paddle.no_grad():
-            logits = self.model(
-                normalize(paddle.to_tensor(pixels), self.mean, self.std), paddle.to_tensor(masks)
-            )
+            logits = self.model(self.normalize(pixels), paddle.to_tensor(masks))
             logits = logits.main if isinstance(logits, MimLogits) else logits
             predicted = np.full(masks.shape, VISIBLE, np.int64)
             predicted[masks] = logits.argmax(-1).numpy()
@@ -79,6 +85,15 @@ class MaskedModel:
             results.append(result)
         return results
 
+    def summary(self, result: dict[str, Any], topk: int = 5) -> dict[str, Any]:
+        """`pred_tokens` as lists, and `mask_accuracy` where there is a tokenizer."""
+        entry = {"pred_tokens": result["pred_tokens"].tolist()}
+        return entry | {name: result[name] for name in ("mask_accuracy",) if name in result}
+
+    def draw(self, image: Image.Image, result: dict[str, Any]) -> dict[str, Image.Image]:
+        """`masked`: the columns of `draw_masked_prediction`."""
+        return {"masked": Image.fromarray(draw_masked_prediction(result))}
+
     def _tokens(self, samples: Sequence[dict[str, np.ndarray]]) -> np.ndarray | None:
         if self.tokenizer is None:
             return None
@@ -91,22 +106,24 @@ class MaskedModel:
         if tokens is None or not isinstance(self.tokenizer, DalleTokenizer) or self.tokenizer.decoder is None:
             return None
         mixed = np.where(predicted == VISIBLE, tokens, predicted)
-        pictures = self.tokenizer.decode(paddle.to_tensor(mixed), grid).numpy()
-        return np.rint(pictures.clip(0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+        return to_uint8(self.tokenizer.decode(paddle.to_tensor(mixed), grid).numpy())
 
 
 def draw_masked_prediction(result: Mapping[str, Any]) -> np.ndarray:
-    """What the model saw, beside it with the hidden patches gray, the colors of its tokens in the holes, and the
-    reconstruction where there is one: uint8 `[H, columns * W, 3]`. A token has the same color in every picture."""
+    """A result of `MaskedModel` as one image with several columns, uint8 `[H, columns * W, 3]`.
+
+    The columns are the model's input, the same with masked patches in gray, the same with masked patches in the colors
+    of their predicted tokens, and the reconstruction where there is one. A token always has the same color.
+    """
     view, mask = result["view"], result["mask"]
     size = (view.shape[1], view.shape[0])
 
-    def spread(grid: np.ndarray) -> np.ndarray:
+    def enlarge(grid: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.NEAREST))
 
-    hidden = spread(mask.astype(np.uint8))[..., None].astype(bool)
+    masked = enlarge(mask.astype(np.uint8))[..., None].astype(bool)
     columns = [view, gray_out(view[None], mask[None])[0]]
-    columns.append(np.where(hidden, spread(code_colors(result["pred_tokens"])), view))
+    columns.append(np.where(masked, enlarge(code_colors(result["pred_tokens"])), view))
     if "reconstruction" in result:
         columns.append(
             np.asarray(Image.fromarray(result["reconstruction"]).resize(size, Image.Resampling.BICUBIC))
@@ -128,10 +145,8 @@ def load_masked_model(config: CfgNode) -> MaskedModel:
     tokenizer = build_tokenizer(config) if config.TOKENIZER.PRETRAINED else None
     return MaskedModel(
         model=model,
+        preprocessing=preprocessing_of(config),
         tokenizer=tokenizer,
         views=build_eval_views(config, tokenizer_image_size(config) if tokenizer is not None else None),
         masks=build_mask_generator(config),
-        mean=tuple(config.DATA.IMAGENET_MEAN),
-        std=tuple(config.DATA.IMAGENET_STD),
-        exif_orientation=config.DATA.EXIF_ORIENTATION,
     )

@@ -1,4 +1,4 @@
-"""What a classifier says of its validation images: a picture of them, its confusion matrix, a table of classes."""
+"""Predictions of a classifier on its validation images: a figure of them, the confusion matrix, a table of classes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from beit.tasks.classify import Classify
 
 # B images, K classes
 
-_LABELLED = 40  # classes up to which a confusion matrix names them and writes numbers
+_MAX_LABELED = 40  # classes; with more, the confusion matrix shows neither names nor numbers
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities `[B, K]` for the images of `dataset`, in its order."""
+    """`scores`, the probabilities `[B, K]` for the images of `dataset` in its order, and the `names` of the K classes."""
 
     dataset: ImageDataset
     scores: np.ndarray
@@ -40,22 +40,22 @@ class Predictions:
     def labels(self) -> np.ndarray:
         """True classes `[B]`."""
         labels = self.dataset.images.labels
-        assert labels is not None  # the data of `Classify` have labels
+        assert labels is not None  # the data of `Classify` has labels
         return labels
 
     @property
     def confusion(self) -> np.ndarray:
-        """Images of each true class (row) called each class (column), `[K, K]`."""
+        """Number of images by true class (row) and predicted class (column), `[K, K]`."""
         classes = self.scores.shape[1]
         pairs = self.labels * classes + self.scores.argmax(-1)
         return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def validation_predictions(config: CfgNode) -> Predictions:
-    """What the weights of MODEL.PRETRAINED say of the validation images of a config.
+    """The predictions of the weights of MODEL.PRETRAINED for the validation images of a config.
 
     Raises:
-        ValueError: no weights are named, or the task is no classification.
+        ValueError: no weights are named, or the task is not classification.
     """
     if config.TASK != "classify" or not config.MODEL.PRETRAINED:
         raise ValueError("predictions need TASK: classify and weights: -pretrained FILE")
@@ -76,9 +76,14 @@ def validation_predictions(config: CfgNode) -> Predictions:
 
 
 def draw_predictions(config: CfgNode, count: int = 40) -> Path:
-    """Write `predictions.png`: the images the model has wrong first, then those it is least sure of; its path.
+    """Write `predictions.png`: the wrong predictions first, then those with the lowest probability; its path.
 
-    Each title has the predicted class with its probability, and the true class in red where it differs.
+    The title of each image has the predicted class with its probability; if it is wrong, the title is red and also has
+    the true class.
+
+    Args:
+        config: with the weights as MODEL.PRETRAINED; the figure goes into its SAVE folder.
+        count: largest number of images.
     """
     found = validation_predictions(config)
     predicted, confidence = found.scores.argmax(-1), found.scores.max(-1)
@@ -100,8 +105,11 @@ def draw_predictions(config: CfgNode, count: int = 40) -> Path:
 def draw_confusion(config: CfgNode) -> list[Path]:
     """Write `confusion.png` and `classes.csv`; their paths.
 
-    The matrix shows the share of each true class (row); up to 40 classes are named. The table has for each class its
-    images, precision, recall, F1 (percent, empty where nothing was called or is so), and what it is taken for most.
+    The matrix shows shares of the true class (row); up to 40 classes are named. The table has for each class the number
+    of its images, precision, recall, F1 (percent; empty where undefined), and the class it is most often confused with.
+
+    Args:
+        config: with the weights as MODEL.PRETRAINED; the files go into its SAVE folder.
     """
     found = validation_predictions(config)
     folder = Path(config.SAVE)
@@ -115,18 +123,23 @@ def draw_confusion(config: CfgNode) -> list[Path]:
 
 
 def class_rows(confusion: np.ndarray, names: tuple[str, ...]) -> list[tuple[object, ...]]:
-    """One row a class: label, name, images, precision, recall, F1 in percent, class it is wrongly called most."""
-    right, called, images = np.diag(confusion), confusion.sum(0), confusion.sum(1)
-    wrongly = confusion - np.diag(right)
+    """One row per class: label, name, images, precision, recall, F1 in percent, class it is most often confused with.
+
+    Args:
+        confusion: number of images by true class (row) and predicted class (column), `[K, K]`.
+        names: of the K classes.
+    """
+    correct, predicted, images = np.diag(confusion), confusion.sum(0), confusion.sum(1)
+    confused = confusion - np.diag(correct)
     rows: list[tuple[object, ...]] = []
     for k, name in enumerate(names):
-        precision = 100 * right[k] / called[k] if called[k] else None
-        recall = 100 * right[k] / images[k] if images[k] else None
+        precision = 100 * correct[k] / predicted[k] if predicted[k] else None
+        recall = 100 * correct[k] / images[k] if images[k] else None
         # 2 TP / (2 TP + FP + FN): the same as the harmonic mean, and defined where one of the two is not
-        both = called[k] + images[k]
-        f1 = 200 * right[k] / both if both else None
+        both = predicted[k] + images[k]
+        f1 = 200 * correct[k] / both if both else None
         cells = ["" if value is None else f"{value:.2f}" for value in (precision, recall, f1)]
-        other = names[int(wrongly[k].argmax())] if wrongly[k].any() else ""
+        other = names[int(confused[k].argmax())] if confused[k].any() else ""
         rows.append((k, name, int(images[k]), *cells, other))
     return rows
 
@@ -143,7 +156,7 @@ def _draw_matrix(found: Predictions, path: Path, model: str) -> Path:
     axis.set_ylabel("true class")
     correct = int(np.diag(confusion).sum())
     axis.set_title(f"{model}: {correct} of {confusion.sum()} right ({100 * correct / confusion.sum():.2f} %)")
-    if classes <= _LABELLED:
+    if classes <= _MAX_LABELED:
         axis.set_xticks(range(classes), found.names, rotation=90, fontsize=8)
         axis.set_yticks(range(classes), found.names, fontsize=8)
         for row, column in np.argwhere(confusion):

@@ -1,4 +1,4 @@
-"""Trained models by name, run folder or file: which config belongs to the weights, and the model with them. Floor 3.5."""
+"""From a published name, a run folder or a file to weights with their config, and to the classifier they make."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from beit.zoo import fetch_published, published
 from beit.zoo.table import PUBLISHED
 
 _RUN_WEIGHTS = ("model.pdparams", "best.pdparams", "latest.pdparams")
-"""What a run folder holds, the finished model first."""
+"""Weights in a run folder, in order of preference."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights on disk and the config that builds their model; None where only the file itself tells."""
+    """A weights file, the config of its model (None if it must be derived from the file), and its name for messages."""
 
     path: Path
     config: CfgNode | None
@@ -31,12 +31,12 @@ class Weights:
 
 
 def find_weights(source: str | Path, config: CfgNode | str | Path | None = None) -> Weights:
-    """The weights that a published name, a run folder or a file means, with their config.
+    """The weights of a published name, a run folder or a file, with their config.
 
     Args:
-        source: name from `list_models()` (its file is fetched into the cache), the output folder of a run, or any
-            checkpoint; a file in a run folder goes with the run's `config.yaml`.
-        config: another config, or the file or name of one.
+        source: name from `list_models()` (its file is downloaded into the cache), the output folder of a run, or any
+            checkpoint; the config of a file in a run folder is the run's `config.yaml`.
+        config: replaces the config found: a config, or the file or name of one.
 
     Raises:
         ValueError: unknown name.
@@ -56,33 +56,36 @@ def find_weights(source: str | Path, config: CfgNode | str | Path | None = None)
         return Weights(path, tree, str(source))
     if str(source) in PUBLISHED or not path.suffix:
         entry = published(str(source))
-        if tree is None and not entry.kind.startswith("dalle"):  # their config is that of a model they serve
+        if tree is None and not entry.kind.startswith(
+            "dalle"
+        ):  # the config of DALL-E is that of a pre-training run
             tree = get_config(entry.config, list(entry.options))
         return Weights(fetch_published(entry), tree, entry.name)
     raise FileNotFoundError(
-        f"{source} is no file, no folder and no name of beit.list_models(); name a run folder, a checkpoint or a "
+        f"{source} is not a file, a folder or a name of beit.list_models(); name a run folder, a checkpoint or a "
         "published model"
     )
 
 
 def load_classifier(weights: Weights) -> Beit:
-    """The classifier, or the encoder where the file has no head, with its weights, in evaluation mode.
+    """The classifier, or the encoder if the file has no head, with its weights, in evaluation mode.
 
-    Without a config the architecture is read off the file.
+    Without a config the architecture is derived from the shapes of the tensors.
 
     Raises:
-        ValueError: the file holds another kind of model, or does not tell the image size; it lacks tensors.
+        ValueError: the file holds another kind of model, its image size is unknown, or tensors are missing.
         CheckpointError: it cannot be read.
     """
     opened = open_checkpoint(weights.path)
     config = weights.config
-    unsure = False
+    preprocessing = None
     if config is None:
         config, info = config_of_file(opened, weights.name)
-        unsure = info.preprocessing.mean is None
+        if info.preprocessing.mean is None:
+            preprocessing = info.preprocessing
     model = build_beit(config)
-    if unsure:
-        model.preprocessing = info.preprocessing  # and not the defaults of the config
+    if preprocessing is not None:
+        model.preprocessing = preprocessing  # unknown statistics, instead of the defaults of the config
     report = load_pretrained(model, opened)
     if report.new:
         raise ValueError(
@@ -94,7 +97,13 @@ def load_classifier(weights: Weights) -> Beit:
 
 
 def config_of_file(opened: Source, name: str) -> tuple[CfgNode, DialectInfo]:
-    """The config of the classifier or encoder that a checkpoint holds, from the shapes of its tensors.
+    """The config of the classifier or encoder in a checkpoint, derived from the shapes of its tensors.
+
+    Args:
+        opened: the checkpoint.
+        name: what to call it in messages.
+
+    Returns: the config, and what else was found out about the checkpoint.
 
     Raises:
         ValueError: it is another kind of model, or its grid is not square; a config is needed then.
@@ -102,12 +111,12 @@ def config_of_file(opened: Source, name: str) -> tuple[CfgNode, DialectInfo]:
     state, info = to_canonical(opened.tree, name=opened.name, config=opened.config)
     if info.kind not in (CLASSIFIER, BACKBONE):
         raise ValueError(
-            f"{name} holds a {info.kind} model, which the file alone does not describe: give the config it was "
+            f"{name} holds a {info.kind} model, whose architecture cannot be derived from the file: give the config it was "
             "trained with (config=…, on the command line --cfg)"
         )
     size = info.architecture.image_size or info.preprocessing.image_size
     if not size:
-        raise ValueError(f"{name} does not tell its image size: give its config (config=…, --cfg)")
+        raise ValueError(f"the image size of {name} is unknown: give its config (config=…, --cfg)")
     options = {
         "MODEL.NAME": Path(opened.name).stem,
         "DATA.IMAGE_SIZE": size,

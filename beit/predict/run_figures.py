@@ -1,4 +1,4 @@
-"""Pictures of a training run: its curves, what its config plans, what its augmentation does."""
+"""Figures of a training run: its curves, its schedules, its augmentation, and its masked images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,23 @@ from beit.figures import Tile, draw_tiles, pyplot, save_figure
 from beit.optim.schedule import make_schedules, run_length
 from beit.predict.inputs import find_images
 from beit.tasks import TASKS, Task
+from beit.tasks.pretrain import Pretrain
 
 _NOT_CURVES = ("count", "images_per_second", "data_wait", "weight_decay", "loss_scale")
 _POINTS = 2000  # of a schedule that are drawn
-_VIEWS = 7  # random views of each picture
-_SMALLEST = 200  # pixels, side of a picture on disk
+_VIEWS = 7  # random views of each image
+_SMALLEST_SIDE = 200  # pixels; smaller images are enlarged
 
 
 def draw_curves(folder: Path, target: Path | None = None) -> Path:
-    """Write `curves.png` into a run folder: every number of `metrics.jsonl` over the steps; its path.
+    """Write `curves.png`: every number of `metrics.jsonl` over the steps; its path.
 
-    Training and validation share a panel where they have the same name. Of a step that ran twice (after a resume) the
-    later line counts.
+    Training and validation numbers of the same name share a panel. If a step ran twice, after a resume, the later line
+    counts.
+
+    Args:
+        folder: output folder of a run.
+        target: PNG file to write; None for `curves.png` in the folder.
 
     Raises:
         FileNotFoundError: the folder has no `metrics.jsonl`.
@@ -68,7 +73,7 @@ def draw_curves(folder: Path, target: Path | None = None) -> Path:
 
 
 def read_curves(path: Path) -> dict[str, dict[int, float]]:
-    """Tag (`train/loss`) -> step -> value of a `metrics.jsonl`; a last line that is cut off is left out.
+    """The values of a `metrics.jsonl` by tag (`train/loss`) and step; an incomplete last line is left out.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -91,13 +96,14 @@ def draw_schedule(config: CfgNode, images: int | None = None) -> Path:
     """Write `schedule.png`: learning rate and weight decay over the steps, and the rate of each layer; its path.
 
     Args:
-        images: training images; None counts those of the config.
+        config: of the run; the figure goes into its SAVE folder.
+        images: number of training images; None counts those of the config.
     """
     task = TASKS[config.TASK](config)
     batch = config.DATA.BATCH_SIZE * config.TRAIN.ACCUM_ITER
     if images is None:
         dataset = task.dataset("train")
-        assert dataset is not None  # each task trains on something
+        assert dataset is not None  # every task has training data
         sampler = TrainSampler(
             len(dataset), batch_size=config.DATA.BATCH_SIZE, accum_iter=config.TRAIN.ACCUM_ITER
         )
@@ -117,7 +123,7 @@ def draw_schedule(config: CfgNode, images: int | None = None) -> Path:
         axis.grid(alpha=0.3)
     multipliers = _layer_multipliers(task)
     axes[2].bar(list(multipliers), list(multipliers.values()))
-    axes[2].set_title(f"factor on the rate, layer decay {config.TRAIN.LAYER_DECAY:g}")
+    axes[2].set_title(f"multiplier of the rate, layer decay {config.TRAIN.LAYER_DECAY:g}")
     axes[2].set_xlabel(f"layer: 0 embedding, 1 to {max(multipliers) - 1} blocks, {max(multipliers)} the rest")
     figure.tight_layout()
     return save_figure(figure, Path(config.SAVE) / "schedule.png")
@@ -127,21 +133,22 @@ def _layer_multipliers(task: Task) -> dict[int, float]:
     return {group.get("layer", 0): group.get("learning_rate", 1.0) for group in task.param_groups()}
 
 
-def draw_augmentation(config: CfgNode, pictures: Sequence[str] = (), count: int = 6) -> Path:
-    """Write `augmentation.png`: a row for each picture, itself and seven random training views; its path.
+def draw_augmentation(config: CfgNode, images: Sequence[str] = (), count: int = 6) -> Path:
+    """Write `augmentation.png`: one row per image, with the image and seven random training views of it; its path.
 
-    The views are as the model gets them before normalization, without mixing and erasing, which the first batch in
-    VisualDL shows. Pre-training shows the model's view.
+    The views are the model's input before normalization, mixup, cutmix and random erasing; for pre-training they are
+    those of the model, not of the tokenizer. (The first batch of a run in VisualDL shows mixup, cutmix and erasing.)
 
     Args:
-        pictures: files, folders or patterns; none for the first training images of the config.
-        count: pictures.
+        config: of the run; the figure goes into its SAVE folder.
+        images: files, folders or patterns; none for the first training images of the config.
+        count: largest number of images.
     """
     task = TASKS[config.TASK](config)
     dataset = task.dataset("train")
-    assert dataset is not None  # each task trains on something
-    if pictures:
-        found = [str(path.resolve()) for source in pictures for path in find_images(source)][:count]
+    assert dataset is not None  # every task has training data
+    if images:
+        found = [str(path.resolve()) for source in images for path in find_images(source)][:count]
         labels = None if dataset.images.labels is None else [0] * len(found)
         dataset.images = ImageList.from_names(Path(), found, labels)
     tiles = []
@@ -157,15 +164,21 @@ def draw_augmentation(config: CfgNode, pictures: Sequence[str] = (), count: int 
 
 @paddle.no_grad()
 def draw_masked(config: CfgNode, count: int = 8) -> list[Path]:
-    """Write the pictures of a pre-training model on the first validation images (training images where there are
-    none): originals, masked, and what the tokenizer's decoder makes of tokens and prediction; their paths.
+    """Write what a pre-training model predicts for masked images; the paths of the images written.
+
+    Columns: the image, the masked image, and (with DALL-E's decoder) its decoded tokens and the decoded prediction. The
+    images are the first validation images, or training images if there are none.
+
+    Args:
+        config: with the weights as MODEL.PRETRAINED; the images go into its SAVE folder.
+        count: largest number of images.
 
     Raises:
-        ValueError: no weights are named, or the task is no pre-training.
+        ValueError: no weights are named, or the task is not pre-training.
     """
     if config.TASK != "pretrain" or not config.MODEL.PRETRAINED:
-        raise ValueError("masked pictures need TASK: pretrain and weights: -pretrained FILE")
-    task = TASKS[config.TASK](config)
+        raise ValueError("masked images need TASK: pretrain and weights: -pretrained FILE")
+    task = Pretrain(config)
     task.load(config.MODEL.PRETRAINED)
     task.eval()
     dataset: Any = task.dataset("val") or task.dataset("train")
@@ -174,14 +187,19 @@ def draw_masked(config: CfgNode, count: int = 8) -> list[Path]:
     return save_images({"original, masked, tokens, prediction": image}, Path(config.SAVE))
 
 
-def save_images(pictures: dict[str, np.ndarray], folder: Path) -> list[Path]:
-    """Write pictures uint8 `[H, W, 3]` as PNG under their names, tiny ones enlarged in whole pixels; the paths."""
+def save_images(images: dict[str, np.ndarray], folder: Path) -> list[Path]:
+    """Write images as PNG files, small ones enlarged by a whole factor; the paths.
+
+    Args:
+        images: uint8 `[H, W, 3]` by name; file names are made of the letters and digits of the names.
+        folder: to write into.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, pixels in pictures.items():
+    for name, pixels in images.items():
         words = "".join(letter if letter.isalnum() else " " for letter in name).split()
         path = folder / f"{'_'.join(words)}.png"
-        factor = -(-_SMALLEST // min(pixels.shape[:2]))
+        factor = -(-_SMALLEST_SIDE // min(pixels.shape[:2]))
         Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1)).save(path)
         paths.append(path)
     return paths

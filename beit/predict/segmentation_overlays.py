@@ -1,4 +1,4 @@
-"""Class maps drawn over their pictures, with a legend. Floor 2: Pillow and NumPy only."""
+"""Class maps as images: as palette images, and over the image with a legend. Only needs Pillow and NumPy."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from PIL import Image, ImageDraw, ImageFont
 
 from beit.data.image_mask import Color
 
-# h, w size of the picture; K classes
+# h, w size of the image; K classes
 
 _LINE, _MARGIN, _SWATCH = 16, 8, 12  # pixels
 _MAX_LINES = 30
 
 
 def palette_image(classes: np.ndarray, palette: Sequence[Color]) -> Image.Image:
-    """Palette picture (mode P) whose pixels are the class numbers `[h, w]` and which viewers show in colors."""
-    picture = Image.fromarray(classes.astype(np.uint8))
-    picture.putpalette([channel for color in palette for channel in color])
-    return picture
+    """A palette image (mode P): its pixels are the class numbers, and image viewers show them in colors.
+
+    Args:
+        classes: class numbers `[h, w]`, 0 to 255.
+        palette: color of each class.
+    """
+    image = Image.fromarray(classes.astype(np.uint8))
+    image.putpalette([channel for color in palette for channel in color])
+    return image
 
 
 def overlay_classes(
@@ -30,13 +35,13 @@ def overlay_classes(
     *,
     opacity: float = 0.5,
 ) -> Image.Image:
-    """The picture under its classes' colors, beside it a legend of the classes by area.
+    """The image blended with the colors of its classes, and on its right a legend of the classes by area.
 
     Args:
         image: RGB.
         classes: class numbers `[h, w]`.
         names: of the K classes.
-        palette: of the K classes.
+        palette: color of each class.
         opacity: of the colors, 0 to 1.
     """
     colors = np.asarray(palette, np.float32)[classes]
@@ -46,7 +51,12 @@ def overlay_classes(
 
 
 def class_areas(classes: np.ndarray, names: Sequence[str]) -> list[dict[str, int | float | str]]:
-    """The classes of a map, largest first: `class`, `name`, `pixels`, and `share` of the picture."""
+    """The classes of a map, largest first: `class`, `name`, `pixels`, and `share` of the image (0 to 1).
+
+    Args:
+        classes: class numbers `[h, w]`.
+        names: of the K classes.
+    """
     counts = np.bincount(classes.ravel(), minlength=len(names))
     order = np.argsort(-counts, kind="stable")
     return [

@@ -1,4 +1,4 @@
-"""Looking at a tokenizer, and storing the features of a teacher."""
+"""Images of a tokenizer's codes, and stored features of a teacher."""
 
 from __future__ import annotations
 
@@ -22,27 +22,30 @@ from beit.tasks.token_figures import draw_code_map, draw_code_patches, draw_code
 
 # B images, H, W their size, h, w token grid, K codes
 
-_SHOWN = 8  # images in the pictures of single images
+_MAX_IMAGES = 8  # images drawn one by one
 
 
 def draw_tokens(config: CfgNode, *, codes: tuple[int, ...] = (), images: int = 256) -> dict[str, np.ndarray]:
-    """Pictures of the tokenizer of a config on validation images (training images where there are none), by name.
+    """Images that show what a tokenizer does with validation images (training images if there are none), by name.
 
-    `code map`: images with the colors of their codes. `code N`: patches of the codes asked for, else of the four
-    most frequent. `codebook`: how often each code is used. `reconstruction` (DALL-E with its decoder): originals and
-    what the decoder makes of their tokens. All uint8 `[height, width, 3]`.
+    All are uint8 `[height, width, 3]`. `code map`: images with the colors of their codes. `code N`: patches with the
+    code N. `codebook`: how often each code is used. `reconstruction` (DALL-E with its decoder): the images, and their
+    tokens decoded.
+
+    Args:
+        config: with the weights as TOKENIZER.PRETRAINED.
+        codes: numbers of the codes whose patches are drawn; none for the four most frequent.
+        images: largest number of images to encode.
 
     Raises:
-        ValueError: no weights are named, or a code asked for does not occur; otherwise as `build_tokenizer`.
+        ValueError: no weights are named, or no patch has one of the codes; otherwise as `build_tokenizer`.
     """
     if not config.TOKENIZER.PRETRAINED:
-        raise ValueError(
-            "pictures of tokens need a trained tokenizer: set TOKENIZER.PRETRAINED to its weights"
-        )
+        raise ValueError("images of codes need a trained tokenizer: set TOKENIZER.PRETRAINED to its weights")
     tokenizer = build_tokenizer(config)
     height, width = tokenizer_image_size(config)
     dataset = _dataset(config, "val", (height, width)) or _dataset(config, "train", (height, width))
-    assert dataset is not None  # training images are there, or the list of them was refused
+    assert dataset is not None  # without training images the data set is refused
     pixels, ids = [], []
     for batch in _batches(config, dataset, images):
         pixels.append(batch["image"].transpose(0, 2, 3, 1))
@@ -55,24 +58,28 @@ def draw_tokens(config: CfgNode, *, codes: tuple[int, ...] = (), images: int = 2
     maps = flat.reshape(-1, *grid)
     counts = np.bincount(flat.ravel(), minlength=config.TOKENIZER.NUM_CODES)
     frequent = tuple(int(code) for code in np.argsort(-counts)[:4] if counts[code])
-    pictures = {
+    drawn = {
         "code map": np.concatenate(
-            [draw_code_map(*pair) for pair in zip(shown[:_SHOWN], maps, strict=False)]
+            [draw_code_map(*pair) for pair in zip(shown[:_MAX_IMAGES], maps, strict=False)]
         ),
         "codebook": draw_codebook(counts),
     }
-    pictures |= {f"code {code}": draw_code_patches(shown, maps, code) for code in codes or frequent}
+    drawn |= {f"code {code}": draw_code_patches(shown, maps, code) for code in codes or frequent}
     if isinstance(tokenizer, DalleTokenizer) and tokenizer.decoder is not None:
-        rebuilt = tokenizer.decode(paddle.to_tensor(flat[:_SHOWN]), grid).numpy()
-        pictures["reconstruction"] = draw_reconstructions(shown[:_SHOWN], rebuilt)
-    return pictures
+        rebuilt = tokenizer.decode(paddle.to_tensor(flat[:_MAX_IMAGES]), grid).numpy()
+        drawn["reconstruction"] = draw_reconstructions(shown[:_MAX_IMAGES], rebuilt)
+    return drawn
 
 
 def store_features(config: CfgNode, folder: str | Path) -> dict[str, tuple[int, ...]]:
-    """Write the features of the teacher of a config for each split as `beit.data.features` reads them; their shapes.
+    """Write the teacher's features of each split as files that `beit.data.features` reads; their shapes by split.
 
-    They are of the central crop. Training from them (`TOKENIZER.TEACHER features`) needs no teacher in memory, and has
-    no random crops.
+    The features are those of the center crop. Training with them (`TOKENIZER.TEACHER features`) keeps no teacher in
+    memory and uses no random crops.
+
+    Args:
+        config: with the teacher as TOKENIZER.TEACHER and TOKENIZER.TEACHER_PRETRAINED.
+        folder: to write into; created if it is missing.
 
     Raises:
         ValueError, OSError: no teacher is named, it cannot be read, or the folder cannot be written.

@@ -1,10 +1,9 @@
-"""Command lines of the verbs: one shape of help, with examples that are run by the tests."""
+"""Command lines of the verbs: help with examples, which the tests run, and arguments that several verbs share."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from yacs.config import CfgNode
 
@@ -12,7 +11,7 @@ from beit.config import config_from_arguments
 from beit.preprocessing import Preprocessing
 
 CONFIG_FLAGS = (
-    "Every flag of training goes too: -cfg -data_path -dataset -output … -opts KEY VALUE (beit train --help)."
+    "All flags of training work too: -cfg -data_path -dataset -output … -opts KEY VALUE (beit train --help)."
 )
 
 
@@ -28,29 +27,31 @@ def verb_parser(verb: str, description: str | None, examples: Sequence[str]) -> 
 
 
 def examples_text(examples: Sequence[str]) -> str:
-    """The last part of a help text."""
+    """The examples as the last part of a help text."""
     return "\n".join([f"example{'s' if len(examples) > 1 else ''}:", *(f"  {line}" for line in examples)])
 
 
 def with_config(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[argparse.Namespace, CfgNode]:
-    """The parser's own arguments, and the config of all others (the documented flags)."""
+    """The parser's own arguments, and the config that all other arguments describe (the flags of training)."""
     own, rest = parser.parse_known_args(argv)
     return own, config_from_arguments(rest, program=parser.prog)
 
 
 def add_preprocessing(parser: argparse.ArgumentParser) -> None:
-    """Flags for weights that do not say how pictures are prepared."""
-    group = parser.add_argument_group("preprocessing, for weights that do not carry theirs")
-    group.add_argument("--mean", type=float, nargs=3, metavar="M", help="channel means on [0, 1]")
-    group.add_argument("--std", type=float, nargs=3, metavar="S", help="channel deviations on [0, 1]")
+    """Add flags for the preprocessing of weights that do not store theirs."""
+    group = parser.add_argument_group("preprocessing, for weights that do not store theirs")
+    group.add_argument("--mean", type=float, nargs=3, metavar="M", help="channel means, for pixels in [0, 1]")
+    group.add_argument(
+        "--std", type=float, nargs=3, metavar="S", help="channel deviations, for pixels in [0, 1]"
+    )
     group.add_argument("--crop-pct", type=float, metavar="C", help="crop side / resized shorter side")
     group.add_argument("--interpolation", choices=("bicubic", "bilinear", "lanczos"), help="resize filter")
 
 
-def preprocessing_from(given: Any) -> Preprocessing | None:
-    """What `add_preprocessing` read; None where nothing was given."""
+def preprocessing_from(given: argparse.Namespace) -> Preprocessing | None:
+    """The preprocessing of the flags that `add_preprocessing` added; None if none of them was used."""
     if not any((given.mean, given.std, given.crop_pct, given.interpolation)):
         return None
     return Preprocessing(

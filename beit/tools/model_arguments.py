@@ -1,4 +1,4 @@
-"""The arguments by which verbs name a model that is ready to predict, and the device for it."""
+"""Arguments of verbs that predict: the model, its preprocessing and class names, and the device."""
 
 from __future__ import annotations
 
@@ -12,27 +12,33 @@ from beit.checkpoint.class_names import ClassNames
 from beit.cpu import tune_cpu
 from beit.data.imagenet_classes import CLASS_LISTS
 from beit.parallel import ranks
-from beit.predict.inference import Predictor, load_predictor
+from beit.predict.inference import load_predictor
+from beit.predict.predictor import Predictor
 from beit.tools.arguments import add_preprocessing, preprocessing_from
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """`MODEL`, `--cfg`, `--class-names`, and the preprocessing for weights that do not carry theirs."""
+    """Add `MODEL`, `--cfg`, `--class-names`, and flags for the preprocessing."""
     parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint, or name of a published model")
-    parser.add_argument("--cfg", help="config of the weights, where it is not beside them")
+    parser.add_argument("--cfg", help="config of the weights, if it is not beside them")
     parser.add_argument(
-        "--class-names", metavar="NAMES", help=f"file with a name a line, or {' or '.join(CLASS_LISTS)}"
+        "--class-names", metavar="NAMES", help=f"file with one name per line, or {' or '.join(CLASS_LISTS)}"
     )
     add_preprocessing(parser)
 
 
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Add `IMAGE …`: files, folders and patterns."""
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="files, folders, patterns in quotes")
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """`--device`."""
+    """Add `--device`."""
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
 
 
 def use_device(name: str) -> None:
-    """Compute on a device from now on; on a CPU with the settings that are fast there, said in a line on stderr.
+    """Select the device; on a CPU also apply the fast settings and print them as one line on stderr.
 
     Raises:
         ValueError: there is no GPU.
@@ -44,7 +50,7 @@ def use_device(name: str) -> None:
 
 
 def model_from(given: argparse.Namespace) -> Predictor:
-    """The model that the arguments name.
+    """The model of the arguments that `add_model` added.
 
     Raises:
         ValueError, FileNotFoundError, OSError: as `beit.predict.load_predictor`.

@@ -1,4 +1,4 @@
-"""`python -m beit serve`: a page in the browser. Drop a picture and see what the model says and where it looks."""
+"""`python -m beit serve`: a web page. Drop an image to see the predicted classes, and the attention or the class map."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import paddle
 
 from beit.data.images import ImageError
 from beit.predict.page import PagePredictor
-from beit.predict.segmentation import Segmenter
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device, add_model, model_from, use_device
 
@@ -21,33 +20,33 @@ EXAMPLES = (
     "python -m beit serve output/run --port 8080 --max-megabytes 5",
 )
 
-_WAITING = 64  # visitors in the queue; the next ones are told so
-_AT_ONCE = 4  # pictures decoded at the same time; the model takes them one by one
-_KEPT = 600  # seconds that uploaded pictures stay on the disk
+_QUEUE_SIZE = 64  # waiting requests; further ones are refused
+_CONCURRENCY = 4  # images decoded at the same time; the model runs one at a time
+_KEEP_SECONDS = 600  # how long uploaded images stay on the disk
 _NO_GRADIO = 'the page needs gradio, which is not installed: pip install "beit-paddle[serve]"'
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve until Ctrl-C."""
+    """Serve the page until Ctrl-C."""
     given = _arguments(argv)
     use_device(given.device)
-    viewer = PagePredictor(
+    predictor = PagePredictor(
         model_from(given),
         topk=given.topk,
         max_bytes=int(given.max_megabytes * 1e6),
         max_pixels=int(given.max_megapixels * 1e6),
     )
-    paddle.disable_signal_handler()  # its traceback at SIGTERM tells nobody anything
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there
-    page = build_page(viewer, title=f"BEiT: {given.model}")
+    paddle.disable_signal_handler()  # it prints a useless traceback at SIGTERM
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio sends requests to itself at the start
+    page = build_page(predictor, title=f"BEiT: {given.model}")
     if given.host not in ("127.0.0.1", "localhost", "::1"):
         print(f"warning: everybody who reaches {given.host}:{given.port} can use this page", flush=True)
     print(f"open http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
-    launch(page, viewer, host=given.host, port=given.port)
+    launch(page, predictor, host=given.host, port=given.port)
 
 
-def build_page(viewer: PagePredictor, title: str = "BEiT") -> Any:
-    """The page (gradio `Blocks`), not yet served.
+def build_page(predictor: PagePredictor, title: str = "BEiT") -> Any:
+    """The page (gradio `Blocks`), not served yet.
 
     Raises:
         ValueError: gradio is not installed.
@@ -58,25 +57,24 @@ def build_page(viewer: PagePredictor, title: str = "BEiT") -> Any:
         if path is None:
             return None, None, ""
         try:
-            view = viewer(path)
+            result = predictor(path)
         except ImageError as error:
             return None, None, f"**This file cannot be used:** {error.reason}"
-        return view.scores, view.picture, view.caption
+        return result.scores, result.image, result.caption
 
-    limits = f"up to {viewer.max_bytes / 1e6:g} MB and {viewer.max_pixels / 1e6:g} million pixels"
-    what = "share of the picture" if isinstance(viewer.predictor, Segmenter) else "probability"
-    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(60, _KEPT)) as page:
+    limits = f"up to {predictor.max_bytes / 1e6:g} MB and {predictor.max_pixels / 1e6:g} million pixels"
+    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(60, _KEEP_SECONDS)) as page:
         gradio.Markdown(
-            f"## {title}\nDrop a picture ({limits}). It stays on the machine that serves this page."
+            f"## {title}\nDrop an image ({limits}). It stays on the machine that serves this page."
         )
         with gradio.Row():
-            picture = gradio.Image(
-                label="picture", sources=["upload", "clipboard"], height=420, elem_id="picture"
-            )
-            # The file as it was sent: `viewer` opens it, within its limits and with words where it cannot.
-            picture.preprocess = lambda payload: None if payload is None else payload.path
+            image = gradio.Image(label="image", sources=["upload", "clipboard"], height=420, elem_id="image")
+            # The uploaded file itself: `predictor` opens it, within its limits and with a readable error message.
+            image.preprocess = lambda payload: None if payload is None else payload.path
             with gradio.Column():
-                scores = gradio.Label(label=what, num_top_classes=viewer.topk, elem_id="scores")
+                scores = gradio.Label(
+                    label=predictor.predictor.score_name, num_top_classes=predictor.topk, elem_id="scores"
+                )
                 caption = gradio.Markdown(elem_id="caption")
             drawn = gradio.Image(
                 label="what the model sees",
@@ -84,20 +82,28 @@ def build_page(viewer: PagePredictor, title: str = "BEiT") -> Any:
                 format="png",
                 height=420,
                 elem_id="drawn",
-                buttons=["download", "fullscreen"],  # and not "share", which sends pictures elsewhere
+                buttons=["download", "fullscreen"],  # not "share", which sends images to another machine
             )
-        picture.change(look, picture, [scores, drawn, caption], api_name="look", concurrency_limit=_AT_ONCE)
-    page.queue(max_size=_WAITING)
+        image.change(look, image, [scores, drawn, caption], api_name="look", concurrency_limit=_CONCURRENCY)
+    page.queue(max_size=_QUEUE_SIZE)
     return page
 
 
-def launch(page: Any, viewer: PagePredictor, *, host: str, port: int, wait: bool = True) -> None:
-    """Serve a page: nothing is shared, and nothing is loaded from elsewhere. Returns at once without `wait`."""
+def launch(page: Any, predictor: PagePredictor, *, host: str, port: int, wait: bool = True) -> None:
+    """Serve a page without sharing it and without loading anything from other machines.
+
+    Args:
+        page: the result of `build_page`.
+        predictor: its limit for the size of files is also that of uploads.
+        host: address to listen on.
+        port: port to listen on.
+        wait: return only when the page is closed.
+    """
     gradio = _gradio()
     page.launch(
         server_name=host,
         server_port=port,
-        max_file_size=viewer.max_bytes,
+        max_file_size=predictor.max_bytes,
         share=False,
         quiet=True,
         ssr_mode=False,
@@ -109,7 +115,7 @@ def launch(page: Any, viewer: PagePredictor, *, host: str, port: int, wait: bool
 
 
 def _gradio() -> Any:
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # it asks when it is imported
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read while gradio is imported
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         import gradio
@@ -127,10 +133,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860, help="default: 7860")
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes shown (default: 5)")
     parser.add_argument(
-        "--max-megabytes", type=float, default=10, metavar="MB", help="of a file (default: 10)"
+        "--max-megabytes", type=float, default=10, metavar="MB", help="largest file (default: 10)"
     )
     parser.add_argument(
-        "--max-megapixels", type=float, default=25, metavar="MP", help="of a picture (default: 25)"
+        "--max-megapixels", type=float, default=25, metavar="MP", help="largest image (default: 25)"
     )
     add_device(parser)
     return parser.parse_args(argv)

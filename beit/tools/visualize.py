@@ -1,17 +1,13 @@
-"""`python -m beit visualize KIND`: pictures of what a model, its data or its training do."""
+"""`python -m beit visualize KIND`: figures of a model, its data or its training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from beit.figures import Tile, draw_tiles
-from beit.predict.attention_maps import image_attentions, image_maps, overlay, rollout_of
-from beit.predict.classifier import Classifier
-from beit.predict.inference import load_predictor
-from beit.predict.inputs import find_images, open_input
+from beit.predict.attention_figure import draw_attention
+from beit.predict.inference import require_classifier
+from beit.predict.inputs import find_images
 from beit.predict.predictions import draw_confusion, draw_predictions
 from beit.predict.run_figures import (
     draw_augmentation,
@@ -21,8 +17,8 @@ from beit.predict.run_figures import (
     save_images,
 )
 from beit.predict.tokens import draw_tokens
-from beit.tools.arguments import CONFIG_FLAGS, add_preprocessing, preprocessing_from, verb_parser, with_config
-from beit.tools.model_arguments import add_device, use_device
+from beit.tools.arguments import CONFIG_FLAGS, verb_parser, with_config
+from beit.tools.model_arguments import add_device, add_images, add_model, model_from, use_device
 
 EXAMPLES = (
     "python -m beit visualize attention output/run photo.jpg --output attention.png",
@@ -34,77 +30,36 @@ EXAMPLES = (
     "python -m beit visualize schedule -cfg=beit_tiny_patch16_224 --images 50000 -output=output/pictures",
     "python -m beit visualize augmentation photo.jpg -cfg=demo_digits -data_path=digits -output=output/pictures",
 )
-_HEADS_SHOWN = 6
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw one kind of picture and print where it is."""
+    """Draw one kind of figure and print the paths of its files."""
     words = list(argv or ())
     if words and words[0] in KINDS:
         for path in KINDS[words[0]](words[1:]):
             print(path)
         return
     kinds = "\n".join(f"  {kind:13} {action.__doc__}" for kind, action in KINDS.items())
-    parser = verb_parser("visualize", f"{__doc__}\n\n{kinds}\n\nvisualize KIND --help says more.", EXAMPLES)
+    parser = verb_parser(
+        "visualize", f"{__doc__}\n\n{kinds}\n\nvisualize KIND --help lists its flags.", EXAMPLES
+    )
     parser.add_argument("kind", choices=tuple(KINDS), metavar="KIND", help="one of the above")
     parser.parse_args(words)
 
 
 def _attention(argv: Sequence[str]) -> list[Path]:
-    """where a classifier looks: rollout through all blocks, mean and heads of chosen blocks"""
+    """attention of a classifier: rollout through all blocks, mean and heads of chosen blocks: attention.png"""
     parser = verb_parser("visualize attention", _attention.__doc__, EXAMPLES[:1])
-    parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint, or name of a published model")
-    parser.add_argument("pictures", metavar="PICTURE", nargs="+", help="files, folders, patterns in quotes")
+    add_model(parser)
+    add_images(parser)
     parser.add_argument("--layers", type=int, nargs="+", help="blocks from 0 (default: first, middle, last)")
     parser.add_argument("--output", type=Path, default=Path("attention.png"), help="default: attention.png")
-    parser.add_argument("--cfg", help="config of the weights, where it is not beside them")
     add_device(parser)
-    add_preprocessing(parser)
     given = parser.parse_args(argv)
     use_device(given.device)
-    predictor = load_predictor(given.model, config=given.cfg, preprocessing=preprocessing_from(given))
-    if not isinstance(predictor, Classifier):
-        raise ValueError("attention maps are those of a classifier or of an encoder")
-    depth = predictor.model.depth
-    layers = given.layers or sorted({0, depth // 2, depth - 1})
-    wrong = [layer for layer in layers if not 0 <= layer < depth]
-    if wrong:
-        raise ValueError(f"--layers {wrong[0]}: the model has blocks 0 to {depth - 1}")
-    files = [file for source in given.pictures for file in find_images(source)]
-    tiles = [tile for file in files for tile in _attention_tiles(predictor, file, layers)]
-    shown = min(_HEADS_SHOWN, predictor.model.blocks[0].attn.num_heads)
-    return [draw_tiles(tiles, given.output, columns=1 + shown, side=1.8)]
-
-
-def _attention_tiles(predictor: Classifier, file: Path, layers: Sequence[int]) -> list[Tile]:
-    """Rows of equal length: the picture with its rollout, then for each block its mean and its first heads."""
-    image = open_input(file, exif_orientation=predictor.preprocessing.exif_orientation)
-    view = predictor.view(image)
-    if min(view.size) < 128:  # tiny inputs: the colors of a patch should not blur into a spot
-        factor = -(-128 // min(view.size))
-        view = view.resize((view.width * factor, view.height * factor), resample=0)
-    attentions = image_attentions(predictor, image)
-    maps = image_maps(predictor, attentions)
-    columns = 1 + min(_HEADS_SHOWN, len(maps[0]))
-    title = "features"
-    if predictor.model.num_classes:
-        best = predictor([image], topk=1)[0]
-        title = f"{best['pred_class'].split(', ')[0]} {100 * best['pred_score']:.0f} %"
-    tiles = [
-        Tile(np.asarray(view), f"{file.name}\n{title}"),
-        Tile(np.asarray(overlay(view, rollout_of(predictor, attentions))), "rollout,\nall blocks"),
-    ]
-    tiles += [Tile(np.full((8, 8, 3), 255, np.uint8))] * (columns - len(tiles))
-    for layer in layers:
-        heads = maps[layer]
-        tiles.append(
-            Tile(np.asarray(overlay(view, heads.mean(axis=0))), f"block {layer},\nmean of {len(heads)}")
-        )
-        tiles += [
-            Tile(np.asarray(overlay(view, head)), f"head {number}")
-            for number, head in enumerate(heads[: columns - 1])
-        ]
-    return tiles
+    predictor = require_classifier(model_from(given), "attention maps")
+    files = [file for source in given.images for file in find_images(source)]
+    return [draw_attention(predictor, files, given.output, blocks=given.layers)]
 
 
 def _predictions(argv: Sequence[str]) -> list[Path]:
@@ -139,18 +94,18 @@ def _schedule(argv: Sequence[str]) -> list[Path]:
 
 
 def _augmentation(argv: Sequence[str]) -> list[Path]:
-    """pictures and random training views of them: augmentation.png"""
+    """images and random training views of them: augmentation.png"""
     parser = verb_parser(
         "visualize augmentation", f"{_augmentation.__doc__}\n\n{CONFIG_FLAGS}", EXAMPLES[5:6]
     )
-    parser.add_argument("pictures", metavar="PICTURE", nargs="*", help="default: the first training images")
-    parser.add_argument("--count", type=int, default=6, help="pictures (default: 6)")
+    parser.add_argument("sources", metavar="IMAGE", nargs="*", help="default: the first training images")
+    parser.add_argument("--count", type=int, default=6, help="images (default: 6)")
     given, config = with_config(parser, argv)
-    return [draw_augmentation(config, given.pictures, given.count)]
+    return [draw_augmentation(config, given.sources, given.count)]
 
 
 def _masked(argv: Sequence[str]) -> list[Path]:
-    """pre-training: images, masks, and what tokenizer and model make of them"""
+    """pre-training: images, masked images, and the decoded tokens of tokenizer and model"""
     parser = verb_parser("visualize masked", f"{_masked.__doc__}\n\n{CONFIG_FLAGS}", ())
     parser.add_argument("--count", type=int, default=8, help="images (default: 8)")
     given, config = with_config(parser, argv)
@@ -158,15 +113,15 @@ def _masked(argv: Sequence[str]) -> list[Path]:
 
 
 def _codes(argv: Sequence[str]) -> list[Path]:
-    """tokenizers: code maps, patches of codes, use of the codebook, reconstructions"""
+    """tokenizers: code maps, patches of single codes, usage of the codebook, reconstructions"""
     parser = verb_parser("visualize codes", f"{_codes.__doc__}\n\n{CONFIG_FLAGS}", ())
     parser.add_argument(
         "--code", type=int, nargs="+", default=(), help="codes to show (default: the four most frequent)"
     )
-    parser.add_argument("--images", type=int, default=256, help="images looked at (default: 256)")
+    parser.add_argument("--images", type=int, default=256, help="images to encode (default: 256)")
     given, config = with_config(parser, argv)
-    pictures = draw_tokens(config, codes=tuple(given.code), images=given.images)
-    return save_images(pictures, Path(config.SAVE))
+    drawn = draw_tokens(config, codes=tuple(given.code), images=given.images)
+    return save_images(drawn, Path(config.SAVE))
 
 
 KINDS: dict[str, Callable[[Sequence[str]], list[Path]]] = {
@@ -179,4 +134,4 @@ KINDS: dict[str, Callable[[Sequence[str]], list[Path]]] = {
     "masked": _masked,
     "codes": _codes,
 }
-"""Kind of picture -> what draws it."""
+"""Kind of figure -> function that draws it from the remaining arguments."""

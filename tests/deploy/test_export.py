@@ -1,4 +1,4 @@
-"""Exports of classifiers: what the files compute, what is refused, and what is left behind."""
+"""Exports of classifiers: their results, refused arguments, and no files after a failure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from PIL import Image
 
 from beit.__main__ import main
 from beit.beit import build_beit
+from beit.deploy import export as module
 from beit.deploy import parity
 from beit.deploy.description import read_description
+from beit.deploy.export import export
 from beit.deploy.runner import load_runner
+from beit.models.mim import build_mim
 from beit.predict.classifier import classifier
-from beit.tools import export as module
-from beit.tools.export import export
-from tests.tiny import logits_of, tiny_config
+from beit.predict.inference import load_predictor
+from beit.tools.export import EXAMPLES
+from tests.tiny import TINIEST_PRETRAIN, logits_of, tiny_config
 
 NAMES = ("flower", "temple", "neither")
 
@@ -34,7 +37,7 @@ def model():
 
 
 @pytest.mark.parametrize("normalized", [False, True])
-def test_logits(model, photographs, tmp_path, normalized):
+def test_logits_equal_those_of_the_model(model, photographs, tmp_path, normalized):
     description = export(model, tmp_path / "out", photographs, normalized=normalized)
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "model.json",
@@ -53,7 +56,7 @@ def test_logits(model, photographs, tmp_path, normalized):
     np.testing.assert_allclose(runner(images[many])["logits"], expected[many], atol=1e-5)
 
 
-def test_the_best_classes_and_what_is_told_of_them(model, photographs, tmp_path):
+def test_best_classes_and_description(model, photographs, tmp_path):
     export(model, tmp_path / "out", photographs, output="topk", topk=2)
     runner = load_runner(tmp_path / "out", threads=1)
     images = np.stack([runner.description.open(path) for path in photographs])
@@ -69,7 +72,7 @@ def test_the_best_classes_and_what_is_told_of_them(model, photographs, tmp_path)
     assert runner.description.preprocessing.crop_pct == 0.8
 
 
-def test_features_and_probabilities(model, photographs, tmp_path):
+def test_features_and_probabilities_equal_those_of_the_model(model, photographs, tmp_path):
     images = [Image.open(path) for path in photographs]
     for output, expected in (
         ("features", model.features(images)),
@@ -81,14 +84,14 @@ def test_features_and_probabilities(model, photographs, tmp_path):
         np.testing.assert_allclose(runner(pixels)[output], expected, atol=1e-5)
 
 
-def test_a_graph_that_differs_is_not_left(model, photographs, tmp_path, monkeypatch):
+def test_a_graph_that_differs_is_removed(model, photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "largest_difference", lambda *_: 0.5)
     with pytest.raises(ValueError, match=r"on paddle .* differs from the model by 0.5"):
         export(model, tmp_path / "out", photographs)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_gives_nan_is_not_left(photographs, tmp_path):
+def test_a_graph_that_returns_nan_is_removed(photographs, tmp_path):
     beit = build_beit(tiny_config("unused", "unused"))
     beit.head.bias.set_value(paddle.full([3], float("nan")))
     with pytest.raises(ValueError, match="NaN or infinite logits"):
@@ -96,7 +99,7 @@ def test_a_model_that_gives_nan_is_not_left(photographs, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_refused(model, photographs, tmp_path):
+def test_refused_arguments(model, photographs, tmp_path):
     with pytest.raises(ValueError, match="choose one of logits, probabilities, topk, features"):
         export(model, tmp_path / "out", photographs, output="class_map")
     with pytest.raises(ValueError, match="topk=0"):
@@ -106,16 +109,16 @@ def test_what_is_refused(model, photographs, tmp_path):
         export(headless, tmp_path / "out", photographs)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="is no export"):
+    with pytest.raises(ValueError, match="is not an export"):
         export(model, tmp_path / "mine", photographs)
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         export(model, tmp_path / "out", [])
     assert (tmp_path / "mine" / "thesis.txt").is_file()
 
 
-def test_the_command(example_folder, capsys):
-    """The first example of the help text, twice: an export replaces a previous one."""
-    words = shlex.split(module.EXAMPLES[0])[3:]
+def test_export_verb_replaces_an_earlier_export(example_folder, capsys):
+    """The first example of the help text, run twice."""
+    words = shlex.split(EXAMPLES[0])[3:]
     for _ in range(2):
         assert main(words) == 0
     said = capsys.readouterr().out
@@ -126,10 +129,24 @@ def test_the_command(example_folder, capsys):
     assert "none does not exist" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["export", "--help"])
-    assert all(line in capsys.readouterr().out for line in module.EXAMPLES[:1])
+    assert all(line in capsys.readouterr().out for line in EXAMPLES[:1])
 
 
-def test_differences_of_classes_forgive_ties():
+@pytest.mark.parametrize("flag", ["--normalized", "--normalised"])
+def test_both_spellings_of_the_flag_for_normalized_images(flag, example_folder):
+    assert main(["export", "output/run", "exported", "--pictures", "photo.jpg", flag]) == 0
+    assert read_description("exported").normalized
+
+
+def test_models_of_masked_images_are_refused(photographs, tmp_path):
+    config = tiny_config(**TINIEST_PRETRAIN | {"MASK__RULE": "random"})
+    paddle.save(build_mim(config).state_dict(), str(tmp_path / "mim.pdparams"))
+    predictor = load_predictor(tmp_path / "mim.pdparams", config=config)
+    with pytest.raises(ValueError, match="a model of TASK: pretrain cannot be exported; export its encoder"):
+        export(predictor, tmp_path / "out", photographs)
+
+
+def test_differences_of_classes_ignore_ties():
     logits = np.array([[1.0, 1.0, 0.0], [3.0, 0.0, 0.0]], np.float32)
     scores = np.sort(parity._softmax(logits), axis=1)[:, :0:-1]
     tie = {"scores": scores, "classes": np.array([[1, 0], [0, 2]])}

@@ -5,20 +5,22 @@ import paddle
 import pytest
 from PIL import Image
 
+from beit.deploy.export import export
 from beit.deploy.network import FixedPool, fixed_pools
 from beit.deploy.runner import load_runner
 from beit.predict.segmentation import load_segmenter
-from beit.tools.export import export
 from tests.tiny import UPERNET, upernet_config
 
 
-def test_logits(segmenter, tmp_path):
+def test_logits_equal_those_of_the_model(segmenter, tmp_path):
     model, folder = segmenter
-    pictures = sorted(folder.glob("*.png"))
-    export(model, tmp_path / "out", pictures, normalized=True)
+    files = sorted(folder.glob("*.png"))
+    export(model, tmp_path / "out", files, normalized=True)
     runner = load_runner(tmp_path / "out", threads=1)
-    images = np.stack([runner.description.open(path) for path in pictures])
-    mean, std = (np.reshape(value, (1, 3, 1, 1)) for value in (model.mean, model.std))
+    images = np.stack([runner.description.open(path) for path in files])
+    mean, std = (
+        np.reshape(value, (1, 3, 1, 1)) for value in (model.preprocessing.mean, model.preprocessing.std)
+    )
     inputs = paddle.to_tensor(((images / 255 - mean) / std).astype(np.float32))
     with paddle.no_grad():
         expected = model.model(inputs).numpy()
@@ -26,8 +28,8 @@ def test_logits(segmenter, tmp_path):
     np.testing.assert_allclose(runner(images)["logits"], expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_the_class_of_each_pixel_is_what_predict_says(segmenter, tmp_path):
-    """Pictures of the window's size, which need no resizing on either side."""
+def test_class_map_equals_that_of_the_predictor(segmenter, tmp_path):
+    """An image of the window's size, which neither of them resizes."""
     model, folder = segmenter
     description = export(model, tmp_path / "out", sorted(folder.glob("*.png")), output="class_map")
     assert description.class_names == model.class_names and description.palette == model.palette
@@ -40,20 +42,20 @@ def test_the_class_of_each_pixel_is_what_predict_says(segmenter, tmp_path):
             TEST__MODE="whole",
             DATA__RESIZE_LIMITS=list(description.image_size),
         )
-    )(window)
+    ).class_map(window)
     assert len(np.unique(expected)) > 1
     assert (found == expected).mean() > 0.99
 
 
 @pytest.mark.parametrize("size", [(16, 16), (5, 7), (3, 2)])
-def test_the_fixed_pool_is_adaptive_pooling(size):
+def test_fixed_pool_equals_adaptive_pooling(size):
     maps = paddle.randn([2, 3, *size])
     for bins in (1, 2, 3, 6):
         expected = paddle.nn.functional.adaptive_avg_pool2d(maps, bins)
         np.testing.assert_allclose(FixedPool(bins)(maps).numpy(), expected.numpy(), atol=1e-6)
 
 
-def test_the_model_keeps_its_own_pools(segmenter):
+def test_fixed_pools_are_replaced_back(segmenter):
     before = [type(layer) for layer in segmenter[0].model.sublayers()]
     with fixed_pools(segmenter[0].model):
         assert FixedPool in [type(layer) for layer in segmenter[0].model.sublayers()]

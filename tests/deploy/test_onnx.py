@@ -1,4 +1,4 @@
-"""ONNX files give what the model gives. Marked `onnx`: paddle2onnx wants an older onnx than other packages do."""
+"""ONNX files give the results of the model. Marked `onnx`: paddle2onnx needs an older onnx than other packages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 
 from beit.__main__ import main
 from beit.beit import build_beit
+from beit.deploy.export import export
 from beit.deploy.runner import load_runner
 from beit.predict.classifier import classifier
-from beit.tools.export import EXAMPLES, export
+from beit.tools.export import EXAMPLES
 from tests.tiny import logits_of, tiny_config
 
 POSITIONS = {
@@ -38,7 +39,7 @@ def random_classifier(**keys):
 
 @pytest.mark.onnx
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_logits_at_any_batch(positions, photographs, tmp_path):
+def test_logits_for_any_batch_size(positions, photographs, tmp_path):
     model = random_classifier(**POSITIONS[positions])
     description = export(model, tmp_path / "out", photographs, onnx=True)
     assert description.measured["onnx"] < 1e-5
@@ -50,7 +51,7 @@ def test_logits_at_any_batch(positions, photographs, tmp_path):
 
 
 @pytest.mark.onnx
-def test_the_best_classes_in_float32_and_int8(photographs, tmp_path):
+def test_best_classes_in_float32_and_int8(photographs, tmp_path):
     model = random_classifier(MODEL__EMBED_DIM=48)
     description = export(model, tmp_path / "out", photographs, output="topk", topk=2, int8=True)
     assert 0 < description.measured["int8"]["largest"] < 0.2
@@ -63,19 +64,19 @@ def test_the_best_classes_in_float32_and_int8(photographs, tmp_path):
 
 
 @pytest.mark.onnx
-def test_the_example(example_folder):
+def test_the_example_of_the_help_text(example_folder):
     assert main(shlex.split(EXAMPLES[1])[3:]) == 0
     assert (example_folder / "exported" / "model.int8.onnx").is_file()
 
 
 @pytest.mark.onnx
-def test_segmentation(segmenter, tmp_path):
+def test_class_map_of_a_segmentation_model(segmenter, tmp_path):
     model, folder = segmenter
     description = export(model, tmp_path / "out", sorted(folder.glob("*.png")), output="class_map", onnx=True)
     assert description.measured["onnx"] < 1e-4
 
 
-def test_a_sentence_where_it_is_not_installed(photographs, tmp_path, monkeypatch):
+def test_message_if_paddle2onnx_is_not_installed(photographs, tmp_path, monkeypatch):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):

@@ -13,7 +13,7 @@ IMAGES = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.9, "bilinear", 4)
 DESCRIPTION = Description("classify", "topk", ("scores", "classes"), (4, 6), True, IMAGES, ("a", "b"))
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_a_description_is_read_as_written(tmp_path):
     for description in (
         DESCRIPTION,
         Description("segment", "class_map", ("class_map",), (4, 6), False, IMAGES, None, ((1, 2, 3), (4, 5, 6)), {"paddle": 0.5}),
@@ -22,7 +22,14 @@ def test_what_is_written_is_read(tmp_path):
         assert read_description(tmp_path) == description
 
 
-def test_a_folder_that_is_no_export(tmp_path):
+def test_the_british_spelling_of_earlier_exports_is_read(tmp_path):
+    write_description(tmp_path, DESCRIPTION)
+    file = tmp_path / "export.json"
+    file.write_text(file.read_text().replace('"normalized"', '"normalised"'))
+    assert read_description(tmp_path) == DESCRIPTION
+
+
+def test_folders_without_a_complete_export_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="python -m beit export"):
         load_runner(tmp_path)
     for content in ("{", "[]", "{}", json.dumps({"format": 2}), json.dumps({"format": 1, "task": "x"})):
@@ -38,7 +45,7 @@ def test_a_folder_that_is_no_export(tmp_path):
         load_runner(tmp_path, precision="int4")
 
 
-def test_images_are_checked_normalized_and_results_named():
+def test_images_are_checked_and_normalized_and_results_are_named():
     seen = []
 
     def session(images):

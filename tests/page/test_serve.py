@@ -1,4 +1,4 @@
-"""The page itself, over HTTP and in a headless Chromium. Marked `browser`: it needs gradio, playwright and Chromium."""
+"""The web page, over HTTP and in a headless Chromium. Marked `browser`: needs gradio, playwright and Chromium."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 NAMES = ("flower", "temple", "neither")
 
 
-def test_a_sentence_where_gradio_is_not_installed(monkeypatch):
+def test_message_if_gradio_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ValueError, match=r'pip install "beit-paddle\[serve\]"'):
         serve.build_page(None)
 
 
-def test_help_shows_the_examples_and_binds_to_this_machine(capsys):
+def test_help_shows_the_examples_and_the_default_host_is_this_machine(capsys):
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
     said = capsys.readouterr().out
@@ -46,7 +46,7 @@ def test_help_shows_the_examples_and_binds_to_this_machine(capsys):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a tiny classifier, as training leaves it."""
+    """The output folder of a tiny classifier's training run."""
     folder = tmp_path_factory.mktemp("run")
     config = tiny_config("unused", str(folder))
     paddle.seed(3)
@@ -59,8 +59,8 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(folder / "good.jpg")
     (folder / "garbage.jpg").write_bytes(np.random.default_rng(1).bytes(10_000))
@@ -72,7 +72,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(run):
-    """The page of `python -m beit serve` in a process of its own, as users start it."""
+    """The address of a page that `python -m beit serve` serves in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -88,13 +88,13 @@ def address(run):
                     assert process.poll() is None
                     time.sleep(0.5)
             yield f"http://127.0.0.1:{port}"
-            assert process.poll() is None  # it is still there after all that was done to it
+            assert process.poll() is None  # it has survived all tests
         finally:
             process.terminate()
 
 
 def ask(address: str, file: Path) -> list:
-    """What the page's function answers to a file: scores, picture, caption."""
+    """The page's result for a file: scores, image, caption."""
     import httpx
 
     with httpx.Client(base_url=f"{address}/gradio_api", timeout=60, trust_env=False) as client:
@@ -116,12 +116,12 @@ def expected(run: Path, file: Path) -> list:
 
 
 @pytest.mark.browser
-def test_answers_and_refusals(address, run, pictures):
+def test_results_and_refused_files(address, run, images):
     import httpx
 
-    scores, drawn, caption = ask(address, pictures / "good.jpg")
+    scores, drawn, caption = ask(address, images / "good.jpg")
     assert [(row["label"], row["confidence"]) for row in scores["confidences"]] == expected(
-        run, pictures / "good.jpg"
+        run, images / "good.jpg"
     )
     assert drawn["url"].startswith(address) and "attention" in caption
     for name, words in (
@@ -129,19 +129,19 @@ def test_answers_and_refusals(address, run, pictures):
         ("cut.jpg", "cannot be decoded"),
         ("many.png", "2000 x 1500 pixels are more than"),
     ):
-        scores, drawn, caption = ask(address, pictures / name)
+        scores, drawn, caption = ask(address, images / name)
         assert not scores and drawn is None and words in caption
     with pytest.raises(httpx.HTTPStatusError, match="413"):
-        ask(address, pictures / "large.jpg")
+        ask(address, images / "large.jpg")
 
 
 @pytest.mark.browser
-def test_many_at_once_beside_a_client_that_is_slow(address, run, pictures):
-    """50 clients, every fifth with garbage, while one sends its picture a byte at a time."""
+def test_many_clients_are_served_while_one_is_slow(address, run, images):
+    """50 clients, every fifth with garbage, while another one does not finish its upload."""
     host, port = address.removeprefix("http://").split(":")
     slow = socket.create_connection((host, int(port)))
     slow.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n-")
-    files = [pictures / ("garbage.jpg" if k % 5 == 0 else "good.jpg") for k in range(50)]
+    files = [images / ("garbage.jpg" if k % 5 == 0 else "good.jpg") for k in range(50)]
     start = time.monotonic()
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda file: ask(address, file), files))
@@ -154,8 +154,8 @@ def test_many_at_once_beside_a_client_that_is_slow(address, run, pictures):
 
 @pytest.mark.browser
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_in_a_browser(address, run, pictures, tmp_path):
-    """A visitor drops a picture, sees the classes, then one that is none, and nothing is asked of other machines."""
+def test_in_a_browser(address, run, images, tmp_path):
+    """Upload an image and see its classes, upload garbage and see the message; no request goes to other machines."""
     from playwright.sync_api import expect, sync_playwright
 
     if CHROMIUM is None:
@@ -166,16 +166,16 @@ def test_in_a_browser(address, run, pictures, tmp_path):
         page = browser.new_page(viewport={"width": 1400, "height": 760})
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
-        upload = page.locator("#picture input[type=file]")
-        upload.set_input_files(pictures / "good.jpg")
+        upload = page.locator("#image input[type=file]")
+        upload.set_input_files(images / "good.jpg")
         expect(page.locator("#caption")).to_contain_text("attention", timeout=30_000)
         shown = page.locator("#scores").inner_text()
-        for name, score in expected(run, pictures / "good.jpg"):
+        for name, score in expected(run, images / "good.jpg"):
             assert name in shown and f"{100 * score.expected:.0f}%" in shown
         expect(page.locator("#drawn img")).to_be_visible()
         page.screenshot(path=tmp_path / "page.png")
         page.reload()
-        upload.set_input_files(pictures / "garbage.jpg")
+        upload.set_input_files(images / "garbage.jpg")
         expect(page.locator("#caption")).to_contain_text("cannot be used", timeout=30_000)
         browser.close()
     assert np.asarray(Image.open(tmp_path / "page.png")).std() > 5

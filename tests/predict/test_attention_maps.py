@@ -1,4 +1,4 @@
-"""Hidden states and attention weights of chosen blocks against NumPy, and the maps made of them."""
+"""Hidden states and attention weights of chosen blocks against NumPy; attention maps and rollout."""
 
 from __future__ import annotations
 
@@ -8,21 +8,14 @@ import pytest
 from PIL import Image
 
 from beit.models.mim import BeitForMaskedImageModeling
-from beit.predict.attention_maps import (
-    attention_map,
-    image_attentions,
-    image_maps,
-    overlay,
-    rollout,
-    rollout_of,
-)
+from beit.predict.attention_maps import attention_map, overlay, rollout
 from beit.predict.classifier import classifier
 from beit.preprocessing import Preprocessing
 from tests.reference_numpy import layer_norm, patch_tokens, position_bias, softmax, torch_layout, transform
 from tests.tiny import randomize, tiny_beit
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
-WANTS = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0)
+PREPROCESSING = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0)
 
 
 def build(**options):
@@ -50,8 +43,8 @@ def reference(model, images):
 
 
 @pytest.mark.parametrize("options", [{}, {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}])
-def test_states_and_weights_follow_the_reference(options):
-    """Relative position biases, own or shared, are in the weights."""
+def test_hidden_states_and_attention_weights_equal_the_reference(options):
+    """The weights include the relative position biases, per block or shared."""
     model = build(**options)
     states, weights = reference(model, IMAGES)
     out = model.forward_outputs(paddle.to_tensor(IMAGES), hidden_states=[2, 0], attentions=[1, 2, 0])
@@ -67,7 +60,7 @@ def test_states_and_weights_follow_the_reference(options):
     )
 
 
-def test_class_token_pooling_has_a_final_norm():
+def test_class_token_pooling_returns_the_normalized_class_token():
     model = build(pooling="token")
     out = model.forward_outputs(paddle.to_tensor(IMAGES))
     np.testing.assert_array_equal(out.pooler_output.numpy(), out.last_hidden_state.numpy()[:, 0])
@@ -87,7 +80,7 @@ def test_other_sizes_and_unknown_blocks():
         model.forward_outputs(paddle.to_tensor(IMAGES), attentions=[3])
 
 
-def test_recomputed_blocks_and_pretraining_models_have_weights_too():
+def test_attention_weights_of_recomputed_blocks_and_pretraining_models():
     model = build(recompute_blocks=True)
     model.train()
     assert model.forward_outputs(paddle.to_tensor(IMAGES), attentions=[0]).attentions[0].shape == [
@@ -103,7 +96,7 @@ def test_recomputed_blocks_and_pretraining_models_have_weights_too():
     assert len(mim.forward_outputs(paddle.to_tensor(IMAGES), attentions=range(3)).attentions) == 3
 
 
-def test_maps_and_rollout():
+def test_attention_maps_and_rollout():
     rng = np.random.default_rng(0)
     weights = rng.random((3, 2, 5, 5))
     weights /= weights.sum(-1, keepdims=True)
@@ -120,16 +113,16 @@ def test_maps_and_rollout():
     np.testing.assert_allclose(rollout(weights, (2, 2), from_patches=False), joint[0, 1:].reshape(2, 2))
 
 
-def test_of_a_picture():
-    predictor = classifier(build(), preprocessing=WANTS)
+def test_attention_maps_of_one_image():
+    predictor = classifier(build(), preprocessing=PREPROCESSING)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8))
-    attentions = image_attentions(predictor, image)
+    attentions = predictor.attentions(image)
     assert [weights.shape for weights in attentions] == [(2, 5, 5)] * 3
-    assert [found.shape for found in image_maps(predictor, attentions)] == [(2, 2, 2)] * 3
-    assert rollout_of(predictor, attentions).shape == (2, 2)
+    assert [predictor.attention_map(weights).shape for weights in attentions] == [(2, 2, 2)] * 3
+    assert predictor.attention_rollout(attentions).shape == (2, 2)
 
 
-def test_the_overlay_is_bright_where_the_map_is_large():
+def test_overlay_is_bright_where_the_map_is_large():
     values = np.array([[0.0, 0.0], [0.0, 1.0]])
     drawn = np.asarray(overlay(Image.new("RGB", (40, 40), "black"), values, opacity=1.0), int)
     assert drawn[38, 38].sum() > 600 and drawn[1, 1].sum() < 20

@@ -1,6 +1,6 @@
 """`BeitImageProcessor` against transformers.
 
-`image_processor_golden.npz` holds what transformers 4.57.6 (Pillow 13.0, NumPy 2.3) returned for a random picture of
+`image_processor_golden.npz` holds what transformers 4.57.6 (Pillow 13.0, NumPy 2.3) returned for a random image of
 13 x 18 pixels and its label map, for each entry of its `cases` (options by name); of the 224 x 224 defaults every 31st
 row and 29th column.
 """
@@ -23,7 +23,7 @@ from beit.predict.image_processor import BeitImageProcessor
 
 GOLDEN = np.load(Path(__file__).parent / "image_processor_golden.npz")
 CASES = json.loads(str(GOLDEN["cases"]))
-PICTURE, MAP = GOLDEN["picture"], GOLDEN["map"]
+IMAGE, MAP = GOLDEN["picture"], GOLDEN["map"]
 
 
 def process(processor, *args, **options):
@@ -33,9 +33,9 @@ def process(processor, *args, **options):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equals_transformers(case):
-    picture = GOLDEN["shares"] if case.startswith("shares") else PICTURE
-    result = process(BeitImageProcessor(**CASES[case]), picture, MAP)
+def test_results_equal_stored_ones_of_transformers(case):
+    image = GOLDEN["shares"] if case.startswith("shares") else IMAGE
+    result = process(BeitImageProcessor(**CASES[case]), image, MAP)
     values, labels = result["pixel_values"][0], result.labels[0]
     if case == "defaults":
         assert values.shape == (3, 224, 224) and labels.shape == (224, 224)
@@ -49,7 +49,7 @@ def test_equals_transformers(case):
 
 def test_options_of_the_call_replace_those_of_the_constructor():
     processor = BeitImageProcessor()
-    result = processor(PICTURE, **CASES["rectangle"])
+    result = processor(IMAGE, **CASES["rectangle"])
     np.testing.assert_allclose(result["pixel_values"][0], GOLDEN["rectangle/pixel_values"], atol=1e-6)
     assert processor.size == {"height": 256, "width": 256}
 
@@ -65,43 +65,43 @@ def test_options_of_the_call_replace_those_of_the_constructor():
         lambda p: [p],
     ],
 )
-def test_kinds_of_input_and_output(give):
+def test_types_of_inputs_and_outputs(give):
     processor = BeitImageProcessor(**CASES["no crop"])
     expected = GOLDEN["no crop/pixel_values"]
-    result = processor(give(PICTURE), return_tensors="pd")
+    result = processor(give(IMAGE), return_tensors="pd")
     assert result.pixel_values.shape == [1, 3, 9, 12]
     np.testing.assert_allclose(result.pixel_values.numpy()[0], expected, atol=1e-6)
-    last = processor(give(PICTURE), return_tensors="np", data_format="channels_last").pixel_values
+    last = processor(give(IMAGE), return_tensors="np", data_format="channels_last").pixel_values
     np.testing.assert_allclose(last[0], expected.transpose(1, 2, 0), atol=1e-6)
 
 
-def test_a_gray_picture_and_a_batch():
-    gray = Image.fromarray(PICTURE[..., 0])
+def test_gray_and_rgb_images_in_one_batch():
+    gray = Image.fromarray(IMAGE[..., 0])
     batch = BeitImageProcessor(size=8, do_center_crop=False)([gray, gray.convert("RGB")], return_tensors="np")
     np.testing.assert_array_equal(batch["pixel_values"][0], batch["pixel_values"][1])
 
 
-def test_label_maps_keep_their_classes_with_the_nearest_filter_and_a_warning_tells_otherwise():
+def test_only_the_nearest_filter_keeps_the_class_numbers_of_label_maps():
     labels = np.where(np.arange(18) < 9, 0, 5).astype(np.uint8).repeat(13).reshape(18, 13).T
     processor = BeitImageProcessor(size=(9, 11), do_center_crop=False)
     with pytest.warns(UserWarning, match="mixes class numbers"):
-        mixed = processor(PICTURE, labels)["labels"][0]
+        mixed = processor(IMAGE, labels)["labels"][0]
     assert set(np.unique(mixed)) > {0, 5}
-    clean = processor(PICTURE, labels, label_resample=0)["labels"][0]
+    clean = processor(IMAGE, labels, label_resample=0)["labels"][0]
     assert set(np.unique(clean)) == {0, 5}
 
 
 def test_reduced_labels():
     processor = BeitImageProcessor(do_resize=False, do_center_crop=False, do_reduce_labels=True)
-    labels = processor(PICTURE[:2, :4], np.array([[0, 1, 150, 255]] * 2, np.uint8))["labels"][0]
+    labels = processor(IMAGE[:2, :4], np.array([[0, 1, 150, 255]] * 2, np.uint8))["labels"][0]
     np.testing.assert_array_equal(labels, [[255, 0, 149, 255]] * 2)
-    # The picture is not touched by it.
+    # It does not change the image.
     np.testing.assert_array_equal(
-        processor(PICTURE)["pixel_values"][0], processor(PICTURE, do_reduce_labels=False)["pixel_values"][0]
+        processor(IMAGE)["pixel_values"][0], processor(IMAGE, do_reduce_labels=False)["pixel_values"][0]
     )
 
 
-def test_the_official_classification_protocol_is_the_evaluation_transform():
+def test_official_classification_protocol_equals_the_evaluation_transform():
     pixels = np.random.default_rng(1).integers(0, 256, (71, 97, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     expected = EvalTransform((32, 32), 0.875)(image)["image"]
@@ -110,7 +110,7 @@ def test_the_official_classification_protocol_is_the_evaluation_transform():
     assert np.abs(got - BeitImageProcessor(size=36, crop_size=32)(image)["pixel_values"][0]).max() > 0.1
 
 
-def test_the_official_segmentation_protocol_is_the_evaluation_transform():
+def test_official_segmentation_protocol_equals_the_evaluation_transform():
     pixels = np.random.default_rng(1).integers(0, 256, (71, 97, 3), dtype=np.uint8)
     labels = np.full((71, 97), 3, np.uint8)
     limits = (128, 64)
@@ -121,7 +121,7 @@ def test_the_official_segmentation_protocol_is_the_evaluation_transform():
     assert result["labels"][0].shape == expected.shape[1:] and (result["labels"][0] == 2).all()
 
 
-def test_post_processing_resizes_and_takes_the_largest():
+def test_post_processing_resizes_logits_and_takes_the_largest():
     logits = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype("float32"))
     processor = BeitImageProcessor()
     plain = processor.post_process_semantic_segmentation(logits)
@@ -136,7 +136,7 @@ def test_post_processing_resizes_and_takes_the_largest():
     np.testing.assert_array_equal(classes.numpy(), [[1, 1, 0, 0]])
 
 
-def test_a_transformers_folder(tmp_path):
+def test_from_pretrained_reads_a_transformers_folder(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(
         json.dumps({"size": 640, "do_center_crop": False, "resample": 2, "reduce_labels": True, "feature": 1})
     )
@@ -157,29 +157,29 @@ def test_a_transformers_folder(tmp_path):
 def test_errors():
     processor = BeitImageProcessor()
     with pytest.raises(ValueError, match="unknown option 'do_crop'"):
-        processor(PICTURE, do_crop=True)
+        processor(IMAGE, do_crop=True)
     with pytest.raises(ValueError, match="return_tensors='pt'"):
-        processor(PICTURE, return_tensors="pt")
-    with pytest.raises(ValueError, match="is no picture"):
+        processor(IMAGE, return_tensors="pt")
+    with pytest.raises(ValueError, match="is not an image"):
         processor(np.zeros((5, 5, 5), np.uint8))
     with pytest.raises(ValueError, match="expected whole numbers 0 to 255"):
-        processor(PICTURE.astype(np.float32) - 300.5)
+        processor(IMAGE.astype(np.float32) - 300.5)
     with pytest.raises(ValueError, match="several sizes"):
-        processor([PICTURE, PICTURE[:5]], do_resize=False, do_center_crop=False, return_tensors="np")
+        processor([IMAGE, IMAGE[:5]], do_resize=False, do_center_crop=False, return_tensors="np")
     with pytest.raises(ValueError, match=r"size \(1, 2, 3\)"):
         BeitImageProcessor(size=(1, 2, 3))
-    with pytest.raises(ValueError, match="1 target_sizes for 2 pictures"):
+    with pytest.raises(ValueError, match="1 target_sizes for 2 images"):
         processor.post_process_semantic_segmentation(paddle.zeros([2, 3, 4, 4]), [(4, 4)])
     with pytest.raises(AttributeError, match="nothing"):
-        processor(PICTURE).nothing  # noqa: B018
+        processor(IMAGE).nothing  # noqa: B018
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize("case", CASES)
-def test_equals_the_installed_transformers(case):
+def test_results_equal_those_of_the_installed_transformers(case):
     beit = pytest.importorskip("transformers.models.beit.image_processing_beit")
     options = {"size": 256, "do_center_crop": True, "crop_size": 224, **CASES[case]}
-    theirs = beit.BeitImageProcessor(**options)(PICTURE.copy(), MAP.copy())
-    ours = process(BeitImageProcessor(**options), PICTURE, MAP)
+    theirs = beit.BeitImageProcessor(**options)(IMAGE.copy(), MAP.copy())
+    ours = process(BeitImageProcessor(**options), IMAGE, MAP)
     np.testing.assert_allclose(ours["pixel_values"][0], np.asarray(theirs["pixel_values"][0]), atol=1e-6)
     np.testing.assert_array_equal(ours["labels"][0], np.asarray(theirs["labels"][0]))

@@ -1,4 +1,4 @@
-"""From a picture to class names: numbers against Pillow and NumPy, every kind of input, every kind of model."""
+"""`inference_model` and `extract_feat`: numbers against Pillow and NumPy, all types of inputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNILM = publishers.unilm_classifier(np.random.default_rng(0))  # 12 pixels, 5 cl
 
 @pytest.fixture
 def run(tmp_path):
-    """A folder as a run leaves it: weights, config, class names; pictures beside it."""
+    """The output folder of a run: weights, config, class names; the images are beside it."""
     data = write_dataset(tmp_path / "data")
     folder = tmp_path / "run"
     folder.mkdir()
@@ -42,8 +42,8 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def picture(tmp_path):
-    path = tmp_path / "picture.png"
+def image_file(tmp_path):
+    path = tmp_path / "image.png"
     pixels = np.random.default_rng(1).integers(0, 256, (30, 44, 3), np.uint8)
     Image.fromarray(pixels).save(path)
     return path
@@ -51,16 +51,16 @@ def picture(tmp_path):
 
 @pytest.fixture
 def published(tmp_path):
-    """A file in PaddleViT's form, which is BEiT v1's preprocessing."""
+    """A file in PaddleViT's format, which implies the preprocessing of BEiT v1."""
     path = tmp_path / "weights.pdparams"
     write(path, publishers.paddlevit(UNILM))
     return path
 
 
-def test_a_file_without_config_is_classified_as_the_reference_does(published, picture):
-    """Architecture, mean, std and crop are read off the file: 12 / 0.9 = 13 pixels, then the center."""
-    result = inference_model(published, picture, topk=2)
-    with Image.open(picture) as image:
+def test_a_file_without_config_gives_the_scores_of_the_reference(published, image_file):
+    """Architecture, mean, std and crop are derived from the file: 12 / 0.9 = 13 pixels, then the center."""
+    result = inference_model(published, image_file, topk=2)
+    with Image.open(image_file) as image:
         resized = np.asarray(image.resize((13 * 44 // 30, 13), Image.Resampling.BICUBIC), np.float64)
     left = round((resized.shape[1] - 12) / 2)
     pixels = resized[0:12, left : left + 12]  # round(0.5) is 0
@@ -70,11 +70,11 @@ def test_a_file_without_config_is_classified_as_the_reference_does(published, pi
     assert result["pred_label"] == order[0] == result["topk"][0]["label"]
     assert [row["label"] for row in result["topk"]] == list(order[:2])
     assert result["pred_score"] == pytest.approx(softmax(logits)[order[0]], rel=1e-4)
-    assert result["pred_class"] == f"class {order[0]}" and result["image"] == str(picture)
+    assert result["pred_class"] == f"class {order[0]}" and result["image"] == str(image_file)
 
 
-def test_a_run_is_predicted_as_it_was_evaluated(run, tmp_path):
-    """The same array as the validation data set gives, and the run's own class names."""
+def test_a_run_predicts_with_the_preprocessing_of_its_evaluation(run, tmp_path):
+    """The input is that of the validation data set, and the class names are those of the run."""
     config = beit.get_config(run / "config.yaml")
     dataset = build_dataset(config, "val")
     predictor = load_predictor(run)
@@ -90,18 +90,18 @@ def test_a_run_is_predicted_as_it_was_evaluated(run, tmp_path):
     assert results[0]["pred_class"] == NAMES[results[0]["pred_label"]]
 
 
-def test_every_kind_of_input_gives_the_same(run, picture, tmp_path):
-    with Image.open(picture) as image:
+def test_all_types_of_inputs_give_the_same_scores(run, image_file, tmp_path):
+    with Image.open(image_file) as image:
         pillow = image.convert("RGB")
     array = np.asarray(pillow)
-    expected = inference_model(run, picture)["pred_scores"]
-    for single in (str(picture), pillow, array):
+    expected = inference_model(run, image_file)["pred_scores"]
+    for single in (str(image_file), pillow, array):
         np.testing.assert_array_equal(inference_model(run, single)["pred_scores"], expected)
     folder = tmp_path / "folder"
     (folder / "deeper").mkdir(parents=True)
     pillow.save(folder / "b.png")
     pillow.save(folder / "deeper" / "a.png")
-    for several in (folder, f"{folder}/**/*.png", [picture, array], [folder]):
+    for several in (folder, f"{folder}/**/*.png", [image_file, array], [folder]):
         results = inference_model(run, several, batch_size=1)
         assert len(results) == 2
         np.testing.assert_allclose(results[1]["pred_scores"], expected, rtol=1e-5)
@@ -110,7 +110,7 @@ def test_every_kind_of_input_gives_the_same(run, picture, tmp_path):
     ]  # fmt: skip
 
 
-def test_features_are_the_pooled_tokens(published, picture):
+def test_features_are_the_normalized_mean_of_the_patch_tokens(published, image_file):
     model = load_predictor(published).model
     images = np.random.default_rng(2).standard_normal((2, 3, 12, 12)).astype(np.float32)
     tokens = encode(UNILM, images, 3)
@@ -123,20 +123,20 @@ def test_features_are_the_pooled_tokens(published, picture):
     np.testing.assert_allclose(
         model.extract_feat(paddle.to_tensor(images)).numpy(), expected, rtol=1e-3, atol=1e-4
     )
-    assert extract_feat(published, picture).shape == (24,)
-    assert extract_feat(published, [picture, picture]).shape == (2, 24)
+    assert extract_feat(published, image_file).shape == (24,)
+    assert extract_feat(published, [image_file, image_file]).shape == (2, 24)
 
 
-def test_what_is_unknown_is_asked_for_and_not_guessed(published, picture, tmp_path):
+def test_unknown_preprocessing_is_an_error_that_says_what_to_pass(published, image_file, tmp_path):
     plain = tmp_path / "plain.pdparams"
     write(
         plain, {name: value.numpy() for name, value in load_predictor(published).model.state_dict().items()}
     )
     with pytest.raises(ValueError, match=r"mean, std, crop_pct missing .*--mean 0.5 0.5 0.5 --std"):
-        inference_model(plain, picture)
-    wants = beit.Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.9)
-    given = inference_model(plain, picture, preprocessing=wants)["pred_scores"]
-    np.testing.assert_array_equal(given, inference_model(published, picture)["pred_scores"])
+        inference_model(plain, image_file)
+    preprocessing = beit.Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.9)
+    given = inference_model(plain, image_file, preprocessing=preprocessing)["pred_scores"]
+    np.testing.assert_array_equal(given, inference_model(published, image_file)["pred_scores"])
 
 
 TARGETS = [
@@ -147,19 +147,19 @@ TARGETS = [
 
 
 @pytest.mark.parametrize(("target", "form"), [*TARGETS, ("folder", "timm")])
-def test_preprocessing_and_names_travel_with_a_conversion(run, picture, tmp_path, target, form):
+def test_conversion_keeps_preprocessing_and_class_names(run, image_file, tmp_path, target, form):
     convert(run / "model.pdparams", tmp_path / target, form=form)
     moved, original = load_predictor(tmp_path / target), load_predictor(run)
     assert (moved.preprocessing.mean, moved.preprocessing.crop_pct) == ((0.4, 0.5, 0.6), 0.8)
     assert moved.preprocessing.interpolation == "bilinear"
     if target != "folder":
         assert moved.class_names == NAMES
-    first, second = (inference_model(model, picture)["pred_scores"] for model in (moved, original))
+    first, second = (inference_model(model, image_file)["pred_scores"] for model in (moved, original))
     np.testing.assert_allclose(first, second, rtol=1e-5)
 
 
-def test_squashed_and_turned(published, tmp_path):
-    """transformers' files are squashed to a square; EXIF orientation is applied where the run said so."""
+def test_squash_and_exif_orientation(published, tmp_path):
+    """Files of transformers squash images to a square; EXIF orientation is applied if the preprocessing says so."""
     folder = tmp_path / "hf"
     convert(published, folder, form="huggingface")
     predictor = load_predictor(folder)
@@ -185,8 +185,8 @@ def test_squashed_and_turned(published, tmp_path):
     )
 
 
-def test_a_model_knows_what_it_was_loaded_with(published):
-    """Without a new head the file's preprocessing counts, with one the config's."""
+def test_loading_weights_sets_the_preprocessing_of_the_model(published):
+    """A model with the head of the file has its preprocessing, a model with a new head that of the config."""
     options = [
         "DATA.IMAGE_SIZE",
         12,
@@ -212,7 +212,7 @@ def test_a_model_knows_what_it_was_loaded_with(published):
     assert model.training  # left as it was
 
 
-def test_folder_names_of_imagenet_are_spelled_out(run, picture):
+def test_wordnet_identifiers_become_class_names(run, image_file):
     (run / "class_names.txt").write_text("n01440764\nn01443537\nn02510455\n")
     assert load_predictor(run).class_names[2].startswith("giant panda")
     names = load_predictor(run, class_names=("a", "b", "c")).class_names
@@ -221,32 +221,32 @@ def test_folder_names_of_imagenet_are_spelled_out(run, picture):
         load_predictor(run, class_names="imagenet-1k")
 
 
-def test_mistakes(run, published, picture, tmp_path):
-    with pytest.raises(FileNotFoundError, match="does not exist; name a picture"):
+def test_mistakes(run, published, image_file, tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist; name an image"):
         inference_model(run, tmp_path / "no.png")
-    with pytest.raises(FileNotFoundError, match="no file fits the pattern"):
+    with pytest.raises(FileNotFoundError, match="no file matches the pattern"):
         inference_model(run, f"{tmp_path}/*.webp")
-    with pytest.raises(ValueError, match="no pictures were given"):
+    with pytest.raises(ValueError, match="no images were given"):
         inference_model(run, [])
-    with pytest.raises(ValueError, match=r"array float32 \[4, 4, 3\]; expected uint8"):
+    with pytest.raises(ValueError, match=r"array float32 \[4, 4, 3\] as image; expected uint8"):
         inference_model(run, np.zeros((4, 4, 3), np.float32))
     with pytest.raises(ValueError, match="topk=0"):
-        inference_model(run, picture, topk=0)
-    with pytest.raises(FileNotFoundError, match="no file, no folder and no name"):
-        inference_model(tmp_path / "no.pdparams", picture)
+        inference_model(run, image_file, topk=0)
+    with pytest.raises(FileNotFoundError, match="is not a file, a folder or a name"):
+        inference_model(tmp_path / "no.pdparams", image_file)
     with pytest.raises(ValueError, match="no published checkpoint is called"):
-        inference_model("beit_bse_patch16_224", picture)
+        inference_model("beit_bse_patch16_224", image_file)
     (tmp_path / "text.png").write_text("<html>")
     with pytest.raises(ValueError, match="HTML page"):
-        inference_model(run, [picture, tmp_path / "text.png"])
+        inference_model(run, [image_file, tmp_path / "text.png"])
     (run / "model.pdparams").unlink()
     with pytest.raises(FileNotFoundError, match="holds none of model.pdparams"):
-        inference_model(run, picture)
+        inference_model(run, image_file)
     write(tmp_path / "mim.pth.pdparams", publishers.unilm_mim(np.random.default_rng(0)))
     with pytest.raises(ValueError, match="give the config"):
-        inference_model(tmp_path / "mim.pth.pdparams", picture)
+        inference_model(tmp_path / "mim.pth.pdparams", image_file)
     backbone = {name: value for name, value in UNILM.items() if not name.startswith("head.")}
     write(tmp_path / "beit_base.pdparams", publishers.paddlevit(backbone))
     with pytest.raises(ValueError, match="gives features: use beit.extract_feat"):
-        inference_model(tmp_path / "beit_base.pdparams", picture)
-    assert extract_feat(tmp_path / "beit_base.pdparams", picture).shape == (24,)
+        inference_model(tmp_path / "beit_base.pdparams", image_file)
+    assert extract_feat(tmp_path / "beit_base.pdparams", image_file).shape == (24,)

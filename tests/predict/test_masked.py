@@ -1,4 +1,4 @@
-"""Pre-trained and segmentation models from the same call."""
+"""`inference_model` with pre-trained and segmentation models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def weights(tmp_path):
     return tmp_path / "mim.pdparams"
 
 
-def test_predicted_tokens_follow_the_reference(weights):
+def test_predicted_tokens_equal_the_reference(weights):
     result = inference_model(weights, IMAGE, config=config())
     mask = build_mask_generator(config())(np.random.default_rng(0))
     np.testing.assert_array_equal(result["mask"].ravel(), mask)
@@ -54,7 +54,7 @@ def test_predicted_tokens_follow_the_reference(weights):
     assert "tokens" not in result and draw_masked_prediction(result).shape == (4, 12, 3)
 
 
-def test_with_a_tokenizer_there_is_a_right_answer_and_a_picture(weights):
+def test_a_tokenizer_gives_the_accuracy_and_a_reconstruction(weights):
     files = {key: str(weights.parent / name) for key, name in FILES.items()}
     result = inference_model(weights, [IMAGE], config=config(**files))[0]
     hit = (result["tokens"] == result["pred_tokens"])[result["mask"]].mean()
@@ -67,7 +67,7 @@ def test_with_a_tokenizer_there_is_a_right_answer_and_a_picture(weights):
     np.testing.assert_array_equal(drawn[:, 4:8][~hidden], result["view"][~hidden])
 
 
-def test_a_segmentation_model_gives_a_class_map_and_areas(tmp_path):
+def test_a_segmentation_model_returns_a_class_map_and_areas(tmp_path):
     model = beit.build_upernet(upernet_config())
     path = tmp_path / "best.pdparams"
     paddle.save(model.state_dict(), str(path))
@@ -82,9 +82,11 @@ def test_a_segmentation_model_gives_a_class_map_and_areas(tmp_path):
 
 
 def test_mistakes(weights, tmp_path):
-    with pytest.raises(ValueError, match="features are those of a classifier"):
+    with pytest.raises(
+        ValueError, match="features need a classifier or an encoder; this model is of TASK: pretrain"
+    ):
         extract_feat(weights, IMAGE, config=config())
     with pytest.raises(ValueError, match="TASK: pretrain takes its preprocessing"):
         load_predictor(weights, config=config(), class_names=("a",))
-    with pytest.raises(ValueError, match="TASK: tokenizer, which has nothing to say"):
+    with pytest.raises(ValueError, match="TASK: tokenizer, whose models do not predict"):
         load_predictor(weights, config=config(TASK="tokenizer"))

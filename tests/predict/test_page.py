@@ -1,4 +1,4 @@
-"""What the page shows, and what it refuses, without a page."""
+"""Results of the web page and files that it refuses, without the page itself."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 
 from beit.beit import build_beit
 from beit.data.images import ImageError
-from beit.predict import page as module
-from beit.predict.attention_maps import image_attentions, overlay, rollout_of
+from beit.predict import classifier as module
+from beit.predict.attention_maps import overlay
 from beit.predict.classifier import classifier
 from beit.predict.page import PagePredictor
 from tests.tiny import tiny_config
@@ -29,48 +29,48 @@ def predictor():
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image_file(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
 
-def test_the_best_classes_are_those_of_predict(predictor, picture):
-    view = PagePredictor(predictor, topk=3)(picture)
-    image = Image.open(picture)
+def test_scores_are_those_of_the_predictor(predictor, image_file):
+    result = PagePredictor(predictor, topk=3)(image_file)
+    image = Image.open(image_file)
     expected = {
         row["class"] + (f" ({row['label']})" if row["class"] == "crane" else ""): row["score"]
         for row in predictor([image])[0]["topk"]
     }
-    assert view.scores == expected and len(expected) == 3
-    assert max(view.picture.size) == 640
-    values = rollout_of(predictor, image_attentions(predictor, image))
+    assert result.scores == expected and len(expected) == 3
+    assert max(result.image.size) == 640
+    values = predictor.attention_rollout(predictor.attentions(image))
     shown = predictor.view(image).resize((640, 640), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(np.asarray(view.picture), np.asarray(overlay(shown, values)))
-    assert view.caption == "attention through all blocks"
+    np.testing.assert_array_equal(np.asarray(result.image), np.asarray(overlay(shown, values)))
+    assert result.caption == "attention through all blocks"
 
 
-def test_large_models_show_their_last_block(predictor, picture, monkeypatch):
+def test_large_models_show_the_attention_of_their_last_block(predictor, image_file, monkeypatch):
     monkeypatch.setattr(module, "_ROLLOUT_BYTES", 10)
-    assert PagePredictor(predictor)(picture).caption == "attention of the last block"
+    assert PagePredictor(predictor)(image_file).caption == "attention of the last block"
 
 
-def test_segmentation(segmenter):
+def test_scores_of_a_segmentation_model_are_areas(segmenter):
     model, folder = segmenter
-    view = PagePredictor(model, topk=2)(folder / "0.png")
-    classes = model(Image.open(folder / "0.png"))
+    result = PagePredictor(model, topk=2)(folder / "0.png")
+    classes = model.class_map(Image.open(folder / "0.png"))
     best = np.bincount(classes.ravel()).argmax()
-    assert next(iter(view.scores)) == model.class_names[best]
-    assert view.scores[model.class_names[best]] == pytest.approx((classes == best).mean(), abs=1e-6)
-    assert view.picture.height >= 640 * 0.5
+    assert next(iter(result.scores)) == model.class_names[best]
+    assert result.scores[model.class_names[best]] == pytest.approx((classes == best).mean(), abs=1e-6)
+    assert result.image.height >= 640 * 0.5
 
 
-def test_what_is_refused(predictor, picture, tmp_path):
-    viewer = PagePredictor(predictor, max_bytes=5_000, max_pixels=1_000)
+def test_refused_files_and_models(predictor, image_file, tmp_path):
+    page_predictor = PagePredictor(predictor, max_bytes=5_000, max_pixels=1_000)
     (tmp_path / "garbage.jpg").write_bytes(np.random.default_rng(0).bytes(4_000))
     (tmp_path / "large.jpg").write_bytes(bytes(10_000))
     Image.new("RGB", (100, 100)).save(tmp_path / "many.png")
-    cut = picture.read_bytes()[:900]
+    cut = image_file.read_bytes()[:900]
     (tmp_path / "cut.png").write_bytes(cut)
     for name, reason in (
         ("garbage.jpg", "no image in one of the formats"),
@@ -80,14 +80,14 @@ def test_what_is_refused(predictor, picture, tmp_path):
         ("gone.png", "no such file"),
     ):
         with pytest.raises(ImageError, match=reason):
-            viewer(tmp_path / name)
+            page_predictor(tmp_path / name)
     headless = classifier(build_beit(tiny_config("unused", "unused", MODEL__NUM_CLASSES=0)))
     with pytest.raises(ValueError, match="no classes"):
         PagePredictor(headless)
 
 
-def test_the_model_is_called_by_one_thread_at_a_time(predictor, picture):
-    viewer = PagePredictor(predictor)
+def test_one_thread_at_a_time_calls_the_model(predictor, image_file):
+    page_predictor = PagePredictor(predictor)
     inside, most = [], []
     lock = threading.Lock()
 
@@ -101,7 +101,7 @@ def test_the_model_is_called_by_one_thread_at_a_time(predictor, picture):
                 inside.pop()
             return result
 
-    viewer.predictor = Counting(predictor.model, predictor.preprocessing, predictor.class_names)
+    page_predictor.predictor = Counting(predictor.model, predictor.preprocessing, predictor.class_names)
     with ThreadPoolExecutor(6) as pool:
-        views = list(pool.map(viewer, [picture] * 12))
-    assert max(most) == 1 and len({tuple(view.scores.items()) for view in views}) == 1
+        results = list(pool.map(page_predictor, [image_file] * 12))
+    assert max(most) == 1 and len({tuple(result.scores.items()) for result in results}) == 1

@@ -1,4 +1,4 @@
-"""Which config a published name brings."""
+"""Configs of published names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from beit.zoo.table import PUBLISHED
         ("dalle_encoder", None),
     ],
 )
-def test_a_name_brings_its_config(name, task, tmp_path, monkeypatch):
+def test_a_published_name_has_a_config(name, task, tmp_path, monkeypatch):
     monkeypatch.setenv("BEIT_HOME", str(tmp_path))
     (tmp_path / PUBLISHED[name].file_name).write_bytes(b"in the cache")
     weights = find_weights(name)

@@ -1,4 +1,4 @@
-"""Pictures of runs: what is in them, not only that they are there."""
+"""Figures of runs: their contents, not only that they exist."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ def pretraining(tmp_path):
 
 def test_masked_images_with_reconstructions(pretraining, tmp_path):
     (path,) = draw_masked(tiny_config(**pretraining))
-    with Image.open(path) as picture:
-        width, height = picture.size
+    with Image.open(path) as image:
+        width, height = image.size
     assert width == 2 * height  # two images in rows; original, masked, tokens, prediction in columns
     assert height % 8 == 0 and height >= 200
 
 
 @pytest.mark.parametrize("kind", ["masked", "codes"])
-def test_from_the_command_line(pretraining, kind, capfd):
+def test_visualize_masked_and_codes(pretraining, kind, capfd):
     opts = map(str, options(TINY | pretraining))
     assert main(["visualize", kind, "-opts", *opts]) == 0
     names = {line.rsplit("/", 1)[1] for line in capfd.readouterr().out.split()}
     assert names >= {"codes": {"code_map.png", "codebook.png"}, "masked": set()}[kind] and names
 
 
-def test_tiny_pictures_are_enlarged_in_whole_pixels(tmp_path):
+def test_small_images_are_enlarged_by_a_whole_factor(tmp_path):
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     (path,) = save_images({"a, b": pixels}, tmp_path / "new")
     assert path.name == "a_b.png"
-    with Image.open(path) as picture:
-        np.testing.assert_array_equal(np.asarray(picture)[::100, ::100], pixels)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image)[::100, ::100], pixels)
 
 
-def test_a_schedule_of_the_data(tmp_path):
+def test_schedule_counts_the_training_images(tmp_path):
     config = tiny_config(write_dataset(tmp_path / "data"), tmp_path / "out", TRAIN__LAYER_DECAY=0.5)
     assert draw_schedule(config).stat().st_size > 5000
 
 
-def test_curves_after_a_resume_and_a_kill(tmp_path):
+def test_curves_of_a_run_that_was_resumed_and_killed(tmp_path):
     lines = [
         '{"step": 1, "train/loss": 3}',
         '{"step": 2, "train/loss": 9}',
@@ -74,8 +74,8 @@ def test_curves_after_a_resume_and_a_kill(tmp_path):
     assert read_curves(tmp_path / "metrics.jsonl") == {"train/loss": {1: 3, 2: 2}}
 
 
-def test_a_table_of_classes():
-    """Of a: 3 right, 1 called b; of b: 2 right; c has no images and is never called."""
+def test_precision_recall_and_f1_of_classes():
+    """a: 3 correct, 1 predicted as b; b: 2 correct; c has no images and is never predicted."""
     rows = class_rows(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), ("a", "b", "c"))
     assert rows[0] == (0, "a", 4, "100.00", "75.00", "85.71", "b")
     assert rows[1] == (1, "b", 2, "66.67", "100.00", "80.00", "")

@@ -1,6 +1,6 @@
-from __future__ import annotations
+"""The segmentation predictor, its overlays and class areas."""
 
-import json
+from __future__ import annotations
 
 import numpy as np
 import paddle
@@ -9,7 +9,7 @@ from PIL import Image
 
 from beit.data.scenes import draw_scene
 from beit.models.upernet import build_upernet
-from beit.predict.segmentation import load_segmenter, predict_files
+from beit.predict.segmentation import load_segmenter
 from beit.predict.segmentation_overlays import class_areas, overlay_classes, palette_image
 from tests.tiny import UPERNET, upernet_config
 
@@ -34,55 +34,38 @@ def segmenter(tmp_path):
     )
 
 
-def test_a_folder_of_pictures(segmenter, tmp_path):
-    source, output = tmp_path / "pictures", tmp_path / "out"
-    source.mkdir()
-    for k, name in enumerate(("a.png", "b.png", "b.jpg")):
-        draw_scene(np.random.default_rng(k))[0].save(source / name)
-    (source / "broken.jpg").write_bytes(b"nothing")
-    (source / "notes.txt").write_text("no picture")
-    entries = {entry["image"].rsplit("/", 1)[1]: entry for entry in predict_files(segmenter, source, output)}
-    assert set(entries) == {"a.png", "b.jpg", "b.png", "broken.jpg"}
-    assert "no image" in entries["broken.jpg"]["error"]
-    assert {path.name for path in output.iterdir()} == {
-        f"{stem}{end}"
-        for stem in ("a", "b.png", "b.jpg")
-        for end in (".json", "_classes.png", "_overlay.png")
-    }
-    entry = json.loads((output / "a.json").read_text())
-    assert entry == entries["a.png"] and (entry["height"], entry["width"]) == (96, 128)
-    with Image.open(output / "a_classes.png") as file:
-        classes = np.array(file)
-        assert file.mode == "P" and file.size == (128, 96)
-    with Image.open(source / "a.png") as image:
-        np.testing.assert_array_equal(classes, segmenter(image.convert("RGB")))
-    assert sum(row["pixels"] for row in entry["classes"]) == 96 * 128
-    for row in entry["classes"]:
+def test_results_summary_and_drawings(segmenter):
+    image = draw_scene(np.random.default_rng(0))[0]
+    (result,) = segmenter([image])
+    classes = result["pred_sem_seg"]
+    np.testing.assert_array_equal(classes, segmenter.class_map(image))
+    assert sum(row["pixels"] for row in result["classes"]) == 96 * 128
+    for row in result["classes"]:
         assert row["pixels"] == (classes == row["class"]).sum() and row["name"] == NAMES[row["class"]]
-    with Image.open(output / "a_overlay.png") as overlay:
-        assert overlay.height >= 96 and overlay.width > 128
+    largest = result["classes"][0]
+    assert segmenter.summary(result, topk=1) == {
+        "topk": [{"class": largest["name"], "label": largest["class"], "score": largest["share"]}]
+    }
+    drawn = segmenter.draw(image, result)
+    assert list(drawn) == ["overlay", "classes"]
+    assert drawn["classes"].mode == "P" and drawn["classes"].size == (128, 96)
+    np.testing.assert_array_equal(np.asarray(drawn["classes"]), classes)
+    assert drawn["overlay"].height >= 96 and drawn["overlay"].width > 128
 
 
-def test_one_picture_and_things_that_are_missing(segmenter, tmp_path):
-    draw_scene(np.random.default_rng(0))[0].save(tmp_path / "a.png")
-    assert len(predict_files(segmenter, tmp_path / "a.png", tmp_path / "out")) == 1
-    with pytest.raises(FileNotFoundError, match="name a picture or a folder"):
-        predict_files(segmenter, tmp_path / "nothing.png", tmp_path / "out")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no pictures"):
-        predict_files(segmenter, tmp_path / "empty", tmp_path / "out")
+def test_missing_weights_are_refused():
     with pytest.raises(ValueError, match="MODEL.PRETRAINED is not set"):
         load_segmenter(upernet_config())
 
 
-def test_without_files_beside_the_weights_classes_have_numbers(tmp_path):
+def test_classes_are_numbered_if_no_files_are_beside_the_weights(tmp_path):
     paddle.save(build_upernet(upernet_config()).state_dict(), str(tmp_path / "w.pdparams"))
     segmenter = load_segmenter(upernet_config(MODEL__PRETRAINED=str(tmp_path / "w.pdparams")))
     assert segmenter.class_names == tuple(f"class {k}" for k in range(UPERNET["MODEL__NUM_CLASSES"]))
     assert len(segmenter.palette) == UPERNET["MODEL__NUM_CLASSES"]
 
 
-def test_overlay_mixes_colors_and_lists_classes_by_area():
+def test_overlay_blends_colors_and_lists_classes_by_area():
     classes = np.zeros((40, 60), np.uint8)
     classes[:10] = 2
     image = Image.new("RGB", (60, 40), (100, 100, 100))
@@ -97,8 +80,8 @@ def test_overlay_mixes_colors_and_lists_classes_by_area():
     np.testing.assert_array_equal(np.array(palette_image(classes, PALETTE)), classes)
 
 
-def test_a_legend_of_many_classes_ends():
+def test_the_legend_of_many_classes_is_cut():
     classes = np.arange(100, dtype=np.uint8).reshape(10, 10)
     names = [f"class {k}" for k in range(100)]
-    picture = overlay_classes(Image.new("RGB", (10, 10)), classes, names, [(1, 2, 3)] * 100)
-    assert picture.height < 600
+    drawn = overlay_classes(Image.new("RGB", (10, 10)), classes, names, [(1, 2, 3)] * 100)
+    assert drawn.height < 600

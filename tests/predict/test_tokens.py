@@ -1,4 +1,4 @@
-"""Pictures of a tokenizer on validation images."""
+"""Images of the codes of a tokenizer."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def config(data, tmp_path, keys, **more):
     return tiny_config(data, tmp_path, **given, **sizes, **more)
 
 
-def test_vqkd_is_shown(data, tmp_path):
+def test_images_of_vqkd_codes(data, tmp_path):
     write(tmp_path / "vqkd.pdparams", {"model": publishers.unilm_vqkd(np.random.default_rng(3))})
     keys = VQKD | {"PRETRAINED": str(tmp_path / "vqkd.pdparams")}
-    pictures = draw_tokens(config(data, tmp_path, keys))
-    assert pictures["code map"].shape == (5 * 12, 36, 3)
-    assert pictures["codebook"].shape == (320, 640, 3)
-    shown = [int(name.removeprefix("code ")) for name in pictures if name[5:].isdigit()]
+    drawn = draw_tokens(config(data, tmp_path, keys))
+    assert drawn["code map"].shape == (5 * 12, 36, 3)
+    assert drawn["codebook"].shape == (320, 640, 3)
+    shown = [int(name.removeprefix("code ")) for name in drawn if name[5:].isdigit()]
     assert shown
     assert (
         list(draw_tokens(config(data, tmp_path, keys), codes=(shown[0],), images=2))[2] == f"code {shown[0]}"
@@ -40,18 +40,18 @@ def test_vqkd_is_shown(data, tmp_path):
         draw_tokens(config(data, tmp_path, keys), codes=(99,))
 
 
-def test_dalle_is_shown_with_its_reconstructions(data, tmp_path):
+def test_images_of_dalle_codes_with_reconstructions(data, tmp_path):
     rng = np.random.default_rng(5)
     write(tmp_path / "encoder.pdparams", publishers.dalle(rng))
     write(tmp_path / "decoder.pdparams", publishers.dalle(rng, decoder=True))
     keys = DALLE | {"PRETRAINED": str(tmp_path / "encoder.pdparams")}
     keys |= {"PRETRAINED_DECODER": str(tmp_path / "decoder.pdparams")}
-    pictures = draw_tokens(config(data, tmp_path, keys))
-    assert pictures["code map"].shape == (5 * 24, 72, 3)
-    assert pictures["reconstruction"].shape == (48, 5 * 24, 3)
+    drawn = draw_tokens(config(data, tmp_path, keys))
+    assert drawn["code map"].shape == (5 * 24, 72, 3)
+    assert drawn["reconstruction"].shape == (48, 5 * 24, 3)
 
 
-def test_what_is_refused(data, tmp_path):
+def test_missing_weights_are_refused(data, tmp_path):
     with pytest.raises(ValueError, match="set TOKENIZER.PRETRAINED"):
         draw_tokens(config(data, tmp_path, VQKD))
     with pytest.raises(ValueError, match="set TOKENIZER.TEACHER to a network"):

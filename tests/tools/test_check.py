@@ -1,4 +1,4 @@
-"""`beit check` finds what it says it finds."""
+"""`python -m beit check` finds problems of data and recipes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def run(data, tmp_path, *flags, **keys):
     return check.main([f"-data_path={data}", f"-output={tmp_path / 'out'}", *flags, "-opts", *opts])
 
 
-def test_a_good_set_has_no_problems(data, tmp_path, capsys):
+def test_a_good_data_set_has_no_problems(data, tmp_path, capsys):
     assert run(data, tmp_path) == 0
     shown = capsys.readouterr().out
     for part in (
         "train: 24 pictures, 0 unreadable",
         "least 20x18, median 20x18, largest 20x18",
         "3 classes, 8 to 8 images each",
-        "in both splits: 0 pictures",
+        "in both splits: 0 images",
         "total batch 4 = 1 device(s) x 4 x 1",
         "6 steps an epoch, 12 in all, 6 of warm-up",
         "learning rate: peak 1.000e-02",
@@ -45,7 +45,7 @@ def test_a_good_set_has_no_problems(data, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_every_bad_picture_and_every_shared_one_is_listed(data, tmp_path, capsys):
+def test_unreadable_and_shared_images_are_listed(data, tmp_path, capsys):
     images = data / "my images"
     (images / "train_0.png").write_bytes(b"")
     (images / "train_5.png").write_text("<html>")
@@ -85,12 +85,12 @@ def test_remarks_and_empty_classes(tmp_path):
         ({"TRAIN__WARMUP_EPOCHS": 5}, "the warm-up (30 steps) is longer than the run (12)"),
     ],
 )
-def test_recipes_that_do_not_do_what_they_say(data, tmp_path, capsys, keys, reason):
+def test_problems_of_recipes(data, tmp_path, capsys, keys, reason):
     assert run(data, tmp_path, "--skip-pictures", "--skip-step", **keys) == 1
     assert reason in capsys.readouterr().out
 
 
-def test_settings_with_an_effect(data, tmp_path):
+def test_settings_with_an_effect_are_no_problem(data, tmp_path):
     config = tiny_config(data, tmp_path, TRAIN__LAYER_DECAY=0.5)
     assert settings_without_effect(TASKS["classify"](config)) == []
 

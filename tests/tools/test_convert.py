@@ -1,4 +1,4 @@
-"""`python -m beit convert`: every form into every container, there and back, and what it refuses."""
+"""`python -m beit convert`: every format in every container, round trips, and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def source(tmp_path):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("suffix", [".pdparams", ".safetensors"])
-def test_there_and_back_is_the_identity(source, tmp_path, form, suffix):
+def test_a_round_trip_changes_nothing(source, tmp_path, form, suffix):
     there, back = tmp_path / f"there{suffix}", tmp_path / "back.pdparams"
     convert(source, there, form=form)
     report = convert(there, back, form="paddlevit")
@@ -50,7 +50,7 @@ def test_converted_files_give_the_same_logits(source, tmp_path, form):
     assert largest_difference(model, UNILM, 3, np.random.default_rng(1), 12) < 1e-5
 
 
-def test_preprocessing_travels_in_safetensors(source, tmp_path):
+def test_safetensors_files_keep_the_preprocessing(source, tmp_path):
     path = tmp_path / "renamed.safetensors"
     convert(source, path)
     found = load_pretrained(tiny_beit(), path).dialect.preprocessing
@@ -137,7 +137,7 @@ def test_timm_folder(source, tmp_path):
     assert {key: arguments[key] for key in expected} == expected
 
 
-def test_averaged_weights_are_a_choice(tmp_path):
+def test_averaged_weights_are_optional(tmp_path):
     averaged = {name: array + 1 for name, array in UNILM.items()}
     write(
         tmp_path / "training.pdparams",

@@ -1,4 +1,4 @@
-"""`python -m beit VERB`: every example of every help text is run, as it stands."""
+"""`python -m beit VERB`: every example of every help text runs; arguments, messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SHOWS = {
 
 
 BASE = (86_530_984, 17_563_828_224, 17_581_219_584, 16_865_892_096, 12_665_468_928)
-"""Parameters, and multiply-adds A to D; B is what mmpretrain's metafile states."""
+"""Parameters and multiply-adds A to D; mmpretrain's metafile states B."""
 
 
 @pytest.mark.parametrize("line", EXAMPLES, ids=lambda line: line.removeprefix("python -m beit ")[:40])
-def test_the_example(line, example_folder, capfd):
+def test_example_of_the_help_text(line, example_folder, capfd):
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "beit"]
     words = words[3 : words.index(">")] if ">" in words else words[3:]
@@ -48,6 +48,11 @@ def test_the_example(line, example_folder, capfd):
         assert (example_folder / name).stat().st_size > 200
 
 
+def test_the_british_spelling_of_visualize(example_folder, capsys):
+    assert main(["visualise", "curves", "output/run"]) == 0
+    assert capsys.readouterr().out == "output/run/curves.png\n"
+
+
 @pytest.mark.parametrize("verb", MINE)
 def test_help_shows_the_examples(verb, capsys):
     with pytest.raises(SystemExit) as end:
@@ -58,7 +63,7 @@ def test_help_shows_the_examples(verb, capsys):
         assert line in shown
 
 
-def test_unreadable_pictures_do_not_stop_the_others(example_folder, capsys):
+def test_unreadable_images_do_not_stop_the_others(example_folder, capsys):
     (example_folder / "pictures" / "broken.jpg").write_text("<html>")
     arguments = ["predict", "output/run", "pictures", "absent.png", "--device", "cpu", "--topk", "2"]
     assert main([*arguments, "--json"]) == 1
@@ -104,7 +109,7 @@ def test_names_and_preprocessing_from_the_command_line(example_folder, capsys):
         (["config", "-cfgg=x"], "did you mean -cfg"),
     ],
 )
-def test_flags_that_are_wrong(words, reason, example_folder, capsys):
+def test_wrong_flags(words, reason, example_folder, capsys):
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
@@ -125,7 +130,7 @@ def test_flags_that_are_wrong(words, reason, example_folder, capsys):
         (["evaluate", "-cfg=demo_digits", "-device=cpu", "-output=new"], "-eval needs the weights"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line(words, reason, example_folder, capfd):
+def test_mistakes_give_one_line(words, reason, example_folder, capfd):
     assert main(words) == 2
     error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and reason in error[0]

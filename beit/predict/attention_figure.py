@@ -1,0 +1,66 @@
+"""A figure of attention maps: for each image its rollout, and the mean and single heads of chosen blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from beit.figures import Tile, draw_tiles
+from beit.predict.attention_maps import overlay
+from beit.predict.classifier import Classifier
+
+_HEADS_SHOWN = 6
+_SMALLEST_SIDE = 128  # pixels; smaller images are enlarged, else the colors of a patch blur into a spot
+_WHITE = np.full((8, 8, 3), 255, np.uint8)
+
+
+def draw_attention(
+    predictor: Classifier, files: Sequence[Path], path: Path, *, blocks: Sequence[int] | None = None
+) -> Path:
+    """Write the attention maps of images as one figure; its path.
+
+    Args:
+        predictor: a classifier or an encoder.
+        files: the images.
+        path: PNG file to write.
+        blocks: numbers of the blocks shown, from 0; None for the first, the middle and the last.
+
+    Raises:
+        ValueError: the model has no such block.
+        ImageError: an image cannot be read.
+    """
+    depth = predictor.model.depth
+    blocks = blocks or sorted({0, depth // 2, depth - 1})
+    wrong = [block for block in blocks if not 0 <= block < depth]
+    if wrong:
+        raise ValueError(f"--layers {wrong[0]}: the model has blocks 0 to {depth - 1}")
+    heads = min(_HEADS_SHOWN, predictor.model.blocks[0].attn.num_heads)
+    tiles = [tile for file in files for tile in _rows_of(predictor, file, blocks, heads)]
+    return draw_tiles(tiles, path, columns=1 + heads, side=1.8)
+
+
+def _rows_of(predictor: Classifier, file: Path, blocks: Sequence[int], heads: int) -> list[Tile]:
+    """Rows of `1 + heads` tiles: the image and its rollout, then for each block the mean and the first heads."""
+    image = predictor.open(file)
+    view = predictor.view(image)
+    scale = -(-_SMALLEST_SIDE // min(view.size))
+    view = view.resize((view.width * scale, view.height * scale), Image.Resampling.NEAREST)
+    attentions = predictor.attentions(image)
+    title = "features"
+    if predictor.num_classes:
+        best = predictor([image], topk=1)[0]
+        title = f"{best['pred_class'].split(', ')[0]} {100 * best['pred_score']:.0f} %"
+    tiles = [
+        Tile(np.asarray(view), f"{file.name}\n{title}"),
+        Tile(np.asarray(overlay(view, predictor.attention_rollout(attentions))), "rollout,\nall blocks"),
+    ]
+    tiles += [Tile(_WHITE)] * (1 + heads - len(tiles))
+    for block in blocks:
+        maps = predictor.attention_map(attentions[block])  # [H, h, w]
+        mean = np.asarray(overlay(view, maps.mean(axis=0)))
+        tiles.append(Tile(mean, f"block {block},\nmean of {len(maps)}"))
+        tiles += [Tile(np.asarray(overlay(view, maps[head])), f"head {head}") for head in range(heads)]
+    return tiles

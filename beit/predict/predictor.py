@@ -1,0 +1,98 @@
+"""What every trained model offers for prediction, so that callers need not ask which kind of model it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import paddle
+from paddle import nn
+from PIL import Image
+
+from beit.data.batch_transforms import normalize
+from beit.data.image_mask import Color
+from beit.data.images import MAX_PIXELS
+from beit.predict.inputs import ImageInput, open_input
+from beit.preprocessing import Preprocessing
+
+# B images
+
+
+class Predictor(ABC):
+    """A trained model with its preprocessing and class names. Open images with `open`, then call it with them.
+
+    `model` is the network, in evaluation mode; `preprocessing` says how images are resized, cropped and normalized;
+    `class_names` are those of the K classes, None where they have no names; `palette` has a color per class, or none.
+    """
+
+    task: ClassVar[str]
+    """TASK of the config that trains such a model."""
+    score_name: ClassVar[str] = "probability"
+    """What the score of a class is."""
+
+    model: nn.Layer
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+    palette: tuple[Color, ...]
+
+    @abstractmethod
+    def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
+        """One result per RGB image; its keys depend on the kind of model. `topk`: how many classes it lists, 1 or more."""
+
+    @abstractmethod
+    def summary(self, result: dict[str, Any], topk: int = 5) -> dict[str, Any]:
+        """A result without its arrays, ready for JSON; `topk` has the best classes, with `class`, `label` and `score`."""
+
+    def draw(self, image: Image.Image, result: dict[str, Any]) -> dict[str, Image.Image]:
+        """Images that show a result, by the ending of their file names; empty where there is nothing to draw."""
+        return {}
+
+    def explain(self, image: Image.Image, result: dict[str, Any], side: int) -> tuple[Image.Image, str]:
+        """One image that shows what a result is based on, `side` pixels along its longer side, and its caption.
+
+        Only for models with classes.
+        """
+        raise NotImplementedError
+
+    def open(self, image: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+        """An image in mode RGB, turned by its EXIF orientation where the preprocessing says so.
+
+        Args:
+            image: a file, a Pillow image, or an array uint8 `[H, W, 3]` (RGB).
+            max_pixels: width x height above which a file is refused before it is decoded.
+
+        Raises:
+            ImageError: the file cannot be read.
+            ValueError: the array is not an image.
+        """
+        return open_input(image, exif_orientation=self.preprocessing.exif_orientation, max_pixels=max_pixels)
+
+    @property
+    def num_classes(self) -> int:
+        """K; 0 for a model without classes."""
+        return self.model.num_classes
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the encoder's input, pixels."""
+        height, width = self.encoder.patch_embed.image_size
+        return int(height), int(width)
+
+    @property
+    def encoder(self) -> nn.Layer:
+        """The `Beit` of the model."""
+        return self.model
+
+    def normalize(self, images: np.ndarray) -> paddle.Tensor:
+        """Normalized float32 `[B, 3, H, W]` of uint8 images of that shape."""
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        assert mean is not None and std is not None  # no predictor is built without
+        return normalize(paddle.to_tensor(images), mean, std)
+
+
+def fit_longer_side(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(width, height) scaled, aspect kept, so that the longer of the two is `side`; at least 1 pixel each."""
+    scale = side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

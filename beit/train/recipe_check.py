@@ -1,0 +1,57 @@
+"""Total batch, steps and learning rates of a recipe, and settings that contradict each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from yacs.config import CfgNode
+
+from beit.data.sampler import TrainSampler
+from beit.optim.schedule import make_schedules, run_length, warmup_length
+
+
+@dataclass
+class RecipeReport:
+    """`facts` and `problems` as lines of text."""
+
+    facts: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def check_recipe(config: CfgNode, num_images: int, ranks: int) -> RecipeReport:
+    """The numbers of a training run before it starts.
+
+    Problems are a warm-up that is longer than the run, and a total batch that TRAIN.BASE_LR is not meant for.
+
+    Args:
+        config: of the run.
+        num_images: training images.
+        ranks: number of devices.
+    """
+    train = config.TRAIN
+    sampler = TrainSampler(
+        num_images, batch_size=config.DATA.BATCH_SIZE, accum_iter=train.ACCUM_ITER, world_size=ranks
+    )
+    total = sampler.step_size
+    steps = run_length(config, sampler.steps_per_epoch)
+    warmup = warmup_length(config, sampler.steps_per_epoch)
+    report = RecipeReport(
+        [
+            f"total batch {total} = {ranks} device(s) x {config.DATA.BATCH_SIZE} x {train.ACCUM_ITER} micro-batch(es); "
+            f"{sampler.steps_per_epoch} steps an epoch, {steps} in all, {warmup} of warm-up"
+        ]
+    )
+    if warmup > steps:
+        report.problems.append(
+            f"the warm-up ({warmup} steps) is longer than the run ({steps}): fewer TRAIN.WARMUP_EPOCHS"
+        )
+        return report
+    schedules = make_schedules(config, sampler.steps_per_epoch, total)
+    peak = max(schedules(step)[0] for step in {0, max(warmup - 1, 0), min(warmup, steps - 1)})
+    report.facts.append(f"learning rate: peak {peak:.3e}, last step {schedules(steps - 1)[0]:.3e}")
+    if train.TOTAL_BATCH and total != train.TOTAL_BATCH and not train.LINEAR_SCALED_LR:
+        report.problems.append(
+            f"the rate {train.BASE_LR:g} is for a total batch of {train.TOTAL_BATCH}, this run has {total}: set "
+            f"TRAIN.ACCUM_ITER, or scale it with -opts TRAIN.LINEAR_SCALED_LR {train.TOTAL_BATCH}"
+        )
+    return report

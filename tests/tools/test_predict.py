@@ -1,0 +1,77 @@
+"""`python -m beit predict --save`: the images it draws, and unreadable files among others."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from beit.__main__ import main
+from beit.beit import build_beit
+from beit.config import dump
+from beit.data.scenes import draw_scene
+from beit.models.mim import build_mim
+from beit.models.upernet import build_upernet
+from beit.predict.inference import load_predictor
+from tests.tiny import TINIEST_PRETRAIN, UPERNET, tiny_config
+
+
+def write_run(folder, config, model):
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump(config))
+    paddle.save(model.state_dict(), str(folder / "model.pdparams"))
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, name in enumerate(("a.png", "a.jpg", "b.png")):
+        draw_scene(np.random.default_rng(number))[0].save(folder / name)
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def predict(run, images, output, capsys):
+    """Exit status, entries by file name, and names of the files written."""
+    words = ["predict", str(run), str(images), "--json", "--save", str(output), "--device", "cpu"]
+    status = main(words)
+    entries = {entry["image"].rsplit("/", 1)[1]: entry for entry in json.loads(capsys.readouterr().out)}
+    return status, entries, {path.name for path in output.iterdir()}
+
+
+def test_overlays_and_class_maps_of_segmentation(images, tmp_path, capsys):
+    config = tiny_config(**UPERNET | {"TASK": "segment", "DATA__RESIZE_LIMITS": [32, 24]})
+    run = write_run(tmp_path / "run", config, build_upernet(config))
+    (images / "broken.jpg").write_bytes(b"nothing")
+    status, entries, written = predict(run, images, tmp_path / "out", capsys)
+    assert status == 1 and set(entries) == {"a.jpg", "a.png", "b.png", "broken.jpg"}
+    assert "no image" in entries["broken.jpg"]["error"]
+    assert written == {
+        f"{name}_{kind}.png" for name in ("a.jpg", "a.png", "b.png") for kind in ("classes", "overlay")
+    }
+    predictor = load_predictor(run)
+    expected = predictor.class_map(predictor.open(images / "a.png"))
+    with Image.open(tmp_path / "out" / "a.png_classes.png") as file:
+        assert file.mode == "P"
+        np.testing.assert_array_equal(np.asarray(file), expected)
+    row = entries["a.png"]["topk"][0]
+    assert row["score"] == pytest.approx((expected == row["label"]).mean(), abs=1e-6)
+
+
+def test_masked_images_of_pretraining(images, tmp_path, capsys):
+    config = tiny_config(**TINIEST_PRETRAIN | {"MASK__RULE": "random"})
+    run = write_run(tmp_path / "run", config, build_mim(config))
+    status, entries, written = predict(run, images, tmp_path / "out", capsys)
+    assert status == 0 and written == {f"{name}_masked.png" for name in entries}
+    with Image.open(tmp_path / "out" / "b.png_masked.png") as file:
+        assert file.size == (12, 4)
+
+
+def test_a_classifier_draws_nothing(images, tmp_path, capsys):
+    run = write_run(tmp_path / "run", tiny_config(), build_beit(tiny_config()))
+    assert predict(run, images, tmp_path / "out", capsys)[2] == set()
