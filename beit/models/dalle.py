@@ -75,8 +75,8 @@ class DalleEncoder(nn.Layer):
     """Logits over the vocabulary from images; a token covers `2 ** (groups - 1)` pixels per side.
 
     Source: dall_e/encoder.py of openai/DALL-E; the published model has 256 channels, 4 groups and 8192 tokens.
-    Deviation: all in float32; the original computes most convolutions in float16 on GPUs, which can change the argmax of
-    nearly equal logits.
+    Deviation: all in float32; the original computes most convolutions in float16 on GPUs, which can change the argmax
+    of nearly equal logits.
 
     Args:
         width: channels of the first group; each further group has twice as many as the one before.

@@ -92,7 +92,7 @@ class BeitForMaskedImageModeling(Beit):
         """Does nothing: `_init_pretraining` initializes all parts once they exist."""
 
     def _init_pretraining(self) -> None:
-        """Initial values of pre-training, truncated at one deviation: unilm/beit/modeling_pretrain.py, `trunc_normal_`."""
+        """Truncate initial values at one deviation, as unilm/beit/modeling_pretrain.py, `trunc_normal_`."""
         self.apply(lambda layer: init_weights(layer, bound=STD))
         truncated_normal(self.patch_embed.proj.weight, bound=STD)
         nn.initializer.Constant(0.0)(self.patch_embed.proj.bias)

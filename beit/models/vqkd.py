@@ -20,7 +20,8 @@ class VqKd(nn.Layer):
     Source: arXiv 2208.06366, section 2.2; unilm/beit2/modeling_vqkd.py, `VQKD`.
 
     Args:
-        encoder: BEiT with absolute positions, without LayerScale and head; its `fc_norm` is applied to each patch token.
+        encoder: BEiT with absolute positions, without LayerScale and head. Its `fc_norm` is applied to each patch
+            token.
         quantizer: the codebook.
         decoder: the same kind of model on the map of codes (patch size 1, C channels); None if only `encode` is needed.
         code_dim: C.
@@ -83,8 +84,8 @@ class VqKd(nn.Layer):
     def encode(self, images: paddle.Tensor) -> paddle.Tensor:
         """Token ids int64 `[B, N]`, row-major, of images `[B, 3, height, width]` in [0, 1].
 
-        Deviation: the range is never derived from the values; the official `pre_process` multiplies a batch by 255 if its
-        largest value is at most 1.
+        Deviation: the range is never derived from the values; the official `pre_process` multiplies a batch by 255 if
+        its largest value is at most 1.
 
         Raises:
             ValueError: the images are integers or of the wrong size, or the codebook was never initialized.

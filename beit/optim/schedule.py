@@ -140,7 +140,9 @@ def _check_range(step: int, warmup_steps: int, total_steps: int) -> None:
 def make_schedules(
     config: CfgNode, steps_per_epoch: int, total_batch: int
 ) -> Callable[[int], tuple[float, float]]:
-    """A function from the step to its learning rate and weight decay; both change every step, as in the official code.
+    """A function from the step to its learning rate and weight decay.
+
+    Both change with every step, as in the official code, or once per epoch with `TRAIN.LR_PER_EPOCH`.
 
     Args:
         config: read is `TRAIN.*`.

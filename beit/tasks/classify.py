@@ -37,9 +37,11 @@ class Classify(Task):
         self.mixup = build_mixup(config)
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
+        """Images with class labels: augmented for "train", center crops for "val"."""
         return build_dataset(self.config, split, bad_images=bad_images_file(self.config, split))
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """`loss`, and the `accuracy` of the batch in percent."""
         images, labels = self.normalize(batch["image"]), batch["label"]
         images = erase(images, batch["erase"], self.config.TRAIN.RANDOM_ERASE_MODE)
         if self.mixup is None:
@@ -54,13 +56,16 @@ class Classify(Task):
         return {"loss": loss, "accuracy": 100.0 * correct.detach()}
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """`count`, `top1`, `top5` and `loss`, see `classification_sums`."""
         logits = split_batch(lambda images: self.model(self.normalize(images)), batch["image"])
         return classification_sums(logits, batch["label"])
 
     def metrics(self, sums: Sums) -> dict[str, float]:
+        """`top1` and `top5` in percent, `loss` and `count`."""
         return classification_metrics(sums)
 
     def selection_metric(self, metrics: Mapping[str, float]) -> float:
+        """The top-1 accuracy."""
         return metrics["top1"]
 
     def preview(self, batch: Batch) -> np.ndarray:

@@ -52,6 +52,7 @@ class Knn(Task):
         self._train_labels: Tensor | None = None
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
+        """Images with class labels, always with the evaluation transform."""
         return ClassificationDataset(
             open_split(self.config, split),
             build_eval_transform(self.config),
@@ -59,6 +60,7 @@ class Knn(Task):
         )
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """`count`, and `top1` and `top5` of each feature."""
         if self._train_labels is None:
             self._train_labels = self._store_training_images()
         probe, votes = self.config.PROBE, []
@@ -76,9 +78,11 @@ class Knn(Task):
         return count_correct(votes, batch["label"])
 
     def metrics(self, sums: Sums) -> dict[str, float]:
+        """The metrics of `LayerTable.metrics`."""
         return self._layer_table(sums).metrics()
 
     def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
+        """Write `knn.json`, `knn.txt` and `knn.png`; the plot is also for the log."""
         return self._layer_table(sums).write(folder, "knn")
 
     def _layer_table(self, sums: Sums) -> LayerTable:

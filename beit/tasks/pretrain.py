@@ -53,6 +53,7 @@ class Pretrain(Task):
         self._frozen = (build_tokenizer(config),)
 
     def dataset(self, split: Literal["train", "val"]) -> PretrainDataset | None:
+        """Images with masks, and second views or (with `DATA.TOKEN_CACHE`) tokens; None for "val" without images."""
         second_size = tokenizer_image_size(self.config)
         if split == "val":
             return build_pretrain_dataset(self.config, "val", second_size)
@@ -73,6 +74,7 @@ class Pretrain(Task):
         return {**batch, "masked_indices": np.flatnonzero(batch["mask"])}
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """`loss` and `mlm_acc`; with BEiT v2 also the loss of each branch and `mlm_acc_cls_pt`."""
         targets, branches = self._targets(batch, self._tokens(batch)), self._logits(batch)
         losses = {name: _token_losses(logits, targets).mean() for name, logits in branches.items()}
         scalars = {"loss": paddle.add_n(list(losses.values()))}
@@ -83,6 +85,7 @@ class Pretrain(Task):
         return scalars
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """`count` (images), `tokens` (masked patches), and the sums of loss and accuracy of each branch."""
         tokens = self._tokens(batch)
         targets, branches = self._targets(batch, tokens), self._logits(batch)
         sums = {
@@ -95,6 +98,7 @@ class Pretrain(Task):
         return sums
 
     def metrics(self, sums: Sums) -> dict[str, float]:
+        """Means over the masked patches, and `count`; `loss` is the sum of the branches."""
         means = {
             name: value / sums["tokens"] for name, value in sums.items() if name not in ("count", "tokens")
         }
@@ -105,6 +109,7 @@ class Pretrain(Task):
         return {"loss": loss, **means, "count": sums["count"]}
 
     def selection_metric(self, metrics: Mapping[str, float]) -> float:
+        """The accuracy `mlm_acc` of the main branch."""
         return metrics["mlm_acc"]
 
     @paddle.no_grad()
@@ -114,6 +119,7 @@ class Pretrain(Task):
         return self._draw(batch, [self._tokens(batch)])
 
     def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
+        """The image of `draw_predictions` for the log; no files are written."""
         return {"original, masked, tokens, prediction": self.draw_predictions(batch)}
 
     @paddle.no_grad()
@@ -168,8 +174,8 @@ def _token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     with paddle.amp.auto_cast(enable=False):
         logits = logits.astype("float32")
         losses = F.cross_entropy(logits, targets, reduction="none")
-        # Paddle's cross entropy of NaN logits is finite, so a broken branch would go unnoticed. (Its `log_softmax` gives NaN,
-        # but is 300 times slower on a CPU.)
+        # Paddle's cross entropy of NaN logits is finite, so a broken branch would go unnoticed. (Its `log_softmax` is
+        # NaN then, but 300 times slower on a CPU.)
         return losses + 0.0 * logits.detach().sum(-1)
 
 

@@ -118,9 +118,11 @@ class Probe(Task):
         return self._loaded
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
+        """Images with class labels, as for fine-tuning."""
         return build_dataset(self.config, split, bad_images=bad_images_file(self.config, split))
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """`loss`, the sum over all classifiers, and their mean `accuracy` in percent."""
         logits, labels = self.model(self._extract(batch)), batch["label"]
         with paddle.amp.auto_cast(enable=False):
             losses = [F.cross_entropy(value.astype("float32"), labels) for value in logits.values()]
@@ -128,7 +130,7 @@ class Probe(Task):
         return {"loss": paddle.add_n(losses), "accuracy": 100.0 * correct.mean().detach()}
 
     def param_groups(self) -> list[Group]:
-        """Weight decay on every parameter, biases included, with AdamW, and on none with SGD, as the official script."""
+        """With AdamW weight decay on every parameter, also on biases; with SGD on none; as in the official script."""
         is_sgd = self.config.PROBE.OPTIMIZER == "sgd"
         return parameter_groups(
             self.model.named_parameters(),
@@ -140,6 +142,7 @@ class Probe(Task):
         )
 
     def optimizer(self, groups: list[Group]) -> paddle.optimizer.Optimizer:
+        """AdamW or SGD with momentum, as `PROBE.OPTIMIZER` selects."""
         if self.config.PROBE.OPTIMIZER == "adamw":
             return super().optimizer(groups)
         copies = [dict(group) for group in groups]  # Momentum changes the groups it is given
@@ -148,16 +151,20 @@ class Probe(Task):
         )
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """`count`, and `top1` and `top5` of each classifier."""
         logits = self.model(self._extract(batch))
         return count_correct(list(logits.values()), batch["label"])
 
     def metrics(self, sums: Sums) -> dict[str, float]:
+        """The metrics of `LayerTable.metrics`."""
         return self._layer_table(sums).metrics()
 
     def selection_metric(self, metrics: Mapping[str, float]) -> float:
+        """The top-1 accuracy of the best classifier."""
         return metrics["top1"]
 
     def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
+        """Write `probe.json`, `probe.txt` and `probe.png`; the plot is also for the log."""
         return self._layer_table(sums).write(folder, "probe")
 
     def _layer_table(self, sums: Sums) -> LayerTable:

@@ -55,9 +55,11 @@ class Segment(Task):
         self.protocol = build_protocol(config)
 
     def dataset(self, split: Literal["train", "val"]) -> SegmentationDataset:
+        """Images with label maps: random crops for "train", whole images at each test scale for "val"."""
         return build_segmentation_dataset(self.config, split, bad_images=bad_images_file(self.config, split))
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """`loss`, the losses of both heads if there are two, and the pixel `accuracy` in percent."""
         labels = batch["label"]
         outputs = self.model(self._train_images(batch))
         losses = {name: segmentation_cross_entropy(logits, labels) for name, logits in outputs.items()}
@@ -71,6 +73,7 @@ class Segment(Task):
         }
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """`count` (images) and the `confusion` matrix `[K, K]`."""
         labels = batch["label"]
         images = [self.normalize(batch[f"image_{k}"]) for k in range(len(self.config.TEST.SCALES))]
         classes = segment(self.model, images, tuple(labels.shape[1:]), self.protocol)
@@ -80,9 +83,11 @@ class Segment(Task):
         }
 
     def metrics(self, sums: Sums) -> dict[str, float]:
+        """`mIoU`, `mAcc` and `aAcc` in percent, and `count`."""
         return {**segmentation_metrics(self._confusion(sums)), "count": int(sums["count"])}
 
     def selection_metric(self, metrics: Mapping[str, float]) -> float:
+        """The mIoU."""
         return metrics["mIoU"]
 
     def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:

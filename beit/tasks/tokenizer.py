@@ -70,6 +70,7 @@ class Tokenizer(Task):
         self._was_collapsing = False
 
     def dataset(self, split: Literal["train", "val"]) -> TokenizerDataset | None:
+        """Images, and with `TOKENIZER.TEACHER features` the stored features of the teacher."""
         keys = self.config.TOKENIZER
         return build_tokenizer_dataset(
             self.config,
@@ -79,12 +80,14 @@ class Tokenizer(Task):
         )
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """`loss`, `cosine_loss` and `commitment_loss`, and the codebook statistics of `NormEmaQuantizer.usage`."""
         images = _unit_range(batch["image"])
         scalars = self.model(images, self._targets(batch, images), rng)
         del scalars["ids"]
         return scalars | self.model.quantize.usage()
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """`count`, the losses times `count`, and the number of uses of each code, `codes` `[K]`."""
         images = _unit_range(batch["image"])
         outputs = self.model(images, self._targets(batch, images))
         count = images.shape[0]
@@ -96,6 +99,7 @@ class Tokenizer(Task):
         }
 
     def metrics(self, sums: Sums) -> dict[str, float]:
+        """Mean losses, and of the codes of all images `codes_used`, `usage` (a share) and `perplexity`."""
         codes = np.atleast_1d(sums["codes"])
         share = codes[codes > 0] / codes.sum()
         losses = {name: sums[name] / sums["count"] for name in ("cosine_loss", "commitment_loss")}
@@ -109,6 +113,7 @@ class Tokenizer(Task):
         }
 
     def selection_metric(self, metrics: Mapping[str, float]) -> float:
+        """The negative cosine loss."""
         return -metrics["cosine_loss"]
 
     def health_warnings(self, means: Mapping[str, float], is_warm: bool) -> list[str]:
