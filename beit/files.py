@@ -62,6 +62,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` in UTF-8, whole or not at all. Raises as `replacing`."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
 def _temporary(target: Path, pid: int | str) -> Path:
     return target.with_name(f".{target.name}.{pid}.tmp")
 

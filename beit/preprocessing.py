@@ -1,4 +1,4 @@
-"""How images are prepared for a model: statistics, crop, filter. Part of the weights as much as the tensors are."""
+"""How images are prepared for a model: statistics, crop, filter. They belong to the weights like the tensors do."""
 
 from __future__ import annotations
 
@@ -10,15 +10,28 @@ Triple = tuple[float, float, float]
 HALF: Triple = (0.5, 0.5, 0.5)
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+OFFICIAL_CROP = 0.875
+"""`crop_pct` of the official evaluation at 224 pixels: the shorter side is resized to 256."""
+PIL_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic")
+"""Names of resampling filters; the position is Pillow's number for the filter, as transformers writes it."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What an image must go through for a checkpoint. None where neither weights nor companions tell.
+    """How an image must be prepared for a model. A field is None where neither the weights nor the files beside them say.
 
-    `mean`, `std` are per channel on [0, 1]; `crop_pct` is crop side / resized shorter side; sizes in pixels.
-    `squash` says that images are resized to a square without regard to their shape, and not cropped;
-    `exif_orientation` that they are turned as their EXIF tag says first.
+    Args:
+        mean, std: per channel, of RGB values in [0, 1].
+        crop_pct: side of the central crop / shorter side after resizing, in (0, 1].
+        interpolation: filter of the resize: "nearest", "lanczos", "bilinear" or "bicubic".
+        image_size: side of the model's square input in pixels.
+        pooling: features that the head classifies: "mean" of the patch tokens, class "token", or "" for unknown.
+        squash: resize to a square without keeping the aspect ratio, and do not crop.
+        source: how these values are known, for messages.
+        exif_orientation: first rotate the image as its EXIF tag says.
+
+    Example:
+        beit.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.9)
     """
 
     mean: Triple | None = None
@@ -33,12 +46,16 @@ class Preprocessing:
 
     @property
     def unknown(self) -> list[str]:
-        """Names of the fields without which no picture can be prepared."""
+        """Names of the unknown fields without which no image can be prepared."""
         return [name for name in ("mean", "std", "crop_pct") if getattr(self, name) is None]
 
 
 def preprocessing_of(config: Any) -> Preprocessing:
-    """The preprocessing that a config evaluates with (`DATA.*`). `config` is the tree of `beit.config.get_config`."""
+    """The preprocessing that a config evaluates with (`DATA.*`).
+
+    Args:
+        config: the tree of `beit.config.get_config`.
+    """
     data = config.DATA
     return Preprocessing(
         as_triple(data.IMAGENET_MEAN),

@@ -87,7 +87,7 @@ def test_every_file_and_config_named_exists() -> None:
 def test_published_numbers_are_those_of_the_table() -> None:
     """The number of checkpoints, and each row with a name and a result, equal `PUBLISHED`."""
     assert f"{len(PUBLISHED)} published checkpoints of eight publishers" in README
-    assert len({entry.form for entry in PUBLISHED.values()}) == 8
+    assert len({entry.publisher for entry in PUBLISHED.values()}) == 8
     rows = re.findall(r"^\| (\w+) \| (top-1|mIoU) ([\d.]+) \|$", README, flags=re.MULTILINE)
     assert len(rows) == 17
     for name, metric, number in rows:

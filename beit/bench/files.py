@@ -30,8 +30,8 @@ def write_weights(config: CfgNode, folder: Path, *, baselines: bool = True) -> d
     write(source, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
     paths = {"weights": str(source)}
     if baselines:
-        convert(source, folder / "timm.safetensors", form="timm")
-        convert(source, folder / "transformers", form="huggingface")
+        convert(source, folder / "timm.safetensors", publisher="timm")
+        convert(source, folder / "transformers", publisher="huggingface")
         paths |= {"timm": str(folder / "timm.safetensors"), "transformers": str(folder / "transformers")}
     return paths
 

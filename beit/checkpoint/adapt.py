@@ -1,4 +1,4 @@
-"""Edits that make a canonical state fit another model: pure functions, state in, state out.
+"""Edits that make a canonical state fit another model: resize tables, share to per block, drop heads.
 
 Source: unilm/beit/run_class_finetuning.py L327-430 (what the official fine-tuning does to a pre-trained file).
 """
@@ -8,19 +8,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from beit.checkpoint.canonical import (
     BACKBONE,
+    BACKBONE_PREFIX,
     CLASSIFIER,
     DALLE,
+    DALLE_DECODER,
+    DALLE_ENCODER,
+    FEATURE_PYRAMID,
     MIM,
     MIM_V1,
+    MIM_V2,
     SEGMENTATION,
+    SEGMENTATION_HEADS,
+    SHARED_TABLE,
+    TABLE,
     VQKD,
     State,
     depth_of,
     kind_of,
+    segmentation_name,
     shapes_of,
     table_side,
 )
@@ -35,11 +42,18 @@ from beit.positions import (
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
-TABLE = "relative_position_bias_table"
-BACKBONE_PREFIX = "backbone."
-_SEGMENTATION_HEADS = ("decode_head.", "auxiliary_head.", "fpn1.", "fpn2.")
-_PRETRAINING_HEADS = ("lm_head.", "mask_token", "cls_pt_")
+_DESCRIPTIONS = {
+    CLASSIFIER: "BEiT classifier",
+    BACKBONE: "BEiT encoder",
+    MIM_V1: "BEiT masked image model",
+    MIM_V2: "BEiT v2 masked image model",
+    VQKD: "VQ-KD tokenizer",
+    DALLE_ENCODER: "DALL-E encoder",
+    DALLE_DECODER: "DALL-E decoder",
+    SEGMENTATION: "BEiT with UPerNet",
+}
+_BEIT = (CLASSIFIER, BACKBONE, *MIM, SEGMENTATION)  # kinds that share the encoder
+_PRETRAINING_ONLY = "used in pre-training only"
 
 
 @dataclass
@@ -50,141 +64,94 @@ class Changes:
     dropped: dict[str, str] = field(default_factory=dict)
     new: dict[str, str] = field(default_factory=dict)
 
-
-def expand_shared_bias(state: State, depth: int) -> State:
-    """State in which each of `depth` blocks owns a copy of the shared relative position table.
-
-    Raises:
-        ValueError: there is no shared table.
-    """
-    if SHARED_TABLE not in state:
-        raise ValueError(f"the state has no shared relative position table ({SHARED_TABLE})")
-    result = {name: array for name, array in state.items() if name != SHARED_TABLE}
-    for i in range(depth):
-        result[f"blocks.{i}.attn.{TABLE}"] = state[SHARED_TABLE].copy()
-    return result
-
-
-def drop(state: State, prefixes: tuple[str, ...]) -> tuple[State, list[str]]:
-    """State without the tensors that begin with one of `prefixes`, and their names."""
-    names = [name for name in state if name.startswith(prefixes)]
-    return {name: array for name, array in state.items() if name not in set(names)}, names
-
-
-def drop_head(state: State) -> State:
-    """State without its classification head."""
-    return drop(state, ("head.",))[0]
-
-
-def drop_index_buffers(state: State) -> State:
-    """State without relative position indices, which follow from the grid."""
-    return {name: array for name, array in state.items() if not name.endswith("relative_position_index")}
-
-
-def mim_to_classifier(state: State, *, keep_norm: bool = False) -> tuple[State, dict[str, str]]:
-    """Encoder of a pre-trained state, and what was left out with the reason.
-
-    The final `norm` of pre-training acts on every token; it does not become `fc_norm`, which acts on their mean and
-    starts fresh. With `keep_norm` it stays, for a classifier of the class token.
-    """
-    reasons = dict.fromkeys(drop(state, _PRETRAINING_HEADS)[1], "used in pre-training only")
-    if not keep_norm:
-        reasons |= dict.fromkeys(
-            drop(state, ("norm.",))[1], "norm of pre-training; it does not become fc_norm"
-        )
-    return {name: array for name, array in state.items() if name not in reasons}, reasons
+    def drop(self, state: State, prefixes: tuple[str, ...], reason: str) -> State:
+        """`state` without the tensors whose names begin with one of `prefixes`."""
+        self.dropped |= {name: reason for name in state if name.startswith(prefixes)}
+        return {name: array for name, array in state.items() if not name.startswith(prefixes)}
 
 
 def adapt(
     state: State, shapes: Shapes, *, grid: Grid | None = None, interpolation: Interpolation = "geometric"
 ) -> tuple[State, Changes]:
-    """The state as a model with tensors of these `shapes` can take it, as far as the rules go; the caller checks.
+    """The state as a model with tensors of these `shapes` can take it; whether all fits is for the caller to check.
 
     Args:
         state: canonical; not changed.
         shapes: of the model's tensors by canonical name.
-        grid: (h, w) of the model in patches; None derives a square one from the tables.
+        grid: (h, w) of the model in patches; None for a square one that follows from its tables.
+        interpolation: of relative position tables.
     Raises:
         ValueError: the file holds another kind of network than the model.
     """
-    source_kind, target_kind = kind_of(shapes_of(state)), kind_of(shapes)
-    _check_family(source_kind, target_kind)
+    source, target = kind_of(shapes_of(state)), kind_of(shapes)
+    if source != target and not (source in _BEIT and target in _BEIT):
+        raise ValueError(
+            f"the file holds a {_DESCRIPTIONS[source]}, the model is a {_DESCRIPTIONS[target]}: take a file of its kind"
+        )
     changes = Changes()
-    if source_kind in DALLE:
+    if source in DALLE:
         return state, changes
-    if source_kind == VQKD:
+    if source == VQKD:
         return _adapt_tokenizer(state, shapes, grid, changes), changes
     bare = {name.removeprefix(BACKBONE_PREFIX): array for name, array in state.items()}
-    target = {name.removeprefix(BACKBONE_PREFIX): shape for name, shape in shapes.items()}
-    if source_kind != target_kind:
-        bare = _change_kind(bare, source_kind, target_kind, target, changes)
-    if SHARED_TABLE in bare and f"blocks.0.attn.{TABLE}" in target:
-        bare = expand_shared_bias(bare, depth_of(target))
-        changes.resized[SHARED_TABLE] = f"copied to each of {depth_of(target)} blocks"
-    bare = _resize_all(bare, target, grid, interpolation, changes)
-    bare = _keep_head_by_shape(bare, target, changes)
-    if target_kind == SEGMENTATION:
-        is_head = ("decode_head.", "auxiliary_head.")
-        bare = {name if name.startswith(is_head) else BACKBONE_PREFIX + name: a for name, a in bare.items()}
+    wanted = {name.removeprefix(BACKBONE_PREFIX): shape for name, shape in shapes.items()}
+    if source != target:
+        bare = _change_kind(bare, source, target, wanted, changes)
+    if SHARED_TABLE in bare and f"blocks.0.attn.{TABLE}" in wanted:
+        depth = depth_of(wanted)
+        bare = expand_shared_bias(bare, depth)
+        changes.resized[SHARED_TABLE] = f"copied to each of {depth} blocks"
+    bare = _resize_all(bare, wanted, grid, interpolation, changes)
+    if "mask_token" not in wanted:
+        bare = changes.drop(bare, ("mask_token",), _PRETRAINING_ONLY)
+    bare = _drop_other_classes(bare, wanted, changes)
+    if target == SEGMENTATION:
+        bare = {segmentation_name(name): array for name, array in bare.items()}
     return bare, changes
 
 
-def _check_family(source: str, target: str) -> None:
-    encoder = (CLASSIFIER, BACKBONE, *MIM, SEGMENTATION)
-    if source != target and not (source in encoder and target in encoder):
-        raise ValueError(
-            f"the file holds a {_WORDS[source]}, the model is a {_WORDS[target]}: take a file of its kind"
-        )
+def expand_shared_bias(state: State, depth: int) -> State:
+    """State in which each of `depth` blocks has its own copy of the shared relative position table."""
+    result = {name: array for name, array in state.items() if name != SHARED_TABLE}
+    return result | {f"blocks.{i}.attn.{TABLE}": state[SHARED_TABLE].copy() for i in range(depth)}
 
 
-_WORDS = {
-    CLASSIFIER: "BEiT classifier",
-    BACKBONE: "BEiT encoder",
-    MIM_V1: "BEiT masked image model",
-    "mim_v2": "BEiT v2 masked image model",
-    VQKD: "VQ-KD tokenizer",
-    "dalle_encoder": "DALL-E encoder",
-    "dalle_decoder": "DALL-E decoder",
-    SEGMENTATION: "BEiT with UPerNet",
-}
-
-
-def _change_kind(bare: State, source: str, target_kind: str, target: Shapes, changes: Changes) -> State:
+def _change_kind(bare: State, source: str, target: str, wanted: Shapes, changes: Changes) -> State:
     """Drop the heads of the source's task, declare those of the target's new."""
-    if source in MIM and target_kind not in MIM:
-        bare, reasons = mim_to_classifier(bare, keep_norm="norm.weight" in target)
-        changes.dropped |= reasons
-    if source in MIM and target_kind == MIM_V1:
-        bare, names = drop(bare, ("cls_pt_",))
-        changes.dropped |= dict.fromkeys(names, "patch aggregation of BEiT v2, which the model does not have")
+    if source in MIM and target not in MIM:
+        bare = changes.drop(bare, ("lm_head.", "mask_token", "cls_pt_"), _PRETRAINING_ONLY)
+        # The final norm of pre-training acts on every token. A classifier of the class token keeps it; fc_norm, which
+        # acts on the mean of the patch tokens, starts fresh.
+        if "norm.weight" not in wanted:
+            bare = changes.drop(bare, ("norm.",), "norm of pre-training; it does not become fc_norm")
+    if source in MIM and target == MIM_V1:
+        bare = changes.drop(bare, ("cls_pt_",), "patch aggregation of BEiT v2, which the model does not have")
     if source == SEGMENTATION:
-        bare, names = drop(bare, _SEGMENTATION_HEADS)
-        changes.dropped |= dict.fromkeys(names, "segmentation head")
-    if target_kind == SEGMENTATION:
-        bare, names = drop(bare, ("head.", "norm.", "fc_norm.", "mask_token"))
-        changes.dropped |= dict.fromkeys(names, "segmentation takes block outputs: no norm, no classifier")
-        reason = "the file has no segmentation head"
-        changes.new |= {
-            f"{_prefixed(name)}": reason for name in target if name.startswith(_SEGMENTATION_HEADS)
-        }
+        bare = changes.drop(bare, (*SEGMENTATION_HEADS, *FEATURE_PYRAMID), "segmentation head")
+    if target == SEGMENTATION:
+        bare = changes.drop(
+            bare,
+            ("head.", "norm.", "fc_norm.", "mask_token"),
+            "segmentation takes block outputs: no norm, no classifier",
+        )
+        fresh = [name for name in wanted if name.startswith((*SEGMENTATION_HEADS, *FEATURE_PYRAMID))]
+        changes.new |= dict.fromkeys(map(segmentation_name, fresh), "the file has no segmentation head")
         return bare
-    if "head.weight" not in target:
-        bare, names = drop(bare, ("head.",))
-        changes.dropped |= dict.fromkeys(names, "the model has no classification head")
-    if target_kind in (CLASSIFIER, BACKBONE):
-        # A headless file is an encoder with its final norm; pre-training and segmentation have no norm to give.
-        fresh = ("head.",) if source in (CLASSIFIER, BACKBONE) else ("head.", "fc_norm.", "norm.")
-        reason = f"the file is a {_WORDS[source]}"
-        changes.new |= {name: reason for name in target if name.startswith(fresh) and name not in bare}
+    if "head.weight" not in wanted:
+        bare = changes.drop(bare, ("head.",), "the model has no classification head")
+    if target in (CLASSIFIER, BACKBONE):
+        # Only an encoder without head has the classifier's final norm to give.
+        prefixes = ("head.",) if source in (CLASSIFIER, BACKBONE) else ("head.", "fc_norm.", "norm.")
+        fresh = [name for name in wanted if name.startswith(prefixes) and name not in bare]
+        changes.new |= dict.fromkeys(fresh, f"the file is a {_DESCRIPTIONS[source]}")
     return bare
 
 
 def _adapt_tokenizer(state: State, shapes: Shapes, grid: Grid | None, changes: Changes) -> State:
-    """A VQ-KD without its decoder where the model only encodes, its absolute positions at the model's grid."""
+    """A VQ-KD without its decoder if the model only encodes, its absolute positions at the model's grid."""
     result = dict(state)
     if "decode_task_layer.0.weight" not in shapes:
-        result, names = drop(result, ("decoder.", "decode_task_layer."))
-        changes.dropped |= dict.fromkeys(names, "the model encodes only")
+        result = changes.drop(result, ("decoder.", "decode_task_layer."), "the model encodes only")
     for part in ("encoder.", "decoder."):
         inner = {name[len(part) :]: array for name, array in result.items() if name.startswith(part)}
         target = {name[len(part) :]: shape for name, shape in shapes.items() if name.startswith(part)}
@@ -192,10 +159,6 @@ def _adapt_tokenizer(state: State, shapes: Shapes, grid: Grid | None, changes: C
         result |= {part + name: a for name, a in _resize_all(inner, target, grid, "geometric", own).items()}
         changes.resized |= {part + name: what for name, what in own.resized.items()}
     return result
-
-
-def _prefixed(name: str) -> str:
-    return name if name.startswith(("decode_head.", "auxiliary_head.")) else BACKBONE_PREFIX + name
 
 
 def _resize_all(
@@ -220,25 +183,18 @@ def _resize_all(
             result[name] = resample_patch_embedding(array, shape[-1])
         if result[name] is not array:
             changes.resized[name] = f"{list(array.shape)} to {list(result[name].shape)}"
-    if "mask_token" in bare and "mask_token" not in target:
-        del result["mask_token"]
-        changes.dropped["mask_token"] = "used in pre-training only"
     return result
 
 
-def _keep_head_by_shape(bare: State, target: Shapes, changes: Changes) -> State:
-    """Without the head where only the number of classes differs."""
-    for head in ("head.", "decode_head.conv_seg.", "auxiliary_head.conv_seg."):
+def _drop_other_classes(bare: State, target: Shapes, changes: Changes) -> State:
+    """The state without those heads that differ from the model's in the number of classes only."""
+    for head in ("head.", *(f"{part}conv_seg." for part in SEGMENTATION_HEADS)):
         weight, shape = bare.get(f"{head}weight"), target.get(f"{head}weight")
-        if weight is None or shape is None or weight.shape == shape:
+        if weight is None or shape is None or weight.ndim != len(shape):
             continue
         axis = 1 if head == "head." else 0  # of the classes: a Linear, or a convolution
-        if (
-            weight.shape[axis] != shape[axis]
-            and np.delete(weight.shape, axis).tolist() == np.delete(shape, axis).tolist()
-        ):
+        if [i for i in range(weight.ndim) if weight.shape[i] != shape[i]] == [axis]:
             reason = f"{weight.shape[axis]} classes in the file, {shape[axis]} in the model"
-            bare, names = drop(bare, (head,))
-            changes.dropped |= dict.fromkeys(names, reason)
-            changes.new |= dict.fromkeys(names, reason)
+            changes.new |= {name: reason for name in bare if name.startswith(head)}
+            bare = changes.drop(bare, (head,), reason)
     return bare

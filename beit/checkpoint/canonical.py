@@ -1,8 +1,8 @@
-"""The canonical form: the tensor names of every model in this package, and what can be read off them.
+"""The canonical form of a state: the tensor names of every model in this package, and what names and shapes say.
 
-Linear weights are Paddle's ``[in, out]``; arrays are float32; index buffers are not part of it (they follow from
-the grid). Names are the ones published BEiT files share (unilm, PaddleViT); a segmentation model holds its encoder
-under ``backbone.``.
+Linear weights are Paddle's ``[in, out]``, arrays are float32, and index buffers are left out because they follow from
+the grid. The names are those that published BEiT files share (unilm, PaddleViT); a segmentation model holds its
+encoder under ``backbone.``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from beit.positions import CLASS_ROWS
 
 State = dict[str, np.ndarray]
 
-# Shapes: D width, H heads, M MLP width, T rows of a relative position table, P patch side.
-
+# Kinds of models
 CLASSIFIER = "classifier"
 BACKBONE = "backbone"  # a classifier without its head
 MIM_V1 = "mim_v1"
@@ -28,10 +27,27 @@ VQKD = "vqkd"
 DALLE_ENCODER = "dalle_encoder"
 DALLE_DECODER = "dalle_decoder"
 SEGMENTATION = "segmentation"
+CLIP = "clip"  # the vision transformer of CLIP and that of DINO: teachers of VQ-KD
+DINO = "dino"
 MIM = (MIM_V1, MIM_V2)
 DALLE = (DALLE_ENCODER, DALLE_DECODER)
 
-HEAD_WIDTH = 64  # of every published BEiT; used only where no table tells the number of heads
+TABLE = "relative_position_bias_table"
+SHARED_TABLE = f"rel_pos_bias.{TABLE}"
+BACKBONE_PREFIX = "backbone."
+SEGMENTATION_HEADS = (
+    "decode_head.",
+    "auxiliary_head.",
+)  # the parts of a segmentation model outside of `backbone.`
+FEATURE_PYRAMID = ("fpn1.", "fpn2.")
+
+PUBLISHED_LAYERS: dict[int, tuple[int, ...]] = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
+"""Depth -> blocks (from 0) whose outputs the published segmentation heads were trained on.
+
+Source: unilm/beit/semantic_segmentation/configs, `out_indices` of the base and large models.
+"""
+HEAD_DIM = 64
+"""Channels per attention head of every published BEiT, CLIP and DINO; used where no table gives the number of heads."""
 
 
 def _affine(*names: str) -> tuple[str, ...]:
@@ -50,16 +66,14 @@ def _under(prefix: str, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(prefix + name for name in names)
 
 
-_EXTRA_BLOCK = (
-    *("gamma_1", "gamma_2", "attn.q_bias", "attn.v_bias", "attn.qkv.weight"),
+_VIT_BLOCK = (
+    *("attn.q_bias", "attn.v_bias", "attn.qkv.weight"),
     *_affine("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2"),
 )
-_BLOCK = (*_EXTRA_BLOCK, "attn.relative_position_bias_table")
-_ENCODER = (
-    *("cls_token", "pos_embed", "rel_pos_bias.relative_position_bias_table"),
-    *_affine("patch_embed.proj"),
-    *_under("blocks.{i}.", _BLOCK),
-)
+_BLOCK = ("gamma_1", "gamma_2", *_VIT_BLOCK)
+_STEM = ("cls_token", "pos_embed", *_affine("patch_embed.proj"))
+_VIT = (*_STEM, *_affine("norm"), *_under("blocks.{i}.", _VIT_BLOCK))
+_ENCODER = (*_STEM, SHARED_TABLE, *_under("blocks.{i}.", (*_BLOCK, f"attn.{TABLE}")))
 _MIM_V1 = (*_ENCODER, "mask_token", *_affine("norm", "lm_head"))
 _UPER_HEAD = (
     *_affine("decode_head.conv_seg", "auxiliary_head.conv_seg"),
@@ -77,11 +91,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     BACKBONE: (*_ENCODER, "mask_token", *_affine("norm", "fc_norm")),
     CLASSIFIER: (*_ENCODER, "mask_token", *_affine("norm", "fc_norm", "head")),
     MIM_V1: _MIM_V1,
-    MIM_V2: (
-        *_MIM_V1,
-        *_under("cls_pt_layers.{i}.", _EXTRA_BLOCK),
-        *_affine("cls_pt_norm", "cls_pt_lm_head"),
-    ),
+    MIM_V2: (*_MIM_V1, *_under("cls_pt_layers.{i}.", _BLOCK), *_affine("cls_pt_norm", "cls_pt_lm_head")),
     VQKD: (
         *_under("encoder.", (*_ENCODER, *_affine("fc_norm"))),
         *_under("decoder.", (*_ENCODER, *_affine("fc_norm"))),
@@ -91,19 +101,22 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     DALLE_ENCODER: _DALLE,
     DALLE_DECODER: _DALLE,
-    SEGMENTATION: (*_under("backbone.", (*_ENCODER, *_FEATURE_PYRAMID)), *_UPER_HEAD),
+    SEGMENTATION: (*_under(BACKBONE_PREFIX, (*_ENCODER, *_FEATURE_PYRAMID)), *_UPER_HEAD),
+    CLIP: (*_VIT, *_affine("pre_norm"), "proj.weight"),
+    DINO: _VIT,
 }
+"""Kind -> names of its tensors; `{i}` and `{j}` stand for an index."""
 
-# The only weights whose layout differs between Torch and Paddle. By name: attn.proj is square, and position tables
+# The only weights whose layout differs between PyTorch and Paddle. By name: attn.proj is square, and position tables
 # and codebooks are two-dimensional without being Linear weights.
 _LINEAR = re.compile(
     r"(.*\.)?((attn\.(qkv|q|k|v|proj)|mlp\.fc[12]|(en|de)code_task_layer\.\d+)\.weight"
-    r"|(lm_head|cls_pt_lm_head)\.weight)|head\.weight"
+    r"|(lm_head|cls_pt_lm_head)\.weight)|(head|proj)\.weight"
 )
 
 
 def is_linear_weight(name: str) -> bool:
-    """Whether `name` (canonical) is a Linear weight, stored transposed by Torch."""
+    """Whether the canonical `name` is a Linear weight, which PyTorch stores transposed."""
     return _LINEAR.fullmatch(name) is not None
 
 
@@ -116,12 +129,17 @@ def _vocabulary(kind: str) -> re.Pattern[str]:
 
 
 def is_canonical(name: str, kind: str) -> bool:
-    """Whether a model of this kind has a tensor called `name`."""
+    """Whether models of this kind have a tensor called `name`."""
     return _vocabulary(kind).fullmatch(name) is not None
 
 
+def segmentation_name(name: str) -> str:
+    """Name in a segmentation model of a tensor without the prefix `backbone.`."""
+    return name if name.startswith(SEGMENTATION_HEADS) else BACKBONE_PREFIX + name
+
+
 def kind_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The kind of model that canonical names and shapes describe."""
+    """The kind of BEiT model, tokenizer or segmentation model that canonical names and shapes describe."""
     if "quantize.embedding.weight" in shapes:
         return VQKD
     if "blocks.input.w" in shapes:
@@ -142,7 +160,7 @@ def shapes_of(state: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 
 
 def depth_of(names: Iterable[str], prefix: str = "blocks.") -> int:
-    """Highest index after `prefix`, plus one; 0 without any."""
+    """Highest index after `prefix`, plus one; 0 if no name has the prefix."""
     found = re.compile(re.escape(prefix) + r"(\d+)\.")
     return max((int(match[1]) + 1 for name in names if (match := found.match(name))), default=0)
 
@@ -167,11 +185,8 @@ def missing_names(state: Mapping[str, np.ndarray], kind: str) -> list[str]:
         other = f"{stem}.{suffixes.get(last, '')}"
         if is_canonical(other, kind):
             expected.add(other)
-    prefix = {SEGMENTATION: "backbone.", VQKD: "encoder."}.get(kind, "")
     if kind not in DALLE:
-        expected |= {
-            prefix + name for name in ("cls_token", "patch_embed.proj.weight", "patch_embed.proj.bias")
-        }
+        expected |= set(_under(_encoder_prefix(kind), ("cls_token", *_affine("patch_embed.proj"))))
     if kind in MIM:
         expected |= {"mask_token", "norm.weight"}
     return sorted(expected - state.keys())
@@ -179,7 +194,7 @@ def missing_names(state: Mapping[str, np.ndarray], kind: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the shapes of a state tell. Sizes in pixels; 0 where the state does not tell."""
+    """Sizes and parts that follow from the shapes of a state. 0 where they do not say; sizes of images in pixels."""
 
     depth: int
     width: int
@@ -208,32 +223,32 @@ def table_side(num_rows: int) -> int:
 
 def describe(state: Mapping[str, np.ndarray], kind: str) -> Architecture:
     """Architecture of a canonical state. DALL-E states have none of these numbers: all zero."""
-    prefix = {SEGMENTATION: "backbone.", VQKD: "encoder."}.get(kind, "")
-    shapes = {
-        name[len(prefix) :]: shape for name, shape in shapes_of(state).items() if name.startswith(prefix)
-    }
-    own = "blocks.0.attn.relative_position_bias_table"
-    shared = "rel_pos_bias.relative_position_bias_table"
-    table = shapes.get(own, shapes.get(shared))
+    all_shapes = shapes_of(state)
+    prefix = _encoder_prefix(kind)
+    shapes = {name[len(prefix) :]: shape for name, shape in all_shapes.items() if name.startswith(prefix)}
+    own = f"blocks.0.attn.{TABLE}"
+    table = shapes.get(own, shapes.get(SHARED_TABLE))
     width = shapes.get("cls_token", (0,))[-1]
     positions = shapes.get("pos_embed")
     grid = table_side(table[0]) if table else 0
     if positions and not grid:
         grid = round((positions[1] - 1) ** 0.5)
-    classes = shapes.get("decode_head.conv_seg.bias") if kind == SEGMENTATION else shapes.get("head.bias")
-    if kind == SEGMENTATION:
-        classes = shapes_of(state).get("decode_head.conv_seg.bias")
+    head = "decode_head.conv_seg.bias" if kind == SEGMENTATION else "head.bias"
     return Architecture(
         depth=depth_of(shapes) if kind not in DALLE else 0,
         width=width,
-        num_heads=table[1] if table else max(width // HEAD_WIDTH, 1) if width else 0,
+        num_heads=table[1] if table else max(width // HEAD_DIM, 1) if width else 0,
         mlp_width=shapes.get("blocks.0.mlp.fc1.bias", (0,))[0],
         patch_size=shapes.get("patch_embed.proj.weight", (0, 0, 0, 0))[-1],
         grid_size=grid,
-        num_classes=classes[0] if classes else 0,
+        num_classes=all_shapes.get(head, (0,))[0],
         pooling="mean" if "fc_norm.weight" in shapes else "token" if "norm.weight" in shapes else "",
         has_layer_scale="blocks.0.gamma_1" in shapes,
         has_absolute_positions=positions is not None,
         has_relative_positions=own in shapes,
-        has_shared_relative_positions=shared in shapes,
+        has_shared_relative_positions=SHARED_TABLE in shapes,
     )
+
+
+def _encoder_prefix(kind: str) -> str:
+    return {SEGMENTATION: BACKBONE_PREFIX, VQKD: "encoder."}.get(kind, "")

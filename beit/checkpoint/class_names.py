@@ -1,34 +1,36 @@
-"""Which classes a checkpoint tells apart, as far as the file, what lies beside it or its publisher tells."""
+"""Names of the classes of a checkpoint."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
+from beit.checkpoint.key_format import NATIVE
+
 PUBLISHED_LISTS = {1000: "imagenet-1k", 21841: "imagenet-21k"}
 """Outputs of a published head -> list of `beit.data.imagenet_classes` that it was trained on."""
 
 ClassNames = tuple[str, ...] | str
-"""Names in the order of the outputs, or the name of such a list."""
+"""Names in the order of the outputs, or the name of a list of `beit.data.imagenet_classes`."""
 
 
 def find_class_names(publisher: str, num_classes: int, config: Mapping[str, object]) -> ClassNames | None:
-    """Names of the classes of a checkpoint; None where nothing tells.
+    """Names of the classes of a checkpoint; None if they are unknown.
 
-    What stands beside the weights goes first: `class_names.txt` of a run, `class_names` of a converted file,
-    transformers' `id2label`, timm's `label_names`. A publisher's file with 1,000 or 21,841 outputs has ImageNet's.
+    Files beside the weights take precedence: `class_names.txt` of a run, `class_names` of a converted file, timm's
+    `label_names`, transformers' `id2label`. Otherwise a publisher's file with 1,000 or 21,841 outputs has ImageNet's.
 
     Args:
-        publisher: form of the file; "canonical" is anybody's.
+        publisher: of the file; "canonical" files may come from anybody.
         num_classes: outputs of its head; lists of another length are not taken.
-        config: JSON beside the weights, or their metadata.
+        config: the JSON beside the weights, see `beit.checkpoint.metadata`.
     """
     if not num_classes:
         return None
-    cfg = config.get("pretrained_cfg")
+    timm = config.get("pretrained_cfg")
     candidates = (
         config.get("class_names"),
-        cfg.get("label_names") if isinstance(cfg, Mapping) else None,
+        timm.get("label_names") if isinstance(timm, Mapping) else None,
         _from_labels(config.get("id2label")),
     )
     for names in candidates:
@@ -36,7 +38,7 @@ def find_class_names(publisher: str, num_classes: int, config: Mapping[str, obje
             return names
         if isinstance(names, list | tuple) and len(names) == num_classes:
             return tuple(str(name) for name in names)
-    return PUBLISHED_LISTS.get(num_classes) if publisher != "canonical" else None
+    return PUBLISHED_LISTS.get(num_classes) if publisher != NATIVE else None
 
 
 def _from_labels(labels: object) -> list[str] | None:

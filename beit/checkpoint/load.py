@@ -1,4 +1,4 @@
-"""Any checkpoint of a known form into a model, or an error that says what does not fit. Nothing is loaded in part."""
+"""Loads a checkpoint of any publisher into a model, or says what does not fit. Nothing is loaded in part."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import paddle
 
-from beit.checkpoint.adapt import TABLE, Changes, Shapes, adapt
-from beit.checkpoint.canonical import Architecture, State, describe, kind_of
-from beit.checkpoint.class_names import find_class_names
-from beit.checkpoint.dialects import DialectInfo, to_canonical
+from beit.checkpoint.adapt import Changes, Shapes, adapt
+from beit.checkpoint.canonical import TABLE, Architecture, State, describe, kind_of
 from beit.checkpoint.files import describe_nonfinite
-from beit.checkpoint.report import LoadReport, reshaped_tensors
-from beit.checkpoint.source import Source, open_checkpoint
+from beit.checkpoint.open import open_checkpoint
+from beit.checkpoint.report import LoadReport, report_of
+from beit.checkpoint.translate import Checkpoint, CheckpointInfo
 from beit.positions import Interpolation
 from beit.preprocessing import Preprocessing
 
@@ -28,78 +27,79 @@ _SHOWN = 12  # lines of each list in an error
 
 def load_pretrained(
     model: paddle.nn.Layer,
-    path_or_state: str | Path | Mapping[str, object] | Source,
+    path_or_state: str | Path | Mapping[str, object] | Checkpoint,
     *,
     ema: bool | None = None,
     interpolation: Interpolation = "geometric",
     allow_missing: Sequence[str] = (),
+    require_finite: bool = False,
 ) -> LoadReport:
-    """Fill `model` from a checkpoint of any known publisher and say what was done.
+    """Load a checkpoint of any known publisher into `model` and report what was done.
 
-    Position tables, absolute positions and the patch embedding are resized to the model; a head of another class
-    count, and the heads of another task, are left out and the model's own stay as they are. All else must fit.
+    Position tables, absolute positions and the patch embedding are resized to the model. A head for another number of
+    classes and the heads of another task are left out, and the model's own keep their values. All else must fit.
     A `Beit` whose head came from the file then has the file's `preprocessing` and `class_names`.
 
     Args:
-        model: canonical tensor names; its `patch_embed.grid_size` (h, w), where it has one, is the target grid.
-        path_or_state: a file, a folder of transformers or timm, one that is read already, or a state in memory.
-        ema: take averaged weights; None for what the publisher's evaluation does (PaddleViT does, unilm does not).
+        model: a model of this package. Its `patch_embed.grid_size` (h, w), where it has one, is the target grid.
+        path_or_state: a file, a folder of transformers or timm, a state dict in memory, or an open checkpoint.
+        ema: take the averaged weights; None for what the publisher's evaluation does (PaddleViT does, unilm does not).
+            An open checkpoint has made this choice.
         interpolation: of relative position tables: "geometric" as the official code, or "linear" as timm.
         allow_missing: patterns (`*`, `?`) of model tensors that may keep their initial values.
+        require_finite: refuse NaN and infinities instead of warning about them.
+
+    Returns:
+        What was taken, changed, left out and new. `print` it; `report.mismatches(config)` compares it with a config.
+
     Raises:
-        CheckpointError: unreadable, unsafe, or no known form; the message says what the file is.
-        ValueError: what is in the file does not fit the model. The model is left as it was.
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is unreadable, unsafe, or of no known form; the message says what it is.
+        ValueError: the contents do not fit the model. The model is left as it was.
+
+    Example:
+        model = beit.build_beit(beit.get_config("beit_base_patch16_224"))
+        report = beit.load_pretrained(model, "beit_base_patch16_224.pdparams")
     """
-    source = open_checkpoint(path_or_state)
-    state, info = to_canonical(source.tree, ema=ema, name=source.name, config=source.config)
-    info = replace(info, casts={**info.casts, **source.casts})
+    state, info = open_checkpoint(path_or_state, ema=ema)
     current = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in current.items()}
+    # No other reference to the file's arrays: each is released as soon as its copy in memory order exists.
     state, changes = adapt(state, shapes, grid=_grid(model), interpolation=interpolation)
-    _check_fit(state, shapes, changes, info, source.name, allow_missing)
-    # Nothing else holds the arrays of the file now, so that each is released when its copy in memory order exists.
-    source = replace(source, tree={})
+    _check_fit(state, shapes, changes, info, allow_missing)
     for name in state:
         state[name] = _in_memory_order(state[name])
     non_finite = tuple(describe_nonfinite(state))
+    if non_finite and require_finite:
+        raise ValueError(
+            f"{info.name}: NaN or infinity in {len(non_finite)} tensors, first {non_finite[0]}; the run that "
+            "wrote it had gone wrong, take an earlier checkpoint"
+        )
     if non_finite:
         warnings.warn(
-            f"{source.name}: NaN or Inf in {len(non_finite)} tensors, e.g. {non_finite[0]}", stacklevel=2
+            f"{info.name}: NaN or Inf in {len(non_finite)} tensors, e.g. {non_finite[0]}", stacklevel=2
         )
-    reshaped = reshaped_tensors(info)
-    # Tensors that keep their values are passed along, so that nothing is reported missing by Paddle.
+    # Tensors that keep their values are passed as well, so that Paddle does not report them as missing.
     model.set_state_dict({name: state.get(name, tensor) for name, tensor in current.items()})
-    _tell_model(model, info, source.config, head_is_new="head.weight" in changes.new)
-    return LoadReport(
-        source=source.name,
-        container=source.container,
-        dialect=info,
-        taken=tuple(name for name in state if name not in reshaped and name not in changes.resized),
-        reshaped={name: why for name, why in reshaped.items() if name in state},
-        resized=changes.resized,
-        dropped=info.dropped | changes.dropped,
-        new=changes.new,
-        num_parameters=sum(array.size for array in state.values()),
-        non_finite=non_finite,
-    )
+    if "head.weight" not in changes.new:  # a model with a new head will be trained, as its config says
+        _attach_metadata(model, info)
+    return report_of(info, state, changes, non_finite)
 
 
-def _tell_model(model: Any, info: DialectInfo, config: Mapping[str, object], *, head_is_new: bool) -> None:
-    """Preprocessing and class names belong to the weights: a model that remembers them (`Beit`) takes the file's.
-
-    A model whose head is new is going to be trained as its config says.
-    """
-    if head_is_new or not hasattr(model, "preprocessing"):
+def _attach_metadata(model: Any, info: CheckpointInfo) -> None:
+    """Set the attributes `preprocessing` and `class_names` of a model that has them (`Beit`): they belong to the weights."""
+    if not hasattr(model, "preprocessing"):
         return
-    wants, own = info.preprocessing, model.preprocessing or Preprocessing()
-    if wants.mean is not None or own.mean is None:
-        # Of pre-training checkpoints no evaluation crop is known, and no published file says anything of EXIF.
-        crop = own.crop_pct if wants.crop_pct is None else wants.crop_pct
+    stated, own = info.preprocessing, model.preprocessing or Preprocessing()
+    if stated.mean is not None or own.mean is None:
+        # Pre-training checkpoints have no evaluation crop, and no publisher states anything about EXIF.
         model.preprocessing = replace(
-            wants, crop_pct=crop, exif_orientation=wants.exif_orientation or own.exif_orientation
+            stated,
+            crop_pct=own.crop_pct if stated.crop_pct is None else stated.crop_pct,
+            exif_orientation=stated.exif_orientation or own.exif_orientation,
         )
     if getattr(model, "num_classes", 0) == info.architecture.num_classes:
-        model.class_names = find_class_names(info.publisher, info.architecture.num_classes, config)
+        model.class_names = info.class_names
 
 
 def _grid(model: Any) -> tuple[int, int] | None:
@@ -109,7 +109,7 @@ def _grid(model: Any) -> tuple[int, int] | None:
 
 
 def _in_memory_order(array: np.ndarray) -> np.ndarray:
-    """The array with its rows one after the other. In strips: NumPy's own copy of a transposed matrix is 3 times slower."""
+    """The array in row-major order. Copied in strips: NumPy's own copy of a transposed matrix is 3 times slower."""
     if array.flags.c_contiguous or array.ndim != 2:
         return np.asarray(array, order="C")
     result = np.empty_like(array, order="C")
@@ -119,44 +119,42 @@ def _in_memory_order(array: np.ndarray) -> np.ndarray:
 
 
 def _check_fit(
-    state: State,
-    shapes: Shapes,
-    changes: Changes,
-    info: DialectInfo,
-    name: str,
-    allow_missing: Sequence[str],
+    state: State, shapes: Shapes, changes: Changes, info: CheckpointInfo, allow_missing: Sequence[str]
 ) -> None:
-    """Every tensor of the model is filled or declared new, and nothing is left over."""
-    differing = [key for key in state if key in shapes and tuple(state[key].shape) != shapes[key]]
-    left_over = [*(key for key in state if key not in shapes), *info.unknown]
-    missing = []
-    for key in shapes.keys() - state.keys() - changes.new.keys():
-        if any(fnmatch.fnmatchcase(key, pattern) for pattern in allow_missing):
-            changes.new[key] = "not in the file, allowed"
-        else:
-            missing.append(key)
+    """Every tensor of the model is filled or declared new, and none of the file is left over."""
+    differing = [
+        f"{name}  file {list(array.shape)}  model {list(shapes[name])}"
+        for name, array in state.items()
+        if name in shapes and array.shape != shapes[name]
+    ]
+    left_over = [*(name for name in state if name not in shapes), *info.unknown]
+    missing = shapes.keys() - state.keys() - changes.new.keys()
+    allowed = {
+        name for name in missing if any(fnmatch.fnmatchcase(name, pattern) for pattern in allow_missing)
+    }
+    changes.new |= dict.fromkeys(allowed, "not in the file, allowed")
+    missing -= allowed
     if not (differing or left_over or missing):
         return
-    target = describe(
-        {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}, kind_of(shapes)
-    )
-    lines = [f"{name} ({info.publisher} {info.kind}) does not fit the model, which is left as it was"]
-    lines += [f"  {hint}" for hint in _hints(info.architecture, target, info)]
-    rows = {
-        "other shape": [
-            f"{key}  file {list(state[key].shape)}  model {list(shapes[key])}" for key in differing
-        ],
+    placeholders = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    target = describe(placeholders, kind_of(shapes))
+    lines = [
+        f"{info.name} ({info.publisher} {info.kind}) does not fit the model, which is left as it was",
+        *(f"  {hint}" for hint in _hints(info.architecture, target, is_classifier=info.kind == "classifier")),
+    ]
+    entries = {
+        "other shape": differing,
         "not in the file": sorted(missing),
         "not in the model": left_over,
     }
-    for title, entries in rows.items():
-        more = [f"… and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
-        lines += [f"  {title}: {entry}" for entry in [*entries[:_SHOWN], *more]]
+    for title, names in entries.items():
+        more = [f"… and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+        lines += [f"  {title}: {name}" for name in [*names[:_SHOWN], *more]]
     raise ValueError("\n".join(lines))
 
 
-def _hints(file: Architecture, model: Architecture, info: DialectInfo) -> list[str]:
-    """What the differences mean and which key answers them."""
+def _hints(file: Architecture, model: Architecture, *, is_classifier: bool) -> list[str]:
+    """Which config keys the differences between the architectures call for."""
     hints = []
     if (file.depth, file.width) != (model.depth, model.width):
         hints.append(
@@ -169,11 +167,11 @@ def _hints(file: Architecture, model: Architecture, info: DialectInfo) -> list[s
         hints.append(
             f"the MLP width of the file is {file.mlp_width}, of the model {model.mlp_width}: set MODEL.MLP_RATIO"
         )
-    if file.pooling and model.pooling and file.pooling != model.pooling and info.kind == "classifier":
-        wanted = file.pooling == "mean"
+    if file.pooling and model.pooling and file.pooling != model.pooling and is_classifier:
+        is_mean = file.pooling == "mean"
         hints.append(
-            f"the file classifies by {'fc_norm, the mean of patches' if wanted else 'norm, the class token'}: "
-            f"set MODEL.USE_MEAN_POOLING {wanted}"
+            f"the file classifies by {'fc_norm, the mean of patches' if is_mean else 'norm, the class token'}: "
+            f"set MODEL.USE_MEAN_POOLING {is_mean}"
         )
     in_file = file.has_relative_positions or file.has_shared_relative_positions
     in_model = model.has_relative_positions or model.has_shared_relative_positions

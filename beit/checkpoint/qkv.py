@@ -1,37 +1,40 @@
-"""Query, key and value: one fused Linear in the canonical form, three or another bias elsewhere. Pure functions."""
+"""Query, key and value: one fused Linear in the canonical form, three Linears or another bias elsewhere."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from beit.checkpoint.canonical import State
 
-_SPLIT = ("attn.q.weight", "attn.k.weight", "attn.v.weight")
+# D width
 
 
-def fuse_qkv(state: State) -> State:
+def fuse_qkv(state: Mapping[str, np.ndarray]) -> State:
     """State in which `attn.{q,k,v}.weight` `[D, D]` are one `attn.qkv.weight` `[D, 3D]`.
 
     Raises:
         ValueError: one of the three is missing.
     """
-    result = {name: array for name, array in state.items() if not name.endswith(_SPLIT)}
-    for stem in sorted({name[: -len("q.weight")] for name in state if name.endswith(_SPLIT)}):
-        parts = [state.get(f"{stem}{part}.weight") for part in "qkv"]
-        if any(part is None for part in parts):
+    separate = tuple(f"attn.{part}.weight" for part in "qkv")
+    result = {name: array for name, array in state.items() if not name.endswith(separate)}
+    for stem in sorted({name[: -len("q.weight")] for name in state if name.endswith(separate)}):
+        parts = [state[name] for part in "qkv" if (name := f"{stem}{part}.weight") in state]
+        if len(parts) != 3:
             raise ValueError(
                 f"{stem.removesuffix('.')} lacks its query, key or value weight: the file is incomplete"
             )
-        result[f"{stem}qkv.weight"] = np.concatenate([part for part in parts if part is not None], axis=1)
+        result[f"{stem}qkv.weight"] = np.concatenate(parts, axis=1)
     return result
 
 
-def split_qkv(state: State) -> State:
+def split_qkv(state: Mapping[str, np.ndarray]) -> State:
     """The inverse of `fuse_qkv`."""
     result: State = {}
     for name, array in state.items():
-        stem = name.removesuffix("qkv.weight")
         if name.endswith("attn.qkv.weight"):
+            stem = name.removesuffix("qkv.weight")
             parts = np.split(array, 3, axis=1)
             result |= {f"{stem}{part}.weight": weight for part, weight in zip("qkv", parts, strict=True)}
         else:
@@ -39,10 +42,10 @@ def split_qkv(state: State) -> State:
     return result
 
 
-def split_qkv_bias(state: State) -> tuple[State, list[str]]:
-    """State in which a bias `[3D]` of `attn.qkv` is `q_bias` and `v_bias`, and the names whose key bias was not zero.
+def split_qkv_bias(state: Mapping[str, np.ndarray]) -> tuple[State, list[str]]:
+    """State in which a bias `[3D]` of `attn.qkv` is `q_bias` and `v_bias`, and names of those with a non-zero key bias.
 
-    The key bias may go: it adds the same number to all scores of a query, which softmax cancels.
+    The key bias can be left out: it adds the same number to all scores of a query, which softmax cancels.
     """
     result: State = {}
     nonzero = []

@@ -1,97 +1,91 @@
-"""What loading a checkpoint did: tensors taken, changed, left out and new, and what the weights expect of the images."""
+"""What loading a checkpoint did: tensors taken, changed, left out and new, and how the weights expect their images."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from beit.checkpoint.canonical import SEGMENTATION
-from beit.checkpoint.dialects.translate import DialectInfo
+import numpy as np
+from yacs.config import CfgNode
+
+from beit.checkpoint.adapt import Changes
+from beit.checkpoint.canonical import SEGMENTATION, State
+from beit.checkpoint.translate import CheckpointInfo
 
 _SHOWN = 6  # tensors named per reason; the rest is counted
-_TOLERANCE = 1e-4  # on means, deviations and crops
+_TOLERANCE = 1e-4  # of means, standard deviations and crops
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Result of `load_pretrained`.
+    """Result of `load_pretrained`. Tensors have canonical names, those of `dropped` the names of the file."""
 
-    `taken` lists tensors loaded as they are (canonical names); `reshaped` those whose layout changed, `resized` those
-    of another size, `dropped` names of the file that were left out, `new` tensors of the model that keep their
-    initial values: each with its reason. `num_parameters` counts the numbers of the model that came from the file.
-    """
+    source: str  # what messages call the checkpoint
+    container: str  # its file type
+    info: CheckpointInfo
+    taken: tuple[str, ...]  # tensors loaded as they are
+    reshaped: dict[str, str]  # tensors whose layout changed -> from what to what
+    resized: dict[str, str]  # tensors of another size -> from what to what
+    dropped: dict[str, str]  # tensors of the file that were left out -> reason
+    new: dict[str, str]  # tensors of the model that keep their initial values -> reason
+    num_parameters: int  # numbers in the model that came from the file
+    non_finite: tuple[str, ...]  # tensors that hold a NaN or an infinity
 
-    source: str
-    container: str
-    dialect: DialectInfo
-    taken: tuple[str, ...] = ()
-    reshaped: dict[str, str] = field(default_factory=dict)
-    resized: dict[str, str] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
-    new: dict[str, str] = field(default_factory=dict)
-    num_parameters: int = 0
-    non_finite: tuple[str, ...] = ()
-
-    def mismatches(self, config: Any) -> list[str]:
+    def mismatches(self, config: CfgNode) -> list[str]:
         """Where the config contradicts the checkpoint: one sentence each, empty when they agree.
 
-        Raised by nobody: a user may know better. `config` is the tree of `beit.config.get_config`.
+        They are warnings, not errors: a config may differ from the checkpoint on purpose.
+
+        Args:
+            config: the tree of `beit.config.get_config`.
         """
-        if config.TASK == "segment" and self.dialect.kind != SEGMENTATION:
+        info, data, model = self.info, config.DATA, config.MODEL
+        if config.TASK == "segment" and info.kind != SEGMENTATION:
             return []  # the recipes train with other statistics and sizes than those of the encoder's file
-        wants, found = self.dialect.preprocessing, self._layer_mismatch(config)
-
-        def compare(key: str, given: object, expected: object, equal: bool) -> None:
-            if expected is not None and not equal:
-                found.append(f"{key} is {given}, the checkpoint's is {expected} ({wants.source})")
-
-        data, model = config.DATA, config.MODEL
-        compare(
-            "DATA.IMAGENET_MEAN",
-            tuple(data.IMAGENET_MEAN),
-            wants.mean,
-            _close(data.IMAGENET_MEAN, wants.mean),
+        found = self._layer_mismatch(config)
+        expected = info.preprocessing
+        values = (
+            ("DATA.IMAGENET_MEAN", tuple(data.IMAGENET_MEAN), expected.mean),
+            ("DATA.IMAGENET_STD", tuple(data.IMAGENET_STD), expected.std),
+            ("DATA.CROP_PCT", data.CROP_PCT, expected.crop_pct),
+            ("DATA.INTERPOLATION", data.INTERPOLATION, expected.interpolation),
         )
-        compare(
-            "DATA.IMAGENET_STD", tuple(data.IMAGENET_STD), wants.std, _close(data.IMAGENET_STD, wants.std)
-        )
-        compare("DATA.CROP_PCT", data.CROP_PCT, wants.crop_pct, _close([data.CROP_PCT], [wants.crop_pct]))
-        compare(
-            "DATA.INTERPOLATION",
-            data.INTERPOLATION,
-            wants.interpolation,
-            wants.interpolation == data.INTERPOLATION,
-        )
+        for key, given, wanted in values:
+            if wanted is not None and not _equal(given, wanted):
+                found.append(f"{key} is {given}, the checkpoint's is {wanted} ({expected.source})")
         size = data.IMAGE_SIZE if isinstance(data.IMAGE_SIZE, int) else tuple(data.IMAGE_SIZE)
-        same_size = size in (wants.image_size, (wants.image_size,) * 2)
-        if wants.image_size and not same_size:
+        if expected.image_size and size not in (expected.image_size, (expected.image_size,) * 2):
             found.append(
-                f"DATA.IMAGE_SIZE is {size}, the checkpoint's is {wants.image_size}: positions are interpolated"
+                f"DATA.IMAGE_SIZE is {size}, the checkpoint's is {expected.image_size}: positions are interpolated"
             )
         pooling = "mean" if model.USE_MEAN_POOLING else "token"
-        if wants.pooling and "head.weight" not in self.new and pooling != wants.pooling:
+        if expected.pooling and "head.weight" not in self.new and pooling != expected.pooling:
             found.append(
-                f"MODEL.USE_MEAN_POOLING is {model.USE_MEAN_POOLING}, the checkpoint pools by {wants.pooling}"
+                f"MODEL.USE_MEAN_POOLING is {model.USE_MEAN_POOLING}, the checkpoint pools by {expected.pooling}"
             )
-        classes = self.dialect.architecture.num_classes
+        classes = info.architecture.num_classes
         if classes and classes != model.NUM_CLASSES:
             found.append(
                 f"MODEL.NUM_CLASSES is {model.NUM_CLASSES}, the checkpoint has {classes}: its head is not used"
             )
         return found
 
-    def _layer_mismatch(self, config: Any) -> list[str]:
-        """Whether the segmentation head gets other blocks than it was trained on."""
-        trained, chosen = self.dialect.feature_layers.get("trained"), config.MODEL.OUT_INDICES
+    def _layer_mismatch(self, config: CfgNode) -> list[str]:
+        """Whether the segmentation head gets the outputs of other blocks than it was trained on."""
+        trained, chosen = self.info.feature_layers.get("trained"), config.MODEL.OUT_INDICES
         if trained is None or chosen is None or tuple(chosen) == trained:
             return []
-        as_theirs = tuple(chosen) == self.dialect.feature_layers.get("huggingface")
-        why = "as transformers reads the file" if as_theirs else "which nobody feeds this head"
+        like_transformers = tuple(chosen) == self.info.feature_layers.get("huggingface")
+        why = (
+            "as transformers reads the file"
+            if like_transformers
+            else "which no publisher uses with this head"
+        )
         return [f"MODEL.OUT_INDICES is {list(chosen)}, {why}; it was trained on {list(trained)}"]
 
     def __str__(self) -> str:
-        info = self.dialect
+        info = self.info
         where = f", under {info.wrapper!r}" if info.wrapper else ""
         lines = [
             f"{self.source}: {info.publisher} {info.kind} ({self.container}{where}{', EMA weights' if info.ema else ''})",
@@ -101,23 +95,36 @@ class LoadReport:
             *_grouped("left out", self.dropped),
             *_grouped("newly initialized", self.new),
             *(
-                f"  note: {number} tensors cast from {dtype} to float32"
-                for dtype, number in info.casts.items()
+                f"  note: {count} tensors cast from {dtype} to float32"
+                for dtype, count in info.dtype_casts.items()
             ),
             *(f"  note: {note}" for note in info.notes),
             *_features(info.feature_layers),
         ]
         if self.non_finite:
-            lines.append(f"  warning: NaN or Inf in {_names(list(self.non_finite))}")
+            lines.append(f"  warning: NaN or Inf in {_names(self.non_finite)}")
         return "\n".join([*lines, f"  images: {describe_preprocessing(info)}"])
 
 
-def reshaped_tensors(info: DialectInfo) -> dict[str, str]:
-    """Canonical names of weights whose layout changed, with the reason."""
-    return dict.fromkeys(sorted(info.transposed), "from (out, in) to (in, out)")
+def report_of(
+    info: CheckpointInfo, state: State, changes: Changes, non_finite: tuple[str, ...] = ()
+) -> LoadReport:
+    """The report on a checkpoint whose state became `state` by `changes`."""
+    return LoadReport(
+        source=info.name,
+        container=info.container,
+        info=info,
+        taken=tuple(name for name in state if name not in info.transposed and name not in changes.resized),
+        reshaped=dict.fromkeys(sorted(info.transposed & state.keys()), "from (out, in) to (in, out)"),
+        resized=changes.resized,
+        dropped=info.dropped | changes.dropped,
+        new=changes.new,
+        num_parameters=sum(array.size for array in state.values()),
+        non_finite=non_finite,
+    )
 
 
-def describe_preprocessing(info: DialectInfo) -> str:
+def describe_preprocessing(info: CheckpointInfo) -> str:
     """One line on mean, std, crop, filter, size and pooling."""
     p = info.preprocessing
     parts = [
@@ -130,38 +137,37 @@ def describe_preprocessing(info: DialectInfo) -> str:
     return ", ".join(part for part in parts if part) + (f" ({p.source})" if p.source else "")
 
 
-def _features(layers: dict[str, tuple[int, ...]]) -> list[str]:
-    """One line on the blocks that a segmentation head reads."""
+def _features(layers: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """One line on the blocks whose outputs a segmentation head takes."""
     if "trained" not in layers:
         return []
     line = f"  features: trained on the outputs of blocks {list(layers['trained'])} (from 0)"
     if "huggingface" in layers:
-        line += (
-            f"; transformers itself takes {list(layers['huggingface'])}: to repeat its numbers set "
-            f"MODEL.OUT_INDICES {list(layers['huggingface'])}"
-        )
+        theirs = list(layers["huggingface"])
+        line += f"; transformers itself takes {theirs}: to repeat its numbers set MODEL.OUT_INDICES {theirs}"
     return [line]
 
 
-def _close(given: Any, expected: Any) -> bool:
-    if expected is None or None in tuple(expected):
-        return True
-    return all(abs(a - b) < _TOLERANCE for a, b in zip(given, expected, strict=True))
+def _equal(given: object, expected: object) -> bool:
+    if isinstance(given, str) or isinstance(expected, str):
+        return given == expected
+    return bool(np.allclose(np.asarray(given), np.asarray(expected), rtol=0, atol=_TOLERANCE))
 
 
 def _numbers(values: tuple[float, ...]) -> str:
     return str(values[0]) if len(set(values)) == 1 else "/".join(str(value) for value in values)
 
 
-def _names(names: list[str]) -> str:
+def _names(names: Iterable[str]) -> str:
+    names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _grouped(title: str, reasons: dict[str, str]) -> list[str]:
+def _grouped(title: str, reasons: Mapping[str, str]) -> list[str]:
     """One line per reason, with its tensors."""
     counts = Counter(reasons.values())
     return [
-        f"  {title} {count} ({reason}): {_names([name for name, why in reasons.items() if why == reason])}"
+        f"  {title} {count} ({reason}): {_names(name for name, why in reasons.items() if why == reason)}"
         for reason, count in counts.items()
     ]

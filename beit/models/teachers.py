@@ -9,20 +9,19 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from beit.checkpoint.canonical import State, depth_of
+from beit.checkpoint.canonical import HEAD_DIM, State, depth_of
 from beit.layers.attention import Attention
 from beit.layers.block import Activation, Block
 from beit.layers.patch_embed import PatchEmbed
-from beit.models.teacher_files import HEAD_WIDTH, read_teacher
+from beit.models.teacher_files import read_teacher
 from beit.positions import resize_absolute_position
+from beit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 # B batch, N patches (row-major), D width, T channels of the features
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Of CLIP's preprocessing: unilm/beit2/modeling_vqkd.py, `ScalingLayerForClip`."""
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def quick_gelu(x: paddle.Tensor) -> paddle.Tensor:
@@ -134,7 +133,7 @@ def load_teacher(
         patch_size=patch_size,
         embed_dim=width,
         depth=depth_of(state),
-        num_heads=num_heads or max(width // HEAD_WIDTH, 1),
+        num_heads=num_heads or max(width // HEAD_DIM, 1),
         mlp_dim=state["blocks.0.mlp.fc1.bias"].shape[0],
         mean=CLIP_MEAN if is_clip else IMAGENET_MEAN,
         std=CLIP_STD if is_clip else IMAGENET_STD,

@@ -10,17 +10,13 @@ from paddle.nn import functional as F
 from yacs.config import CfgNode
 
 from beit.beit import Beit, build_backbone
+from beit.checkpoint.canonical import PUBLISHED_LAYERS
 from beit.layers.batch_norm import SyncBatchNorm
 from beit.layers.init import init_convolution
 from beit.models.segmentation_heads import FcnHead, UperHead
 
 # B batch, N tokens (class token first), D width, P patch side, h = H / P, w = W / P, K classes
 
-PUBLISHED_LAYERS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
-"""Depth of a published model -> the blocks (from 0) whose outputs form the pyramid.
-
-Source: unilm/beit/semantic_segmentation/configs, `out_indices` of the base and large models.
-"""
 AUXILIARY_LEVEL = 2
 """Level of the pyramid on which the auxiliary head works: stride 16."""
 

@@ -10,9 +10,10 @@ from yacs.config import CfgNode
 
 from beit.beit import Beit, build_beit
 from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, Architecture
-from beit.checkpoint.dialects import DialectInfo, to_canonical
 from beit.checkpoint.load import load_pretrained
-from beit.checkpoint.source import RUN_CONFIG, Source, is_run_file, open_checkpoint
+from beit.checkpoint.metadata import RUN_CONFIG, is_run_file
+from beit.checkpoint.open import open_checkpoint
+from beit.checkpoint.translate import Checkpoint
 from beit.config import get_config
 from beit.zoo import fetch_published, published
 from beit.zoo.table import PUBLISHED
@@ -78,14 +79,9 @@ def load_classifier(weights: Weights) -> Beit:
     """
     opened = open_checkpoint(weights.path)
     config = weights.config
-    preprocessing = None
-    if config is None:
-        config, info = config_of_file(opened, weights.name)
-        if info.preprocessing.mean is None:
-            preprocessing = info.preprocessing
-    model = build_beit(config)
-    if preprocessing is not None:
-        model.preprocessing = preprocessing  # unknown statistics, instead of the defaults of the config
+    model = build_beit(config_of_file(opened, weights.name) if config is None else config)
+    if config is None and opened.info.preprocessing.mean is None:
+        model.preprocessing = opened.info.preprocessing  # unknown statistics, instead of the defaults of the config
     report = load_pretrained(model, opened)
     if report.new:
         raise ValueError(
@@ -96,19 +92,17 @@ def load_classifier(weights: Weights) -> Beit:
     return model
 
 
-def config_of_file(opened: Source, name: str) -> tuple[CfgNode, DialectInfo]:
+def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
     """The config of the classifier or encoder in a checkpoint, derived from the shapes of its tensors.
 
     Args:
         opened: the checkpoint.
         name: what to call it in messages.
 
-    Returns: the config, and what else was found out about the checkpoint.
-
     Raises:
         ValueError: it is another kind of model, or its grid is not square; a config is needed then.
     """
-    state, info = to_canonical(opened.tree, name=opened.name, config=opened.config)
+    info = opened.info
     if info.kind not in (CLASSIFIER, BACKBONE):
         raise ValueError(
             f"{name} holds a {info.kind} model, whose architecture cannot be derived from the file: give the config it was "
@@ -118,17 +112,17 @@ def config_of_file(opened: Source, name: str) -> tuple[CfgNode, DialectInfo]:
     if not size:
         raise ValueError(f"the image size of {name} is unknown: give its config (config=…, --cfg)")
     options = {
-        "MODEL.NAME": Path(opened.name).stem,
+        "MODEL.NAME": Path(info.name).stem,
         "DATA.IMAGE_SIZE": size,
         **_model_options(info.architecture),
-        "MODEL.QKV_BIAS": "blocks.0.attn.q_bias" in state,
+        "MODEL.QKV_BIAS": "blocks.0.attn.q_bias" in opened.state,
     }
     if info.preprocessing.mean and info.preprocessing.std:
         options |= {
             "DATA.IMAGENET_MEAN": info.preprocessing.mean,
             "DATA.IMAGENET_STD": info.preprocessing.std,
         }
-    return get_config(None, [item for pair in options.items() for item in pair]), info
+    return get_config(None, [item for pair in options.items() for item in pair])
 
 
 def _model_options(found: Architecture) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from beit.checkpoint.convert import convert
-from beit.checkpoint.dialects import PUBLISHERS
+from beit.checkpoint.publishers import PUBLISHERS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,5 +27,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="take the averaged weights of a training checkpoint, or not (default: as its publisher evaluates)",
     )
     arguments = parser.parse_args(argv)
-    print(convert(arguments.source, arguments.target, form=arguments.to, ema=arguments.ema))
+    print(convert(arguments.source, arguments.target, publisher=arguments.to, ema=arguments.ema))
     print(f"written as {arguments.to}: {arguments.target}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from beit.checkpoint.source import RUN_CONFIG
+from beit.checkpoint.metadata import RUN_CONFIG
 from beit.config import dump
 from beit.parallel import ranks
 from beit.train.resume import LATEST

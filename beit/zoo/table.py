@@ -8,26 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from beit.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from beit.checkpoint.canonical import CLASSIFIER, DALLE_ENCODER, MIM_V1, MIM_V2, SEGMENTATION, VQKD
+from beit.checkpoint.preprocessing import published_preprocessing
+from beit.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
 class Published:
     """One published checkpoint.
 
-    `form` is the publisher's form (`python -m beit convert --to`), `kind` what the network is for; `config` a config that
-    comes with this package, with `options` on top; `classifier_config` that of the classifier which starts from a
-    pre-training checkpoint, "" for other kinds. `metrics` in percent, `num_parameters` in millions, both as published.
-    `url` is empty where a program cannot fetch the file. `sha256` is the digest or its beginning, None where none is
-    published.
+    Args:
+        name: as `list_models()` gives it.
+        publisher: whose names and layout the file has (`python -m beit convert --to`).
+        kind: of model, as in `beit.checkpoint.canonical`.
+        config: a config of this package, with `options` on top.
+        version: of the statistics of its images: 1 for mean and standard deviation 0.5, 2 for ImageNet's.
+        image_size: in pixels.
+        num_classes: outputs of the head, or codes of the tokenizer.
+        url: of the file; empty where a program cannot fetch it.
+        page: where a person finds it.
+        license: of the weights.
+        metrics: in percent, as published.
+        num_parameters: in millions, as published.
+        sha256: digest or its first digits; None if none is published.
+        options: config keys and values.
+        classifier_config: config of the classifier that starts from a pre-training checkpoint, "" for other kinds.
+        pooling: of a classifier: "mean" of the patch tokens or class "token".
     """
 
     name: str
-    form: str
+    publisher: str
     kind: str
     config: str
-    preprocessing: Preprocessing
+    version: int
+    image_size: int
     num_classes: int
     url: str
     page: str
@@ -37,6 +53,16 @@ class Published:
     sha256: str | None = None
     options: tuple[object, ...] = ()
     classifier_config: str = ""
+    pooling: str = "mean"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How its images are prepared."""
+        is_large, pooling = "large" in self.name, self.pooling if self.kind == CLASSIFIER else ""
+        found = published_preprocessing(
+            self.publisher, self.kind, self.version, self.image_size, is_large=is_large
+        )
+        return replace(found, pooling=pooling, source="published table")
 
     @property
     def file_name(self) -> str:
@@ -63,18 +89,7 @@ _OPENAI_PAGE = "https://github.com/openai/DALL-E"
 _MIT, _APACHE = "MIT", "Apache-2.0"
 _22K = 21841
 _TOKENS = 8192
-
-
-def _images(
-    version: int, size: int, crop: float | None, pooling: str = "mean", interpolation: str = "bicubic"
-) -> Preprocessing:
-    mean, std = (HALF, HALF) if version == 1 else (IMAGENET_MEAN, IMAGENET_STD)
-    return Preprocessing(mean, std, crop, interpolation, size, pooling, False, "published table")
-
-
-def _squashed(size: int, pooling: str = "mean") -> Preprocessing:
-    """What the image processors of transformers do with all their BEiT checkpoints."""
-    return replace(_images(1, size, 1.0, pooling, "bilinear"), squash=True)
+_DALLE_CONFIG = "beit_base_patch16_224_pt22k"  # a config whose tokenizer is DALL-E's
 
 
 def _accuracy(top1: float | None, top5: float | None = None) -> dict[str, float]:
@@ -84,81 +99,81 @@ def _accuracy(top1: float | None, top5: float | None = None) -> dict[str, float]
 def _paddlevit_and_passl() -> Iterator[Published]:
     """The same weights, unilm's 22k to 1k ones, in two forms."""
     rows = (
-        ("base", 224, 0.9, 85.21, 97.66, 87),
-        ("base", 384, 1.0, 86.81, 98.14, 87),
-        ("large", 224, 0.9, 87.48, 98.30, 304),
-        ("large", 384, 1.0, 88.40, 98.60, 304),
-        ("large", 512, 1.0, 88.60, 98.66, 304),
+        # size, pixels, top-1, top-5, million parameters
+        ("base", 224, 85.21, 97.66, 87),
+        ("base", 384, 86.81, 98.14, 87),
+        ("large", 224, 87.48, 98.30, 304),
+        ("large", 384, 88.40, 98.60, 304),
+        ("large", 512, 88.60, 98.66, 304),
     )
-    for size, pixels, crop, top1, top5, millions in rows:
-        config = f"beit_{size}_patch16_{pixels}"
-        images, metrics = _images(1, pixels, crop), _accuracy(top1, top5)
-        # Google Drive and Baidu give no file to a program.
-        entry = Published(
-            config, "paddlevit", "classifier", config, images, 1000, "", _PADDLEVIT_PAGE, _APACHE
+    for size, pixels, top1, top5, millions in rows:
+        config, passl = f"beit_{size}_patch16_{pixels}", f"beit_{size}_p16_{pixels}_ft"
+        addresses = (
+            # PaddleViT's files are on Google Drive and Baidu, which a program cannot read.
+            (config, "paddlevit", "", _PADDLEVIT_PAGE),
+            (passl, "passl", f"{_PASSL_FILES}/{passl}.pdparams", _PASSL_PAGE),
         )
-        yield replace(entry, metrics=metrics, num_parameters=millions)
-        name = f"beit_{size}_p16_{pixels}_ft"
-        url = f"{_PASSL_FILES}/{name}.pdparams"
-        yield Published(
-            name, "passl", "classifier", config, images, 1000, url, _PASSL_PAGE, _APACHE, metrics, millions
-        )
+        published: dict[str, Any] = {"metrics": _accuracy(top1, top5), "num_parameters": millions}
+        for name, publisher, url, page in addresses:
+            yield Published(
+                name, publisher, CLASSIFIER, config, 1, pixels, 1000, url, page, _APACHE, **published
+            )
 
 
 def _unilm_classifiers() -> Iterator[Published]:
     rows = (
-        # name, version, size, pixels, classes, top-1, top-5, million parameters
-        ("beit_base_patch16_224_pt22k_ft22k", 1, "base", 224, _22K, None, None, None),
-        ("beit_large_patch16_224_pt22k_ft22k", 1, "large", 224, _22K, None, None, None),
-        ("beit_base_patch16_224_pt22k_ft1k", 1, "base", 224, 1000, 83.7, 96.6, 87),
-        ("beit_base_patch16_224_pt22k_ft22kto1k", 1, "base", 224, 1000, 85.2, 97.6, 87),
-        ("beit_base_patch16_384_pt22k_ft22kto1k", 1, "base", 384, 1000, 86.8, 98.1, 87),
-        ("beit_large_patch16_224_pt22k_ft1k", 1, "large", 224, 1000, 86.0, 97.6, 304),
-        ("beit_large_patch16_224_pt22k_ft22kto1k", 1, "large", 224, 1000, 87.4, 98.3, 304),
-        ("beit_large_patch16_384_pt22k_ft22kto1k", 1, "large", 384, 1000, 88.4, 98.6, 305),
-        ("beit_large_patch16_512_pt22k_ft22kto1k", 1, "large", 512, 1000, 88.60, 98.66, 306),
-        ("beitv2_base_patch16_224_pt1k_ft21k", 2, "base", 224, _22K, None, None, None),
-        ("beitv2_large_patch16_224_pt1k_ft21k", 2, "large", 224, _22K, None, None, None),
-        ("beitv2_base_patch16_224_pt1k_ft1k", 2, "base", 224, 1000, 85.5, 97.5, 86.5),
-        ("beitv2_base_patch16_224_pt1k_ft21kto1k", 2, "base", 224, 1000, 86.5, 98.0, 86.5),
-        ("beitv2_base_patch16_224_pt1k_300e_ft1k", 2, "base", 224, 1000, 85.0, None, None),
-        ("beitv2_large_patch16_224_pt1k_ft1k", 2, "large", 224, 1000, 87.3, 98.2, 304),
-        ("beitv2_large_patch16_224_pt1k_ft21kto1k", 2, "large", 224, 1000, 88.4, 98.6, 304),
-        ("beitv2_large_patch16_224_pt1k_300e_ft1k", 2, "large", 224, 1000, 86.6, None, None),
+        # name, version, pixels, classes, top-1, top-5, million parameters
+        ("beit_base_patch16_224_pt22k_ft22k", 1, 224, _22K, None, None, None),
+        ("beit_large_patch16_224_pt22k_ft22k", 1, 224, _22K, None, None, None),
+        ("beit_base_patch16_224_pt22k_ft1k", 1, 224, 1000, 83.7, 96.6, 87),
+        ("beit_base_patch16_224_pt22k_ft22kto1k", 1, 224, 1000, 85.2, 97.6, 87),
+        ("beit_base_patch16_384_pt22k_ft22kto1k", 1, 384, 1000, 86.8, 98.1, 87),
+        ("beit_large_patch16_224_pt22k_ft1k", 1, 224, 1000, 86.0, 97.6, 304),
+        ("beit_large_patch16_224_pt22k_ft22kto1k", 1, 224, 1000, 87.4, 98.3, 304),
+        ("beit_large_patch16_384_pt22k_ft22kto1k", 1, 384, 1000, 88.4, 98.6, 305),
+        ("beit_large_patch16_512_pt22k_ft22kto1k", 1, 512, 1000, 88.60, 98.66, 306),
+        ("beitv2_base_patch16_224_pt1k_ft21k", 2, 224, _22K, None, None, None),
+        ("beitv2_large_patch16_224_pt1k_ft21k", 2, 224, _22K, None, None, None),
+        ("beitv2_base_patch16_224_pt1k_ft1k", 2, 224, 1000, 85.5, 97.5, 86.5),
+        ("beitv2_base_patch16_224_pt1k_ft21kto1k", 2, 224, 1000, 86.5, 98.0, 86.5),
+        ("beitv2_base_patch16_224_pt1k_300e_ft1k", 2, 224, 1000, 85.0, None, None),
+        ("beitv2_large_patch16_224_pt1k_ft1k", 2, 224, 1000, 87.3, 98.2, 304),
+        ("beitv2_large_patch16_224_pt1k_ft21kto1k", 2, 224, 1000, 88.4, 98.6, 304),
+        ("beitv2_large_patch16_224_pt1k_300e_ft1k", 2, 224, 1000, 86.6, None, None),
     )
-    for name, version, _, pixels, classes, top1, top5, millions in rows:
-        images = _images(version, pixels, 0.875 if pixels < 384 else 1.0)
-        folder, page = (_UNILM_FILES, _UNILM_PAGE) if version == 1 else (_UNILM2_FILES, _UNILM2_PAGE)
-        metrics, url = _accuracy(top1, top5), f"{folder}/{name}.pth"
-        yield Published(
-            name, "unilm", "classifier", name, images, classes, url, page, _MIT, metrics, millions
-        )
+    for name, version, pixels, classes, top1, top5, millions in rows:
+        published: dict[str, Any] = {"metrics": _accuracy(top1, top5), "num_parameters": millions}
+        yield _unilm(name, CLASSIFIER, name, version, pixels, classes, **published)
+
+
+def _unilm(
+    name: str, kind: str, config: str, version: int, size: int, classes: int, **more: Any
+) -> Published:
+    """An entry of microsoft/unilm, from one of its folders beit and beit2."""
+    is_beit2 = name.startswith(("beitv2", "vqkd"))
+    files, page = (_UNILM2_FILES, _UNILM2_PAGE) if is_beit2 else (_UNILM_FILES, _UNILM_PAGE)
+    url = f"{files}/{name}.pth"
+    return Published(name, "unilm", kind, config, version, size, classes, url, page, _MIT, **more)
 
 
 def _unilm_pretraining() -> Iterator[Published]:
-    """Pre-trained models, whose configs bear their names, and tokenizers, whose names end with a digest."""
-    mim_v1 = [(f"beit_{size}_patch16_224_pt22k", 1, "_ft1k") for size in ("base", "large")]
-    for name, version, tuned in (*mim_v1, ("beit_base_patch16_224_pt1k_800ep", 2, "")):
-        images, url = _images(version, 224, None, ""), f"{_UNILM_FILES}/{name}.pth"
-        classifier = f"{name}{tuned}" if tuned else "beit_base_patch16_224_pt1k_ft1k"
-        entry = Published(name, "unilm", "mim_v1", name, images, _TOKENS, url, _UNILM_PAGE, _MIT)
-        yield replace(entry, classifier_config=classifier)
-    for name in (
-        f"beitv2_{size}_patch16_224_pt1k{end}" for size in ("base", "large") for end in ("", "_300e")
-    ):
-        images, url, tuned = _images(2, 224, None, ""), f"{_UNILM2_FILES}/{name}.pth", f"{name}_ft1k"
-        yield Published(
-            name, "unilm", "mim_v2", name, images, _TOKENS, url, _UNILM2_PAGE, _MIT, classifier_config=tuned
-        )
+    """Pre-trained models, whose configs have their names, and tokenizers, whose file names end with a digest."""
+    for size in ("base", "large"):
+        name = f"beit_{size}_patch16_224_pt22k"
+        yield _unilm(name, MIM_V1, name, 1, 224, _TOKENS, classifier_config=f"{name}_ft1k")
+    name, tuned = "beit_base_patch16_224_pt1k_800ep", "beit_base_patch16_224_pt1k_ft1k"
+    yield _unilm(name, MIM_V1, name, 2, 224, _TOKENS, classifier_config=tuned)
+    for size in ("base", "large"):
+        for end in ("", "_300e"):
+            name = f"beitv2_{size}_patch16_224_pt1k{end}"
+            yield _unilm(name, MIM_V2, name, 2, 224, _TOKENS, classifier_config=f"{name}_ft1k")
     for name in ("1x768x12_clip-d93179da", "3x768x12_clip-d5036aa7", "1x768x12_dino-663c55d7"):
         name = f"vqkd_encoder_base_decoder_{name}"
-        config, url = name.rpartition("-")[0], f"{_UNILM2_FILES}/{name}.pth"
-        yield Published(
-            name, "unilm", "vqkd", config, _images(1, 224, None, ""), _TOKENS, url, _UNILM2_PAGE, _MIT
-        )
+        yield _unilm(name, VQKD, name.rpartition("-")[0], 1, 224, _TOKENS)
 
 
 def _unilm_segmentation() -> Iterator[Published]:
+    # fmt: off
     rows = (
         # name, config after upernet_, mIoU, with several scales and mirrored, million parameters
         ("beit_base_patch16_640_pt22k_ft22ktoade20k", "beit_base_patch16_640_pt22k_ft22k", 53.6, 54.2, 163),
@@ -166,90 +181,71 @@ def _unilm_segmentation() -> Iterator[Published]:
         ("beitv2_base_patch16_224_pt1k_ftade20k", "beitv2_base_patch16_512_pt1k", 53.1, None, 163),
         ("beitv2_base_patch16_224_pt1k_ft21ktoade20k", "beitv2_base_patch16_512_pt1k_ft21k", 53.5, None, 163),
         ("beitv2_large_patch16_224_pt1k_ftade20k", "beitv2_large_patch16_512_pt1k", 56.7, None, 441),
-        (
-            "beitv2_large_patch16_224_pt1k_ft21ktoade20k",
-            "beitv2_large_patch16_512_pt1k_ft21k",
-            57.5,
-            None,
-            441,
-        ),
+        ("beitv2_large_patch16_224_pt1k_ft21ktoade20k", "beitv2_large_patch16_512_pt1k_ft21k", 57.5, None, 441),
     )
+    # fmt: on
     for name, config, miou, miou_flip, millions in rows:
-        version = 2 if name.startswith("beitv2") else 1
-        folder, page = (_UNILM_FILES, _UNILM_PAGE) if version == 1 else (_UNILM2_FILES, _UNILM2_PAGE)
-        pixels, config = 640 if "_640_" in config else 512, f"upernet_{config}"
-        images = _images(2, pixels, None, "", interpolation="bilinear")  # ImageNet statistics for v1 as well
         metrics = {"miou": miou} | ({"miou_ms_flip": miou_flip} if miou_flip else {})
-        url = f"{folder}/{name}.pth"
-        yield Published(
-            name, "unilm", "segmentation", config, images, 150, url, page, _MIT, metrics, millions
-        )
+        published: dict[str, Any] = {"metrics": metrics, "num_parameters": millions}
+        size = 640 if "_640_" in config else 512
+        yield _unilm(name, SEGMENTATION, f"upernet_{config}", 2, size, 150, **published)
 
 
 def _timm() -> Iterator[Published]:
     rows = (
-        ("beit_base_patch16_224.in22k_ft_in22k_in1k", 0.9, 85.238, 97.654, 86.53),
-        ("beit_base_patch16_384.in22k_ft_in22k_in1k", 1.0, 86.814, 98.136, 86.74),
-        ("beit_large_patch16_224.in22k_ft_in22k_in1k", 0.9, 87.486, 98.318, 304.43),
-        ("beit_large_patch16_384.in22k_ft_in22k_in1k", 1.0, 88.380, 98.604, 305.00),
-        ("beit_large_patch16_512.in22k_ft_in22k_in1k", 1.0, 88.576, 98.656, 305.67),
-        ("beitv2_base_patch16_224.in1k_ft_in1k", 0.9, 85.596, 97.514, 86.53),
-        ("beitv2_base_patch16_224.in1k_ft_in22k_in1k", 0.9, 86.494, 98.056, 86.53),
-        ("beitv2_large_patch16_224.in1k_ft_in1k", 0.95, 87.414, 98.216, 304.43),
-        ("beitv2_large_patch16_224.in1k_ft_in22k_in1k", 0.95, 88.406, 98.602, 304.43),
-        ("beit_base_patch16_224.in22k_ft_in22k", 0.9, None, None, None),
-        ("beit_large_patch16_224.in22k_ft_in22k", 0.9, None, None, None),
-        ("beitv2_base_patch16_224.in1k_ft_in22k", 0.9, None, None, None),
-        ("beitv2_large_patch16_224.in1k_ft_in22k", 0.95, None, None, None),
+        # name, top-1, top-5, million parameters
+        ("beit_base_patch16_224.in22k_ft_in22k_in1k", 85.238, 97.654, 86.53),
+        ("beit_base_patch16_384.in22k_ft_in22k_in1k", 86.814, 98.136, 86.74),
+        ("beit_large_patch16_224.in22k_ft_in22k_in1k", 87.486, 98.318, 304.43),
+        ("beit_large_patch16_384.in22k_ft_in22k_in1k", 88.380, 98.604, 305.00),
+        ("beit_large_patch16_512.in22k_ft_in22k_in1k", 88.576, 98.656, 305.67),
+        ("beitv2_base_patch16_224.in1k_ft_in1k", 85.596, 97.514, 86.53),
+        ("beitv2_base_patch16_224.in1k_ft_in22k_in1k", 86.494, 98.056, 86.53),
+        ("beitv2_large_patch16_224.in1k_ft_in1k", 87.414, 98.216, 304.43),
+        ("beitv2_large_patch16_224.in1k_ft_in22k_in1k", 88.406, 98.602, 304.43),
+        ("beit_base_patch16_224.in22k_ft_in22k", None, None, None),
+        ("beit_large_patch16_224.in22k_ft_in22k", None, None, None),
+        ("beitv2_base_patch16_224.in1k_ft_in22k", None, None, None),
+        ("beitv2_large_patch16_224.in1k_ft_in22k", None, None, None),
     )
-    for name, crop, top1, top5, millions in rows:
+    for name, top1, top5, millions in rows:
         config, _, tag = name.partition(".")
-        images = _images(2 if name.startswith("beitv2") else 1, int(config[-3:]), crop)
-        classes, page = 1000 if tag.endswith("in1k") else _22K, f"{_HUB}/timm/{name}"
-        url, metrics = f"{page}/resolve/main/model.safetensors", _accuracy(top1, top5)
-        options = ("MODEL.NUM_CLASSES", classes) if classes == _22K else ()
-        entry = Published(name, "timm", "classifier", config, images, classes, url, page, _APACHE)
-        yield replace(entry, metrics=metrics, num_parameters=millions, options=options)
+        version, classes = 2 if name.startswith("beitv2") else 1, 1000 if tag.endswith("in1k") else _22K
+        page = f"{_HUB}/timm/{name}"
+        yield Published(
+            name,
+            "timm",
+            CLASSIFIER,
+            config,
+            version,
+            int(config[-3:]),
+            classes,
+            f"{page}/resolve/main/model.safetensors",
+            page,
+            _APACHE,
+            metrics=_accuracy(top1, top5),
+            num_parameters=millions,
+            options=("MODEL.NUM_CLASSES", classes) if classes == _22K else (),
+        )
 
 
 def _huggingface() -> Iterator[Published]:
-    def entry(
-        name: str,
-        kind: str,
-        config: str,
-        classes: int,
-        images: Preprocessing,
-        *options: object,
-        classifier: str = "",
-    ) -> Published:
-        page = f"{_HUB}/microsoft/{name}"
+    def entry(name: str, kind: str, config: str, size: int, classes: int, **more: Any) -> Published:
+        name = f"microsoft/{name}"
+        page = f"{_HUB}/{name}"
         url = f"{page}/resolve/main/pytorch_model.bin"
-        return Published(
-            f"microsoft/{name}",
-            "huggingface",
-            kind,
-            config,
-            images,
-            classes,
-            url,
-            page,
-            _APACHE,
-            options=options,
-            classifier_config=classifier,
-        )
+        return Published(name, "huggingface", kind, config, 1, size, classes, url, page, _APACHE, **more)
 
     for size, pixels in (("base", 224), ("base", 384), ("large", 224), ("large", 384), ("large", 512)):
-        images = _squashed(pixels)
         config = f"beit_{size}_patch16_{pixels}"
-        yield entry(f"beit-{size}-patch16-{pixels}", "classifier", config, 1000, images)
+        yield entry(f"beit-{size}-patch16-{pixels}", CLASSIFIER, config, pixels, 1000)
     for size in ("base", "large"):
-        config, images = f"beit_{size}_patch16_224", _squashed(224)
+        config, name = f"beit_{size}_patch16_224", f"beit-{size}-patch16-224-pt22k"
         classes = ("MODEL.NUM_CLASSES", _22K)
-        yield entry(f"beit-{size}-patch16-224-pt22k-ft22k", "classifier", config, _22K, images, *classes)
-        mim, images = f"{config}_pt22k", _squashed(224, "")
-        yield entry(f"beit-{size}-patch16-224-pt22k", "mim_v1", mim, _TOKENS, images, classifier=config)
-        segmentation, images = f"upernet_beit_{size}_patch16_640_pt22k_ft22k", _squashed(640, "")
-        yield entry(f"beit-{size}-finetuned-ade-640-640", "segmentation", segmentation, 150, images)
+        yield entry(f"{name}-ft22k", CLASSIFIER, config, 224, _22K, options=classes)
+        yield entry(name, MIM_V1, f"{config}_pt22k", 224, _TOKENS, classifier_config=config)
+        segmentation = f"upernet_beit_{size}_patch16_640_pt22k_ft22k"
+        yield entry(f"beit-{size}-finetuned-ade-640-640", SEGMENTATION, segmentation, 640, 150)
 
 
 def _openmmlab() -> Iterator[Published]:
@@ -274,67 +270,86 @@ def _openmmlab() -> Iterator[Published]:
     )
     # fmt: on
     for name, kind, config, version, path, metrics in rows:
-        is_classifier = kind == "classifier"
-        images = _images(version, 224, 0.875 if is_classifier else None, "mean" if is_classifier else "")
-        page = f"{_MMPRETRAIN_PAGE}/{'beitv2' if 'beitv2' in name else 'beit'}"
         # OpenMMLab ends its file names with eight digits of the SHA-256 (mmpretrain, tools/…/publish_model.py).
-        classes, digest = 1000 if is_classifier else _TOKENS, path.rpartition("-")[2].removesuffix(".pth")
-        url, millions = f"{_OPENMMLAB_FILES}/{path}", None if kind == "mim_v2" else 86.53
-        start = {"mim_v1": "beit_base_patch16_224_pt22k_ft1k", "mim_v2": f"{config}_ft1k"}.get(kind, "")
-        entry = Published(name, "openmmlab", kind, config, images, classes, url, page, _APACHE)
-        yield replace(entry, metrics=metrics, num_parameters=millions, sha256=digest, classifier_config=start)
+        more: dict[str, Any] = {"metrics": metrics, "sha256": path.rpartition("-")[2].removesuffix(".pth")}
+        if kind != MIM_V2:
+            more["num_parameters"] = 86.53
+        if kind != CLASSIFIER:
+            more["classifier_config"] = {
+                MIM_V1: "beit_base_patch16_224_pt22k_ft1k",
+                MIM_V2: f"{config}_ft1k",
+            }[kind]
+        page = f"{_MMPRETRAIN_PAGE}/{'beitv2' if 'beitv2' in name else 'beit'}"
+        classes = 1000 if kind == CLASSIFIER else _TOKENS
+        yield _openmmlab_entry(name, kind, config, version, 224, classes, path, page, **more)
     for name, miou, flip, digest in (
         ("upernet_beit-base_8x2_640x640_160k_ade20k", 53.08, 53.84, "eead221d"),
         ("upernet_beit-large_fp16_8x1_640x640_160k_ade20k", 56.33, 56.84, "8fc0dd5d"),
     ):
-        images = _images(2, 640, None, "", interpolation="bilinear")
-        metrics = {"miou": miou, "miou_ms_flip": flip}
-        url = f"{_OPENMMLAB_FILES}/mmsegmentation/v0.5/beit/{name}/{name}-{digest}.pth"
         config = f"upernet_beit_{'large' if 'large' in name else 'base'}_patch16_640_pt22k_ft22k"
-        entry = Published(name, "openmmlab", "segmentation", config, images, 150, url, _MMSEG_PAGE, _APACHE)
-        yield replace(entry, metrics=metrics, sha256=digest)
-    for target, kind in (("dalle_encoder", "dalle_encoder"), ("vqkd_encoder", "vqkd")):
-        url = f"{_OPENMMLAB_FILES}/mmselfsup/1.x/target_generator_ckpt/{target}.pth"
-        is_dalle = kind == "dalle_encoder"
-        images = _DALLE_IMAGES if is_dalle else _images(1, 224, None, "")
-        config = _DALLE_CONFIG if is_dalle else "vqkd_encoder_base_decoder_3x768x12_clip"
-        yield Published(
-            f"mmselfsup_{target}",
-            "openmmlab",
-            kind,
-            config,
-            images,
-            _TOKENS,
-            url,
-            f"{_MMPRETRAIN_PAGE}/beit",
-            _APACHE,
-        )
+        path = f"mmsegmentation/v0.5/beit/{name}/{name}-{digest}.pth"
+        more = {"metrics": {"miou": miou, "miou_ms_flip": flip}, "sha256": digest}
+        yield _openmmlab_entry(name, SEGMENTATION, config, 2, 640, 150, path, _MMSEG_PAGE, **more)
+    for file, kind, config, size in (
+        ("dalle_encoder", DALLE_ENCODER, _DALLE_CONFIG, 112),
+        ("vqkd_encoder", VQKD, "vqkd_encoder_base_decoder_3x768x12_clip", 224),
+    ):
+        path, page = f"mmselfsup/1.x/target_generator_ckpt/{file}.pth", f"{_MMPRETRAIN_PAGE}/beit"
+        yield _openmmlab_entry(f"mmselfsup_{file}", kind, config, 1, size, _TOKENS, path, page)
 
 
-_DALLE_CONFIG = "beit_base_patch16_224_pt22k"
-"""A config whose tokenizer is DALL-E's."""
-_DALLE_IMAGES = Preprocessing((-0.125,) * 3, (1.25,) * 3, None, "lanczos", 112, "", False, "published table")
+def _openmmlab_entry(
+    name: str,
+    kind: str,
+    config: str,
+    version: int,
+    size: int,
+    classes: int,
+    path: str,
+    page: str,
+    **more: Any,
+) -> Published:
+    url = f"{_OPENMMLAB_FILES}/{path}"
+    return Published(name, "openmmlab", kind, config, version, size, classes, url, page, _APACHE, **more)
 
 
 def _paddleclas_and_dalle() -> Iterator[Published]:
-    token_pooling = ("MODEL.USE_MEAN_POOLING", False)
+    token_pooling: dict[str, Any] = {"pooling": "token", "options": ("MODEL.USE_MEAN_POOLING", False)}
     for size in ("base", "large"):
         name, config = f"BEiTv2_vit_{size}_patch16_224", f"beitv2_{size}_patch16_224"
-        images, url = _images(2, 224, 0.875, "token"), f"{_PADDLECLAS_FILES}/{name}.pdparams"
-        entry = Published(
-            name, "paddleclas", "classifier", config, images, 1000, url, _PADDLECLAS_PAGE, _APACHE
+        url = f"{_PADDLECLAS_FILES}/{name}.pdparams"
+        yield Published(
+            name,
+            "paddleclas",
+            CLASSIFIER,
+            config,
+            2,
+            224,
+            1000,
+            url,
+            _PADDLECLAS_PAGE,
+            _APACHE,
+            **token_pooling,
         )
-        yield replace(entry, options=token_pooling)
     for part, millions in (("encoder", 53.786240), ("decoder", 43.829766)):
-        images, license = _DALLE_IMAGES, "modified MIT"
         kind = f"dalle_{part}"
         rows = (
             (kind, "openai", f"https://cdn.openai.com/dall-e/{part}.pkl", _OPENAI_PAGE),
             (f"passl_{kind}", "passl", f"{_PASSL_FILES}/{part}.pdparams", _PASSL_PAGE),
         )
-        for name, form, url, page in rows:
+        for name, publisher, url, page in rows:
             yield Published(
-                name, form, kind, _DALLE_CONFIG, images, _TOKENS, url, page, license, {}, millions
+                name,
+                publisher,
+                kind,
+                _DALLE_CONFIG,
+                1,
+                112,
+                _TOKENS,
+                url,
+                page,
+                "modified MIT",
+                num_parameters=millions,
             )
 
 

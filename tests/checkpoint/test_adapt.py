@@ -31,25 +31,23 @@ def test_expand_shared_bias():
     state[f"blocks.0.attn.{adapt.TABLE}"][:] = 7.0  # copies: training one block leaves the other
     assert not np.any(state[f"blocks.1.attn.{adapt.TABLE}"] == 7.0)
     assert adapt.SHARED_TABLE in MIM_V1
-    with pytest.raises(ValueError, match="no shared relative position table"):
-        adapt.expand_shared_bias(CLASSIFIER, 2)
 
 
-def test_drop_head_and_index_buffers():
-    state = adapt.drop_head(CLASSIFIER)
-    assert CLASSIFIER.keys() - state.keys() == {"head.weight", "head.bias"}
-    with_index = publishers.with_index(CLASSIFIER)
-    assert adapt.drop_index_buffers(with_index).keys() == CLASSIFIER.keys()
+def test_dropped_tensors_are_listed_with_the_reason():
+    changes = adapt.Changes()
+    state = changes.drop(CLASSIFIER, ("head.",), "why")
+    assert changes.dropped == {"head.weight": "why", "head.bias": "why"}
+    assert CLASSIFIER.keys() - state.keys() == changes.dropped.keys()
 
 
-def test_mim_to_classifier_leaves_the_norm_out():
-    state, reasons = adapt.mim_to_classifier(MIM_V2)
+def test_norm_of_pretraining_does_not_become_fc_norm():
+    state, changes = adapt.adapt(MIM_V2, target())
     assert not [
         name for name in state if name.startswith(("norm.", "fc_norm.", "lm_head.", "mask_token", "cls_pt_"))
     ]
-    assert reasons["norm.weight"] == "norm of pre-training; it does not become fc_norm"
-    assert reasons.keys() == MIM_V2.keys() - state.keys()
-    assert "norm.weight" in adapt.mim_to_classifier(MIM_V1, keep_norm=True)[0]
+    assert changes.dropped["norm.weight"] == "norm of pre-training; it does not become fc_norm"
+    assert changes.dropped.keys() == MIM_V2.keys() - state.keys() - {adapt.SHARED_TABLE}
+    assert "norm.weight" in adapt.adapt(MIM_V1, target(pooling="token"))[0]
 
 
 def test_qkv_split_and_fused():
@@ -165,7 +163,8 @@ def test_headless():
     assert changes.dropped == dict.fromkeys(
         ("head.weight", "head.bias"), "the model has no classification head"
     )
-    _, changes = adapt.adapt(adapt.drop_head(CLASSIFIER), target())
+    encoder = {name: array for name, array in CLASSIFIER.items() if not name.startswith("head.")}
+    _, changes = adapt.adapt(encoder, target())
     assert sorted(changes.new) == ["head.bias", "head.weight"]
 
 

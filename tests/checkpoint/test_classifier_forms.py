@@ -45,8 +45,8 @@ def test_logits_equal_the_numpy_forward(form, pooling):
     write, publisher = FORMS[form]
     model = tiny_beit(pooling=pooling)
     report = load_pretrained(model, write(unilm))
-    assert (report.dialect.publisher, report.dialect.kind) == (publisher, "classifier")
-    assert (report.new, report.dialect.unknown) == ({}, ())
+    assert (report.info.publisher, report.info.kind) == (publisher, "classifier")
+    assert (report.new, report.info.unknown) == ({}, ())
     assert report.num_parameters == sum(array.size for array in unilm.values())
     assert largest_difference(model, unilm, 3, rng, 12) < TOLERANCE
 
@@ -57,9 +57,9 @@ def test_paddleclas_has_no_patch_bias_and_a_fused_bias():
     unilm["patch_embed.proj.bias"] = np.zeros(24, np.float32)
     model = tiny_beit(pooling="token")
     report = load_pretrained(model, publishers.paddleclas(unilm))
-    assert report.dialect.publisher == "paddleclas"
+    assert report.info.publisher == "paddleclas"
     assert "proj" in report.dropped
-    assert any("patch_embed.proj.bias" in note for note in report.dialect.notes)
+    assert any("patch_embed.proj.bias" in note for note in report.info.notes)
     assert largest_difference(model, unilm, 3, rng, 12) < TOLERANCE
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from beit.checkpoint.canonical import missing_names
-from beit.checkpoint.dialects import PUBLISHERS, from_canonical, to_canonical
+from beit.checkpoint.publishers import PUBLISHERS
+from beit.checkpoint.translate import from_canonical, to_canonical
 from tests.checkpoint import publishers
 
 RNG = np.random.default_rng(0)

@@ -94,7 +94,7 @@ def test_averaged_weights(unilm, write_as, default):
     for ema, expected in ((None, default), (True, "averaged"), (False, "trained")):
         report = load_pretrained(model, tree, ema=ema)
         np.testing.assert_array_equal(model.cls_token.numpy(), tokens[expected])
-        assert report.dialect.ema == (expected == "averaged")
+        assert report.info.ema == (expected == "averaged")
     refused(model, {"model": write_as(unilm)}, "holds no averaged weights", ema=True)
     refused(model, {"model_ema": write_as(unilm)}, "holds averaged weights only", ema=False)
 
@@ -191,7 +191,7 @@ def test_untrained_codebook_is_refused():
 def test_other_number_types_are_cast_and_said(unilm, dtype):
     model = tiny_beit()
     report = load_pretrained(model, {"model": {name: array.astype(dtype) for name, array in unilm.items()}})
-    assert report.dialect.casts == {np.dtype(dtype).name: len(unilm)}
+    assert report.info.dtype_casts == {np.dtype(dtype).name: len(unilm)}
     assert f"{len(unilm)} tensors cast from {np.dtype(dtype).name} to float32" in str(report)
     np.testing.assert_array_equal(
         model.cls_token.numpy(), unilm["cls_token"].astype(dtype).astype(np.float32)
@@ -202,7 +202,7 @@ def test_bfloat16_as_paddle_hands_it_out(unilm):
     bits = {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in unilm.items()}
     model = tiny_beit()
     report = load_pretrained(model, {"model": bits})
-    assert report.dialect.casts == {"bfloat16": len(unilm)}
+    assert report.info.dtype_casts == {"bfloat16": len(unilm)}
     np.testing.assert_allclose(model.cls_token.numpy(), unilm["cls_token"], rtol=2**-7)
 
 
@@ -226,7 +226,7 @@ def test_files_and_folders(tmp_path, unilm):
     config = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 0.95, "interpolation": "bilinear"}
     (folder / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
     report = load_pretrained(tiny_beit(), str(folder))
-    found = report.dialect.preprocessing
+    found = report.info.preprocessing
     assert (found.mean, found.std, found.crop_pct) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.95)
     assert (report.container, found.interpolation) == ("safetensors", "bilinear")
     assert report.source == "beitv2_base_patch16_224.in1k/model.safetensors"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from beit.checkpoint.convert import convert
-from beit.checkpoint.dialects import from_canonical, to_canonical
 from beit.checkpoint.files import write
-from beit.checkpoint.source import open_checkpoint
+from beit.checkpoint.open import open_checkpoint
+from beit.checkpoint.translate import from_canonical, to_canonical
 from beit.positions import (
     resample_patch_embedding,
     resize_absolute_position,
@@ -60,7 +60,7 @@ def test_timm(tmp_path, pooling):
     assert (info.publisher, info.kind) == ("timm", "classifier")
     assert difference(torch, model, classify(unilm["model"], IMAGES, 3)) < TOLERANCE
 
-    convert(tmp_path / "theirs.pth", tmp_path / "ours", form="timm")
+    convert(tmp_path / "theirs.pth", tmp_path / "ours", publisher="timm")
     again = timm.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
     assert difference(torch, again, classify(unilm["model"], IMAGES, 3)) < TOLERANCE
 
@@ -96,7 +96,7 @@ def test_transformers_classifier(tmp_path, mean, original):
     expected = classify(unilm["model"], IMAGES, 3)
     assert difference(torch, model, expected, lambda output: output.logits) < TOLERANCE
 
-    convert(tmp_path / "theirs", tmp_path / "ours", form="huggingface")
+    convert(tmp_path / "theirs", tmp_path / "ours", publisher="huggingface")
     again, loading = transformers.BeitForImageClassification.from_pretrained(
         tmp_path / "ours", output_loading_info=True
     )
@@ -117,7 +117,7 @@ def test_transformers_pretraining(tmp_path, original):
     expected = tokens @ s["lm_head.weight"].T + s["lm_head.bias"]
     assert difference(torch, model, expected, lambda output: output.logits) < TOLERANCE
 
-    convert(tmp_path / "theirs", tmp_path / "ours", form="huggingface")
+    convert(tmp_path / "theirs", tmp_path / "ours", publisher="huggingface")
     again, loading = transformers.BeitForMaskedImageModeling.from_pretrained(
         tmp_path / "ours", output_loading_info=True
     )
@@ -137,7 +137,7 @@ def test_transformers_segmentation(tmp_path, original):
         "segmentation",
         (1, 2, 3, 4),
     )
-    convert(tmp_path / "theirs", tmp_path / "ours", form="huggingface")
+    convert(tmp_path / "theirs", tmp_path / "ours", publisher="huggingface")
     again, loading = transformers.BeitForSemanticSegmentation.from_pretrained(
         tmp_path / "ours", output_loading_info=True
     )
@@ -177,7 +177,7 @@ def test_torch_reads_what_we_write(tmp_path):
     torch = pytest.importorskip("torch")
     load_file = pytest.importorskip("safetensors.torch").load_file
     write(tmp_path / "vit.pdparams", publishers.paddlevit(publishers.unilm_classifier(RNG)))
-    convert(tmp_path / "vit.pdparams", tmp_path / "unilm.safetensors", form="unilm")
+    convert(tmp_path / "vit.pdparams", tmp_path / "unilm.safetensors", publisher="unilm")
     assert (
         load_file(tmp_path / "unilm.safetensors")["blocks.0.attn.relative_position_index"].dtype
         == torch.int64

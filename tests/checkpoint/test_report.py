@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from beit.checkpoint.dialects import to_canonical
 from beit.checkpoint.load import load_pretrained
+from beit.checkpoint.translate import to_canonical
 from beit.config import get_config
 from tests.checkpoint import publishers
 from tests.tiny import tiny_beit

@@ -72,13 +72,13 @@ def test_files_of_every_publisher_have_the_logits_of_a_numpy_forward(version, fo
     unilm = publishers.unilm_mim(rng, version=version)
     model = build(version)
     report = load_pretrained(model, FORMS[form](unilm))
-    assert report.dialect.kind == f"mim_v{version}"
-    assert (report.new, report.dialect.unknown) == ({}, ())
+    assert report.info.kind == f"mim_v{version}"
+    assert (report.new, report.info.unknown) == ({}, ())
     assert_equal_to_numpy(model, unilm, rng, early=1 if version == 2 else 0)
 
 
 def test_absolute_positions_without_tables_or_layer_scale():
-    """beit_base_patch16_224_pt1k_800ep, dialect c3."""
+    """beit_base_patch16_224_pt1k_800ep, key format c3."""
     rng = np.random.default_rng(1)
     unilm = publishers.unilm_mim(rng, positions=True)
     model = build(**POSITIONS, use_shared_rel_pos_bias=False)

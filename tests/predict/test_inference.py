@@ -148,7 +148,7 @@ TARGETS = [
 
 @pytest.mark.parametrize(("target", "form"), [*TARGETS, ("folder", "timm")])
 def test_conversion_keeps_preprocessing_and_class_names(run, image_file, tmp_path, target, form):
-    convert(run / "model.pdparams", tmp_path / target, form=form)
+    convert(run / "model.pdparams", tmp_path / target, publisher=form)
     moved, original = load_predictor(tmp_path / target), load_predictor(run)
     assert (moved.preprocessing.mean, moved.preprocessing.crop_pct) == ((0.4, 0.5, 0.6), 0.8)
     assert moved.preprocessing.interpolation == "bilinear"
@@ -161,7 +161,7 @@ def test_conversion_keeps_preprocessing_and_class_names(run, image_file, tmp_pat
 def test_squash_and_exif_orientation(published, tmp_path):
     """Files of transformers squash images to a square; EXIF orientation is applied if the preprocessing says so."""
     folder = tmp_path / "hf"
-    convert(published, folder, form="huggingface")
+    convert(published, folder, publisher="huggingface")
     predictor = load_predictor(folder)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 60, 3), np.uint8))
     np.testing.assert_array_equal(

@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from beit.checkpoint.convert import convert
-from beit.checkpoint.dialects import to_canonical
 from beit.checkpoint.files import read, write
 from beit.checkpoint.load import load_pretrained
+from beit.checkpoint.translate import to_canonical
 from beit.tools.convert import main
 from tests.checkpoint import publishers
 from tests.tiny import largest_difference, tiny_beit
@@ -31,9 +31,9 @@ def source(tmp_path):
 @pytest.mark.parametrize("suffix", [".pdparams", ".safetensors"])
 def test_a_round_trip_changes_nothing(source, tmp_path, form, suffix):
     there, back = tmp_path / f"there{suffix}", tmp_path / "back.pdparams"
-    convert(source, there, form=form)
-    report = convert(there, back, form="paddlevit")
-    assert report.dialect.publisher == form
+    convert(source, there, publisher=form)
+    report = convert(there, back, publisher="paddlevit")
+    assert report.info.publisher == form
     first, second = read(source).tree, read(back).tree
     assert first.keys() == second.keys()
     for name, array in first.items():
@@ -44,7 +44,7 @@ def test_a_round_trip_changes_nothing(source, tmp_path, form, suffix):
 @pytest.mark.parametrize("form", FORMS)
 def test_converted_files_give_the_same_logits(source, tmp_path, form):
     path = tmp_path / "converted.safetensors"
-    convert(source, path, form=form)
+    convert(source, path, publisher=form)
     model = tiny_beit()
     load_pretrained(model, path)
     assert largest_difference(model, UNILM, 3, np.random.default_rng(1), 12) < 1e-5
@@ -53,7 +53,7 @@ def test_converted_files_give_the_same_logits(source, tmp_path, form):
 def test_safetensors_files_keep_the_preprocessing(source, tmp_path):
     path = tmp_path / "renamed.safetensors"
     convert(source, path)
-    found = load_pretrained(tiny_beit(), path).dialect.preprocessing
+    found = load_pretrained(tiny_beit(), path).info.preprocessing
     assert (found.mean, found.crop_pct, found.image_size) == ((0.5, 0.5, 0.5), 0.9, 12)
 
 
@@ -61,14 +61,14 @@ def test_paddlevit_form_has_index_buffers(source, tmp_path):
     convert(source, tmp_path / "plain.pdparams")
     plain = read(tmp_path / "plain.pdparams").tree
     assert not [name for name in plain if name.endswith("index")]
-    convert(tmp_path / "plain.pdparams", tmp_path / "vit.pdparams", form="paddlevit")
+    convert(tmp_path / "plain.pdparams", tmp_path / "vit.pdparams", publisher="paddlevit")
     index = read(tmp_path / "vit.pdparams").tree["blocks.1.attn.relative_position_index"]
     assert index.dtype == np.int64
     np.testing.assert_array_equal(index, publishers.index_buffer(3))
 
 
 def test_huggingface_folder(source, tmp_path):
-    convert(source, tmp_path / "hub", form="huggingface")
+    convert(source, tmp_path / "hub", publisher="huggingface")
     config = json.loads((tmp_path / "hub/config.json").read_text())
     expected = {
         "architectures": ["BeitForImageClassification"],
@@ -91,20 +91,20 @@ def test_huggingface_folder(source, tmp_path):
     assert processor["image_mean"] == [0.5, 0.5, 0.5]
     written = load_file(tmp_path / "hub/model.safetensors")
     assert written.keys() == publishers.huggingface(UNILM).keys()
-    assert load_pretrained(tiny_beit(), tmp_path / "hub").dialect.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert load_pretrained(tiny_beit(), tmp_path / "hub").info.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
 def test_huggingface_folders_of_other_kinds(tmp_path):
     rng = np.random.default_rng(2)
     write(tmp_path / "mim.pdparams", publishers.unilm_file(publishers.unilm_mim(rng)))
-    convert(tmp_path / "mim.pdparams", tmp_path / "mim", form="huggingface")
+    convert(tmp_path / "mim.pdparams", tmp_path / "mim", publisher="huggingface")
     config = json.loads((tmp_path / "mim/config.json").read_text())
     assert (config["architectures"], config["vocab_size"]) == (["BeitForMaskedImageModeling"], 11)
     assert (config["use_mask_token"], config["use_shared_relative_position_bias"]) == (True, True)
     assert config["use_mean_pooling"]  # False would ask for a second final norm
     segmentation = publishers.unilm_segmentation(rng, depth=12)
     write(tmp_path / "seg.pdparams", {"state_dict": segmentation})
-    convert(tmp_path / "seg.pdparams", tmp_path / "seg", form="huggingface")
+    convert(tmp_path / "seg.pdparams", tmp_path / "seg", publisher="huggingface")
     config = json.loads((tmp_path / "seg/config.json").read_text())
     assert (config["out_indices"], config["auxiliary_channels"]) == ([3, 5, 7, 11], 6)
     counters = [
@@ -114,7 +114,7 @@ def test_huggingface_folders_of_other_kinds(tmp_path):
 
 
 def test_timm_folder(source, tmp_path):
-    convert(source, tmp_path / "timm", form="timm")
+    convert(source, tmp_path / "timm", publisher="timm")
     config = json.loads((tmp_path / "timm/config.json").read_text())
     assert (config["global_pool"], config["num_classes"]) == ("avg", 5)
     assert config["pretrained_cfg"]["input_size"] == [3, 12, 12]
@@ -126,7 +126,7 @@ def test_timm_folder(source, tmp_path):
         np.random.default_rng(1), pooling="token", tables=False, positions=True, scale=False
     )
     write(tmp_path / "token.pdparams", publishers.unilm_file(token))
-    convert(tmp_path / "token.pdparams", tmp_path / "token", form="timm")
+    convert(tmp_path / "token.pdparams", tmp_path / "token", publisher="timm")
     arguments = json.loads((tmp_path / "token/config.json").read_text())["model_args"]
     expected = {
         "global_pool": "token",
@@ -181,5 +181,5 @@ def test_errors(source, tmp_path):
     with pytest.raises(
         ValueError, match="timm has no form for mim_v2 checkpoints; forms that do: canonical, openmmlab"
     ):
-        convert(tmp_path / "mim.pdparams", tmp_path / "out.pdparams", form="timm")
+        convert(tmp_path / "mim.pdparams", tmp_path / "out.pdparams", publisher="timm")
     assert not (tmp_path / "out.pdparams").exists()

@@ -8,8 +8,8 @@ import pytest
 
 from beit import zoo
 from beit.beit import Beit
-from beit.checkpoint.dialects import PUBLISHERS
 from beit.checkpoint.files import write
+from beit.checkpoint.publishers import PUBLISHERS
 from beit.config import get_config
 from beit.models.dalle import DalleDecoder, DalleEncoder
 from beit.models.mim import BeitForMaskedImageModeling
@@ -32,7 +32,7 @@ def test_every_published_checkpoint_is_listed():
     """How many checkpoints each publisher has."""
     counts = {}
     for entry in PUBLISHED.values():
-        counts[entry.form] = counts.get(entry.form, 0) + 1
+        counts[entry.publisher] = counts.get(entry.publisher, 0) + 1
     assert counts == {
         "paddlevit": 5,
         "passl": 5 + 2,
@@ -53,7 +53,7 @@ def test_every_published_checkpoint_is_listed():
 
 def test_entries_agree_with_their_configs():
     for name, entry in PUBLISHED.items():
-        assert entry.form in {*PUBLISHERS, "paddleclas"}
+        assert entry.publisher in {*PUBLISHERS, "paddleclas"}
         assert entry.page.startswith("https://")
         assert entry.license in ("MIT", "Apache-2.0", "modified MIT")
         assert entry.url == "" or entry.url.startswith("https://")

@@ -1,4 +1,4 @@
-"""What a publisher's table says: how its names, layouts and wrappers relate to the canonical form."""
+"""How the tensor names, layouts and wrappers of a publisher relate to the canonical form: the row type of its table."""
 
 from __future__ import annotations
 
@@ -8,48 +8,64 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-# (name of one side, name of the other). `{i}` and `{j}` stand for an index, `*` for any rest.
+from beit.checkpoint.canonical import SEGMENTATION_HEADS
+
+NATIVE = "canonical"
+"""The publisher of this package's own files (`python -m beit convert --to canonical`)."""
+
+# Name patterns: `{i}` and `{j}` stand for an index, `*` for any text; `!pattern` fits the names that `pattern` does not.
 Rules = tuple[tuple[str, str], ...]
+HEAD_RULES: Rules = tuple((f"{head}*", f"{head}*") for head in SEGMENTATION_HEADS)
+"""Segmentation heads, which most publishers call by their canonical names."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
-    """One form of checkpoint files: a row of facts, read by `beit.checkpoint.dialects` in both directions."""
+class KeyFormat:
+    """One kind of file of one publisher; `beit.checkpoint.translate` reads it in both directions."""
 
     publisher: str
-    kinds: tuple[str, ...]
-    # Recognition: name patterns that must all occur, or must not; the layout and the wrapper, where names do not tell.
+    kinds: tuple[str, ...]  # of `beit.checkpoint.canonical`; if there is only one, the file is of that kind
+    # Recognition: patterns that must all occur, or must not; layout and wrapper where the names are ambiguous.
     has: tuple[str, ...]
     lacks: tuple[str, ...] = ()
     recognized_by_layout: bool = False
     wrappers: tuple[str | None, ...] | None = None
-    # Meaning.
-    rules: Rules = (("*", "*"),)  # (publisher's name, canonical name); the first that fits counts, both ways
-    aliases: Rules = ()  # (other spelling, publisher's name), applied before the rules when reading
-    drops: Rules = ()  # (publisher's name, why it is left out)
+    # Translation.
+    rules: Rules = (
+        ("*", "*"),
+    )  # (publisher's name, canonical name); the first match counts, in both directions
+    aliases: Rules = ()  # (other spelling, publisher's name), applied repeatedly before the rules when reading
+    drops: Rules = ()  # (publisher's name, reason for leaving it out); takes precedence over the rules
     layout: Literal["paddle", "torch"] = "torch"
+    untransposed: tuple[
+        str, ...
+    ] = ()  # canonical names of Linear weights that are (in, out) in a torch layout
     splits_qkv: bool = False  # separate query, key and value Linears
     has_index_buffers: bool = False
     # Writing.
     writes: bool = True
     wrapper: str | None = None  # key under which the publisher's files hold the state
-    prefers_ema: bool = False  # what the publisher's own evaluation takes when a file holds both
+    prefers_ema: bool = (
+        False  # the publisher's own evaluation takes the averaged weights if a file holds both
+    )
 
 
 @cache
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Regular expression of a name pattern, with groups `i`, `j` and, for the first `*`, `rest`."""
+    if pattern.startswith("!"):
+        return re.compile(f"(?!(?:{compile_pattern(pattern[1:]).pattern})$).*")
     expression = re.escape(pattern).replace(r"\*", "(?P<rest>.*)", 1).replace(r"\*", ".*")
     return re.compile(re.sub(r"\\{([ij])\\}", r"(?P<\1>\\d+)", expression))
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether `name` fits `pattern` from end to end."""
+    """Whether the whole of `name` fits `pattern`."""
     return compile_pattern(pattern).fullmatch(name) is not None
 
 
 def any_match(pattern: str, names: Iterable[str]) -> bool:
-    """Whether some name fits."""
+    """Whether at least one name fits `pattern`."""
     return any(matches(pattern, name) for name in names)
 
 

@@ -1,0 +1,57 @@
+"""Opens a checkpoint: a file, or a folder of transformers or timm, with the files beside the weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from beit.checkpoint.files import read
+from beit.checkpoint.metadata import WEIGHT_FILES, read_metadata
+from beit.checkpoint.translate import Checkpoint, to_canonical
+
+
+def open_checkpoint(
+    source: str | Path | Mapping[str, object] | Checkpoint, *, ema: bool | None = None, teacher: bool = False
+) -> Checkpoint:
+    """Read and translate a checkpoint of any publisher.
+
+    Args:
+        source: a file, a folder of transformers or timm, or a state in memory; an open checkpoint is returned as it is.
+        ema, teacher: as in `translate.to_canonical`.
+    Raises:
+        FileNotFoundError: there is no such file, or the folder holds no weights.
+        CheckpointError: the file cannot be read, or is not of a known format.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    if isinstance(source, Mapping):
+        return to_canonical(source, ema=ema, teacher=teacher)
+    file = _weights_file(Path(source))
+    contents, name = read(file), file.name
+    if name in WEIGHT_FILES:  # all model folders use these names: the name of the folder says more
+        name = f"{file.resolve().parent.name}/{name}"
+    config, preprocessing = read_metadata(file, contents.metadata)
+    state, info = to_canonical(
+        contents.tree, ema=ema, name=name, container=contents.container, config=config, teacher=teacher
+    )
+    info = replace(info, dtype_casts={**info.dtype_casts, **Counter(contents.dtypes_cast.values())})
+    if preprocessing is not None:
+        found = info.architecture
+        size = found.image_size or preprocessing.image_size
+        info = replace(info, preprocessing=replace(preprocessing, image_size=size, pooling=found.pooling))
+    return Checkpoint(state, info)
+
+
+def _weights_file(path: Path) -> Path:
+    if path.is_dir():
+        for file in map(path.joinpath, WEIGHT_FILES):
+            if file.is_file():
+                return file
+        raise FileNotFoundError(
+            f"the folder {path} holds none of {', '.join(WEIGHT_FILES)}; name a weights file"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    return path

@@ -1,0 +1,52 @@
+"""microsoft/unilm: beit and beit2 (.pth), and timm, which kept the names.
+
+Source: unilm, beit/modeling_*.py and beit2/modeling_*.py.
+"""
+
+from __future__ import annotations
+
+from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, MIM_V1, MIM_V2, SEGMENTATION, VQKD
+from beit.checkpoint.key_format import HEAD_RULES, KeyFormat
+
+_QKV = "blocks.{i}.attn.qkv.weight"
+_QKV_BIAS = "blocks.{i}.attn.qkv.bias"
+
+FORMATS = (
+    KeyFormat(
+        publisher="unilm",
+        kinds=(VQKD,),
+        has=("quantize.embedding.weight", "encoder." + _QKV),
+        # The official loader deletes these three before its strict load (run_beitv2_pretraining, get_visual_tokenizer).
+        drops=(
+            ("teacher*", "frozen teacher of the tokenizer's training"),
+            ("scaling*", "input scaling of the frozen teacher"),
+            ("loss*", "perceptual loss of the tokenizer's training"),
+        ),
+        wrapper="model",
+    ),
+    KeyFormat(
+        publisher="unilm",
+        kinds=(SEGMENTATION,),
+        has=("backbone." + _QKV, "decode_head.*"),
+        rules=(*HEAD_RULES, ("backbone.*", "*")),
+        has_index_buffers=True,
+        wrapper="state_dict",
+    ),
+    KeyFormat(
+        publisher="timm",
+        kinds=(CLASSIFIER, BACKBONE),
+        has=(_QKV,),
+        lacks=("*relative_position_index", "mask_token", _QKV_BIAS),
+        recognized_by_layout=True,
+        wrappers=(None, "state_dict", "state_dict_ema"),
+    ),
+    KeyFormat(
+        publisher="unilm",
+        kinds=(CLASSIFIER, BACKBONE, MIM_V1, MIM_V2),
+        has=(_QKV,),
+        lacks=(_QKV_BIAS,),
+        recognized_by_layout=True,
+        has_index_buffers=True,
+        wrapper="model",
+    ),
+)

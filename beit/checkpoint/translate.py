@@ -1,0 +1,299 @@
+"""Translates between the files of any publisher and the canonical form, by the tables of `beit.checkpoint.publishers`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from beit.checkpoint.canonical import (
+    BACKBONE_PREFIX,
+    PUBLISHED_LAYERS,
+    SEGMENTATION,
+    TABLE,
+    Architecture,
+    State,
+    describe,
+    is_canonical,
+    is_linear_weight,
+    kind_of,
+    segmentation_name,
+    shapes_of,
+    table_side,
+)
+from beit.checkpoint.class_names import ClassNames, find_class_names
+from beit.checkpoint.errors import CheckpointError
+from beit.checkpoint.key_format import KeyFormat, any_match, matches, rename, reverse
+from beit.checkpoint.preprocessing import find_preprocessing
+from beit.checkpoint.publishers import FORMATS, PUBLISHERS, TEACHER_FORMATS, describe_unsupported
+from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
+from beit.checkpoint.unwrap import TEACHER_KEYS, WEIGHT_KEYS, choose, find_states, flatten
+from beit.positions import relative_position_index
+from beit.preprocessing import Preprocessing
+
+_INDEX = "relative_position_index"
+_BATCH_NORM = (("*.running_mean", "*._mean"), ("*.running_var", "*._variance"))  # (PyTorch, Paddle)
+_BATCH_COUNT = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint is, and what was done to read it."""
+
+    name: str  # for messages
+    container: str  # file type, see `files.Contents`, or "memory"
+    publisher: str
+    kind: str  # of model, see `canonical`
+    wrapper: str | None  # key that holds the state; None at the top level
+    ema: bool  # whether the state is the moving average of the weights
+    architecture: Architecture
+    preprocessing: Preprocessing
+    class_names: ClassNames | None = None
+    dropped: dict[str, str] = field(default_factory=dict)  # name in the file -> reason for leaving it out
+    unknown: tuple[str, ...] = ()  # names that the publisher's format does not have
+    transposed: frozenset[str] = frozenset()  # canonical names of weights that were stored (out, in)
+    dtype_casts: dict[str, int] = field(
+        default_factory=dict
+    )  # data type -> tensors that were cast to float32
+    notes: tuple[str, ...] = ()  # sentences for the report
+    # Blocks (from 0) whose outputs a segmentation head was "trained" on and, for files of transformers, those that
+    # transformers itself uses ("huggingface").
+    feature_layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint in canonical form."""
+
+    state: State
+    info: CheckpointInfo
+
+
+def to_canonical(
+    tree: Mapping[str, object],
+    *,
+    ema: bool | None = None,
+    name: str = "state in memory",
+    container: str = "memory",
+    config: Mapping[str, object] | None = None,
+    teacher: bool = False,
+) -> Checkpoint:
+    """The canonical form of a checkpoint of any publisher.
+
+    Args:
+        tree: contents of the file: nested dicts of arrays. It is not changed; arrays are shared where possible.
+        ema: take the averaged weights; None for what the publisher's own evaluation does.
+        name: of the file; for some classifiers the only evidence of BEiT v1 or v2.
+        container: type of the file.
+        config: the JSON beside the weights, see `beit.checkpoint.metadata`.
+        teacher: expect a vision transformer of CLIP or DINO instead of a BEiT.
+    Raises:
+        CheckpointError: not one of the known formats (the message says what it is instead), or unusable as it is.
+    """
+    config = config or {}
+    states = find_states(tree, TEACHER_KEYS if teacher else WEIGHT_KEYS)
+    sample = states.get(False) or states[True]
+    form = _recognize(flatten(sample.state)[0], sample.key, TEACHER_FORMATS if teacher else FORMATS)
+    if form is None:
+        known = "CLIP or DINO" if teacher else "BEiT, VQ-KD, DALL-E or UPerNet"
+        what = describe_unsupported(flatten(sample.state)[0], known)
+        raise CheckpointError(f"{name}: not a {'teacher' if teacher else 'BEiT'} checkpoint: {what}")
+    is_average = choose(states, ema, form.prefers_ema)
+    arrays, dropped = flatten(states[is_average].state)
+
+    state, left_out, unknown = _rename_all(arrays, form)
+    is_torch = (_layout_of(state) or form.layout) == "torch"
+    state, dtype_casts = _as_float32(state)
+
+    def is_transposed(name: str) -> bool:
+        return is_torch and is_linear_weight(name) and name not in form.untransposed
+
+    state = {name: array.T if is_transposed(name) else array for name, array in state.items()}
+    state, with_key_bias = split_qkv_bias(fuse_qkv(state))
+    notes = [f"{name}: the key bias is not zero; left out, softmax cancels it" for name in with_key_bias]
+    kind = form.kinds[0] if len(form.kinds) == 1 else kind_of(shapes_of(state))
+    if kind == SEGMENTATION:
+        state = {segmentation_name(name): array for name, array in state.items()}
+    notes += _complete(state)
+    _check_codebook(state)
+    unknown += [name for name in state if not is_canonical(name, kind)]
+    state = {name: array for name, array in state.items() if is_canonical(name, kind)}
+    architecture = describe(state, kind)
+    info = CheckpointInfo(
+        name=name,
+        container=container,
+        publisher=form.publisher,
+        kind=kind,
+        wrapper=states[is_average].key,
+        ema=is_average,
+        architecture=architecture,
+        preprocessing=find_preprocessing(form.publisher, kind, architecture, name, config),
+        class_names=find_class_names(form.publisher, architecture.num_classes, config),
+        dropped=dropped | left_out,
+        unknown=tuple(unknown),
+        transposed=frozenset(filter(is_transposed, state)),
+        dtype_casts=dtype_casts,
+        notes=tuple(notes),
+        feature_layers=_feature_layers(form.publisher, kind, architecture, config),
+    )
+    return Checkpoint(state, info)
+
+
+def from_canonical(state: Mapping[str, np.ndarray], publisher: str) -> dict[str, object]:
+    """The tree that `publisher` would have written for this canonical state, wrapper and index buffers included.
+
+    Raises:
+        ValueError: unknown publisher, or one that has no such kind of model.
+    """
+    if publisher not in PUBLISHERS:
+        raise ValueError(f"cannot write the form {publisher!r}; known: {', '.join(PUBLISHERS)}")
+    kind = kind_of(shapes_of(state))
+    forms = {form.publisher: form for form in FORMATS if kind in form.kinds and form.writes}
+    if publisher not in forms:
+        raise ValueError(
+            f"{publisher} has no form for {kind} checkpoints; forms that do: {', '.join(sorted(forms))}"
+        )
+    form = forms[publisher]
+    if kind == SEGMENTATION:
+        state = {name.removeprefix(BACKBONE_PREFIX): array for name, array in state.items()}
+    if form.splits_qkv:
+        state = split_qkv(state)
+    if form.has_index_buffers:
+        state = {**state, **_index_buffers(state)}
+    written: State = {}
+    for name, array in state.items():
+        theirs = rename(name, reverse(form.rules))
+        if theirs is None:
+            raise ValueError(f"{publisher} has no name for the tensor {name}")
+        written[theirs] = array.T if form.layout == "torch" and is_linear_weight(name) else array
+    if form.layout == "torch" and kind == SEGMENTATION:
+        written = _torch_batch_norm(written)
+    return {form.wrapper: written} if form.wrapper else dict(written)
+
+
+def _recognize(
+    arrays: Mapping[str, np.ndarray], wrapper: str | None, forms: Iterable[KeyFormat]
+) -> KeyFormat | None:
+    """The first of `forms` that fits the names, and where they are ambiguous the wrapper or the layout."""
+    for form in forms:
+        if form.wrappers is not None and wrapper not in form.wrappers:
+            continue
+        if not all(any_match(pattern, arrays) for pattern in form.has):
+            continue
+        if any(any_match(pattern, arrays) for pattern in form.lacks):
+            continue
+        if form.recognized_by_layout and _layout_of(_rename_all(arrays, form)[0]) != form.layout:
+            continue
+        return form
+    return None
+
+
+def _rename_all(arrays: Mapping[str, np.ndarray], form: KeyFormat) -> tuple[State, dict[str, str], list[str]]:
+    """The state under canonical names (q, k, v still separate), names left out with the reason, unknown names."""
+    state: State = {}
+    dropped: dict[str, str] = {}
+    unknown: list[str] = []
+    for name, array in arrays.items():
+        known = name
+        while (other := rename(known, form.aliases)) is not None:
+            known = other
+        reason = next((why for pattern, why in form.drops if matches(pattern, known)), None)
+        if known.endswith(_INDEX):
+            reason = "index buffer, rebuilt from the grid"
+        elif known.endswith(_BATCH_COUNT):
+            reason = "counter without use outside Torch"
+        canonical = rename(known, form.rules)
+        if reason is not None:
+            dropped[name] = reason
+        elif canonical is None:
+            unknown.append(name)
+        else:
+            state[rename(canonical, _BATCH_NORM) or canonical] = array
+    return state, dropped, unknown
+
+
+def _layout_of(state: Mapping[str, np.ndarray]) -> str | None:
+    """ "paddle" (in, out) or "torch" (out, in), by the first Linear weight whose shape tells them apart."""
+    for name, array in state.items():
+        for suffix in (".attn.qkv.weight", ".mlp.fc1.weight"):
+            norm = state.get(f"{name.removesuffix(suffix)}.norm1.weight") if name.endswith(suffix) else None
+            if norm is None or array.ndim != 2 or array.shape[0] == array.shape[1]:
+                continue
+            if norm.shape[0] in array.shape:
+                return "paddle" if array.shape[0] == norm.shape[0] else "torch"
+    return None
+
+
+def _as_float32(state: State) -> tuple[State, dict[str, int]]:
+    """The state in float32, and how many arrays had another type. Paddle hands out bfloat16 as uint16."""
+    casts: Counter[str] = Counter()
+    result: State = {}
+    for name, array in state.items():
+        if array.dtype == np.uint16:
+            casts["bfloat16"] += 1
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        elif array.dtype != np.float32:
+            casts[str(array.dtype)] += 1
+            array = array.astype(np.float32)
+        result[name] = array
+    return result, dict(casts)
+
+
+def _complete(state: State) -> list[str]:
+    """Add to `state` what some publishers leave out: axes of size 1, the bias of the patch embedding. Returns notes."""
+    for name in ("cls_token", "pos_embed"):  # [D] and [N, D] in CLIP
+        if name in state:
+            state[name] = state[name].reshape((1,) * (3 - state[name].ndim) + state[name].shape)
+    for prefix in ("", BACKBONE_PREFIX):  # PaddleClas and CLIP have no bias
+        weight = state.get(f"{prefix}patch_embed.proj.weight")
+        if weight is not None and f"{prefix}patch_embed.proj.bias" not in state:
+            state[f"{prefix}patch_embed.proj.bias"] = np.zeros(weight.shape[0], np.float32)
+            return ["patch_embed.proj.bias is not in the file: zeros"]
+    return []
+
+
+def _check_codebook(state: State) -> None:
+    initted = state.get("quantize.embedding.initted")
+    if initted is not None and not np.all(initted):
+        raise CheckpointError(
+            "the codebook of this tokenizer was never initialized (quantize.embedding.initted is 0): its tokens "
+            "would mean nothing; take a trained tokenizer"
+        )
+
+
+def _index_buffers(state: Mapping[str, np.ndarray]) -> State:
+    """Index buffers beside every table of a square grid."""
+    buffers: State = {}
+    for name, table in state.items():
+        side = table_side(table.shape[0]) if name.endswith(f".{TABLE}") else 0
+        if side:
+            buffers[name.removesuffix(TABLE) + _INDEX] = relative_position_index((side, side))
+    return buffers
+
+
+def _torch_batch_norm(written: State) -> State:
+    result: State = {}
+    for name, array in written.items():
+        result[rename(name, reverse(_BATCH_NORM)) or name] = array
+        if name.endswith("._variance"):
+            result[name.replace("._variance", f".{_BATCH_COUNT}")] = np.zeros((), np.int64)
+    return result
+
+
+def _feature_layers(
+    publisher: str, kind: str, architecture: Architecture, config: Mapping[str, object]
+) -> dict[str, tuple[int, ...]]:
+    if kind != SEGMENTATION:
+        return {}
+    layers = PUBLISHED_LAYERS.get(architecture.depth, ())
+    listed = config.get("out_indices", config.get("segmentation_indices"))
+    if publisher != "huggingface" or not isinstance(listed, list | tuple):
+        listed = layers
+    found = {"trained": tuple(int(i) for i in listed)}
+    if publisher == "huggingface":
+        # transformers keeps hidden state k, the output of block k - 1, if k + 1 is listed
+        # (BeitForSemanticSegmentation.forward).
+        found["huggingface"] = tuple(i - 2 for i in found["trained"])
+    return found if listed else {}
