@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from beit.checkpoint.arrays import widen_bfloat16
 from beit.checkpoint.canonical import (
     BACKBONE_PREFIX,
     PUBLISHED_LAYERS,
@@ -233,7 +234,7 @@ def _as_float32(state: State) -> tuple[State, dict[str, int]]:
     for name, array in state.items():
         if array.dtype == np.uint16:
             casts["bfloat16"] += 1
-            array = (array.astype(np.uint32) << 16).view(np.float32)
+            array = widen_bfloat16(array)
         elif array.dtype != np.float32:
             casts[str(array.dtype)] += 1
             array = array.astype(np.float32)
