@@ -81,7 +81,9 @@ def load_classifier(weights: Weights) -> Beit:
     config = weights.config
     model = build_beit(config_of_file(opened, weights.name) if config is None else config)
     if config is None and opened.info.preprocessing.mean is None:
-        model.preprocessing = opened.info.preprocessing  # unknown statistics, instead of the defaults of the config
+        model.preprocessing = (
+            opened.info.preprocessing
+        )  # unknown statistics, instead of the defaults of the config
     report = load_pretrained(model, opened)
     if report.new:
         raise ValueError(
