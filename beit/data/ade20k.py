@@ -1,4 +1,4 @@
-"""ADE20K, scene parsing benchmark of 2016: names and colors of its 150 classes, and its folders."""
+"""ADE20K, the scene parsing benchmark of 2016: names and colors of its 150 classes, and its folders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ FOLDERS = {
     "train": ("images/training", "annotations/training"),
     "val": ("images/validation", "annotations/validation"),
 }
-"""Split to its folders of pictures and masks below `ADEChallengeData2016`. In the masks 0 means no class."""
+"""Split to the folders of its images and masks in `ADEChallengeData2016`. In the masks 0 means no class."""
 
 _NAMES = """
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person,
@@ -38,8 +38,8 @@ ff007a fff500 0abed4 d6ff00 00ccff 1400ff ffff00 0099ff 0029ff 00ffcc 2900ff 29f
 """
 
 CLASS_NAMES: tuple[str, ...] = tuple(name.strip() for name in _NAMES.split(","))
-"""In the order of the labels, first word of each entry of the benchmark's `objectInfo150.txt`."""
+"""In the order of the labels; the first name of each entry in the benchmark's `objectInfo150.txt`."""
 PALETTE: tuple[tuple[int, int, int], ...] = tuple(
     (color >> 16, color >> 8 & 255, color & 255) for color in (int(word, 16) for word in _COLORS.split())
 )
-"""RGB, the colors the benchmark draws its classes in."""
+"""RGB, the benchmark's own colors."""

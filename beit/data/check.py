@@ -1,4 +1,4 @@
-"""Every picture of a data set opened once: what cannot be read, sizes, classes, and pictures in both splits."""
+"""Check of a data set that opens every image: unreadable files, sizes, classes, and images in both splits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from beit.data.dataset import ImageDataset
 from beit.data.images import ImageError, OpenOptions, open_image
 from beit.logging import progress
 
-_CHUNK = 64  # pictures handed to a worker at a time
-_LISTED = 20  # of each kind of problem
+_CHUNK = 64  # images sent to a worker at a time
+_LISTED = 20  # problems that are printed
 
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """What one picture turned out to be: its size (width, height) in pixels and digest, or why it cannot be read."""
+    """The result for one file: size (width, height) in pixels and digest, or the reason why it cannot be read."""
 
     path: str
     size: tuple[int, int] = (0, 0)
@@ -32,7 +32,10 @@ class ImageCheck:
 
 @dataclass
 class SplitReport:
-    """One split of a data set: `checks` at its pictures in order, and `counts` of each class."""
+    """The result for one split: `checks` of its images in order, `counts` of images per class int64 `[K]`.
+
+    `problems` should be solved before training, `remarks` need not.
+    """
 
     name: str
     checks: list[ImageCheck]
@@ -45,15 +48,17 @@ class SplitReport:
 def check_split(
     name: str, dataset: ImageDataset, num_classes: int | None, smallest: int, *, workers: int
 ) -> SplitReport:
-    """Open every picture of a split, in several processes.
+    """Open every image of a split, in several processes.
 
-    A problem is a picture that cannot be read and a class of the training split without one. Remarked are pictures
-    smaller than the model's input and classes ten times smaller than the largest.
+    Problems are images that cannot be read, and classes without images in the training split. Remarks are images
+    smaller than the model's input, and classes with less than a tenth of the images of the largest class.
 
     Args:
-        num_classes: of the model; None where there are no labels.
+        name: of the split: "train" or "val".
+        dataset: its data.
+        num_classes: of the model, K; None where there are no labels.
         smallest: shorter side of the model's input, pixels.
-        workers: processes; 0 checks in this one.
+        workers: processes; 0 checks in this process.
     """
     images = dataset.images
     paths = [str(images.path(index)) for index in range(len(images))]
@@ -64,18 +69,18 @@ def check_split(
     report.problems += [f"{image.path}: {image.reason}" for image in checks if image.reason]
     if images.labels is not None and num_classes:
         report.counts = np.bincount(images.labels, minlength=num_classes)
-        _judge_classes(report)
+        _check_classes(report)
     small = [image for image in checks if not image.reason and min(image.size) < smallest]
     if small:
         report.remarks.append(
-            f"{len(small)} of {len(checks)} pictures are smaller than the model's {smallest} pixels and are enlarged, "
+            f"{len(small)} of {len(checks)} images are smaller than the model's {smallest} pixels and are enlarged, "
             f"e.g. {small[0].path} ({small[0].size[0]}x{small[0].size[1]})"
         )
     return report
 
 
 def overlap(train: SplitReport, val: SplitReport) -> list[str]:
-    """Validation pictures that are training pictures too: the same file, or another with the same bytes."""
+    """Validation images that are training images too: the same file, or another file with the same bytes."""
     by_path = {str(Path(image.path).resolve()) for image in train.checks}
     by_digest = {image.digest: image.path for image in train.checks if image.digest}
     found = []
@@ -88,16 +93,16 @@ def overlap(train: SplitReport, val: SplitReport) -> list[str]:
 
 
 def describe_split(report: SplitReport) -> list[str]:
-    """Lines for people: number, sizes, images a class."""
+    """Lines to print: number of images, their sizes, images per class, remarks."""
     good = np.array([image.size for image in report.checks if not image.reason]).reshape(-1, 2)
-    lines = [f"{report.name}: {len(report.checks)} pictures, {len(report.checks) - len(good)} unreadable"]
+    lines = [f"{report.name}: {len(report.checks)} images, {len(report.checks) - len(good)} unreadable"]
     if len(good):
         low, middle, high = good.min(0), np.median(good, axis=0).astype(int), good.max(0)
         sizes = ", ".join(
             f"{word} {size[0]}x{size[1]}"
-            for word, size in zip(("least", "median", "largest"), (low, middle, high), strict=True)
+            for word, size in zip(("smallest", "median", "largest"), (low, middle, high), strict=True)
         )
-        lines.append(f"  sizes (width x height, each for itself): {sizes}")
+        lines.append(f"  sizes (width and height independently): {sizes}")
     if report.counts is not None:
         counts = report.counts
         lines.append(
@@ -107,12 +112,12 @@ def describe_split(report: SplitReport) -> list[str]:
 
 
 def shortened(problems: list[str]) -> list[str]:
-    """The first problems of a kind and how many more there are."""
+    """The first problems, and a line with the number of further ones."""
     more = len(problems) - _LISTED
     return problems[:_LISTED] + ([f"… and {more} more"] if more > 0 else [])
 
 
-def _judge_classes(report: SplitReport) -> None:
+def _check_classes(report: SplitReport) -> None:
     assert report.counts is not None
     names = report.class_names or tuple(f"class {label}" for label in range(len(report.counts)))
     empty = [names[label] for label in np.flatnonzero(report.counts == 0)]
@@ -134,7 +139,7 @@ def _check_all(paths: list[str], options: OpenOptions, workers: int) -> Iterator
     if not workers:
         yield from (_check(path, options) for path in paths)
         return
-    # Started afresh: a fork of a process with Paddle's threads may hang.
+    # Spawned, because a fork of a process with Paddle's threads may hang.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from pool.map(partial(_check, options=options), paths, chunksize=_CHUNK)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from beit.data.image_list import ImageList
-from beit.files import replacing
+from beit.data.list_file import format_line, write_lines
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
@@ -77,8 +77,7 @@ def write_list_files(data_path: Path) -> list[Path]:
         return []
     for name in missing:
         lines = _list_lines(data_path, targets[name]) if name in targets else class_names
-        with replacing(data_path / name) as file:
-            file.writelines(f"{line}\n".encode() for line in lines)
+        write_lines(data_path / name, lines)
     return [data_path / name for name in missing]
 
 
@@ -118,7 +117,4 @@ def _list_lines(data_path: Path, split: str) -> Iterable[str]:
     images = read_class_folders(data_path / split)
     assert images.labels is not None
     for index, label in enumerate(images.labels.tolist()):
-        line = f"{split}/{images.name(index)} {label}"
-        if "\n" in line or not line.isascii() and line != os.fsencode(line).decode(errors="replace"):
-            raise ValueError(f"{images.path(index)!r}: this name cannot be written in a list file; rename it")
-        yield line
+        yield format_line(data_path, f"{split}/{images.name(index)}", label)

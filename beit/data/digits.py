@@ -1,4 +1,4 @@
-"""A small real dataset in the ImageNet list-file layout: scikit-learn's 1,797 handwritten digits."""
+"""Demo data for classification: scikit-learn's 1,797 handwritten digits in the layout of list files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 from PIL import Image
 
 VALIDATION_IMAGES = 360
-SIDE = 32  # pixels; the originals have 8
+SIDE = 32  # pixels; the original images have 8 x 8
 
 
 def write_digits(folder: Path) -> Path:
-    """Write `images/*.png`, `train_list.txt` (1,437 lines), `val_list.txt` (360) and `class_names.txt`; the folder.
+    """Write `images/*.png`, `train_list.txt` (1,437 lines), `val_list.txt` (360) and `class_names.txt` into `folder`.
 
     Source: UCI ML "Optical Recognition of Handwritten Digits", test part, as bundled with scikit-learn.
     """
-    from sklearn.datasets import load_digits  # the demo extra, not needed to use the package
+    from sklearn.datasets import load_digits  # of the extra `demo`, which the package does not need
 
     digits = load_digits()
     (folder / "images").mkdir(parents=True, exist_ok=True)

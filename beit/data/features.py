@@ -1,7 +1,8 @@
-"""Features of a teacher, stored once per image, as targets of VQ-KD.
+"""The data set of VQ-KD: images, and the stored features of a teacher as targets.
 
-A folder holds for each split `<split>.npy`, an array `[images, N, T]` of any floating type, and `<split>.txt`, the
-name of the image of each row, in the order of the data set's list. `beit.predict.tokens.store_features` writes it.
+A folder of features has for each split `<split>.npy`, an array `[images, N, T]` of any floating type, and
+`<split>.txt` with the image name of each row, in the order of the data set's list.
+`beit.predict.tokens.store_features` writes it.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from beit.data.transforms import FILTERS, Arrays, EvalTransform, Transform, buil
 
 @dataclass(frozen=True)
 class StoredFeatures:
-    """The features of one split: `array` is the `.npy` file, `shape` its `[images, N, T]`."""
+    """The stored features of one split: `array` is the `.npy` file, `shape` its `[images, N, T]`."""
 
     array: Path
     shape: tuple[int, ...]
 
     def __getitem__(self, index: int) -> np.ndarray:
         """float32 `[N, T]` of one image."""
-        # Opened per item: an open map cannot travel to a worker process, and opening takes microseconds.
+        # Opened for each item: an open memory map cannot be pickled for a worker, and opening takes microseconds.
         return np.load(self.array, mmap_mode="r")[index].astype(np.float32)
 
 
 def open_features(folder: str | Path, split: str, images: ImageList) -> StoredFeatures:
-    """The features of a split, checked against the list of its images.
+    """The stored features of a split, after a check that they belong to its images.
 
     Raises:
-        FileNotFoundError: the folder lacks one of the two files.
-        ValueError: the rows are of other images, or the array is not `[images, N, T]`.
+        FileNotFoundError: one of the two files does not exist.
+        ValueError: the rows belong to other images, or the array is not `[images, N, T]`.
     """
     array, names = Path(folder) / f"{split}.npy", Path(folder) / f"{split}.txt"
     for path in (array, names):
@@ -61,7 +62,7 @@ def open_features(folder: str | Path, split: str, images: ImageList) -> StoredFe
         if name != images.name(row):
             raise ValueError(
                 f"{names} line {row + 1} is {name}, image {row + 1} of the data is {images.name(row)}; store the "
-                "features of this data anew"
+                "features of this data again"
             )
     return StoredFeatures(array, shape)
 
@@ -94,11 +95,16 @@ def build_tokenizer_dataset(
     features: str | Path | None = None,
     central_size: tuple[int, int] | None = None,
 ) -> TokenizerDataset | None:
-    """The images of a split: random crops for "train", the center for "val"; None where there is no validation part.
+    """The images of a split: random crops for "train", the center for "val"; None without validation images.
 
     Args:
-        features: folder of stored features; every image then keeps its central crop, which they were taken of.
-        central_size: (height, width) in pixels of central crops, in both splits; None for the image size of the config.
+        config: the keys DATA.* and TRAIN.*.
+        split: "train" or "val".
+        bad_images: see `ImageDataset`.
+        features: folder of stored features. With it both splits use the center crop, for which they were computed.
+        central_size: (height, width) in pixels of a center crop for both splits; None for random training crops of
+            DATA.IMAGE_SIZE.
+
     Raises:
         FileNotFoundError, ValueError: see `open_unlabeled` and `open_features`.
     """

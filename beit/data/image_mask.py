@@ -1,6 +1,6 @@
-"""Pictures with their label maps: pairs of files, class names, colors.
+"""Images with label maps for segmentation: pairs of files, class names, colors.
 
-Shapes: H, W of one picture.
+Shapes: H, W of one image; K classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from beit.data.list_file import read_class_names
 from beit.figures import index_color
 
 IGNORE = 255
-"""Label of pixels that do not count, whatever value the files mark them with."""
+"""Label of ignored pixels after reading, whatever value the files use."""
 
 Color = tuple[int, int, int]
 
@@ -34,15 +34,17 @@ _MASK_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".gif")
 _LAYOUTS = (
     "Two layouts are understood: `-dataset ade20k` reads images/training, annotations/training, images/validation and "
     "annotations/validation in DATA.DATA_PATH; `-dataset image_mask` reads images/train, masks/train, images/val and "
-    "masks/val. A mask is a one-channel PNG with the class number of each pixel, named as its picture"
+    "masks/val. A mask is a one-channel PNG with the class number of each pixel, of the same name as its image"
 )
 
 
 class MaskError(ValueError):
-    """A label map that training must not pass over: `path`, and `reason` in words."""
+    """A wrong label map, which training must not skip: its `path`, and the `reason` in words."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(str(path), reason)  # these args rebuild it after pickling, in the parent of a worker
+        super().__init__(
+            str(path), reason
+        )  # unpickling calls the class with these, in the parent of a worker
         self.path = str(path)
         self.reason = reason
 
@@ -52,13 +54,13 @@ class MaskError(ValueError):
 
 @dataclass(frozen=True)
 class MaskReader:
-    """Reads label maps.
+    """Reads label maps: files with the class number of each pixel.
 
     Args:
         num_classes: K.
-        ignore_label: value in the files of pixels that do not count.
-        reduce_zero_label: value 0 does not count either, and value v is class v - 1.
-        max_pixels: as `open_image`.
+        ignore_label: value of ignored pixels in the files.
+        reduce_zero_label: ignore pixels of value 0 too; value v is then class v - 1.
+        max_pixels: see `ImageFile`.
     """
 
     num_classes: int
@@ -67,23 +69,27 @@ class MaskReader:
     max_pixels: int = 178_956_970
 
     def __call__(self, path: Path, size: tuple[int, int]) -> np.ndarray:
-        """Classes in 0 .. K - 1 and `IGNORE`, uint8 `[H, W]`; `size` is (width, height) of the picture.
+        """Classes from 0 to K - 1 and `IGNORE`, uint8 `[H, W]`.
+
+        Args:
+            path: of the label map.
+            size: (width, height) of its image, pixels.
 
         Raises:
             ImageError: the file cannot be read.
-            MaskError: it is no label map, has another size, or values beyond the classes.
+            MaskError: it is not a label map, has another size than its image, or values beyond the classes.
         """
         image = open_image(path, max_pixels=self.max_pixels, keep_mode=True)
         values = np.asarray(image)
         if values.ndim != 2 or values.dtype.kind not in "bui":
             raise MaskError(
                 path,
-                f"a picture of mode {image.mode}, expected one channel with the class number of each pixel "
+                f"an image of mode {image.mode}, expected one channel with the class number of each pixel "
                 "(mode L or P); translate colors into class numbers first",
             )
         if image.size != size:
             raise MaskError(
-                path, f"{image.size[0]} x {image.size[1]} pixels, its picture has {size[0]} x {size[1]}"
+                path, f"{image.size[0]} x {image.size[1]} pixels, its image has {size[0]} x {size[1]}"
             )
         return self._labels(path, values.astype(np.int64))
 
@@ -101,14 +107,14 @@ class MaskReader:
             raise MaskError(
                 path,
                 f"value {found} in {int(wrong.sum())} pixels; MODEL.NUM_CLASSES={self.num_classes} allows {first} to "
-                f"{last}, and {self.ignore_label} for pixels that do not count{hint}",
+                f"{last}, and {self.ignore_label} for ignored pixels{hint}",
             )
         return np.where(ignored, IGNORE, labels).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageMasks:
-    """Pictures, their label maps in the same order, and a color for each class."""
+    """Images, their label maps in the same order, and a color for each class."""
 
     images: ImageList
     masks: ImageList
@@ -122,14 +128,15 @@ def open_image_masks(config: CfgNode, split: Literal["train", "val"]) -> ImageMa
     """The pairs of one split of DATA.DATASET in DATA.DATA_PATH, sorted by name.
 
     Raises:
-        FileNotFoundError: the data folder or one of the split's folders is not there, or pictures have no mask.
-        ValueError: another layout, or no pictures; names or colors do not fit MODEL.NUM_CLASSES.
+        FileNotFoundError: the data folder or one of the split's folders does not exist, or images have no mask.
+        ValueError: DATA.DATASET has no masks, there are no images, or class names or colors do not match
+            MODEL.NUM_CLASSES.
     """
     root = Path(config.DATA.DATA_PATH)
     if config.DATA.DATASET not in _FOLDERS:
         raise ValueError(f"DATA.DATASET={config.DATA.DATASET} has no masks. {_LAYOUTS}")
     inside = root / "ADEChallengeData2016"
-    if config.DATA.DATASET == "ade20k" and inside.is_dir():  # the folder the archive unpacks to
+    if config.DATA.DATASET == "ade20k" and inside.is_dir():  # the folder in the published archive
         root = inside
     images, masks = (root / folder for folder in _FOLDERS[config.DATA.DATASET][split])
     for folder in (images, masks):
@@ -142,11 +149,17 @@ def open_image_masks(config: CfgNode, split: Literal["train", "val"]) -> ImageMa
 def class_names_and_palette(
     config: CfgNode, folder: Path | None = None
 ) -> tuple[tuple[str, ...] | None, tuple[Color, ...]]:
-    """Names and colors of the classes: `class_names.txt` and `palette.txt` (lines `red green blue`) in `folder`
-    (None: DATA.DATA_PATH) where they exist, else ADE20K's for that data, else no names and colors of even hues.
+    """Names and colors of the classes.
+
+    They come from the files `class_names.txt` and `palette.txt` (lines `red green blue`) where these exist. Otherwise
+    ADE20K has its own; other data sets have no names, and the colors of `even_palette`.
+
+    Args:
+        config: the keys DATA.* and MODEL.NUM_CLASSES.
+        folder: of the files; None for DATA.DATA_PATH.
 
     Raises:
-        ValueError: a file does not hold MODEL.NUM_CLASSES entries, a name twice, or something else than colors.
+        ValueError: a file does not have MODEL.NUM_CLASSES entries, has a name twice, or a line that is not a color.
     """
     root, num_classes = folder or Path(config.DATA.DATA_PATH), config.MODEL.NUM_CLASSES
     is_ade = config.DATA.DATASET == "ade20k" and num_classes == len(ade20k.CLASS_NAMES)
@@ -156,17 +169,19 @@ def class_names_and_palette(
         names = read_class_names(root / "class_names.txt", num_classes)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"{root / 'class_names.txt'} names two classes {twice[0]!r}; results go by name")
+            raise ValueError(
+                f"{root / 'class_names.txt'} names two classes {twice[0]!r}; results are reported by name"
+            )
     if (root / "palette.txt").is_file():
         palette = read_palette(root / "palette.txt", num_classes)
     return names, palette
 
 
 def read_palette(file: Path, num_classes: int) -> tuple[Color, ...]:
-    """Colors, one line `red green blue` (0 to 255) for each class.
+    """Read a file with one line `red green blue` (0 to 255) for each class.
 
     Raises:
-        ValueError: another number of lines, or a line that is no color.
+        ValueError: another number of lines, or a line that is not a color.
     """
     colors: list[Color] = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
@@ -182,7 +197,7 @@ def read_palette(file: Path, num_classes: int) -> tuple[Color, ...]:
 
 
 def write_palette(file: Path, palette: Sequence[Color]) -> None:
-    """Write what `read_palette` reads."""
+    """Write a file for `read_palette`."""
     file.write_text("".join(f"{red} {green} {blue}\n" for red, green, blue in palette), encoding="utf-8")
 
 
@@ -200,26 +215,28 @@ def _pair(
 ) -> ImageMasks:
     files = {name: path for name, path in _files(images).items() if path.suffix.lower() in EXTENSIONS}
     if not files:
-        raise ValueError(f"{images} has no pictures ({' '.join(sorted(EXTENSIONS))})")
-    of_masks = {name: path for name, path in _files(masks).items() if path.suffix.lower() in _MASK_EXTENSIONS}
-    missing = [name for name in files if name not in of_masks]
+        raise ValueError(f"{images} has no images ({' '.join(sorted(EXTENSIONS))})")
+    mask_files = {
+        name: path for name, path in _files(masks).items() if path.suffix.lower() in _MASK_EXTENSIONS
+    }
+    missing = [name for name in files if name not in mask_files]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise FileNotFoundError(
-            f"{len(missing)} of {len(files)} pictures in {images} have no mask in {masks} "
+            f"{len(missing)} of {len(files)} images in {images} have no mask in {masks} "
             f"(one of {' '.join(_MASK_EXTENSIONS)}): {', '.join(missing[:3])}{more}"
         )
     stems = sorted(files)
-    below = [[os.path.relpath(group[name], root) for name in stems] for group in (files, of_masks)]
+    names = [[os.path.relpath(group[name], root) for name in stems] for group in (files, mask_files)]
     return ImageMasks(
-        ImageList.from_names(root, below[0], class_names=class_names),
-        ImageList.from_names(root, below[1]),
+        ImageList.from_names(root, names[0], class_names=class_names),
+        ImageList.from_names(root, names[1]),
         palette,
     )
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Files below a folder by their name without extension, relative to it. Hidden ones do not count."""
+    """Files in a folder and its sub-folders by relative path without extension. Hidden files are ignored."""
     return {
         str(path.relative_to(folder).with_suffix("")): path
         for path in sorted(folder.rglob("*"))

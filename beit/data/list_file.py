@@ -6,12 +6,13 @@ import codecs
 import io
 import warnings
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
 from beit.data.image_list import ImageList, pack_offsets
+from beit.files import replacing
 
 _SHOWN = 80  # characters of a bad line that a message shows; the file may be something else than a list
 _MAX_DIGITS = 18  # of a label, so that it fits int64
@@ -60,6 +61,24 @@ def read_list_file(list_file: Path, root: Path, num_classes: int | None) -> Imag
     _warn_of_duplicates(names, labels, list_file)
     offsets = pack_offsets(np.fromiter(map(len, names), np.int64, len(names)))
     return ImageList(root, b"".join(names), offsets, np.array(labels, np.int64))
+
+
+def format_line(root: Path, name: str, label: int) -> str:
+    """The line of a list file for the image `name` in `root`, without its line break.
+
+    Raises:
+        ValueError: the name would not be read back: it is not UTF-8, has a line break or begins or ends with a blank.
+    """
+    encoded = name.encode(errors="replace")
+    if encoded.decode() != name or b"\n" in encoded or encoded != encoded.strip():
+        raise ValueError(f"{root / name!r}: this name cannot be written in a list file; rename it")
+    return f"{name} {label}"
+
+
+def write_lines(file: Path, lines: Iterable[str]) -> None:
+    """Write a text file that appears complete or not at all."""
+    with replacing(file) as out:
+        out.writelines(f"{line}\n".encode() for line in lines)
 
 
 def read_class_names(file: Path, num_classes: int) -> tuple[str, ...]:

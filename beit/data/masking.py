@@ -1,4 +1,6 @@
-"""Which patches pre-training hides: rectangular blocks (v1: at most so many, v2: exactly so many) or single patches."""
+"""Random masks for masked image modeling: block-wise (a maximum number of patches in v1, an exact one in v2) or single
+patches.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +19,24 @@ MaskGenerator = Callable[[np.random.Generator], np.ndarray]
 
 _TRIES = 10  # draws per block
 _LOG_ASPECT = -math.log(0.3)  # height / width of a block is log-uniform from 0.3 to 1 / 0.3
-# Of the 14 x 14 grid; other grids hide the same share of their patches.
-_OFFICIAL_CELLS, _OFFICIAL_HIDDEN, _OFFICIAL_BLOCK = 196, 75, 16
+# For the 14 x 14 grid; on other grids the same share of the patches is masked.
+_OFFICIAL_PATCHES, _OFFICIAL_MASKED, _OFFICIAL_BLOCK = 196, 75, 16
 
 
 @dataclass(frozen=True)
 class BlockMask:
-    """Blocks drawn until `num_patches` patches are hidden or ten draws in a row fit nowhere: bool `[L]`.
+    """Block-wise masks bool `[L]`: blocks are added until `num_patches` are masked or ten draws in a row do not fit.
 
-    Without `exact` the count is `num_patches` at most (75 in two thirds of the draws, 74.5 on average, for the
-    official numbers). With `exact` random patches are shown or hidden afterwards until it fits: BEiT v2.
+    BEiT masks at most `num_patches` (75 in two thirds of the masks, 74.5 on average, for the official numbers). BEiT v2
+    sets `exact`: single random patches are added until the number is reached.
     Source: arXiv 2106.08254, algorithm 1; unilm/beit/masking_generator.py, unilm/beit2/masking_generator.py.
 
     Args:
         grid: (h, w) patches.
-        num_patches: to hide.
+        num_patches: number of patches to mask.
         min_block: patches of the smallest block.
         max_block: patches of the largest block.
-        exact: hide exactly `num_patches`.
+        exact: mask exactly `num_patches`.
     """
 
     grid: tuple[int, int]
@@ -53,15 +55,15 @@ class BlockMask:
             count += added
         flat = mask.reshape(-1)
         if self.exact and count < self.num_patches:
-            shown = np.flatnonzero(~flat)
-            flat[rng.choice(shown, self.num_patches - count, replace=False)] = True
+            visible = np.flatnonzero(~flat)
+            flat[rng.choice(visible, self.num_patches - count, replace=False)] = True
         return flat
 
     def _add_block(self, mask: np.ndarray, remaining: int, rng: np.random.Generator) -> int:
-        """Hide one block of at most `remaining` new patches; how many it hides, 0 when ten draws fail."""
+        """Add one block with at most `remaining` new patches; return their number, 0 if ten draws do not fit."""
         height, width = self.grid
         for _ in range(_TRIES):
-            # Real-valued, and the ends may be the wrong way round when few patches remain, as in the official code.
+            # Real-valued, and from high to low when few patches remain, as in the official code.
             area = self.min_block + (remaining - self.min_block) * rng.random()
             aspect = math.exp(rng.uniform(-_LOG_ASPECT, _LOG_ASPECT))
             rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -79,7 +81,7 @@ class BlockMask:
 
 @dataclass(frozen=True)
 class RandomMask:
-    """`num_patches` single patches of `[L]`: the ablation of arXiv 2106.08254, table 4."""
+    """Masks of `num_patches` single patches, bool `[L]`: the ablation of arXiv 2106.08254, table 4."""
 
     grid: tuple[int, int]
     num_patches: int
@@ -91,23 +93,23 @@ class RandomMask:
 
 
 def build_mask_generator(config: CfgNode) -> MaskGenerator:
-    """The generator of `MASK.*` on the grid of `DATA.IMAGE_SIZE` and `MODEL.PATCH_SIZE`.
+    """The mask generator of MASK.* for the patch grid of DATA.IMAGE_SIZE and MODEL.PATCH_SIZE.
 
-    Counts that the config leaves open are the official ones (75 hidden, smallest block 16, of 196) times the number
+    Numbers that the config does not set are the official ones (75 masked, smallest block 16, of 196) times the number
     of patches / 196, rounded.
 
     Raises:
-        ValueError: more patches are to be hidden than there are, the blocks do not fit in, or the grid has one row or
-            column, where no block fits.
+        ValueError: no patch would stay visible, the smallest block is larger than the largest, or the grid has one row
+            or column, where no block fits.
     """
     grid = (image_hw(config)[0] // config.MODEL.PATCH_SIZE, image_hw(config)[1] // config.MODEL.PATCH_SIZE)
-    cells, rule = grid[0] * grid[1], config.MASK
-    num_patches = rule.NUM_PATCHES or max(1, round(_OFFICIAL_HIDDEN * cells / _OFFICIAL_CELLS))
-    min_block = rule.MIN_BLOCK or max(1, round(_OFFICIAL_BLOCK * cells / _OFFICIAL_CELLS))
+    total, rule = grid[0] * grid[1], config.MASK
+    num_patches = rule.NUM_PATCHES or max(1, round(_OFFICIAL_MASKED * total / _OFFICIAL_PATCHES))
+    min_block = rule.MIN_BLOCK or max(1, round(_OFFICIAL_BLOCK * total / _OFFICIAL_PATCHES))
     max_block = rule.MAX_BLOCK or num_patches
     where = f"the grid of {grid[0]} x {grid[1]} patches"
-    if num_patches >= cells:
-        raise ValueError(f"MASK.NUM_PATCHES = {num_patches}, but {where} has {cells}; some must stay visible")
+    if num_patches >= total:
+        raise ValueError(f"MASK.NUM_PATCHES = {num_patches}, but {where} has {total}; some must stay visible")
     if rule.RULE == "random":
         return RandomMask(grid, num_patches)
     if min(grid) < 2:

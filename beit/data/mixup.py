@@ -1,7 +1,7 @@
-"""Mixup and CutMix on the device, with the soft targets that go with them.
+"""Mixup and CutMix of batches on the device, with timm's rules, written here because timm needs torch.
 
-Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix); behavior of timm `mixup.py`.
-Shapes: B batch, C classes, H, W input size; M mixes drawn per batch: 1, or one per image.
+Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix); timm `mixup.py`.
+Shapes: B batch, C classes, H, W input size; M = 1 draw for the whole batch, or M = B draws.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     Args:
         labels: int64 `[B]`.
         num_classes: C.
-        smoothing: share of the probability that is spread evenly.
+        smoothing: share of the probability that is spread evenly over the classes, within [0, 1].
     """
     return functional.one_hot(labels, num_classes) * (1.0 - smoothing) + smoothing / num_classes
 
 
 @dataclass(frozen=True)
 class _Mix:
-    """One draw. `share` of the label goes to the image itself, the rest to its partner; so does each pixel in
-    mixup (`box` empty), while in cutmix the partner has the pixels of `box` (top, left, height, width)."""
+    """How an image is mixed with its partner.
+
+    `share` is the weight of the image's own label. In mixup it is also the weight of its own pixels, and `box` is
+    empty; in CutMix the pixels of `box` (top, left, height, width) are the partner's.
+    """
 
     share: float = 1.0
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -43,23 +46,22 @@ class _Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixup:
-    """Mix each image with its partner, the batch in reversed order.
+    """Mix each image with the image at its position in the reversed batch, its partner.
 
-    The middle image of an odd batch, like the only image of a batch of one, is its own partner and stays as
-    it is.
+    The middle image of an odd batch is its own partner and does not change.
 
     Args:
-        num_classes: C of the targets.
-        mixup_alpha: lambda of mixup ~ Beta(alpha, alpha); 0: no mixup.
-        cutmix_alpha: the same for cutmix, where lambda is the share of the area that stays; 0: no cutmix.
-        cutmix_minmax: range of the box's sides as shares of the image's, instead of the Beta draw.
+        num_classes: C.
+        mixup_alpha: lambda of mixup is drawn from Beta(alpha, alpha); 0 switches mixup off.
+        cutmix_alpha: the same for CutMix, where lambda is the share of the area that is kept; 0 switches CutMix off.
+        cutmix_minmax: range of the box's sides as shares of the image's sides; replaces the Beta distribution.
         probability: of mixing at all.
-        switch_probability: of cutmix where both are on.
-        mode: "batch" draws once for all images, "pair" once for each pair of partners, "elem" for each image.
-        smoothing: label smoothing.
+        switch_probability: of CutMix where both are on.
+        mode: "batch" draws once for all images, "pair" once for each pair of partners, "elem" once for each image.
+        smoothing: label smoothing, see `soft_targets`.
 
     Raises:
-        ValueError: both alphas are 0 and there is no `cutmix_minmax`: nothing would be mixed.
+        ValueError: both alphas are 0 and there is no `cutmix_minmax`.
     """
 
     num_classes: int
@@ -81,7 +83,7 @@ class Mixup:
         Args:
             images: float `[B, 3, H, W]`.
             labels: int64 `[B]`.
-            rng: for lambdas and boxes.
+            rng: draws lambdas and boxes.
         """
         batch, _, height, width = images.shape
         mixes = self._draw_batch(batch, height, width, rng)
@@ -111,7 +113,7 @@ class Mixup:
         if not is_cutmix:
             return _Mix(rng.beta(self.mixup_alpha, self.mixup_alpha))
         box = self._draw_box(height, width, rng)
-        return _Mix(1.0 - box[2] * box[3] / (height * width), box, is_cutmix=True)  # the area really kept
+        return _Mix(1.0 - box[2] * box[3] / (height * width), box, is_cutmix=True)  # of the clipped box
 
     def _draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         if self.cutmix_minmax:
@@ -126,7 +128,7 @@ class Mixup:
 
     @staticmethod
     def _pixel_weights(mixes: list[_Mix], height: int, width: int) -> Tensor:
-        """Weight of the image itself at each pixel, `[M, 1, H, W]`."""
+        """Weight of each image's own pixels, `[M, 1, H, W]`."""
         outside = [[1.0 if mix.is_cutmix else mix.share] for mix in mixes]
         boxes = paddle.assign(np.asarray([mix.box for mix in mixes], np.int32))
         weight = paddle.assign(np.asarray(outside, np.float32)).reshape([-1, 1, 1, 1])
@@ -134,7 +136,7 @@ class Mixup:
 
 
 def build_mixup(config: CfgNode) -> Mixup | None:
-    """The mixing of TRAIN.*; None where both alphas are 0 or the probability is."""
+    """Mixup and CutMix as TRAIN.* sets them; None where they are off."""
     train = config.TRAIN
     if train.MIXUP_PROB <= 0 or (
         train.MIXUP_ALPHA <= 0 and train.CUTMIX_ALPHA <= 0 and not train.CUTMIX_MINMAX
@@ -153,7 +155,7 @@ def build_mixup(config: CfgNode) -> Mixup | None:
 
 
 def _clipped_span(length: int, size: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Begin and end of a span of `size` around a random center, cut at the borders."""
+    """Start and end of a span of `size` around a random center, clipped at the borders."""
     center = int(rng.integers(0, length))
     return max(0, center - size // 2), min(length, center + size // 2)
 

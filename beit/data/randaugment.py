@@ -1,4 +1,4 @@
-"""RandAugment as timm defines it for `rand-m9-mstd0.5-inc1`.
+"""RandAugment with timm's operations and magnitudes for `rand-m9-mstd0.5-inc1`, written here because timm needs torch.
 
 Source: timm `auto_augment.py`, `_RAND_INCREASING_TRANSFORMS` and `rand_augment_transform`.
 """
@@ -17,70 +17,88 @@ Op = Callable[[Image.Image, float, Color], Image.Image]
 Level = Callable[[float, np.random.Generator], float]
 
 _MAX_MAGNITUDE = 10
-_RESAMPLE = Image.Resampling.BICUBIC  # the recipe's `--train_interpolation bicubic`; timm alone draws one
+_RESAMPLE = (
+    Image.Resampling.BICUBIC
+)  # `--train_interpolation bicubic` of the recipe; timm's default is random
+
+# Operations: from an RGB image, the level and the fill color to an image. Those without geometry ignore the color.
 
 
 def auto_contrast(image: Image.Image, level: float, fill: Color) -> Image.Image:
+    """Stretch each channel to the full range."""
     return ImageOps.autocontrast(image)
 
 
 def equalize(image: Image.Image, level: float, fill: Color) -> Image.Image:
+    """Equalize the histogram of each channel."""
     return ImageOps.equalize(image)
 
 
 def invert(image: Image.Image, level: float, fill: Color) -> Image.Image:
+    """Invert all values."""
     return ImageOps.invert(image)
 
 
 def rotate(image: Image.Image, degrees: float, fill: Color) -> Image.Image:
+    """Rotate counterclockwise around the center."""
     return image.rotate(degrees, resample=_RESAMPLE, fillcolor=fill)
 
 
 def posterize(image: Image.Image, bits: float, fill: Color) -> Image.Image:
-    # not ImageOps.posterize: from Pillow 13 on it refuses 0 bits, which is what magnitude 10 asks for
+    """Keep the highest bits of each value."""
+    # Not ImageOps.posterize: from Pillow 13 on it refuses 0 bits, the level of magnitude 10.
     dropped = 8 - int(bits)
     return image.point([value >> dropped << dropped for value in range(256)] * 3)
 
 
 def solarize(image: Image.Image, threshold: float, fill: Color) -> Image.Image:
+    """Invert all values from the threshold on."""
     return ImageOps.solarize(image, int(threshold))
 
 
 def solarize_add(image: Image.Image, addend: float, fill: Color) -> Image.Image:
-    """Brighten the dark half of the values only."""
+    """Add to the values below 128 only."""
     table = [min(255, value + int(addend)) if value < 128 else value for value in range(256)]
     return image.point(table * 3)
 
 
 def color(image: Image.Image, factor: float, fill: Color) -> Image.Image:
+    """Scale the saturation; 0 is gray, 1 no change."""
     return ImageEnhance.Color(image).enhance(factor)
 
 
 def contrast(image: Image.Image, factor: float, fill: Color) -> Image.Image:
+    """Scale the contrast; 0 is uniform gray, 1 no change."""
     return ImageEnhance.Contrast(image).enhance(factor)
 
 
 def brightness(image: Image.Image, factor: float, fill: Color) -> Image.Image:
+    """Scale the brightness; 0 is black, 1 no change."""
     return ImageEnhance.Brightness(image).enhance(factor)
 
 
 def sharpness(image: Image.Image, factor: float, fill: Color) -> Image.Image:
+    """Scale the sharpness; 0 is smoothed, 1 no change."""
     return ImageEnhance.Sharpness(image).enhance(factor)
 
 
 def shear_x(image: Image.Image, slope: float, fill: Color) -> Image.Image:
+    """Shear horizontally."""
     return _affine(image, (1, slope, 0, 0, 1, 0), fill)
 
 
 def shear_y(image: Image.Image, slope: float, fill: Color) -> Image.Image:
+    """Shear vertically."""
     return _affine(image, (1, 0, 0, slope, 1, 0), fill)
 
 
 def translate_x(image: Image.Image, share: float, fill: Color) -> Image.Image:
+    """Shift horizontally by a share of the width."""
     return _affine(image, (1, 0, share * image.width, 0, 1, 0), fill)
 
 
 def translate_y(image: Image.Image, share: float, fill: Color) -> Image.Image:
+    """Shift vertically by a share of the height."""
     return _affine(image, (1, 0, 0, 0, 1, share * image.height), fill)
 
 
@@ -88,7 +106,7 @@ def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Color) -> Image
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=_RESAMPLE, fillcolor=fill)
 
 
-# Levels: from m, the magnitude on [0, 1], to the argument of the operation. Signs are drawn.
+# Levels: from m, the magnitude scaled to [0, 1], to the level of an operation. Signs are random.
 
 
 def _no_level(m: float, rng: np.random.Generator) -> float:
@@ -148,13 +166,13 @@ OPS: dict[str, tuple[Op, Level]] = {
 
 @dataclass(frozen=True)
 class Policy:
-    """What a string like `rand-m9-mstd0.5-inc1` says.
+    """The parameters of RandAugment, see `parse_policy`.
 
     Args:
-        magnitude: strength on [0, 10].
-        magnitude_std: standard deviation of the strength, drawn anew for each operation.
+        magnitude: mean strength of an operation, within [0, 10].
+        magnitude_std: standard deviation of the strength, which is drawn for each operation.
         num_ops: operations drawn per image, with replacement.
-        probability: of applying each operation drawn.
+        probability: of applying an operation that was drawn.
     """
 
     magnitude: float = 10.0
@@ -168,11 +186,11 @@ _HIGHEST = {"magnitude": _MAX_MAGNITUDE, "magnitude_std": 100, "num_ops": 100, "
 
 
 def parse_policy(text: str) -> Policy:
-    """The policy of a timm string: `rand`, then in any order -mM, -mstdS, -nN, -pP and -inc1.
+    """Parse a timm string: `rand`, then in any order -mM (magnitude), -mstdS (its deviation), -nN, -pP and -inc1.
 
     Raises:
-        ValueError: another augmentation than `rand`, a part that is not among these, a value out of range, or
-            no `-inc1`: operations that grow weaker with the magnitude are not part of any BEiT recipe.
+        ValueError: another augmentation than `rand`, an unknown part, a value out of range, or no `-inc1`: the
+            operations that become weaker with the magnitude are not part of any BEiT recipe.
     """
     name, *parts = text.split("-")
     if name != "rand":
@@ -201,11 +219,11 @@ def parse_policy(text: str) -> Policy:
 
 @dataclass(frozen=True)
 class RandAugment:
-    """Apply a few random operations to an RGB picture.
+    """Apply random operations to an RGB image.
 
     Args:
-        policy: how many and how strong.
-        fill: color of pixels that geometry moves in from outside, 0 to 255.
+        policy: number, strength and probability of the operations.
+        fill: color, 0 to 255, of the pixels that a geometric operation uncovers.
     """
 
     policy: Policy

@@ -1,4 +1,4 @@
-"""A small drawn segmentation set: landscapes with sky, hills, water, houses and trees, and their label maps."""
+"""Demo data for segmentation: drawn landscapes with sky, hills, water, houses and trees, and their label maps."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ _SKY, _HILL, _WATER, _HOUSE, _TREE = range(len(CLASS_NAMES))
 
 
 def write_scenes(folder: Path, *, images: dict[str, int] | None = None, seed: int = 0) -> Path:
-    """Write `images/{train,val}/*.png`, `masks/{train,val}/*.png`, `class_names.txt` and `palette.txt`; the folder.
+    """Write `images/{train,val}/*.png`, `masks/{train,val}/*.png`, `class_names.txt` and `palette.txt` into `folder`.
 
-    Nothing in it comes from elsewhere: every picture is drawn from random numbers.
+    All images are drawn from random numbers.
+
+    Args:
+        folder: to write to.
+        images: number of images of each split; None for `IMAGES`.
+        seed: of the random numbers.
     """
     for offset, (split, count) in enumerate((images or IMAGES).items()):
         for kind in ("images", "masks"):
             (folder / kind / split).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            picture, labels = draw_scene(np.random.default_rng([seed, offset, number]))
-            picture.save(folder / "images" / split / f"scene_{number:04d}.png")
+            image, labels = draw_scene(np.random.default_rng([seed, offset, number]))
+            image.save(folder / "images" / split / f"scene_{number:04d}.png")
             labels.save(folder / "masks" / split / f"scene_{number:04d}.png")
     (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES), encoding="utf-8")
     colors = "".join(f"{red} {green} {blue}\n" for red, green, blue in PALETTE)
@@ -35,19 +40,19 @@ def write_scenes(folder: Path, *, images: dict[str, int] | None = None, seed: in
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """A picture (RGB) and its label map (mode L), both `SIZE`."""
+    """An image (RGB) and its label map (mode L), both of `SIZE`."""
     width, height = SIZE
-    picture, labels = Image.new("RGB", SIZE), Image.new("L", SIZE, _SKY)
-    paint, mark = ImageDraw.Draw(picture), ImageDraw.Draw(labels)
+    image, labels = Image.new("RGB", SIZE), Image.new("L", SIZE, _SKY)
+    draw_image, draw_labels = ImageDraw.Draw(image), ImageDraw.Draw(labels)
 
     def shape(points: Sequence[tuple[float, float]], color: tuple[int, ...], label: int) -> None:
-        paint.polygon(points, fill=color)
-        mark.polygon(points, fill=label)
+        draw_image.polygon(points, fill=color)
+        draw_labels.polygon(points, fill=label)
 
     top, bottom = _color(rng, (90, 130, 190), 50), _color(rng, (190, 190, 200), 50)
     for row in range(height):
         share = row / height
-        paint.line(
+        draw_image.line(
             [(0, row), (width, row)],
             fill=tuple(round(a + share * (b - a)) for a, b in zip(top, bottom, strict=True)),
         )
@@ -84,7 +89,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
         crown = [(left - size / 2, base), (left + size / 2, base), (left, base - 1.8 * size)]
         shape(crown, _color(rng, (30, 80, 40), 25), _TREE)
     noise = rng.normal(0, rng.uniform(4, 14), (height, width, 3))
-    pixels = np.clip(np.asarray(picture.filter(ImageFilter.GaussianBlur(0.6))) + noise, 0, 255)
+    pixels = np.clip(np.asarray(image.filter(ImageFilter.GaussianBlur(0.6))) + noise, 0, 255)
     return Image.fromarray(pixels.astype(np.uint8)), labels
 
 

@@ -1,4 +1,4 @@
-"""A picture and its label map, transformed together.
+"""The transforms and the data set of semantic segmentation: an image and its label map are transformed together.
 
 Source: the `train_pipeline` and `test_pipeline` of unilm/beit/semantic_segmentation/configs, whose steps are in
 mmseg/datasets/pipelines/transforms.py. Normalization and the zero padding that follows it happen on the device.
@@ -24,32 +24,41 @@ from beit.data.image_mask import IGNORE, MaskReader, open_image_masks
 from beit.data.images import open_image
 from beit.data.transforms import Arrays
 
-Size = tuple[int, int]  # height, width in pixels
-Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels
+Size = tuple[int, int]  # height, width in pixels, NumPy's order
+Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels, NumPy's order
 
-_MAX_TRIES = 10  # of crops that one class fills; mmseg RandomCrop
-_MAX_RESIZED_PIXELS = 2**26  # a picture of 1 x 20000 would be resized to 5 million columns
+_MAX_TRIES = 10  # further crops that are drawn while one class dominates; as mmseg RandomCrop
+_MAX_RESIZED_PIXELS = 2**26  # an image of 1 x 20000 pixels would be resized to 5 million columns
 
 
 def fitting_size(size: Size, limits: tuple[float, float]) -> Size:
-    """The largest size of the same aspect whose longer and shorter side stay within `limits` (in any order).
+    """The largest size of the same aspect ratio that fits into `limits`.
 
     Source: mmcv/image/geometric.py `rescale_size`.
+
+    Args:
+        size: (height, width), pixels.
+        limits: of the longer and of the shorter side in any order, pixels.
     """
     factor = min(max(limits) / max(size), min(limits) / min(size))
     return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 
 
 def covering_size(size: Size, shorter: int) -> Size:
-    """The size of the same aspect whose shorter side is `shorter`."""
+    """The size of the same aspect ratio whose shorter side is `shorter` pixels."""
     return fitting_size(size, (shorter, shorter * max(size) / min(size)))
 
 
 def resize_bilinear(pixels: np.ndarray, size: Size, box: Box | None = None) -> np.ndarray:
-    """Pixels uint8 `[h, w, C]` at another size, or only the `box` of that result.
+    """Resize pixels uint8 `[h, w, C]`, or compute only a box of the resized image.
 
-    Two neighbors per axis whatever the scale, as OpenCV's INTER_LINEAR, which the published results were trained
-    and measured with; Pillow's filter would average all pixels when shrinking.
+    Interpolates two neighbors per axis at any scale like OpenCV's INTER_LINEAR, with which the published models were
+    trained and evaluated; Pillow's filter averages over more pixels when shrinking.
+
+    Args:
+        pixels: uint8 `[h, w, C]`.
+        size: (height, width) of the resized image.
+        box: the part of the resized image to compute; None for all of it.
 
     Raises:
         ValueError: the result has more than 2^26 pixels.
@@ -63,29 +72,34 @@ def resize_bilinear(pixels: np.ndarray, size: Size, box: Box | None = None) -> n
     values: np.ndarray = pixels
     for axis, first, last in ((0, top, bottom), (1, left, right)):
         length = pixels.shape[axis]
-        place = np.clip((np.arange(first, last) + 0.5) * length / size[axis] - 0.5, 0, length - 1)
-        low = np.floor(place).astype(np.int64)
+        position = np.clip((np.arange(first, last) + 0.5) * length / size[axis] - 0.5, 0, length - 1)
+        low = np.floor(position).astype(np.int64)
         high = np.minimum(low + 1, length - 1)
-        weight = (place - low).astype(np.float32).reshape([-1, 1, 1] if axis == 0 else [1, -1, 1])
-        near = values.take(low, axis).astype(np.float32)
-        values = near + (values.take(high, axis) - near) * weight
+        weight = (position - low).astype(np.float32).reshape([-1, 1, 1] if axis == 0 else [1, -1, 1])
+        low_value = values.take(low, axis).astype(np.float32)
+        values = low_value + (values.take(high, axis) - low_value) * weight
     return (values + 0.5).astype(np.uint8)
 
 
 def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
-    """Labels uint8 `[h, w]` at another size, from the nearest pixel.
+    """Resize labels uint8 `[h, w]` to (height, width) by the nearest pixel.
 
-    Deviation: pixel centers are aligned, as they are for the picture; OpenCV's INTER_NEAREST shifts labels by up to
-    half a pixel against it.
+    Deviation: pixel centers are aligned, as they are for the image; OpenCV's INTER_NEAREST shifts the labels by up to
+    half a pixel relative to the image.
     """
     return np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def choose_crop(labels: np.ndarray, size: Size, cat_max_ratio: float, rng: np.random.Generator) -> Box:
-    """A random box of at most `size` in which, if ten more draws allow, no class covers `cat_max_ratio` or more of
-    the labeled pixels.
+    """A random crop box in which no class covers `cat_max_ratio` or more of the labeled pixels.
 
+    If ten more draws give no such box, the last one is returned.
     Source: mmseg `RandomCrop`.
+
+    Args:
+        labels: uint8 `[h, w]`.
+        size: (height, width) of the box, pixels; reduced to the size of the image.
+        cat_max_ratio: a share within [0, 1]; 1 accepts every box.
     """
     box = _random_box(labels.shape, size, rng)
     if cat_max_ratio >= 1:
@@ -106,9 +120,9 @@ def _random_box(shape: tuple[int, ...], size: Size, rng: np.random.Generator) ->
 
 
 def distort(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random brightness (±32), contrast and saturation (×0.5 to 1.5) and hue (±18 of 180), each with probability
-    1/2, contrast before or after the colors: uint8 `[H, W, 3]`.
+    """Change brightness (±32), contrast and saturation (×0.5 to 1.5) and hue (±18 of 180) at random, uint8 `[H, W, 3]`.
 
+    Each happens with probability 1/2; contrast comes before or after saturation and hue.
     Source: mmseg `PhotoMetricDistortion`. Deviation: Pillow's hue circle has 256 steps, OpenCV's 180.
     """
     if rng.random() < 0.5:
@@ -131,22 +145,22 @@ def _scale_and_shift(pixels: np.ndarray, factor: float, shift: float) -> np.ndar
 
 def _shift_colors(pixels: np.ndarray, saturation: float, hue: int) -> np.ndarray:
     hsv = np.array(Image.fromarray(pixels).convert("HSV"))
-    hsv[..., 0] += np.uint8(hue % 256)  # wraps around the circle
+    hsv[..., 0] += np.uint8(hue % 256)  # uint8 wraps around the hue circle
     hsv[..., 1] = _scale_and_shift(hsv[..., 1], saturation, 0.0)
     return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
 
 
 @dataclass(frozen=True)
 class SegmentTrainTransform:
-    """Random scale, crop, flip and colors; the rest of the crop is filled.
+    """Random scale, crop, flip and color distortion. A crop that is smaller than `size` is padded.
 
-    Returns: `image` uint8 `[3, H, W]`, `label` uint8 `[H, W]` with `IGNORE` outside of the picture, `box` int32
-    `[4]` (top, left, height, width) of the picture in it.
+    Returns: `image` uint8 `[3, H, W]`; `label` uint8 `[H, W]`, `IGNORE` in the padding; `box` int32 `[4]` (top, left,
+    height, width) of the image inside of the padding.
 
     Args:
-        size: (height, width) of the result.
-        limits: longer and shorter side, pixels, that a picture is scaled to fit at ratio 1.
-        ratio: range of the uniform factor on `limits`.
+        size: (height, width) of the result, pixels.
+        limits: longer and shorter side, pixels, into which an image is resized at ratio 1.
+        ratio: range of the uniform random factor on `limits`.
         cat_max_ratio: see `choose_crop`.
         hflip: probability of mirroring.
         photometric: whether to `distort`.
@@ -182,17 +196,17 @@ class SegmentTrainTransform:
 
 @dataclass(frozen=True)
 class SegmentEvalTransform:
-    """The whole picture at one or several scales, and its labels untouched.
+    """The whole image at one or several scales, and its labels unchanged.
 
-    Returns: `image_0`, `image_1`, … uint8 `[3, h, w]` in the order of the scales, `label` uint8 `[H, W]` of the
-    picture's own size.
-    Source: one scale: mmseg `Resize(keep_ratio=True)`; several: unilm/beit `SETR_Resize`, whose shorter side is at
-    least that of the window and whose longer side has no limit.
+    Returns: `image_0`, `image_1`, … uint8 `[3, h, w]` in the order of the scales; `label` uint8 `[H, W]` in the
+    original size of the image.
+    Source: for one scale mmseg `Resize(keep_ratio=True)`; for several unilm/beit `SETR_Resize`, whose shorter side is
+    at least the window and whose longer side has no limit.
 
     Args:
         limits: longer and shorter side, pixels, at scale 1.
         scales: factors on `limits`.
-        window: shortest side of several scales.
+        window: minimum of the shorter side, pixels, for several scales.
     """
 
     limits: tuple[int, int] = (2048, 512)
@@ -205,7 +219,7 @@ class SegmentEvalTransform:
         return {**self.images(image), "label": labels}
 
     def images(self, image: Image.Image) -> Arrays:
-        """The picture alone."""
+        """`image_0`, `image_1`, … of an image without labels."""
         pixels = np.asarray(image)
         return {
             f"image_{k}": np.ascontiguousarray(
@@ -251,10 +265,11 @@ class SegmentationDataset(ImageDataset):
 def build_segmentation_dataset(
     config: CfgNode, split: Literal["train", "val"], *, bad_images: Path | None = None
 ) -> SegmentationDataset:
-    """The pairs of a split with its transform.
+    """The images and label maps of a split: random crops for "train", whole images for "val".
 
     Raises:
-        FileNotFoundError, ValueError: see `open_image_masks`; more classes than 8-bit labels have.
+        FileNotFoundError: see `open_image_masks`.
+        ValueError: see `open_image_masks`, or there are more classes than 8-bit labels can hold.
     """
     data = config.DATA
     if config.MODEL.NUM_CLASSES >= IGNORE:
@@ -275,7 +290,7 @@ def build_segmentation_dataset(
 
 
 def build_train_transform(config: CfgNode) -> SegmentTrainTransform:
-    """The training transform of DATA.* and TRAIN.*."""
+    """The training transform as DATA.* and TRAIN.* set it."""
     return SegmentTrainTransform(
         image_hw(config),
         limits=tuple(config.DATA.RESIZE_LIMITS),
@@ -287,7 +302,7 @@ def build_train_transform(config: CfgNode) -> SegmentTrainTransform:
 
 
 def build_eval_transform(config: CfgNode) -> SegmentEvalTransform:
-    """The evaluation transform of DATA.* and TEST.*."""
+    """The evaluation transform as DATA.* and TEST.* set it."""
     return SegmentEvalTransform(
         tuple(config.DATA.RESIZE_LIMITS), tuple(config.TEST.SCALES), min(image_hw(config))
     )

@@ -1,27 +1,33 @@
-"""Training and validation list files for a tree of class folders."""
+"""Random split of class folders into training and validation list files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from beit.data.class_folders import SPLITS, class_folder_names, image_names, write_list_files
+from beit.data.list_file import format_line, write_lines
 
 _NAMES = ("train_list.txt", "val_list.txt", "class_names.txt")
 
 
 def make_lists(folder: Path, *, val: float = 0.2, seed: int = 0) -> dict[str, int]:
-    """Write `train_list.txt`, `val_list.txt` and `class_names.txt` into `folder`; images of each split.
+    """Write `train_list.txt`, `val_list.txt` and `class_names.txt` into `folder`. Returns the images of each split.
 
-    Of each class the share `val` (rounded, at least one image where there are two) goes to validation, drawn with a
-    generator of its own: the split of a class depends on its images and the seed alone. `label` is the place of the
-    class among the sorted folder names.
+    Folders `train` and `val` are kept as the splits. Otherwise each class is split at random; the result depends only
+    on the name of the class, its number of images and `seed`, not on the other classes. Labels count the sorted names
+    of the class folders.
+
+    Args:
+        folder: with the class folders `<class>/<image>` or `<split>/<class>/<image>`.
+        val: share of each class for validation, rounded; at least one image of a class that has two.
+        seed: of the random split.
 
     Raises:
-        FileExistsError: one of the files is there already.
-        FileNotFoundError, ValueError: there are no class folders, one has no images, or a name cannot be written.
+        FileExistsError: one of the files exists already.
+        FileNotFoundError: `folder` does not exist.
+        ValueError: there are no class folders, one has no images, a name cannot be written, or `val` is not in (0, 1).
     """
     existing = [name for name in _NAMES if (folder / name).exists()]
     if existing:
@@ -39,10 +45,10 @@ def make_lists(folder: Path, *, val: float = 0.2, seed: int = 0) -> dict[str, in
             raise ValueError(f"{folder / name} has no images; fill or remove the folder")
         held_out = _held_out(len(images), val, np.random.default_rng([seed, len(images), *name.encode()]))
         for index, image in enumerate(images):
-            lines["val" if index in held_out else "train"].append(_line(folder, image, label))
+            lines["val" if index in held_out else "train"].append(format_line(folder, image, label))
     for split in SPLITS:
-        _write_new(folder / f"{split}_list.txt", lines[split])
-    _write_new(folder / "class_names.txt", names)
+        write_lines(folder / f"{split}_list.txt", lines[split])
+    write_lines(folder / "class_names.txt", names)
     return {split: len(lines[split]) for split in SPLITS}
 
 
@@ -51,23 +57,3 @@ def _held_out(count: int, val: float, rng: np.random.Generator) -> set[int]:
         return set()
     held_out = min(max(round(val * count), 1), count - 1)
     return set(rng.choice(count, held_out, replace=False).tolist())
-
-
-def _line(folder: Path, image: str, label: int) -> str:
-    line = f"{image} {label}"
-    if "\n" in line or "\r" in line or image != image.strip() or not _is_utf8(image):
-        raise ValueError(f"{folder / image!r}: this name cannot be written in a list file; rename it")
-    return line
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _write_new(path: Path, lines: Sequence[str]) -> None:
-    with path.open("x", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{line}\n" for line in lines)

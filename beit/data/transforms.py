@@ -261,7 +261,7 @@ class EvalTransform(Transform):
 
 
 def build_train_transform(config: CfgNode) -> TrainTransform:
-    """The training transform of DATA.* and TRAIN.*."""
+    """The training transform as DATA.* and TRAIN.* set it."""
     augment: Augment | None = None
     if config.TRAIN.AUTO_AUGMENT:
         # timm's fill color: the mean, so that the corners of rotated images are zero after normalization
@@ -283,7 +283,7 @@ def build_train_transform(config: CfgNode) -> TrainTransform:
 
 
 def build_eval_transform(config: CfgNode) -> EvalTransform:
-    """The evaluation transform of DATA.*."""
+    """The evaluation transform as DATA.* sets it."""
     return EvalTransform(image_hw(config), config.DATA.CROP_PCT, FILTERS[config.DATA.INTERPOLATION])
 
 

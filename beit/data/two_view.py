@@ -1,6 +1,6 @@
-"""Two views of one crop: what the model sees, and what the tokenizer sees of the same pixels.
+"""The transforms of pre-training: one crop in two sizes, for the model and for the tokenizer.
 
-Pillow on 8-bit pictures, crop before resize, as the official pipeline; normalization follows on the device.
+Pillow crops and resizes 8-bit images, as in the official pipeline; normalization follows on the device.
 Shapes: H, W of the model's view; h, w of the tokenizer's.
 """
 
@@ -26,7 +26,14 @@ from beit.data.transforms import (
 
 @dataclass(frozen=True)
 class Views:
-    """Sizes (height, width) in pixels and filters of both views; no `second_size`, no second view."""
+    """The two views of a crop.
+
+    Args:
+        size: (H, W) of the model's view, pixels.
+        second_size: (h, w) of the tokenizer's view, pixels; None for no second view.
+        resample: filter of the model's view.
+        second_resample: filter of the tokenizer's view.
+    """
 
     size: tuple[int, int]
     second_size: tuple[int, int] | None
@@ -34,17 +41,17 @@ class Views:
     second_resample: Image.Resampling = Image.Resampling.LANCZOS
 
     def cut(self, image: Image.Image, box: Box) -> Arrays:
-        """`image` uint8 `[3, H, W]` and `second` uint8 `[3, h, w]` of one part of the picture."""
-        part = image.crop(box)
-        views = {"image": channels_first(part.resize(self.size[::-1], self.resample))}
+        """`image` uint8 `[3, H, W]` and `second` uint8 `[3, h, w]` of the same crop."""
+        crop = image.crop(box)
+        views = {"image": channels_first(crop.resize(self.size[::-1], self.resample))}
         if self.second_size is not None:
-            views["second"] = channels_first(part.resize(self.second_size[::-1], self.second_resample))
+            views["second"] = channels_first(crop.resize(self.second_size[::-1], self.second_resample))
         return views
 
 
 @dataclass(frozen=True)
 class TwoViewTransform(Transform):
-    """Color jitter, flip, then one random crop for both views: `image` and `second` (see `Views.cut`).
+    """Color jitter, flip, then one random crop for both views. Returns what `Views.cut` returns.
 
     Source: unilm/beit/datasets.py `DataAugmentationForBEiT`; transforms.py `RandomResizedCropAndInterpolationWithTwoPic`.
 
@@ -53,7 +60,7 @@ class TwoViewTransform(Transform):
         scale: range of the crop's share of the area: (0.08, 1) in v1, (0.2, 1) in v2.
         ratio: range of the crop's width / height.
         hflip: probability of mirroring.
-        jitter: brightness, contrast and saturation; None for none. The hue stays.
+        jitter: of brightness, contrast and saturation, not of hue; None for none.
     """
 
     views: Views
@@ -73,7 +80,12 @@ class TwoViewTransform(Transform):
 
 @dataclass(frozen=True)
 class CentralTwoView(Transform):
-    """Both views of the center, for evaluation: `crop_pct` of the largest box with the aspect of the model's view."""
+    """Both views of the center, for evaluation. Returns what `Views.cut` returns.
+
+    Args:
+        views: sizes and filters.
+        crop_pct: sides of the crop / those of the largest box with the aspect ratio of the model's view.
+    """
 
     views: Views
     crop_pct: float = 1.0
@@ -87,7 +99,7 @@ class CentralTwoView(Transform):
 
 
 def build_train_views(config: CfgNode, second_size: tuple[int, int] | None) -> TwoViewTransform:
-    """The random two-view transform of `DATA.*` and `TRAIN.*`."""
+    """The random transform as DATA.* and TRAIN.* set it; `second_size` as in `Views`."""
     train = config.TRAIN
     return TwoViewTransform(
         _views(config, second_size),
@@ -99,7 +111,7 @@ def build_train_views(config: CfgNode, second_size: tuple[int, int] | None) -> T
 
 
 def build_eval_views(config: CfgNode, second_size: tuple[int, int] | None) -> CentralTwoView:
-    """The central two-view transform of `DATA.*`."""
+    """The central transform as DATA.* sets it; `second_size` as in `Views`."""
     return CentralTwoView(_views(config, second_size), config.DATA.CROP_PCT)
 
 

@@ -128,10 +128,10 @@ def test_wrong_masks_name_the_file_and_what_is_wrong(tmp_path):
         MaskReader(3)(path, (4, 1))
     with pytest.raises(MaskError, match="allows 1 to 3, and 255"):
         MaskReader(3, reduce_zero_label=True)(path, (4, 1))
-    with pytest.raises(MaskError, match="4 x 1 pixels, its picture has 5 x 1"):
+    with pytest.raises(MaskError, match="4 x 1 pixels, its image has 5 x 1"):
         MaskReader(200)(path, (5, 1))
     path = save(tmp_path / "rgb.png", np.zeros((2, 2, 3)))
-    with pytest.raises(MaskError, match="rgb.png: a picture of mode RGB, expected one channel"):
+    with pytest.raises(MaskError, match="rgb.png: an image of mode RGB, expected one channel"):
         MaskReader(3)(path, (2, 2))
     with pytest.raises(ImageError, match="no such file"):
         MaskReader(3)(tmp_path / "none.png", (2, 2))
@@ -147,9 +147,9 @@ def test_missing_things(tmp_path):
     pairs(tmp_path)
     for name in "ab":
         (tmp_path / f"masks/train/{name}.png").unlink()
-    with pytest.raises(FileNotFoundError, match="2 of 3 pictures in .* have no mask .*: a, b"):
+    with pytest.raises(FileNotFoundError, match="2 of 3 images in .* have no mask .*: a, b"):
         open_image_masks(config(tmp_path), "train")
     for folder in ("images/val", "masks/val"):
         (tmp_path / folder).mkdir()
-    with pytest.raises(ValueError, match="has no pictures"):
+    with pytest.raises(ValueError, match="has no images"):
         open_image_masks(config(tmp_path), "val")

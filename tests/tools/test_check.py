@@ -30,8 +30,8 @@ def test_a_good_data_set_has_no_problems(data, tmp_path, capsys):
     assert run(data, tmp_path) == 0
     shown = capsys.readouterr().out
     for part in (
-        "train: 24 pictures, 0 unreadable",
-        "least 20x18, median 20x18, largest 20x18",
+        "train: 24 images, 0 unreadable",
+        "smallest 20x18, median 20x18, largest 20x18",
         "3 classes, 8 to 8 images each",
         "in both splits: 0 images",
         "total batch 4 = 1 device(s) x 4 x 1",
@@ -70,7 +70,7 @@ def test_remarks_and_empty_classes(tmp_path):
     task = TASKS["classify"](tiny_config(data, tmp_path / "out"))
     report = check_split("train", task.dataset("train"), 3, 16, workers=0)
     assert report.problems == ["train: 1 of 3 classes have no image: class 2"]
-    assert "1 of 23 pictures are smaller than the model's 16 pixels" in report.remarks[1]
+    assert "1 of 23 images are smaller than the model's 16 pixels" in report.remarks[1]
     assert "1 classes have less than a tenth" in report.remarks[0]
     assert overlap(report, report)[0].endswith("is in both splits")
     assert shortened([str(k) for k in range(30)])[-1] == "… and 10 more"
