@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import paddle
+from paddle import distributed
 from yacs.config import CfgNode
 
 from beit.config import config_from_arguments
@@ -41,7 +42,7 @@ def main(program: str, *, single: bool, argv: Sequence[str] | None = None, epilo
         epilog: end of the help text.
     """
     status = exit_status(lambda: _launch_or_run(config_from_arguments(argv, program, epilog), single=single))
-    if ranks.is_launched_rank():
+    if distributed.is_initialized():  # a rank of paddle.distributed.launch
         leave(status)
     return status
 
