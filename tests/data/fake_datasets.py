@@ -1,4 +1,4 @@
-"""Data sets for the tests of the loader, in a file of their own: workers import their class by name."""
+"""Data sets for the tests of the loader. They have a module of their own because workers import it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from beit.data.sampler import Sample
 
 
 class Numbers:
-    """Item: index and seed as arrays."""
+    """Returns index and seed as arrays."""
 
     def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
         return {"index": np.asarray(sample.index), "pair": np.asarray([sample.index, sample.seed])}
@@ -25,7 +25,7 @@ class Numbers:
 
 
 class Process(Numbers):
-    """Item: what the process that reads it is like."""
+    """Returns facts about the process that reads it."""
 
     def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
         time.sleep(0.02)
@@ -40,7 +40,7 @@ class Process(Numbers):
 
 
 class Unreadable(Numbers):
-    """Index 3 is no image."""
+    """Index 3 cannot be read."""
 
     def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
         if sample.index == 3:

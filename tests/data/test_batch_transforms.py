@@ -6,7 +6,9 @@ import pytest
 
 from beit.data.batch_transforms import box_mask, erase, normalize
 
-BOXES = np.array([[[1, 2, 3, 4]], [[0, 0, 0, 0]], [[6, 0, 2, 8]]], np.int32)  # one each; none; at the border
+BOXES = np.array(
+    [[[1, 2, 3, 4]], [[0, 0, 0, 0]], [[6, 0, 2, 8]]], np.int32
+)  # one box; no box; a box at the border
 
 
 def inside(box, height=8, width=8):

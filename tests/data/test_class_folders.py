@@ -32,14 +32,14 @@ def test_classes_and_images_are_sorted(tmp_path):
     assert images.path(0) == tmp_path / "Emu/e.TIF"
 
 
-def test_what_does_not_count(tmp_path):
+def test_hidden_files_and_other_extensions_are_ignored(tmp_path):
     make(
         tmp_path, "cat/a.jpg", "cat/._a.jpg", "cat/Thumbs.db", "cat/.hidden/b.jpg", ".git/c.jpg", "readme.jpg"
     )
     assert rows(read_class_folders(tmp_path)) == [("cat/a.jpg", 0)]
 
 
-def test_refused_trees(tmp_path):
+def test_folders_without_classes_or_images_are_refused(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="nowhere is not a folder; expected .*nowhere/<class>/<image>"
     ):
@@ -69,7 +69,7 @@ def test_written_lists_are_read_back(tmp_path):
     ]
 
 
-def test_existing_files_are_left(tmp_path):
+def test_existing_list_files_are_kept(tmp_path):
     make(tmp_path, "train/cat/a.jpg", "val/cat/b.jpg")
     (tmp_path / "train_list.txt").write_text("mine 0\n")
     assert [file.name for file in write_list_files(tmp_path)] == ["val_list.txt", "class_names.txt"]
@@ -79,16 +79,16 @@ def test_existing_files_are_left(tmp_path):
 
 def test_read_only_folder_warns(tmp_path, monkeypatch):
     make(tmp_path, "train/cat/a.jpg", "val/cat/b.jpg")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # permissions do not bind root
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.warns(UserWarning, match="is read-only: no list files written"):
         assert write_list_files(tmp_path) == []
     assert not (tmp_path / "val_list.txt").exists()
 
 
 @pytest.mark.parametrize("name", ["line\nbreak.jpg", b"caf\xe9.jpg".decode("utf-8", "surrogateescape")])
-def test_names_no_list_can_hold(tmp_path, name):
+def test_names_that_a_list_cannot_hold_are_refused(tmp_path, name):
     make(tmp_path, f"train/cat/{name}", "val/cat/b.jpg")
     assert class_folder_names(tmp_path / "train") == ("cat",)
     with pytest.raises(ValueError, match="this name cannot be written in a list file; rename it"):
         write_list_files(tmp_path)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["train", "val"]  # no half list
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["train", "val"]  # and no incomplete list

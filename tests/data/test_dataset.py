@@ -18,7 +18,7 @@ BAD = {3, 4}
 
 @pytest.fixture
 def images(tmp_path):
-    """Image k is of the color 20 k; two of twelve are no images."""
+    """Twelve images; image k has the gray value 20 k, and images 3 and 4 are unreadable."""
     for k in range(12):
         path = tmp_path / f"{k}.png"
         if k in BAD:
@@ -38,7 +38,7 @@ class Broken(Transform):
         raise ValueError("a mistake of ours")
 
 
-def test_evaluation_item(images):
+def test_evaluation_sample(images):
     item = ClassificationDataset(images, EvalTransform((8, 8), 1.0))[Sample(7, 7)]
     assert set(item) == {"image", "label", "index"}
     assert item["image"].shape == (3, 8, 8) and item["image"].dtype == np.uint8
@@ -47,7 +47,7 @@ def test_evaluation_item(images):
     assert item["label"].dtype == item["index"].dtype == np.int64
 
 
-def test_training_item(images):
+def test_training_sample(images):
     item = ClassificationDataset(images, TrainTransform((8, 8), erase_probability=1.0, erase_count=2))[
         Sample(1, 50)
     ]
@@ -55,12 +55,12 @@ def test_training_item(images):
     assert item["erase"].shape == (2, 4) and item["erase"].dtype == np.int32
 
 
-def test_without_labels(images, tmp_path):
+def test_samples_without_labels(images, tmp_path):
     item = ClassificationDataset(ImageList.from_names(tmp_path, ["0.png"]), Noisy())[Sample(0, 0)]
     assert "label" not in item and item["index"] == 0
 
 
-def test_randomness_is_a_function_of_both_seeds(images):
+def test_random_numbers_depend_on_both_seeds_only(images):
     dataset = ClassificationDataset(images, Noisy(), seed=5)
     np.testing.assert_array_equal(dataset[Sample(1, 9)]["noise"], np.random.default_rng([5, 9]).random(4))
     np.testing.assert_array_equal(dataset[Sample(1, 9)]["noise"], dataset[Sample(2, 9)]["noise"])
@@ -71,43 +71,43 @@ def test_randomness_is_a_function_of_both_seeds(images):
     ).all()
 
 
-def test_evaluation_raises(images, tmp_path):
+def test_an_unreadable_image_is_an_error_in_evaluation(images, tmp_path):
     with pytest.raises(ImageError, match=r"3.png: an empty file \(0 bytes\) \(image 3 of the list, from 0\)"):
         ClassificationDataset(images, Noisy())[Sample(3, 3)]
 
 
-def test_training_takes_the_next_image_and_notes_the_bad_one(images, tmp_path):
-    notes = tmp_path / "bad.txt"
-    dataset = ClassificationDataset(images, Noisy(), bad_images=notes)
+def test_training_takes_the_next_image_and_records_the_unreadable_one(images, tmp_path):
+    bad_images = tmp_path / "bad.txt"
+    dataset = ClassificationDataset(images, Noisy(), bad_images=bad_images)
     assert dataset[Sample(2, 8)]["index"] == 2
-    assert not notes.exists()
+    assert not bad_images.exists()
     assert dataset.unreadable() == set()
     item = dataset[Sample(3, 9)]
     assert (item["index"], item["label"], item["image"][0, 0]) == (5, 0, 100)
     np.testing.assert_array_equal(item["noise"], dataset[Sample(5, 9)]["noise"])
-    assert notes.read_text().splitlines() == [
+    assert bad_images.read_text().splitlines() == [
         f"{tmp_path / f'{k}.png'}\tan empty file (0 bytes)" for k in (3, 4)
     ]
     dataset[Sample(4, 10)]
-    assert len(notes.read_text().splitlines()) == 3
+    assert len(bad_images.read_text().splitlines()) == 3
     assert dataset.unreadable() == {str(tmp_path / f"{k}.png") for k in (3, 4)}
 
 
-def test_replacement_wraps_around(images, tmp_path):
+def test_the_image_after_the_last_is_the_first(images, tmp_path):
     (tmp_path / "11.png").unlink()
     item = ClassificationDataset(images, Noisy(), bad_images=tmp_path / "bad.txt")[Sample(11, 0)]
     assert item["index"] == 0
     assert "11.png\tno such file" in (tmp_path / "bad.txt").read_text()
 
 
-def test_ten_bad_images_in_a_row_stop(tmp_path):
+def test_ten_unreadable_images_in_a_row_are_an_error(tmp_path):
     images = ImageList.from_names(tmp_path, [f"{k}.png" for k in range(20)])
     with pytest.raises(ImageError, match=r"14.png: no such file; and so are the 9 images before it"):
         ClassificationDataset(images, Noisy(), bad_images=tmp_path / "bad.txt")[Sample(5, 0)]
     assert len((tmp_path / "bad.txt").read_text().splitlines()) == 10
 
 
-def test_errors_of_the_transform_are_not_bad_images(images, tmp_path):
+def test_errors_of_the_transform_are_not_taken_for_unreadable_images(images, tmp_path):
     with pytest.raises(ValueError, match="a mistake of ours"):
         ClassificationDataset(images, Broken(), bad_images=tmp_path / "bad.txt")[Sample(0, 0)]
     assert not (tmp_path / "bad.txt").exists()

@@ -1,4 +1,4 @@
-"""Stored features: read by image, refused when they are of other images."""
+"""Stored features are read by image, and refused if they belong to other images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_row_is_read_as_float32_also_in_a_worker(tmp_path):
     store(tmp_path, array)
     features = open_features(tmp_path, "train", IMAGES)
     sent = pickle.dumps(features)
-    assert len(sent) < 1000  # the path travels, not the array
+    assert len(sent) < 1000  # the path is pickled, not the array
     for index in range(3):
         row = pickle.loads(sent)[index]
         assert row.dtype == np.float32

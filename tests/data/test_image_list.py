@@ -13,7 +13,7 @@ def test_names_and_paths(tmp_path):
     assert images.labels.tolist() == [4, 0, 2] and images.class_names == ("p", "q")
 
 
-def test_names_of_any_bytes(tmp_path):
+def test_names_that_are_not_utf8(tmp_path):
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     assert ImageList.from_names(tmp_path, [name]).path(0) == tmp_path / name
 
@@ -23,7 +23,7 @@ def test_unlabeled(tmp_path):
     assert images.labels is None and images.class_names is None
 
 
-def test_index_beyond_the_list(tmp_path):
+def test_an_index_beyond_the_list_is_an_error(tmp_path):
     with pytest.raises(IndexError):
         ImageList.from_names(tmp_path, ["a"]).path(1)
 
@@ -38,14 +38,14 @@ def test_check_files(tmp_path):
     names = [f"{k}.jpg" for k in range(40)]
     for k in set(range(40)) - {7, 8, 39}:
         (tmp_path / names[k]).touch()
-    (tmp_path / names[8]).mkdir()  # a folder is no image
+    (tmp_path / names[8]).mkdir()  # a folder is not an image
     images = ImageList.from_names(tmp_path, names)
     assert check_files(images, None) == [tmp_path / names[k] for k in (7, 8, 39)]
     assert check_files(images) == [tmp_path / names[k] for k in (7, 8, 39)]
-    assert check_files(images, 2) == [tmp_path / "39.jpg"]  # looks at the first and the last
+    assert check_files(images, 2) == [tmp_path / "39.jpg"]  # checks the first and the last
 
 
-def test_fingerprint_is_of_names_labels_and_order(tmp_path):
+def test_fingerprint_depends_on_names_labels_and_order_only(tmp_path):
     one = ImageList.from_names(tmp_path, ["ab", "c"], [0, 1])
     assert one.fingerprint() == ImageList.from_names(tmp_path / "moved", ["ab", "c"], [0, 1]).fingerprint()
     others = [(["c", "ab"], [0, 1]), (["ab", "c"], [1, 0]), (["a", "bc"], [0, 1]), (["ab", "c"], None)]

@@ -39,8 +39,8 @@ def pairs(root, folders=("images/train", "masks/train"), names=("b", "a", "c")):
     return root
 
 
-def test_pairs_go_by_name(tmp_path):
-    (pairs(tmp_path) / "images/train/notes.txt").write_text("no picture")
+def test_images_and_masks_are_paired_by_name(tmp_path):
+    (pairs(tmp_path) / "images/train/notes.txt").write_text("not an image")
     save(tmp_path / "images/train/more/d.png", np.zeros((4, 5, 3)))
     save(tmp_path / "masks/train/more/d.png", np.zeros((4, 5)))
     found = open_image_masks(config(tmp_path), "train")
@@ -72,7 +72,7 @@ def test_names_and_colors_of_ade20k():
     assert (ade20k.CLASS_NAMES[149], ade20k.PALETTE[149]) == ("flag", (92, 0, 255))
 
 
-def test_own_names_and_colors(tmp_path):
+def test_class_names_and_colors_from_files(tmp_path):
     (tmp_path / "class_names.txt").write_text("road\ncar\nsky\n")
     (tmp_path / "palette.txt").write_text("1 2 3\n\n4, 5, 6\n7 8 9\n")
     names, palette = class_names_and_palette(config(tmp_path))
@@ -94,7 +94,7 @@ def test_own_names_and_colors(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "I;16"])
-def test_masks_of_any_one_channel_mode(tmp_path, mode):
+def test_masks_of_all_one_channel_modes(tmp_path, mode):
     values = np.array([[0, 1], [1, 0]], np.uint8)
     image = Image.fromarray(values)
     if mode == "P":
@@ -118,7 +118,7 @@ def test_zero_and_ignored_labels(tmp_path):
     np.testing.assert_array_equal(MaskReader(3, ignore_label=7)(path, (4, 1)), [[0, 1, 2, IGNORE]])
 
 
-def test_wrong_masks_name_the_file_and_what_is_wrong(tmp_path):
+def test_errors_of_wrong_masks_name_file_and_cause(tmp_path):
     path = save(tmp_path / "mask.png", [[0, 3, 150, 150]])
     with pytest.raises(
         MaskError, match=r"mask.png: value 3, 150 in 3 pixels; MODEL.NUM_CLASSES=3 allows 0 to 2"
@@ -139,7 +139,7 @@ def test_wrong_masks_name_the_file_and_what_is_wrong(tmp_path):
     assert (str(error), error.path) == ("a.png: why", "a.png")
 
 
-def test_missing_things(tmp_path):
+def test_missing_folders_masks_and_images(tmp_path):
     with pytest.raises(ValueError, match="DATASET=folder has no masks"):
         open_image_masks(config(tmp_path, dataset="folder"), "train")
     with pytest.raises(FileNotFoundError, match="images/train is not a folder. Two layouts"):

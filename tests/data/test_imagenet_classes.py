@@ -27,12 +27,12 @@ def test_imagenet_1k():
 
 
 def test_the_list_of_21841_is_that_of_21843_without_two():
-    """Put back at their places in the longer list, the two keep its order: ImageNet-21k is sorted by identifier."""
+    """Inserted at their indices, the two give a list sorted by identifier, as ImageNet-21k is."""
     ids = list(synsets("imagenet-21k"))
     assert len(ids) == 21841 == len(class_names("imagenet-21k"))
     assert not set(ids) & set(DROPPED_SYNSETS.values())
-    for place, synset in sorted(DROPPED_SYNSETS.items()):
-        ids.insert(place, synset)
+    for index, synset in sorted(DROPPED_SYNSETS.items()):
+        ids.insert(index, synset)
     assert len(ids) == 21843 and [ids[9205], ids[15027]] == ["n03931044", "n09859684"]
     assert ids == sorted(ids)
     assert class_names("imagenet-21k")[0] == "organism, being"
@@ -42,11 +42,11 @@ def test_all_but_one_class_of_the_short_list_are_in_the_long_one():
     assert set(synsets("imagenet-1k")) - set(synsets("imagenet-21k")) == {"n04399382"}  # teddy
 
 
-def test_folder_names():
+def test_synsets_as_folder_names_are_replaced_by_lemmas():
     assert from_synsets(["n01440764", "n02510455"])[0] == "tench, Tinca tinca"
     assert from_synsets(["n01440764", "mine"]) == ("n01440764", "mine")
 
 
-def test_unknown_list():
+def test_an_unknown_list_is_an_error():
     with pytest.raises(ValueError, match="did you mean imagenet-1k"):
         class_names("imagenet1k")

@@ -89,7 +89,7 @@ def test_cmyk_jpeg(tmp_path):
 
 
 def test_adobe_ycck_jpeg(tmp_path):
-    """The marker of Adobe's YCbCr of inverted CMYK: decoders that overlook it show a negative."""
+    """Decoders that ignore Adobe's marker for YCbCr of inverted CMYK return inverted colors."""
     stream = io.BytesIO()
     Image.new("CMYK", (16, 16), (0, 0, 0, 51)).save(stream, "JPEG", quality=100)
     data = bytearray(stream.getvalue())
@@ -135,14 +135,14 @@ def test_float_tiff_on_unit_range(tmp_path):
         (np.array([[-1, 5]], np.int32), "integer pixels from -1 to 5"),
     ],
 )
-def test_undeclared_range_is_refused(tmp_path, values, match):
+def test_pixels_of_undeclared_range_are_refused(tmp_path, values, match):
     path = save(tmp_path / "range.tif", Image.fromarray(values))
     with pytest.raises(ImageError, match=match):
         open_image(path)
 
 
 @pytest.mark.parametrize("name", ["moving.gif", "moving.webp", "pages.tif"])
-def test_first_frame_of_many(tmp_path, name):
+def test_the_first_frame_of_an_animation_is_read(tmp_path, name):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     options = {"lossless": True} if name.endswith("webp") else {}
     path = save(tmp_path / name, frames[0], save_all=True, append_images=frames[1:], **options)
@@ -150,12 +150,12 @@ def test_first_frame_of_many(tmp_path, name):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_a_choice(tmp_path, orientation):
+def test_exif_orientation_is_optional(tmp_path, orientation):
     upright = np.arange(6, dtype=np.uint8).reshape(2, 3)
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / "turned.png", Image.fromarray(upright), exif=exif)
-    turned = {  # EXIF 2.3, 4.6.4 A: what row 0 and column 0 of the stored picture are
+    turned = {  # EXIF 2.3, 4.6.4 A: the meaning of row 0 and column 0 of the stored image
         1: upright,
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
@@ -183,7 +183,7 @@ def chunk(kind, data):
 @pytest.mark.parametrize(
     "side", [10_000, 60_000]
 )  # 100 million pixels: Pillow warns; 3600 million: it raises
-def test_image_bombs(tmp_path, side):
+def test_decompression_bombs_are_refused(tmp_path, side):
     limit = Image.MAX_IMAGE_PIXELS
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")))
@@ -203,7 +203,7 @@ def test_image_bombs(tmp_path, side):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image in one of the formats"),
     ],
 )
-def test_files_that_are_no_images(tmp_path, content, match):
+def test_files_that_are_not_images_are_refused(tmp_path, content, match):
     path = tmp_path / "no.jpg"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=match) as info:
@@ -213,7 +213,7 @@ def test_files_that_are_no_images(tmp_path, content, match):
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.bmp", "a.tif", "a.webp", "a.ppm"])
 @pytest.mark.parametrize("share", [0.5, 0.9])
-def test_truncated_files(tmp_path, name, share):
+def test_truncated_files_are_refused(tmp_path, name, share):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = save(tmp_path / name, Image.fromarray(noise))
     data = path.read_bytes()
@@ -228,7 +228,7 @@ def test_wrong_extension_does_not_matter(tmp_path):
     np.testing.assert_array_equal(pixels(path), [[[0, 0, 255]]])
 
 
-def test_missing_file_and_folder(tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(ImageError, match="nowhere.jpg: no such file"):
         open_image(tmp_path / "nowhere.jpg")
     with pytest.raises(ImageError, match="a folder, not an image"):
@@ -241,7 +241,7 @@ def test_error_survives_pickling():
 
 
 def smooth(width, height):
-    """A picture of slow waves: what it looks like does not depend on how it is scaled."""
+    """An image of low frequencies, which scaling keeps."""
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / 31 + y / 47), np.cos(x / 53), np.sin(y / 37)]
     return Image.fromarray((128 + 80 * np.stack(waves, -1)).astype(np.uint8))

@@ -34,7 +34,7 @@ def test_plain_lines(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        "a b.jpg 3\nc.jpg 4",  # no line end at the end
+        "a b.jpg 3\nc.jpg 4",  # no line break at the end
         "\ufeffa b.jpg 3\nc.jpg 4\n",
         "a b.jpg 3\r\nc.jpg 4\r\n",
         "a b.jpg\t3\nc.jpg\t \t4\n",
@@ -43,7 +43,7 @@ def test_plain_lines(tmp_path):
         "a b.jpg 03\nc.jpg 0004\n",
     ],
 )
-def test_tolerated_spellings(tmp_path, content):
+def test_accepted_spellings(tmp_path, content):
     assert rows(read(tmp_path, content)) == [("a b.jpg", 3), ("c.jpg", 4)]
 
 
@@ -64,7 +64,7 @@ names = (
     st.lists(st.tuples(names, st.integers(0, 999)), min_size=1, max_size=20),
     st.sampled_from(["\n", "\r\n", "\n\n"]),
 )
-def test_what_is_written_is_read(tmp_path_factory, lines, line_end):
+def test_written_lines_are_read_back(tmp_path_factory, lines, line_end):
     tmp_path = tmp_path_factory.mktemp("lists", numbered=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # duplicates
@@ -102,17 +102,17 @@ def test_what_is_written_is_read(tmp_path_factory, lines, line_end):
         ("a.jpg 1\n".encode("utf-16"), r":1: not UTF-8"),
     ],
 )
-def test_refused_lists_name_file_and_line(tmp_path, content, match):
+def test_errors_of_bad_lists_name_file_and_line(tmp_path, content, match):
     with pytest.raises(ValueError, match=match):
         read(tmp_path, content)
 
 
-def test_dots_in_names_are_no_escape(tmp_path):
+def test_dots_in_names_are_accepted(tmp_path):
     lines = [("a..b.jpg", 1), ("...", 2), ("..a/b...jpg", 3), ("x:y.jpg", 4)][:3]
     assert rows(read(tmp_path, "".join(f"{path} {label}\n" for path, label in lines))) == lines
 
 
-def test_missing_list_and_folder_in_its_place(tmp_path):
+def test_a_missing_list_and_a_folder_in_its_place_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="train_list.txt does not exist; expected a text file"):
         read_list_file(tmp_path / "train_list.txt", tmp_path, 10)
     with pytest.raises(FileNotFoundError, match="is a folder"):
@@ -141,7 +141,7 @@ def test_duplicates_are_counted(tmp_path):
 
 
 def test_a_large_list_is_small_when_pickled(tmp_path):
-    content = "".join(f"train/n{k:04d}/picture.JPEG {k}\n" for k in range(5000))
+    content = "".join(f"train/n{k:04d}/image.JPEG {k}\n" for k in range(5000))
     images = read(tmp_path, content, 5000)
     data = pickle.dumps(images)
     assert len(data) < len(content) + 12 * 5000 + 2000  # names, 4-byte offsets, 8-byte labels

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def fakes(monkeypatch):
-    """The module of data sets, importable here and in workers."""
+    """The module `fake_datasets`, importable in this process and in workers."""
     monkeypatch.syspath_prepend(HERE)
     import fake_datasets
 
@@ -74,17 +74,17 @@ def test_workers_give_the_same_samples(tmp_path):
             np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_workers_are_light_and_stay(fakes):
-    import paddle  # noqa: F401  # here, so that a worker that inherits or imports it is noticed
+def test_workers_have_no_paddle_and_are_reused(fakes):
+    import paddle  # noqa: F401  # so that a worker could inherit it
 
     with Loader(fakes.Process(), num_workers=2) as loader:
         batches = [*loader(EvalSampler(6, batch_size=1)), *loader(EvalSampler(6, batch_size=1))]
         workers = {int(batch["pid"][0]) for batch in batches}
-    assert os.getpid() not in workers and len(workers) == 2  # the second call starts no others
+    assert os.getpid() not in workers and len(workers) == 2  # the second call starts no new ones
     assert not any(batch["has_paddle"][0] for batch in batches)
     assert {int(batch["threads"][0]) for batch in batches} == {
         2
-    }  # the work, and waiting for the parent's end
+    }  # one works, one waits for the end of the parent
     assert all(batch["blocks_signals"][0] for batch in batches)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
@@ -106,21 +106,21 @@ def test_read_ahead_is_bounded(fakes):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_error_arrives_as_it_is(fakes, num_workers):
+def test_an_exception_keeps_its_type_and_message(fakes, num_workers):
     with Loader(fakes.Unreadable(), num_workers=num_workers) as loader:
         with pytest.raises(ImageError, match=r"^third.jpg: an empty file \(0 bytes\)$"):
             list(loader(EvalSampler(6, batch_size=2)))
-        assert len(list(loader(EvalSampler(3, batch_size=2)))) == 2  # and the loader goes on
+        assert len(list(loader(EvalSampler(3, batch_size=2)))) == 2  # the loader can still be used
 
 
-def test_a_killed_worker_is_reported(fakes):
+def test_a_killed_worker_is_an_error(fakes):
     with Loader(fakes.Deadly(), num_workers=2) as loader:
         with pytest.raises(RuntimeError, match="a data worker was killed .*lower DATA.NUM_WORKERS"):
             list(loader(EvalSampler(6, batch_size=2)))
         assert len(list(loader(EvalSampler(2, batch_size=2)))) == 1  # new workers
 
 
-def test_a_stuck_worker_is_reported_and_killed(fakes, monkeypatch):
+def test_a_stuck_worker_is_an_error_and_is_killed(fakes, monkeypatch):
     monkeypatch.setattr("beit.data.loader._GRACE", 0.1)
     begin = time.monotonic()
     loader = Loader(fakes.Slow(), num_workers=2, timeout=0.2)
@@ -154,12 +154,12 @@ def test_leaving_early_ends_the_workers(fakes):
             worker = int(batch["pid"][0])
             begin = time.monotonic()
             break
-    assert time.monotonic() - begin < 0.7  # four batches of 0.4 seconds were asked for, two are under way
+    assert time.monotonic() - begin < 0.7  # of four batches of 0.4 seconds two are being read
     assert not is_running(worker)
-    loader.close()  # twice does no harm
+    loader.close()  # a second call has no effect
 
 
-def test_more_workers_than_cpus(fakes):
+def test_no_more_workers_than_cpus_are_started(fakes):
     with pytest.warns(UserWarning, match="DATA.NUM_WORKERS=9, but 4 CPUs: 4 used"):
         assert Loader(fakes.Numbers(), num_workers=9).num_workers == 4
 
@@ -178,7 +178,7 @@ time.sleep(60)
 
 
 def test_workers_die_with_a_killed_parent(tmp_path):
-    """The script has no `if __name__ == "__main__"`: workers that imported it would start workers."""
+    """The script has no `if __name__ == "__main__"`, so workers that imported it would start workers themselves."""
     script = tmp_path / "main.py"
     script.write_text(SCRIPT.format(paths=[str(HERE.parents[1]), str(HERE)]))
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:

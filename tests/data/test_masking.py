@@ -1,4 +1,4 @@
-"""Masks of pre-training: counts, frequencies, other grids."""
+"""Masks for masked image modeling: counts, frequencies, other grids."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from beit.data.masking import BlockMask, RandomMask, build_mask_generator
 DRAWS = 2000  # the statistics below hold for 10,000 too, which take a second
 
 
-def draws(generator, count=DRAWS, seed=0):
+def many_masks(generator, count=DRAWS, seed=0):
     rng = np.random.default_rng(seed)
     return np.stack([generator(rng) for _ in range(count)])
 
 
 def slow_mask(rng, *, exact):
-    """The official rule, cell by cell, for 14 x 14 cells, 75 hidden, smallest block 16."""
-    hidden = set()
-    while len(hidden) < 75:
-        before = len(hidden)
+    """The official algorithm patch by patch, for 14 x 14 patches, 75 masked, smallest block 16."""
+    masked = set()
+    while len(masked) < 75:
+        before = len(masked)
         for _ in range(10):
-            remaining = 75 - len(hidden)
+            remaining = 75 - len(masked)
             area = 16 + (remaining - 16) * rng.random()
             aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if w < 14 and h < 14:
                 top, left = rng.integers(0, 14 - h + 1), rng.integers(0, 14 - w + 1)
                 block = {(y, x) for y in range(top, top + h) for x in range(left, left + w)}
-                if 0 < len(block - hidden) <= remaining:
-                    hidden |= block
+                if 0 < len(block - masked) <= remaining:
+                    masked |= block
                     break
-        if len(hidden) == before:
+        if len(masked) == before:
             break
     mask = np.zeros((14, 14), bool)
-    for cell in hidden:
-        mask[cell] = True
+    for patch in masked:
+        mask[patch] = True
     mask = mask.reshape(-1)
-    if exact and len(hidden) < 75:
-        mask[rng.choice(np.flatnonzero(~mask), 75 - len(hidden), replace=False)] = True
+    if exact and len(masked) < 75:
+        mask[rng.choice(np.flatnonzero(~mask), 75 - len(masked), replace=False)] = True
     return mask
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_equals_the_rule_written_cell_by_cell(exact):
+def test_equals_the_official_algorithm_patch_by_patch(exact):
     generator = BlockMask((14, 14), 75, 16, 75, exact)
     for seed in range(50):
         expected = slow_mask(np.random.default_rng(seed), exact=exact)
@@ -54,24 +54,24 @@ def test_equals_the_rule_written_cell_by_cell(exact):
 
 
 def test_v1_counts_are_distributed_as_the_official_ones():
-    """recipes: 67 % have exactly 75, mean 74.5, minimum 64 in 5000 draws."""
-    counts = draws(build_mask_generator(get_config())).sum(1)
+    """Official code: 67 % of 5000 masks have exactly 75, mean 74.5, minimum 64."""
+    counts = many_masks(build_mask_generator(get_config())).sum(1)
     assert counts.max() == 75
     assert 60 <= counts.min() <= 70
     assert (counts == 75).mean() == pytest.approx(0.67, abs=0.03)
     assert counts.mean() == pytest.approx(74.5, abs=0.1)
 
 
-def test_v2_always_hides_exactly_75():
-    masks = draws(build_mask_generator(get_config(opts=["MASK.RULE", "exact"])))
+def test_v2_always_masks_exactly_75():
+    masks = many_masks(build_mask_generator(get_config(opts=["MASK.RULE", "exact"])))
     assert masks.dtype == bool
     assert set(masks.sum(1)) == {75}
 
 
 @pytest.mark.parametrize("rule", ["at_most", "exact", "random"])
-def test_frequencies_are_symmetric_and_no_cell_is_left_out(rule):
-    """Blocks hide the center more often than the border, but every border alike: mmpretrain never hides the last row."""
-    share = draws(build_mask_generator(get_config(opts=["MASK.RULE", rule]))).mean(0).reshape(14, 14)
+def test_frequencies_are_symmetric_and_no_patch_is_left_out(rule):
+    """The center is masked more often than the borders, and all borders equally; mmpretrain never masks the last row."""
+    share = many_masks(build_mask_generator(get_config(opts=["MASK.RULE", rule]))).mean(0).reshape(14, 14)
     assert share.mean() == pytest.approx(75 / 196, abs=0.005)
     assert share.min() > 0.02
     borders = [share[0].mean(), share[-1].mean(), share[:, 0].mean(), share[:, -1].mean()]
@@ -81,8 +81,8 @@ def test_frequencies_are_symmetric_and_no_cell_is_left_out(rule):
 
 
 def test_the_largest_block_is_limited():
-    """Blocks of one cell hide all cells alike, corners too."""
-    share = draws(BlockMask((14, 14), 75, 1, 1), 100).mean(0)
+    """Blocks of one patch mask all patches equally often, the corners too."""
+    share = many_masks(BlockMask((14, 14), 75, 1, 1), 100).mean(0)
     assert share.min() > 0.2
     assert share.max() < 0.56
 

@@ -12,7 +12,7 @@ SIDE = 16
 
 
 def batch(size, seed=0):
-    """Image k is the constant k + 1, with label k: what was mixed can be read off."""
+    """Image k has the constant value k + 1 and label k, so a mixed image shows its parts."""
     values = np.arange(1, size + 1, dtype=np.float32)
     images = np.broadcast_to(values[:, None, None, None], (size, 3, SIDE, SIDE)).copy()
     return images, np.arange(size), np.random.default_rng(seed)
@@ -56,7 +56,7 @@ def test_mixup_equals_the_formula(mode, seed):
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 @pytest.mark.parametrize("minmax", [None, (0.2, 0.8)])
-def test_cutmix_pastes_one_box_and_its_area_is_the_share(mode, minmax):
+def test_cutmix_pastes_one_box_and_weights_labels_by_its_area(mode, minmax):
     images, mixed, targets = mix(6, 2, mode=mode, mixup_alpha=0.0, cutmix_minmax=minmax)
     share = own_shares(targets)
     for k, image in enumerate(mixed):
@@ -69,7 +69,7 @@ def test_cutmix_pastes_one_box_and_its_area_is_the_share(mode, minmax):
             assert 3 <= len(rows) < 12 and 3 <= len(columns) < 12
 
 
-def test_smoothing_goes_through_the_mix():
+def test_smoothed_targets_are_mixed():
     images, labels, rng = batch(4)
     _, targets = Mixup(num_classes=10, smoothing=0.1)(paddle.to_tensor(images), paddle.to_tensor(labels), rng)
     np.testing.assert_allclose(targets.numpy().sum(1), 1, atol=1e-6)
@@ -77,7 +77,7 @@ def test_smoothing_goes_through_the_mix():
 
 
 def test_lambda_statistics():
-    """Beta(.8, .8) for mixup; 1 - Beta(1, 1) area for cutmix, more stays as boxes are cut at the border."""
+    """Beta(.8, .8) for mixup; 1 - Beta(1, 1) area for cutmix, more is kept because boxes are clipped at the border."""
     rng = np.random.default_rng(0)
     mixup = Mixup(num_classes=2)
     draws = [mixup._draw(224, 224, rng) for _ in range(4000)]
@@ -109,7 +109,7 @@ def test_probabilities():
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 @pytest.mark.parametrize("size", [1, 5])
-def test_odd_batch_keeps_its_middle_image(mode, size):
+def test_an_odd_batch_keeps_its_middle_image(mode, size):
     for seed in range(4):
         images, mixed, targets = mix(size, seed, mode=mode)
         np.testing.assert_allclose(mixed[size // 2], images[size // 2], atol=1e-6)

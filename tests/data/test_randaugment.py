@@ -1,4 +1,4 @@
-"""The operations against NumPy or another way to have Pillow do it; the draws by statistics."""
+"""The operations against NumPy or other functions of Pillow, the random choices by their statistics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def equalized(channel):
 
 
 def bilinear_free_affine(matrix):
-    """The same map with the coordinates written out: only where it hits whole pixels."""
+    """The affine map written out, for maps of whole pixels to whole pixels."""
     a, b, c, d, e, f = matrix
     expected = np.full((12, 16, 3), FILL)
     for y in range(12):
@@ -47,7 +47,7 @@ def bilinear_free_affine(matrix):
     return expected
 
 
-def test_there_are_fifteen():
+def test_there_are_fifteen_operations():
     assert len(OPS) == 15
 
 
@@ -109,7 +109,7 @@ def test_enhancements(factor):
         ("ShearY", 0.0, (1, 0, 0, 0, 1, 0)),
     ],
 )
-def test_geometry_that_hits_whole_pixels(name, level, matrix):
+def test_geometric_operations_on_whole_pixels(name, level, matrix):
     np.testing.assert_array_equal(apply(name, level), bilinear_free_affine(matrix))
 
 
@@ -161,7 +161,7 @@ def test_every_operation_keeps_size_and_mode():
         assert (result.mode, result.size) == ("RGB", (16, 12))
 
 
-def test_draws_follow_the_policy(monkeypatch):
+def test_random_choices_follow_the_policy(monkeypatch):
     """Two operations of 15 uniformly, each with p = .5; magnitude N(9, .5) clipped at 10."""
     applied = []
 

@@ -13,7 +13,7 @@ SIZES = st.integers(1, 5)
 
 
 def steps(length, batch_size, accum_iter, world_size, *, epoch=0, first_step=0, **options):
-    """For each step, the samples of each rank and micro-batch: [step][rank][micro-batch][image]."""
+    """The samples as a nested list [step][rank][micro-batch][image]."""
     ranks = [
         TrainSampler(
             length, batch_size=batch_size, accum_iter=accum_iter, world_size=world_size, rank=rank, **options
@@ -28,7 +28,7 @@ def flat(step):
 
 
 @given(st.integers(1, 200), SIZES, SIZES, SIZES, st.integers(0, 3), st.integers(0, 5))
-def test_nothing_lost_and_nothing_twice(length, batch_size, accum_iter, world_size, epoch, seed):
+def test_an_epoch_takes_each_image_at_most_once(length, batch_size, accum_iter, world_size, epoch, seed):
     size = batch_size * accum_iter * world_size
     if length < size:
         with pytest.raises(ValueError, match="batch larger than the data"):
@@ -68,7 +68,7 @@ def test_epochs_and_seeds_differ():
     assert again == orders[0]
 
 
-def test_ranks_stride():
+def test_ranks_take_every_nth_image():
     order = TrainSampler(8, batch_size=2).order(0)
     (step, _) = steps(8, 2, 1, 2)
     assert step[1][0][1] == Sample(int(order[3]), 3)  # rank 1, its second image: position 3

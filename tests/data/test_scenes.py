@@ -18,13 +18,13 @@ def test_the_same_scenes_every_time_in_the_documented_layout(tmp_path):
     assert IMAGES["train"] > IMAGES["val"]
 
 
-def test_every_class_is_drawn_and_labels_follow_the_picture():
+def test_every_class_is_drawn_and_labels_match_the_image():
     found = set()
     for seed in range(10):
-        picture, labels = draw_scene(np.random.default_rng(seed))
-        classes, pixels = np.array(labels), np.array(picture).astype(int)
+        image, labels = draw_scene(np.random.default_rng(seed))
+        classes, pixels = np.array(labels), np.array(image).astype(int)
         found |= set(np.unique(classes))
-        # Trees are dark, the sky is bright: colors and labels tell of the same places.
+        # Trees are dark, the sky is bright: the labels are at the places of the colors.
         if (classes == 4).any():
             assert pixels[classes == 4].mean() < pixels[classes == 0].mean()
     assert found == set(range(len(CLASS_NAMES)))

@@ -29,15 +29,15 @@ from beit.data.segmentation import (
 
 
 def bilinear_pixel(pixels, size, y, x):
-    """One pixel of a resize by the definition: two neighbors per axis, half-pixel centers, edges repeated."""
+    """One pixel of a resized image by definition: two neighbors per axis, half-pixel centers, edges repeated."""
     value = 0.0
-    places = []
-    for index, length, wanted in ((y, pixels.shape[0], size[0]), (x, pixels.shape[1], size[1])):
-        place = min(max((index + 0.5) * length / wanted - 0.5, 0), length - 1)
-        low = math.floor(place)
-        places.append([(low, 1 - place + low), (min(low + 1, length - 1), place - low)])
-    for row, a in places[0]:
-        for column, b in places[1]:
+    neighbors = []
+    for index, length, target in ((y, pixels.shape[0], size[0]), (x, pixels.shape[1], size[1])):
+        position = min(max((index + 0.5) * length / target - 0.5, 0), length - 1)
+        low = math.floor(position)
+        neighbors.append([(low, 1 - position + low), (min(low + 1, length - 1), position - low)])
+    for row, a in neighbors[0]:
+        for column, b in neighbors[1]:
             value = value + a * b * pixels[row, column].astype(float)
     return value
 
@@ -56,7 +56,7 @@ def test_resize_takes_two_neighbors_per_axis(size):
 
 
 def test_sizes():
-    # mmcv's rescale_size: a 683 x 512 picture within (2048, 512), and one so long that its longer side decides.
+    # mmcv's rescale_size: a 683 x 512 image within (2048, 512), and one whose longer side is the limit.
     assert fitting_size((512, 683), (2048, 512)) == (512, 683)
     assert fitting_size((300, 400), (2048, 512)) == (512, 683)
     assert fitting_size((400, 300), (512, 2048)) == (683, 512)
@@ -72,7 +72,7 @@ def test_labels_take_the_pixel_under_their_center():
     np.testing.assert_array_equal(resize_labels(labels, (7, 9)), expected)
 
 
-def test_crops_that_one_class_fills_are_drawn_again():
+def test_crops_dominated_by_one_class_are_drawn_again():
     labels = np.zeros((40, 200), np.uint8)
     labels[:, 150:] = 1
     labels[:5] = IGNORE
@@ -94,7 +94,7 @@ def test_photometric_distortion_follows_its_definition():
     pixels = np.random.default_rng(1).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 
     class Script:
-        """A generator that answers what it is told."""
+        """A generator that returns given numbers."""
 
         def __init__(self, randoms, uniforms, integer=0):
             self.randoms, self.uniforms, self.integer = list(randoms), list(uniforms), integer
@@ -136,8 +136,8 @@ def scene(seed=0):
     return image, np.array(labels)
 
 
-def test_train_transform_crops_flips_and_pads_picture_and_labels_together():
-    # A picture whose red channel is its label map: they must stay together through everything geometric.
+def test_train_transform_crops_flips_and_pads_image_and_labels_together():
+    # The red channel of the image is its label map, so both must agree after all geometric operations.
     labels = np.kron(np.random.default_rng(0).integers(0, 5, (6, 8)), np.ones((10, 10))).astype(np.uint8)
     image = Image.fromarray(np.repeat(50 * labels[..., None], 3, axis=2))
     transform = SegmentTrainTransform((48, 64), limits=(80, 60), ratio=(0.5, 2.0), photometric=False)
@@ -152,7 +152,7 @@ def test_train_transform_crops_flips_and_pads_picture_and_labels_together():
         assert (sample["label"][~inside] == IGNORE).all() and (sample["image"][:, ~inside] == 0).all()
         agreement.append(np.mean(np.abs(sample["image"][0][inside] / 50 - sample["label"][inside]) < 0.5))
         sizes.add((int(height), int(width)))
-    assert np.mean(agreement) > 0.9  # all but borders of blocks
+    assert np.mean(agreement) > 0.9  # everywhere but at the borders of blocks
     assert len(sizes) > 2 and (48, 64) in sizes
 
 
@@ -170,7 +170,7 @@ def test_train_transform_keys():
     assert any((c != plain["image"]).any() for c in changed)
 
 
-def test_eval_transform_keeps_labels_and_gives_one_picture_per_scale():
+def test_eval_transform_keeps_labels_and_returns_one_image_per_scale():
     image, labels = scene()
     one = SegmentEvalTransform((128, 48))(image, labels)
     assert set(one) == {"image_0", "label"} and one["image_0"].shape == (3, 48, 64)
@@ -186,7 +186,7 @@ def config(root, **keys):
     return get_config(None, [*opts, *(item for pair in keys.items() for item in pair)])
 
 
-def test_the_dataset_is_a_function_of_both_seeds(tmp_path):
+def test_samples_depend_on_both_seeds_only(tmp_path):
     write_scenes(tmp_path, images={"train": 3, "val": 2})
     dataset = build_segmentation_dataset(config(tmp_path), "train")
     first, again, other = dataset[Sample(1, 5)], dataset[Sample(1, 5)], dataset[Sample(1, 6)]
@@ -194,18 +194,18 @@ def test_the_dataset_is_a_function_of_both_seeds(tmp_path):
     assert all((first[name] == again[name]).all() for name in first)
     assert (first["image"] != other["image"]).any()
     assert dataset.images.class_names == ("sky", "hill", "water", "house", "tree")
-    with Loader(dataset, num_workers=1) as loader:  # workers live without Paddle
+    with Loader(dataset, num_workers=1) as loader:  # a worker without Paddle
         (batch,) = loader([[Sample(1, 5), Sample(0, 0)]])
     np.testing.assert_array_equal(batch["image"][0], first["image"])
     assert build_segmentation_dataset(config(tmp_path), "val")[Sample(0, 0)]["label"].shape == (96, 128)
 
 
-def test_wrong_masks_stop_training_and_unreadable_pictures_are_replaced(tmp_path):
+def test_wrong_masks_stop_training_and_unreadable_images_are_replaced(tmp_path):
     write_scenes(tmp_path / "data", images={"train": 3, "val": 1})
-    root, notes = tmp_path / "data", tmp_path / "bad.txt"
-    dataset = build_segmentation_dataset(config(root), "train", bad_images=notes)
+    root, bad_images = tmp_path / "data", tmp_path / "bad.txt"
+    dataset = build_segmentation_dataset(config(root), "train", bad_images=bad_images)
     (root / "images/train/scene_0000.png").write_bytes(b"")
-    assert dataset[Sample(0, 0)]["index"] == 1 and "scene_0000.png" in notes.read_text()
+    assert dataset[Sample(0, 0)]["index"] == 1 and "scene_0000.png" in bad_images.read_text()
     with pytest.raises(ImageError, match="empty file"):
         build_segmentation_dataset(config(root), "train")[Sample(0, 0)]
     Image.fromarray(np.full((96, 128), 9, np.uint8)).save(root / "masks/train/scene_0002.png")
@@ -215,7 +215,7 @@ def test_wrong_masks_stop_training_and_unreadable_pictures_are_replaced(tmp_path
         build_segmentation_dataset(config(root, **{"MODEL.NUM_CLASSES": 255}), "train")
 
 
-def test_elongated_pictures(tmp_path):
+def test_elongated_images(tmp_path):
     assert fitting_size((1, 20000), (2048, 512)) == (1, 2048)
     strip = np.zeros((1, 20000, 3), np.uint8)
     with pytest.raises(ValueError, match="20000 x 1 pixels are too elongated"):
@@ -240,6 +240,6 @@ def test_keys_reach_the_transforms(tmp_path):
     assert (train.read_mask.ignore_label, train.read_mask.reduce_zero_label) == (9, True)
 
 
-def test_workers_do_without_paddle():
+def test_workers_need_no_paddle():
     code = "import sys, beit.data.segmentation; sys.exit('paddle' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""List files of a class-folder tree."""
+"""The random split of class folders into list files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lines(root, split):
     return (root / f"{split}_list.txt").read_text().splitlines()
 
 
-def test_every_image_once_and_each_class_split_alike(tmp_path):
+def test_every_image_is_in_one_split_and_all_classes_have_the_same_share(tmp_path):
     root = tree(tmp_path / "set", {"b": 10, "a": 5, "c": 1})
     assert make_lists(root, val=0.2, seed=1) == {"train": 13, "val": 3}
     both = lines(root, "train") + lines(root, "val")
@@ -35,20 +35,20 @@ def test_every_image_once_and_each_class_split_alike(tmp_path):
     assert images.class_names == ("a", "b", "c") and images.path(0).is_file()
 
 
-def test_the_seed_alone_decides(tmp_path):
+def test_the_split_depends_on_the_seed_only(tmp_path):
     first, again, other = (tree(tmp_path / name, {"a": 30, "b": 30}) for name in "xyz")
     for root, seed in ((first, 0), (again, 0), (other, 1)):
         make_lists(root, seed=seed)
     assert lines(first, "val") == lines(again, "val") != lines(other, "val")
 
 
-def test_an_own_split_is_kept(tmp_path):
+def test_folders_train_and_val_are_kept_as_splits(tmp_path):
     root = tree(tmp_path, {"a": 2, "b": 3}, ("train", "val"))
     assert make_lists(root) == {"train": 5, "val": 5}
     assert lines(root, "val")[0] == "val/a/0 a.png 0"
 
 
-def test_refusals(tmp_path):
+def test_errors(tmp_path):
     root = tree(tmp_path / "set", {"a": 2})
     (root / "class_names.txt").write_text("mine\n")
     with pytest.raises(FileExistsError, match="already has class_names.txt"):

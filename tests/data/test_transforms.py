@@ -16,7 +16,7 @@ from beit.data.transforms import ColorJitter, EvalTransform, TrainTransform
 BICUBIC = Image.Resampling.BICUBIC
 
 
-def picture(width=90, height=70, seed=0):
+def noise_image(width=90, height=70, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -43,7 +43,7 @@ def config(**train):
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 501), (333, 333), (40, 30)])
 @pytest.mark.parametrize(("side", "crop_pct", "resized"), [(224, 0.875, 256), (224, 0.9, 248), (64, 1.0, 64)])
 def test_eval_equals_pillow_written_out(width, height, side, crop_pct, resized):
-    image = picture(width, height)
+    image = noise_image(width, height)
     if width <= height:
         scaled = image.resize((resized, int(resized * height / width)), BICUBIC)
     else:
@@ -55,22 +55,22 @@ def test_eval_equals_pillow_written_out(width, height, side, crop_pct, resized):
     np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
 
 
-def test_picture_of_the_resized_size_is_not_resampled():
-    image = picture(32, 40)
+def test_an_image_of_the_target_size_is_not_resampled():
+    image = noise_image(32, 40)
     assert transforms.resize_shorter_side(image, (32, 32)) is image
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 50), (50, 100), (61, 77), (77, 61)])
-def test_rectangle_is_covered_and_one_side_fits(width, height):
-    resized = transforms.resize_shorter_side(picture(width, height), (24, 40))
+def test_a_rectangle_is_covered_and_one_side_fits(width, height):
+    resized = transforms.resize_shorter_side(noise_image(width, height), (24, 40))
     assert resized.height >= 24 and resized.width >= 40
     assert resized.height == 24 or resized.width == 40
     assert resized.width / resized.height == pytest.approx(width / height, rel=0.05)
-    assert EvalTransform((24, 40), 0.9)(picture(width, height))["image"].shape == (3, 24, 40)
+    assert EvalTransform((24, 40), 0.9)(noise_image(width, height))["image"].shape == (3, 24, 40)
 
 
 @pytest.mark.parametrize("size", [(1, 20000), (20000, 1)])
-def test_elongated_picture_loses_its_ends_not_the_memory(size, monkeypatch):
+def test_an_elongated_image_is_cropped_before_it_is_resized(size, monkeypatch):
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     pixels[9000:11000] = pixels[:, 9000:11000] = 77
     seen = []
@@ -86,22 +86,22 @@ def test_elongated_picture_loses_its_ends_not_the_memory(size, monkeypatch):
 
 
 def test_center_crop_rounds_half_to_even_as_torchvision():
-    image = picture(13, 11)
+    image = noise_image(13, 11)
     for side, margins in {(8, 8): (2, 2), (10, 10): (2, 0)}.items():  # 2.5, 1.5 -> 2, 2; 1.5, 0.5 -> 2, 0
         left, top = margins
         expected = np.asarray(image)[top : top + side[0], left : left + side[1]]
         np.testing.assert_array_equal(np.asarray(transforms.center_crop(image, side)), expected)
 
 
-def test_center_crop_pads_small_pictures():
-    image = picture(3, 2)
+def test_center_crop_pads_small_images():
+    image = noise_image(3, 2)
     expected = np.zeros((5, 8, 3), np.uint8)
     expected[1:3, 2:5] = np.asarray(image)  # 5 columns missing: 2 left, 3 right; 3 rows: 1 above, 2 below
     np.testing.assert_array_equal(np.asarray(transforms.center_crop(image, (5, 8))), expected)
 
 
 def reference_box(width, height, scale, ratio, rng):
-    """torchvision's get_params, in its own order of draws."""
+    """torchvision's get_params, which draws in this order."""
     for _ in range(10):
         target = rng.uniform(*scale) * width * height
         aspect = math.exp(rng.uniform(*np.log(ratio)))
@@ -114,7 +114,7 @@ def reference_box(width, height, scale, ratio, rng):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_train_geometry_equals_pillow_written_out(seed):
-    image = picture(seed=seed)
+    image = noise_image(seed=seed)
     transform = TrainTransform((32, 48), hflip=0.5)
     rng = np.random.default_rng(seed)
     left, top, right, bottom = reference_box(90, 70, (0.08, 1), (3 / 4, 4 / 3), rng)
@@ -143,11 +143,11 @@ def test_resized_crop_stays_inside_and_in_range():
 )
 def test_resized_crop_falls_back_to_the_center(size, expected):
     ratio = (3 / 4, 4 / 3)
-    scale = (0.9, 1.0) if size != (1, 1) else (0.01, 0.02)  # of one pixel: rounds to none
+    scale = (0.9, 1.0) if size != (1, 1) else (0.01, 0.02)  # rounds to no pixel
     assert transforms.resized_crop_box(*size, scale, ratio, np.random.default_rng(0)) == expected
 
 
-def test_erase_boxes_follow_the_rule():
+def test_statistics_of_erase_boxes():
     rng = np.random.default_rng(0)
     boxes = np.stack([transforms.erase_boxes((224, 224), 0.25, 1, rng)[0] for _ in range(4000)])
     erased = boxes[boxes[:, 2] > 0]
@@ -164,7 +164,7 @@ def test_erase_boxes_follow_the_rule():
     assert np.abs(aspect).max() > math.log(1 / 0.3) - 0.1
 
 
-def test_erase_count_shares_the_area():
+def test_erase_boxes_share_the_area():
     rng = np.random.default_rng(0)
     boxes = np.stack([transforms.erase_boxes((64, 96), 1.0, 3, rng) for _ in range(300)])
     assert boxes.shape == (300, 3, 4) and boxes.dtype == np.int32
@@ -180,7 +180,7 @@ def test_erase_probability_zero_and_boxes_that_never_fit():
 
 
 def test_color_jitter_equals_three_enhancements_in_drawn_order():
-    image = picture(8, 8)
+    image = noise_image(8, 8)
     rng = np.random.default_rng(3)
     expected = image
     for choice in rng.permutation(3):
@@ -203,7 +203,7 @@ def test_build_train_transform_reads_every_key():
     assert transform.scaled_decoding
 
 
-def test_color_jitter_only_without_auto_augment():
+def test_color_jitter_is_used_without_auto_augment_only():
     jitter = transforms.build_train_transform(config(AUTO_AUGMENT="")).augment
     assert jitter == ColorJitter(0.4)
     assert transforms.build_train_transform(config(AUTO_AUGMENT="", COLOR_JITTER=0.0)).augment is None
@@ -220,14 +220,14 @@ def test_build_eval_transform_reads_every_key():
 
 def test_same_generator_same_sample():
     transform = transforms.build_train_transform(config())
-    first, again = (transform(picture(), np.random.default_rng([7, 5])) for _ in range(2))
-    other = transform(picture(), np.random.default_rng([7, 6]))
+    first, again = (transform(noise_image(), np.random.default_rng([7, 5])) for _ in range(2))
+    other = transform(noise_image(), np.random.default_rng([7, 6]))
     np.testing.assert_array_equal(first["image"], again["image"])
     assert (first["image"] != other["image"]).any()
 
 
 def detailed(width, height):
-    """Noise on every scale, as natural pictures have it, as a JPEG of quality 90 shows it."""
+    """Noise of all frequencies, as natural images have it."""
     rng, total = np.random.default_rng(0), np.zeros((height, width, 3))
     for side in (2, 4, 8, 16, 32, 64, 128, 256):
         coarse = rng.normal(0, side**0.3, (height // side + 2, width // side + 2, 3)) + rng.normal(
@@ -268,7 +268,7 @@ class Header:
 
     def decode(self, draft_scale=1):
         self.scale = draft_scale
-        return picture(-(-900 // draft_scale), -(-700 // draft_scale))
+        return noise_image(-(-900 // draft_scale), -(-700 // draft_scale))
 
 
 def test_the_draft_scale_leaves_the_crop_as_large_as_the_result():

@@ -1,4 +1,4 @@
-"""The two views of pre-training against Pillow calls written out."""
+"""The two views of pre-training against plain calls of Pillow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ V2 = Views((32, 32), (32, 32), Image.Resampling.BICUBIC, Image.Resampling.BICUBI
 
 
 @pytest.fixture
-def picture():
+def photo():
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((90, 61), Image.Resampling.BILINEAR)
 
@@ -32,10 +32,10 @@ def as_array(image):
 
 @pytest.mark.parametrize(("views", "scale"), [(V1, (0.08, 1.0)), (V2, (0.2, 1.0))])
 @pytest.mark.parametrize("seed", range(4))
-def test_jitter_then_flip_then_one_crop_for_both(picture, views, scale, seed):
-    got = TwoViewTransform(views, scale=scale)(picture, np.random.default_rng(seed))
+def test_jitter_then_flip_then_one_crop_for_both(photo, views, scale, seed):
+    got = TwoViewTransform(views, scale=scale)(photo, np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
-    image = picture
+    image = photo
     for choice in rng.permutation(3):
         enhancer = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[choice]
         image = enhancer(image).enhance(rng.uniform(0.6, 1.4))
@@ -52,35 +52,35 @@ def test_jitter_then_flip_then_one_crop_for_both(picture, views, scale, seed):
     assert got["image"].dtype == got["second"].dtype == np.uint8
 
 
-def test_equal_sizes_and_filters_give_equal_views(picture):
-    views = TwoViewTransform(V2)(picture, np.random.default_rng(1))
+def test_equal_sizes_and_filters_give_equal_views(photo):
+    views = TwoViewTransform(V2)(photo, np.random.default_rng(1))
     np.testing.assert_array_equal(views["image"], views["second"])
 
 
-def test_flip_and_jitter_can_be_left_out(picture):
+def test_flip_and_jitter_can_be_left_out(photo):
     plain = TwoViewTransform(V1, scale=(1.0, 1.0), ratio=(90 / 61, 90 / 61), hflip=0.0, jitter=None)
-    expected = as_array(picture.resize((32, 32), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(plain(picture, np.random.default_rng(0))["image"], expected)
+    expected = as_array(photo.resize((32, 32), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(plain(photo, np.random.default_rng(0))["image"], expected)
 
 
-def test_the_central_view_is_the_same_part_for_both(picture):
-    got = CentralTwoView(V1, crop_pct=0.875)(picture)
+def test_both_central_views_are_of_the_same_crop(photo):
+    got = CentralTwoView(V1, crop_pct=0.875)(photo)
     side = round(61 * 0.875)
     left, top = (90 - side) // 2, (61 - side) // 2
-    part = picture.crop((left, top, left + side, top + side))
+    part = photo.crop((left, top, left + side, top + side))
     np.testing.assert_array_equal(got["image"], as_array(part.resize((32, 32), Image.Resampling.BICUBIC)))
     np.testing.assert_array_equal(got["second"], as_array(part.resize((16, 16), Image.Resampling.LANCZOS)))
 
 
-def test_a_rectangular_view_keeps_its_aspect(picture):
+def test_a_rectangular_view_keeps_its_aspect_ratio(photo):
     views = Views((16, 32), None)
-    got = CentralTwoView(views)(picture)
+    got = CentralTwoView(views)(photo)
     assert set(got) == {"image"}
-    part = picture.crop((0, 8, 90, 8 + 45))
+    part = photo.crop((0, 8, 90, 8 + 45))
     np.testing.assert_array_equal(got["image"], as_array(part.resize((32, 16), Image.Resampling.BICUBIC)))
 
 
-def test_the_config_describes_v1_and_v2():
+def test_configs_of_v1_and_v2():
     v1 = build_train_views(get_config("beit_base_patch16_224_pt22k"), (112, 112))
     assert v1 == TwoViewTransform(
         Views((224, 224), (112, 112), Image.Resampling.BICUBIC, Image.Resampling.LANCZOS),

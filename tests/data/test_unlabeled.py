@@ -1,4 +1,4 @@
-"""Images without labels: layouts, order, hold-out, errors; and the other layouts read without their labels."""
+"""Images without labels: layouts, order, held-out images, errors; and labeled layouts read without labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def names(images):
     return [images.name(index) for index in range(len(images))]
 
 
-def test_every_image_below_the_folder_in_a_fixed_order(tmp_path):
+def test_all_images_in_sub_folders_in_a_fixed_order(tmp_path):
     touch(tmp_path, "b.JPG", "a.png", "sub/deep/c.webp", ".hidden/d.png", ".e.png", "notes.txt", "sub/f.jpeg")
     images = read_flat(tmp_path, "train")
     assert names(images) == ["a.png", "b.JPG", "sub/deep/c.webp", "sub/f.jpeg"]
@@ -35,19 +35,19 @@ def test_train_and_val_folders(tmp_path):
     assert names(read_flat(tmp_path, "val")) == ["c.png"]
 
 
-def test_train_alone(tmp_path):
+def test_a_folder_train_without_val(tmp_path):
     touch(tmp_path, "train/a.png")
     assert read_flat(tmp_path, "val") is None
 
 
-def test_a_list_holds_images_out(tmp_path):
+def test_a_list_of_held_out_images(tmp_path):
     touch(tmp_path, "a.png", "sub/b c.png", "d.png")
     (tmp_path / HOLDOUT).write_text("\ufeff./sub/b c.png\r\n\n", encoding="utf-8")
     assert names(read_flat(tmp_path, "train")) == ["a.png", "d.png"]
     assert names(read_flat(tmp_path, "val")) == ["sub/b c.png"]
 
 
-def test_a_list_that_names_nothing_there(tmp_path):
+def test_a_list_with_a_missing_image_is_an_error(tmp_path):
     touch(tmp_path, "a.png")
     (tmp_path / HOLDOUT).write_text("a.png 3\n", encoding="utf-8")
     with pytest.raises(
@@ -56,21 +56,21 @@ def test_a_list_that_names_nothing_there(tmp_path):
         read_flat(tmp_path, "train")
 
 
-def test_a_list_of_everything(tmp_path):
+def test_a_list_of_all_images_is_an_error(tmp_path):
     touch(tmp_path, "a.png")
     (tmp_path / HOLDOUT).write_text("a.png\n", encoding="utf-8")
     with pytest.raises(ValueError, match="nothing is left to train on"):
         read_flat(tmp_path, "train")
 
 
-def test_a_list_in_another_encoding(tmp_path):
+def test_a_list_in_another_encoding_is_an_error(tmp_path):
     touch(tmp_path, "a.png")
     (tmp_path / HOLDOUT).write_bytes("ä.png".encode("latin-1"))
     with pytest.raises(ValueError, match="not UTF-8"):
         read_flat(tmp_path, "val")
 
 
-def test_an_empty_folder(tmp_path):
+def test_an_empty_folder_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="has no images .*in no sub-folder either"):
         read_flat(tmp_path, "train")
 
@@ -91,7 +91,7 @@ def test_lists_and_class_folders_are_read_without_their_labels(tmp_path):
     assert names(open_unlabeled(config_of(tmp_path, "flat"), "train")) == ["cat/a.png", "dog/b.png"]
 
 
-def test_a_missing_folder_or_list(tmp_path):
+def test_a_missing_folder_or_list_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="DATA.DATA_PATH=.*does not exist. Three layouts.*flat"):
         open_unlabeled(config_of(tmp_path / "nowhere", "flat"), "train")
     with pytest.raises(FileNotFoundError, match=r"train_list\.txt does not exist"):
