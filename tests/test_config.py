@@ -50,7 +50,7 @@ def test_options_take_values_as_text_and_as_objects() -> None:
     assert image_hw(config) == (32, 64)
 
 
-def test_text_keys_keep_words_that_look_like_numbers() -> None:
+def test_text_keys_keep_values_that_look_like_numbers() -> None:
     config = get_config(None, ["MODEL.NAME", "123", "MODEL.PRETRAINED", "2024"])
     assert (config.MODEL.NAME, config.MODEL.PRETRAINED) == ("123", "2024")
 
@@ -62,7 +62,7 @@ def test_file_overrides_its_bases_and_options_override_the_file(tmp_path: Path) 
     assert (config.MODEL.DEPTH, config.MODEL.NUM_CLASSES, config.MODEL.PATCH_SIZE) == (3, 5, 32)
 
 
-def test_dump_reads_back_to_the_same_tree(tmp_path: Path) -> None:
+def test_a_dump_reads_back_to_the_same_tree(tmp_path: Path) -> None:
     config = get_config(
         "beitv2_large_patch16_224_pt1k_ft1k", ["DATA.IMAGE_SIZE", [64, 32], "TRAIN.CUTMIX_MINMAX", [0.2, 0.8]]
     )
@@ -124,13 +124,13 @@ def test_bare_names_are_the_shipped_configs() -> None:
         ("TRAIN:\n  LR_SCHEDULER:\n    NAME: step\n", "TRAIN.LR_SCHEDULER.NAME = 'step' is not supported"),
     ],
 )
-def test_mistakes_are_named_with_their_file(tmp_path: Path, text: str, message: str) -> None:
+def test_errors_name_the_key_and_the_file(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, "config.yaml", text)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         get_config(path)
 
 
-def test_odd_options_are_refused() -> None:
+def test_invalid_options_are_refused() -> None:
     with pytest.raises(ValueError, match="KEY VALUE pairs, got 1 items"):
         get_config(None, ["MODEL.DEPTH"])
 
@@ -162,7 +162,7 @@ TAG: default
 """
 
 
-def test_a_paddlevit_file_loads_and_says_what_changed(tmp_path: Path) -> None:
+def test_a_paddlevit_file_loads_and_reports_changes(tmp_path: Path) -> None:
     path = write(tmp_path, "paddlevit.yaml", PADDLEVIT.replace("    AUTO_AUGMENT: False\n", ""))
     with pytest.warns(UserWarning) as warned:
         config = get_config(path)
@@ -223,7 +223,7 @@ def test_documented_command_line() -> None:
     assert config.MODEL.NAME == "beit_base_patch16_224"
 
 
-def test_two_dashes_zero_false_and_options() -> None:
+def test_flags_with_two_dashes_zero_false_and_options() -> None:
     config = config_from_arguments(
         [
             "--last_epoch",
@@ -249,7 +249,7 @@ def test_two_dashes_zero_false_and_options() -> None:
     assert (config.NPROCS, config.MODEL.NAME, batch_size_eval(config)) == (2, "x", 3)
 
 
-def test_batch_size_eval_wins_over_batch_size_in_evaluation() -> None:
+def test_batch_size_eval_overrides_batch_size_in_evaluation() -> None:
     config = config_from_arguments(["-eval", "-batch_size", "64", "-batch_size_eval", "16"])
     assert (config.DATA.BATCH_SIZE, batch_size_eval(config)) == (64, 16)
 

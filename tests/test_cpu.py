@@ -1,4 +1,4 @@
-"""CPU settings of the commands: only where they help, never over the user's own, said in one line."""
+"""CPU settings of the commands: only where they help, never over settings of the user, reported in one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.mark.parametrize(("vendor", "expected"), [("AuthenticAMD", "5"), ("GenuineIntel", None), ("", None)])
-def test_the_slow_path_of_mkl_is_left_on_amd_only(
+def test_the_fast_path_of_mkl_is_chosen_on_amd_only(
     environ: pytest.MonkeyPatch, vendor: str, expected: str | None
 ) -> None:
     environ.setattr(cpu, "_cpu_vendor", lambda: vendor)
@@ -36,7 +36,7 @@ def test_the_slow_path_of_mkl_is_left_on_amd_only(
         os.environ.pop(name, None)
 
 
-def test_variables_of_the_user_win(environ: pytest.MonkeyPatch) -> None:
+def test_environment_variables_of_the_user_are_kept(environ: pytest.MonkeyPatch) -> None:
     environ.setattr(cpu, "_cpu_vendor", lambda: "AuthenticAMD")
     environ.setenv("MKL_DEBUG_CPU_TYPE", "4")
     environ.setenv("KMP_BLOCKTIME", "200")
@@ -44,7 +44,7 @@ def test_variables_of_the_user_win(environ: pytest.MonkeyPatch) -> None:
     assert (os.environ["MKL_DEBUG_CPU_TYPE"], os.environ["KMP_BLOCKTIME"]) == ("4", "200")
 
 
-def test_the_switch_leaves_everything_alone(environ: pytest.MonkeyPatch) -> None:
+def test_the_switch_disables_all_settings(environ: pytest.MonkeyPatch) -> None:
     environ.setenv(cpu.SWITCH, "0")
     environ.setattr(cpu, "_cpu_vendor", lambda: "AuthenticAMD")
     before = dict(os.environ)
@@ -62,10 +62,10 @@ def test_the_vendor_is_read_from_the_system() -> None:
 
 @pytest.mark.parametrize(("given", "expected"), [(None, len(os.sched_getaffinity(0))), ("1", 1), ("3", 3)])
 @pytest.mark.parametrize("first", ["import beit", "import paddle, beit", "import beit, paddle"])
-def test_matrix_products_take_all_cores_unless_the_user_has_said_how_many(
+def test_matrix_products_use_all_cores_unless_the_user_sets_a_number(
     given: str | None, expected: int, first: str
 ) -> None:
-    """Paddle takes one and writes that into the environment. Threads that come later take as many as the first."""
+    """Paddle uses one and writes that into the environment. Threads that start later use as many as the first."""
     script = (
         f"{first}\nline = beit.tune_cpu()\nimport threading\nfrom beit import cpu\n"
         "def count():\n"
@@ -111,7 +111,7 @@ def flag_after(code: str, **extra: str) -> str:
     return result.stdout.split()[-1]
 
 
-def test_importing_the_library_changes_nothing_and_one_call_does() -> None:
+def test_importing_the_library_changes_no_settings() -> None:
     assert flag_after("import beit, beit.train.run") == "True"
     assert flag_after("from beit.cpu import tune_cpu; assert 'no strided views' in tune_cpu()") == "False"
     assert flag_after("from beit.cpu import tune_cpu; tune_cpu()", FLAGS_use_stride_kernel="1") == "True"
@@ -125,8 +125,8 @@ def test_importing_the_library_changes_nothing_and_one_call_does() -> None:
         "from beit.deploy.runner import load_runner\ntry: load_runner(FOLDER)\nexcept FileNotFoundError: pass",
     ],
 )
-def test_what_paddle_reads_while_it_is_loaded_is_set_before(call: str, tmp_path: Path) -> None:
-    """By the library's one call, and by the runner of exported folders."""
+def test_variables_that_paddle_reads_at_import_are_set_before(call: str, tmp_path: Path) -> None:
+    """By `tune_cpu` and by the runner of exported folders."""
     pictures = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.9, interpolation="bicubic")
     write_description(tmp_path, Description("classify", "logits", ("logits",), (8, 8), False, pictures))
     script = (

@@ -1,4 +1,4 @@
-"""Parts of a batch in threads give what the whole batch gives."""
+"""A batch that is split among threads gives the results of the whole batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_logits_are_those_of_the_whole_batch(batch: int, two_threads: None) -> None:
+def test_logits_equal_those_of_the_whole_batch(batch: int, two_threads: None) -> None:
     model = build_beit(get_config("beit_tiny_patch16_224", OPTIONS))
     model.eval()
     images = paddle.randn([batch, 3, 32, 32])
@@ -52,7 +52,7 @@ def test_parts_threads_and_gradients(two_threads: None) -> None:
     assert paddle.is_grad_enabled()
 
 
-def test_an_error_of_a_part_arrives(two_threads: None) -> None:
+def test_an_error_in_a_thread_is_raised(two_threads: None) -> None:
     def function(part: paddle.Tensor) -> paddle.Tensor:
         raise ValueError("no such picture")
 
@@ -61,8 +61,8 @@ def test_an_error_of_a_part_arrives(two_threads: None) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_threads_of_the_environment_are_kept_to(threads: int) -> None:
-    """A matrix product in a part runs in one thread, later ones of the process in all again."""
+def test_matrix_products_in_a_thread_use_one_core(threads: int) -> None:
+    """Matrix products after `split_batch` use all cores again."""
     code = (
         "import paddle; from beit import cpu as c; c.tune_cpu()\n"
         "count = lambda: [library.omp_get_max_threads() for library in c._openmp()]\n"
@@ -82,8 +82,8 @@ def test_the_threads_of_the_environment_are_kept_to(threads: int) -> None:
     assert ended.stdout.strip().endswith(f"{{1}} {{{threads}}}")
 
 
-def test_without_tune_cpu_and_with_the_switch_off_it_is_one_call() -> None:
-    """`BEIT_TUNE_CPU=0` leaves threads, environment and flags as they were."""
+def test_without_tune_cpu_or_with_the_switch_off_it_is_one_call() -> None:
+    """`BEIT_TUNE_CPU=0` changes no threads, environment variables or flags."""
     code = (
         "import os, threading, paddle; from beit import cpu\n"
         "before = dict(os.environ); cpu.before_paddle(); line = cpu.tune_cpu()\n"

@@ -27,20 +27,20 @@ def assert_untouched(path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_new_file_takes_the_place_of_the_old(path):
+def test_the_new_file_replaces_the_old_one(path):
     write_checkpoint(path, NEW)
     assert read_checkpoint(path)["step"] == 2
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_permissions_are_those_of_any_new_file(path):
+def test_permissions_are_those_of_a_new_file(path):
     plain = path.with_name("plain")
     plain.touch()
     assert path.stat().st_mode == plain.stat().st_mode
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_previous_file(path, monkeypatch, where):
+def test_a_full_disk_keeps_the_previous_file(path, monkeypatch, where):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -54,28 +54,28 @@ def test_a_full_disk_leaves_the_previous_file(path, monkeypatch, where):
     assert_untouched(path)
 
 
-def test_a_full_disk_while_writing_leaves_the_previous_file(path):
+def test_a_full_disk_while_writing_keeps_the_previous_file(path):
     with pytest.raises(OSError, match="the previous file is untouched"), replacing(path) as file:
         file.write(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert_untouched(path)
 
 
-def test_a_first_file_that_fails_leaves_nothing(tmp_path):
+def test_a_failed_first_write_leaves_no_file(tmp_path):
     with pytest.raises(OSError, match="no file was left there"), replacing(tmp_path / "m"):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
-def test_an_interruption_leaves_the_previous_file(path, interruption):
+def test_an_interruption_keeps_the_previous_file(path, interruption):
     with pytest.raises(interruption), replacing(path) as file:
         file.write(b"half")
         raise interruption
     assert_untouched(path)
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_the_error_names_a_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="folder does not exist; create .*none first"):
         write_checkpoint(tmp_path / "none" / "m.pdparams", NEW)
 
@@ -89,7 +89,7 @@ def test_the_order_is_write_sync_rename_sync_folder(path, monkeypatch):
     assert steps == ["sync", "rename", "sync"]
 
 
-def test_a_killed_write_leaves_the_previous_file_and_the_next_one_tidies_up(path):
+def test_a_killed_write_keeps_the_previous_file_and_the_next_write_cleans_up(path):
     code = (
         "import os, signal, sys\n"
         "from beit.files import replacing\n"
@@ -105,7 +105,7 @@ def test_a_killed_write_leaves_the_previous_file_and_the_next_one_tidies_up(path
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_files_of_others_are_not_tidied_up(path):
+def test_files_of_other_programs_are_not_removed(path):
     others = [
         path.with_name(name)
         for name in (f".latest.pdparams.{os.getppid()}.tmp", ".latest.pdparams.x.tmp", ".a.1.tmp")

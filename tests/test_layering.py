@@ -76,7 +76,7 @@ def test_every_import_goes_to_a_lower_level_or_stays_in_its_package() -> None:
     assert wrong == []
 
 
-def test_no_module_has_a_name_without_meaning() -> None:
+def test_module_names_describe_the_content() -> None:
     assert not [
         path
         for path in PACKAGE.rglob("*.py")
@@ -85,7 +85,7 @@ def test_no_module_has_a_name_without_meaning() -> None:
 
 
 def test_files_stay_short() -> None:
-    """400 lines means that a second noun moved in; tables of keys and of published files are one noun."""
+    """More than 400 lines mean that a file does two things; tables of keys and of published files are exempt."""
     tables = {"schema.py", "table.py"}
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {
@@ -94,7 +94,7 @@ def test_files_stay_short() -> None:
 
 
 def test_no_test_file_imports_another() -> None:
-    """What several files need stands in tests/tiny.py, in a conftest.py or in a file that holds no tests."""
+    """Shared code is in tests/tiny.py, in a conftest.py, or in a file without tests."""
     wrong = [
         f"{path.relative_to(TESTS)} imports {name}"
         for path in sorted(TESTS.rglob("*.py"))

@@ -1,4 +1,4 @@
-"""The run's log: what is written where, appended after a kill, and refused on a full disk."""
+"""The log of a run: its files, appending after a kill, and errors on a full disk."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_other_ranks_write_nothing(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_json_lines_are_there_at_once(tmp_path):
+def test_json_lines_are_flushed(tmp_path):
     log = open_log(tmp_path)
     log.scalars("train", {"loss": np.float32(0.5), "images": 12}, 7)
     log.scalars("val", {"top1": float("nan"), "loss": float("inf")}, 7)
@@ -105,7 +105,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, name):
     log.close()
 
 
-def test_a_partly_taken_line_is_finished(tmp_path):
+def test_a_partly_written_line_is_completed(tmp_path):
     class Slow(io.BytesIO):
         def write(self, data):
             return super().write(bytes(data[:3]))
@@ -124,7 +124,7 @@ def test_an_unwritable_log_is_an_error_that_names_the_file(tmp_path):
         open_log(tmp_path)
 
 
-def test_picture_shape_is_checked(tmp_path):
+def test_image_shape_is_checked(tmp_path):
     log = open_log(tmp_path)
     for bad in (np.zeros([2, 2, 3], np.float32), np.zeros([2, 2], np.uint8), np.zeros([3, 2, 2], np.uint8)):
         with pytest.raises(ValueError, match=r"batch must be uint8 \[H, W, 3\]"):
@@ -137,7 +137,7 @@ def read_visualdl(folder):
 
 
 @pytest.mark.parametrize("half_record", [b"", b"\x01\x02", struct.pack("<Q", 100) + b"part of it"])
-def test_visualdl_scalars_pictures_and_text_over_a_resume(tmp_path, half_record, capsys):
+def test_visualdl_scalars_images_and_text_after_a_resume(tmp_path, half_record, capsys):
     pytest.importorskip("visualdl", reason="VisualDL is an optional extra")
     picture = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
     log = open_log(tmp_path, visualdl=True)
@@ -164,7 +164,7 @@ def test_visualdl_scalars_pictures_and_text_over_a_resume(tmp_path, half_record,
 
 
 class Clock:
-    """A clock the test moves."""
+    """A clock that the test sets."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0
@@ -196,7 +196,7 @@ def test_progress_lines_of_slow_and_fast_work(monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines() == ["evaluate: 100/100, 0.1 s spent, 0.0 s left"]
 
 
-def test_progress_on_other_ranks_and_of_nothing(monkeypatch, capsys):
+def test_progress_on_other_ranks_and_of_no_batches(monkeypatch, capsys):
     clock = Clock(monkeypatch)
     assert list(run_progress(clock, 50.0, 3, rank=1)) == [0, 1, 2]
     assert list(run_progress(clock, 50.0, 0)) == []
@@ -238,7 +238,7 @@ def test_format_duration_refuses(seconds):
         format_duration(seconds)
 
 
-def test_a_removed_file_is_begun_again_and_a_removed_folder_is_an_error(tmp_path):
+def test_a_removed_file_is_created_again_and_a_removed_folder_is_an_error(tmp_path):
     log = open_log(tmp_path / "run")
     log.text("first")
     (tmp_path / "run" / "log.txt").unlink()

@@ -1,4 +1,4 @@
-"""The wheel: everything the checkout has inside the package, and nothing else."""
+"""The wheel contains all files of the package and no others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_w
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
-    """Files of a wheel built from a copy of the checkout (a build writes into its folder)."""
+    """Names of the files in a wheel that is built from a copy of the checkout."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)

@@ -12,7 +12,7 @@ HEADS = 2
 
 
 def offsets_by_hand(source, target):
-    """unilm/beit/run_class_finetuning.py L367-392, in words: bisect the ratio, then sum its powers."""
+    """unilm/beit/run_class_finetuning.py L367-392: bisect the ratio, then sum its powers."""
     low, high = 1.01, 1.5
     while high - low > 1e-6:
         q = (low + high) / 2
@@ -101,7 +101,7 @@ def test_smallest_grids():
     )
 
 
-def test_same_size_is_left_alone():
+def test_the_same_size_is_unchanged():
     table, pos_embed = np.ones((28, 1)), np.ones((1, 10, 2))
     assert positions.resize_relative_position_bias(table, (3, 3), (3, 3)) is table
     assert positions.resize_absolute_position(pos_embed, (3, 3), (3, 3)) is pos_embed
@@ -141,7 +141,7 @@ def test_absolute_positions_are_bicubic_and_keep_the_class_row(target):
     np.testing.assert_array_equal(resized[0, 0], pos_embed[0, 0])
 
 
-def test_patch_embedding_sees_enlarged_patches_as_before():
+def test_resized_patch_embedding_of_enlarged_patches():
     """FlexiViT: <resized patch, resampled kernel> = <patch, kernel> for every patch, when patches grow."""
     rng = np.random.default_rng(3)
     weight, patch = rng.standard_normal((2, 3, 4, 4)), rng.standard_normal((3, 4, 4))
@@ -154,7 +154,7 @@ def test_patch_embedding_sees_enlarged_patches_as_before():
     assert positions.resample_patch_embedding(weight.astype(np.float32), 2).shape == (2, 3, 2, 2)
 
 
-def test_antialiased_matrix_is_pillows():
+def test_antialiased_matrix_equals_that_of_pillow():
     from PIL import Image
 
     line = np.random.default_rng(4).standard_normal(16).astype(np.float32)

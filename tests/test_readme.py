@@ -26,7 +26,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
 
 
-def test_the_snippet_runs_on_a_file_in_paddlevits_form(tmp_path: Path) -> None:
+def test_the_snippet_runs_with_a_paddlevit_file(tmp_path: Path) -> None:
     """The first Python block runs unchanged with weights of the documented file name."""
     config = get_config("beit_base_patch16_224")
     from beit import build_beit
@@ -84,7 +84,7 @@ def test_every_file_and_config_named_exists() -> None:
         assert (ROOT / target).exists(), target
 
 
-def test_published_numbers_are_those_of_the_table() -> None:
+def test_published_numbers_equal_those_of_the_table() -> None:
     """The number of checkpoints, and each row with a name and a result, equal `PUBLISHED`."""
     assert f"{len(PUBLISHED)} published checkpoints of eight publishers" in README
     assert len({entry.publisher for entry in PUBLISHED.values()}) == 8
@@ -107,7 +107,7 @@ OURS = [
 
 
 @pytest.mark.parametrize("line", OURS)
-def test_our_lines_for_newcomers_exist(line: str) -> None:
+def test_flags_functions_and_models_in_the_readme_exist(line: str) -> None:
     """Commands have known flags; functions and published models exist."""
     import beit
 
@@ -123,7 +123,7 @@ def test_our_lines_for_newcomers_exist(line: str) -> None:
         assert name in PUBLISHED
 
 
-def test_chinese_page_says_the_same() -> None:
+def test_the_chinese_page_has_the_same_content() -> None:
     """The Chinese README has the same commands, snippets, links and numbers in tables."""
     chinese = (ROOT / "README.zh.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(\w*)\n(.*?)```", chinese, flags=re.DOTALL)
@@ -152,7 +152,7 @@ def test_chinese_page_says_the_same() -> None:
     assert targets(chinese) == targets(README)
 
 
-def test_the_file_tree_is_there() -> None:
+def test_the_file_tree_exists() -> None:
     """Every entry of the file tree exists."""
     tree = next(body for language, body in BLOCKS if not language and "the package" in body)
     root = ROOT

@@ -62,7 +62,7 @@ def test_the_rate_decays_linearly_with_a_warm_up_of_1500_steps(name):
     assert at(80_000)[1] == 0.05
 
 
-def test_every_file_is_a_recipe_or_the_demonstration():
+def test_every_file_is_a_recipe_or_the_demo():
     names = {path.stem for path in CONFIGS.glob("*.yaml")}
     assert names == {*RECIPES, "demo_scenes"}
     for name in names - {"demo_scenes"}:

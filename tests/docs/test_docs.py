@@ -23,7 +23,7 @@ pytestmark = pytest.mark.docs
 
 NOT_RUN: dict[str, str] = {
     "python -m pip install": "installs packages",
-    "sh run_demo.sh": "makes an environment and trains for minutes",
+    "sh run_demo.sh": "creates an environment and trains for minutes",
     "sh run_tests.sh": "would run this test",
     "CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 python main_multi_gpu.py": "needs eight GPUs and ImageNet",
     "python main_multi_gpu.py -cfg=configs/tokenizer/": "needs eight GPUs and ImageNet",
@@ -36,7 +36,7 @@ NOT_RUN: dict[str, str] = {
 }
 """Start of a command -> why it is parsed but not run."""
 
-LEAVES: dict[str, tuple[str, ...]] = {
+OUTPUTS: dict[str, tuple[str, ...]] = {
     "own-data": (
         "flowers/train_list.txt", "output/look/augmentation.png", "output/flowers/model.pdparams", "output/measured/eval.json",
         "output/measured/classes.csv", "output/measured/confusion.png", "output/measured/predictions.png",
@@ -70,7 +70,7 @@ def reason(step: Step) -> str | None:
     return next((why for start, why in NOT_RUN.items() if line.startswith(start)), None)
 
 
-def read_only(words: tuple[str, ...]) -> None:
+def check_flags(words: tuple[str, ...]) -> None:
     """Check that the flags, config and keys of a command exist, without running it."""
     if words[:4] == ("python", "-m", "beit", "serve"):
         importlib.import_module("beit.tools.serve")._arguments(words[4:])
@@ -137,27 +137,27 @@ def test_the_commands_of_a_page(
         if step.kind == "python":
             run_text(step.text, names, monkeypatch)
         elif reason(step):
-            read_only(step.words)
+            check_flags(step.words)
         else:
             status = run_words(smaller(step.words), monkeypatch)
             shorten(step.words)
             assert not status, f"{step.line}\n{status}\n{capfd.readouterr().err[-2000:]}"
-    for name in LEAVES[page]:
+    for name in OUTPUTS[page]:
         assert (tmp_path / name).exists(), name
 
 
-def test_the_tables_have_no_more_than_the_pages() -> None:
-    """Each entry of `NOT_RUN` and `SMALLER` belongs to a command, and each page has an entry in `LEAVES`."""
+def test_all_entries_of_the_tables_are_used() -> None:
+    """Each entry of `NOT_RUN` and `SMALLER` belongs to a command, and each page has an entry in `OUTPUTS`."""
     lines = [step for page in PAGES.values() for step in steps(page)]
     commands = [" ".join(step.words) for step in lines if step.kind == "sh"]
     assert all(any(line.startswith(start) for line in commands) for start in NOT_RUN)
     text = "\n".join(step.line for step in lines)
     assert [name for name in SMALLER if name not in text] == []
-    assert set(LEAVES) == set(PAGES)
+    assert set(OUTPUTS) == set(PAGES)
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.stem)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_a_target(page: Path) -> None:
     targets = re.findall(r"\]\(((?!http)[^)#]+)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
     assert page.stem in OTHERS or page.name in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -44,7 +44,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def row(request: pytest.FixtureRequest) -> Iterator[Row]:
-    """The row of a test: it says what is injected and expected first, and what was seen at the end."""
+    """The row of a test, which fills in the fault and the expectation first and the observed result at the end."""
     family = request.path.stem.removeprefix("test_")
     line = Row(family, fault=request.node.name)
     request.config.stash[ROWS].append(line)

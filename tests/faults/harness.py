@@ -1,4 +1,4 @@
-"""What the families of faults share: commands in processes that are all found again, and the results."""
+"""Commands whose processes can all be found and ended, and the results of the fault tests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass
 class Command:
-    """A command that runs, its output in a file, and everything it has started."""
+    """A running command with its output file and all processes it has started."""
 
     process: subprocess.Popen[str]
     log: Path
@@ -56,14 +56,14 @@ class Command:
             time.sleep(pause)
 
     def wait_for_step(self, step: int) -> None:
-        """Wait until so many lines were written by this command."""
+        """Wait until this command has logged so many steps."""
         self.wait_for(lambda: lines_of(self.output) >= self.steps_before + step)
 
     def wait_for_text(self, text: str) -> None:
         self.wait_for(lambda: text in self.text(), pause=0.05)
 
     def end(self, timeout: float = 120) -> int:
-        """Exit status; a command that does not end in time is a failure, and is killed."""
+        """Exit status; a command that does not end in time is killed, and the test fails."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -71,11 +71,11 @@ class Command:
             raise AssertionError(f"still running after {timeout:g} s: {self.text()[-1500:]}") from None
 
     def members(self) -> list[int]:
-        """Process ids of the command and all it started, whoever their parents are now."""
+        """Process ids of the command and of all processes it has started, whatever their parents are now."""
         return marked(self.mark)
 
     def survivors(self, within: float = 10.0) -> list[int]:
-        """Who still lives some seconds after the command has ended."""
+        """Process ids that are still alive some seconds after the command has ended."""
         deadline = time.monotonic() + within
         while (alive := self.members()) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -87,7 +87,7 @@ class Command:
 
 
 def start(arguments: list[str], output: Path, *, extra: Mapping[str, str] | None = None) -> Command:
-    """Start a command in a session of its own, so that a signal to it reaches nobody else."""
+    """Start a command in a session of its own, so that signals to it reach no other process."""
     start.count += 1  # type: ignore[attr-defined]
     mark = f"{os.getpid()}-{start.count}"  # type: ignore[attr-defined]
     log = output.with_name(f"{output.name}.{mark}.stdout")
@@ -120,7 +120,7 @@ def succeed(arguments: list[str], output: Path) -> str:
 
 
 def kill_all(mark: str) -> None:
-    """Only the resource trackers are left: they remove the semaphores of the dead and end by themselves."""
+    """Kill all processes but resource trackers, which remove the semaphores of killed processes and then end."""
     for pid in marked(mark):
         if "resource_tracker" not in cmdline(pid):
             kill(pid)
@@ -154,7 +154,7 @@ def ranks_of(command: Command) -> list[int]:
 
 
 def workers_of(command: Command) -> list[int]:
-    """Process ids of data workers: forked from the fork server, which is no child of the command itself."""
+    """Process ids of the data workers, which are children of the fork server and not of the command."""
     servers = {pid for pid in command.members() if "forkserver" in cmdline(pid)}
     return [pid for pid in servers if parent(pid) in servers]
 
@@ -181,7 +181,7 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
 
 
 def can_mount() -> bool:
-    """Whether this user may mount a tmpfs in a namespace of its own, seen by nobody else."""
+    """Whether this user may mount a tmpfs in a mount namespace of its own."""
     if shutil.which("unshare") is None:
         return False
     words = [*namespace(), "mount -t tmpfs -o size=64k tmpfs /mnt"]
@@ -198,26 +198,26 @@ needs_mount = pytest.mark.skipif(
 
 
 def make_hang(image: Path) -> None:
-    """From now on the image never answers, as on a network drive that hangs: a FIFO takes its place."""
+    """Replace the image by a FIFO, so that reading it blocks as on a network drive that hangs."""
     fifo = image.with_name(f"{image.name}.fifo")
     os.mkfifo(fifo)
     fifo.replace(image)
 
 
 def copied(data: Path, root: Path) -> Path:
-    """A copy of the data that may be damaged."""
+    """A copy of the data, for a test that changes it."""
     shutil.copytree(data, root)
     return root
 
 
 def lines_of(output: Path) -> int:
-    """Training lines written so far, repeated steps included."""
+    """Number of logged training steps, including steps that ran twice."""
     file = output / "metrics.jsonl"
     return file.read_bytes().count(b'"train/loss"') if file.exists() else 0
 
 
 def step_of(output: Path) -> int:
-    """Step of the newest checkpoint, whose checksum is compared; -1 for none."""
+    """Step of the newest checkpoint, whose checksum is verified; -1 if there is none."""
     file = output / LATEST
     return int(read_checkpoint(file)["step"]) if file.exists() else -1
 

@@ -1,4 +1,4 @@
-"""Files that are no good through -pretrained and -resume, and weights that are not numbers."""
+"""Damaged and wrong files for -pretrained and -resume, and weights that are NaN."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def test_bad_file_through_the_command(data: Path, tmp_path: Path, trained: Path,
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_fall_back(data: Path, tmp_path: Path, trained: Path, row: Row, damage: str) -> None:
+def test_fall_back_to_an_older_checkpoint_to_an_older_checkpoint(
+    data: Path, tmp_path: Path, trained: Path, row: Row, damage: str
+) -> None:
     row.fault, row.expected = (
         f"-resume auto, latest.pdparams is {damage}",
         "the previous checkpoint is used and the log says so; the same bytes as an uninterrupted run",
@@ -150,9 +152,7 @@ def test_another_run(data: Path, tmp_path: Path, trained: Path, row: Row, name: 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_no_numbers(
-    data: Path, tmp_path: Path, trained: Path, row: Row, value: float
-) -> None:
+def test_weights_that_are_nan(data: Path, tmp_path: Path, trained: Path, row: Row, value: float) -> None:
     row.fault, row.expected = (
         f"one weight of a checkpoint is {value}, through -eval -pretrained",
         "refused; the message names the weight; no metric is printed",

@@ -1,4 +1,4 @@
-"""Configs that are wrong: one line that says where, or a run; never a traceback from deep inside."""
+"""Wrong configs: either one line that names the place or a run, never a traceback."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUN_SECONDS = float(
 
 
 def bomb() -> str:
-    """Nine generations of aliases: 10^9 words once written out."""
+    """Nine levels of YAML aliases that expand to 10^9 words."""
     lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x,x]"]
     lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     return "\n".join(lines)
@@ -183,7 +183,7 @@ def mutate(text: str, rng: np.random.Generator) -> str:
 
 
 def is_small(config: Any) -> bool:
-    """Whether the model and the run fit into a second."""
+    """Whether building the model and a run take at most a second."""
     numbers = [
         config.DATA.BATCH_SIZE,
         config.MODEL.DEPTH,

@@ -1,4 +1,4 @@
-"""The same seed, machine and world: the same losses, bit by bit; and what a long run costs."""
+"""The same seed, machine and number of ranks give the same losses bit by bit; resources of a long run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_same_run_twice(data: Path, tmp_path: Path, row: Row, ranks: int) -> Non
     row.seen = f"{len(losses(tmp_path / 'a'))} losses and all states equal"
 
 
-def test_what_changes_it(data: Path, tmp_path: Path, row: Row) -> None:
+def test_changes_of_the_losses(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "another seed; another number of threads for matrix products",
         "the seed changes the run; threads may change the last bits (stated in docs/reliability.md)",

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only, slow or gone, and output folders that two runs want."""
+"""Full, read-only, slow and removed disks, and two runs with one output folder."""
 
 from __future__ import annotations
 

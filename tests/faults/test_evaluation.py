@@ -1,4 +1,4 @@
-"""The evaluation number: for any world size, batch size and data set, the sums of a plain loop."""
+"""For any world size, batch size and dataset the evaluation equals the sums of a plain loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures no one expects: each is opened by a stated rule or refused with its name, and no worker dies of it."""
+"""Unusual image files: each is opened by a documented rule or refused by name, and no worker ends."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_refused(tmp_path: Path, row: Row, name: str) -> None:
 
 
 def expected_pixels(name: str, content: bytes) -> np.ndarray | None:
-    """The stated rule, done by hand for those that need one."""
+    """The documented rule, written out for the files that need one."""
     if name.startswith("16-bit"):
         return np.repeat(((WIDE.astype(np.float64) / 257).round().astype(np.uint8))[..., None], 3, axis=2)
     if name == "palette with transparency":
@@ -260,7 +260,7 @@ def test_evaluation_is_never_of_other_images(tmp_path: Path, row: Row, workers: 
     row.seen = message(text)
 
 
-def test_check_finds_them_before(tmp_path: Path, row: Row) -> None:
+def test_check_finds_bad_images(tmp_path: Path, row: Row) -> None:
     row.fault = f"`beit check` on {len(REFUSED)} damaged files, 40 JPEGs cut at random, {len(OPENED)} unusual and 120 intact files"
     row.expected = "status 1; every damaged file is named with its reason, no intact file is named"
     cut, root = 40, write_dataset(tmp_path / "data", train=184, val=11)

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: what is continued ends in the bytes of the run that nobody disturbed."""
+"""SIGKILL at random moments: the resumed run ends in the bytes of the uninterrupted run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOMENTS = ["start", "save", "run", "run", "save", "run"]
 
 
 def strike(run: Command, moment: str, rng: np.random.Generator) -> None:
-    """Wait for the moment; a run that ends first has been lucky."""
+    """Wait, then kill the command, unless it has ended."""
     steps, pause = int(rng.integers(1, 10)), rng.uniform(0.0, 0.05)
     try:
         if moment == "start":

@@ -1,4 +1,4 @@
-"""List files as people and their tools write them, and data that changes under a run."""
+"""List files as people and their tools write them, and data that changes between a run and its resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label maps that do not fit their pictures: never passed over, always named."""
+"""Label maps that do not fit their images: never ignored, always named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that are none, scales that overflow, and batches of one."""
+"""NaN and infinity, loss scales that overflow, and batches of one image."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ def poison_after(monkeypatch: pytest.MonkeyPatch, step: int, change: Callable[[T
     monkeypatch.setattr("beit.train.loop.train_step", train_step)
 
 
-def spoil(tensor: paddle.Tensor) -> None:
+def set_nan(tensor: paddle.Tensor) -> None:
     values = tensor.numpy().copy()
     values.reshape(-1)[0] = np.nan
     tensor.set_value(values)
 
 
 @pytest.mark.parametrize("part", ["weight", "moment", "average"])
-def test_state_that_is_saved(
+def test_a_nan_in_the_state_is_not_saved(
     data: Path, tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     row.fault = f"one {part} becomes NaN in a step with a finite loss (a flipped bit in memory)"
@@ -104,7 +104,7 @@ def test_state_that_is_saved(
         if part == "average":
             state.ema._shadow["fc_norm.weight"][0] = float("nan")
         elif part == "weight":
-            spoil(state.task.model.state_dict()["blocks.0.norm1.weight"])
+            set_nan(state.task.model.state_dict()["blocks.0.norm1.weight"])
         else:
             moments = next(iter(state.optimizer._accumulators["moment1"].values()))
             moments[0] = float("inf")
@@ -127,7 +127,7 @@ def test_codebook(data: Path, tmp_path: Path, row: Row, monkeypatch: pytest.Monk
         name = next(
             name for name in state.task.model.state_dict() if "quantize" in name and "embed" in name.lower()
         )
-        spoil(state.task.model.state_dict()[name])
+        set_nan(state.task.model.state_dict()[name])
 
     poison_after(monkeypatch, 6, change)
     keys = TOKENIZER | {
@@ -141,7 +141,7 @@ def test_codebook(data: Path, tmp_path: Path, row: Row, monkeypatch: pytest.Monk
 
 
 def force_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss scaling on a CPU, where Paddle turns it off: same code, float32 numbers."""
+    """Switch on loss scaling on a CPU, where Paddle disables it, with float32 numbers."""
     place = SimpleNamespace(
         is_gpu_place=lambda: True, is_xpu_place=lambda: False, is_custom_place=lambda: False
     )

@@ -1,4 +1,4 @@
-"""Ranks that hang, ports that are taken, and another number of ranks at the resume."""
+"""Ranks that hang, ports in use, and another number of ranks at a resume."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_port_in_use(data: Path, tmp_path: Path, row: Row) -> None:
     ]
 
 
-def test_a_rank_never_comes(data: Path, tmp_path: Path, row: Row) -> None:
+def test_a_rank_does_not_start(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
         "rank 1 of two is never started",
         "rank 0 ends with a message after RANK_TIMEOUT",

@@ -1,4 +1,4 @@
-"""Requests to stop: the step is finished and saved, the status says so, and the resumed run ends in the same bytes."""
+"""Stop signals: the step is finished and saved, the exit status reports it, and the resumed run ends in the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data workers: no shared memory, too many, killed, stuck."""
+"""Data workers without shared memory, too many, killed and hanging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watchdog in processes of its own: what it ends, what it says, and what does not count."""
+"""The watchdog in processes of its own: when it ends them, its messages, and times that do not count."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def start(body: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_process_that_stands_still_is_ended_with_a_message() -> None:
+def test_a_process_without_heartbeats_is_ended_with_a_message() -> None:
     process = start("""
         with watchdog.watch(1.0, name="rank 3 of 4"):
             time.sleep(60)
@@ -32,7 +32,7 @@ def test_a_process_that_stands_still_is_ended_with_a_message() -> None:
     )
 
 
-def test_beats_keep_it_alive_and_the_end_of_the_block_ends_the_watch() -> None:
+def test_heartbeats_and_the_end_of_the_block_keep_the_process() -> None:
     process = start("""
         with watchdog.watch(1.0, name="rank"):
             for _ in range(8):
@@ -45,7 +45,7 @@ def test_beats_keep_it_alive_and_the_end_of_the_block_ends_the_watch() -> None:
     assert (process.returncode, said) == (0, "done\n")
 
 
-def test_zero_is_never() -> None:
+def test_a_limit_of_zero_starts_no_thread() -> None:
     process = start("""
         import threading
         with watchdog.watch(0.0, name="rank"), watchdog.startup_timeout(0.0, name="rank"):
@@ -55,7 +55,7 @@ def test_zero_is_never() -> None:
     assert (process.returncode, said) == (0, "1\n")
 
 
-def test_time_in_which_the_whole_process_was_stopped_does_not_count() -> None:
+def test_time_while_the_process_is_stopped_does_not_count() -> None:
     process = start("""
         with watchdog.watch(1.5, name="rank"):
             print("ready", flush=True)
@@ -71,11 +71,11 @@ def test_time_in_which_the_whole_process_was_stopped_does_not_count() -> None:
     assert process.communicate(timeout=30)[0] == "done\n"
 
 
-def test_a_start_that_holds_the_interpreter_is_ended_too() -> None:
+def test_a_start_that_holds_the_gil_is_ended() -> None:
     process = start("""
         import re
         with watchdog.watch(0.5, name="rank"), watchdog.startup_timeout(1.0, name="rank 0 of 2"):
-            re.match(r"(a+)+$", "a" * 60 + "b")  # never lets go of the interpreter
+            re.match(r"(a+)+$", "a" * 60 + "b")  # never releases the GIL
     """)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -1,4 +1,4 @@
-"""How many ranks start, and which errors are the user's."""
+"""The number of ranks that start, and the errors that are reported in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from beit.train import entry
 from tests.tiny import tiny_config, write_dataset
 
 
-def mistake_of_the_user() -> int:
+def user_error() -> int:
     raise ValueError("a wrong value")
 
 
@@ -30,10 +30,10 @@ def error_of_a_layer() -> int:
     return 0
 
 
-def test_only_errors_of_this_package_become_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_errors_of_this_package_are_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="Hint"):
         entry.exit_status(error_inside_paddle)
-    assert entry.exit_status(mistake_of_the_user) == entry.USER_ERROR
+    assert entry.exit_status(user_error) == entry.USER_ERROR
     assert capsys.readouterr().err == "error: a wrong value\n"
     assert entry.exit_status(error_of_a_layer) == entry.USER_ERROR
     assert capsys.readouterr().err.startswith("error: the model takes images of 8x8 pixels, got 8x4")
@@ -43,7 +43,7 @@ def test_only_errors_of_this_package_become_one_line(capsys: pytest.CaptureFixtu
     ("nprocs", "device", "expected"),
     [(None, "cpu", 1), (3, "cpu", 3), ("auto", "cpu", len(os.sched_getaffinity(0))), (None, "gpu", 5), ("auto", "gpu", 5), (2, "gpu", 2)],
 )  # fmt: skip
-def test_ranks_follow_nprocs_and_the_device(
+def test_number_of_ranks_by_nprocs_and_device(
     nprocs: int | str | None, device: str, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[int] = []
@@ -79,7 +79,7 @@ def test_nprocs_is_a_number_or_auto() -> None:
         get_config(None, ["NPROCS", "all"])
 
 
-def test_one_process_on_a_cpu_names_the_faster_way(tmp_path: Path) -> None:
+def test_a_single_process_on_a_cpu_suggests_several_ranks(tmp_path: Path) -> None:
     entry.run(
         tiny_config(
             write_dataset(tmp_path / "data"), tmp_path / "run", TRAIN__NUM_EPOCHS=1, TRAIN__WARMUP_EPOCHS=0.5
@@ -104,7 +104,7 @@ def test_one_process_on_a_cpu_names_the_faster_way(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_variables_of_a_launcher_are_named(
+def test_errors_name_wrong_launcher_variables(
     variables: dict[str, str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,

@@ -12,7 +12,7 @@ from tests.tiny import tiny_config
 
 
 @pytest.mark.parametrize("keys", [{}, {"EVAL": True}, {"MODEL__RESUME": "auto"}])
-def test_one_run_at_a_time(tmp_path: Path, keys: dict[str, object]) -> None:
+def test_a_folder_takes_one_run_at_a_time(tmp_path: Path, keys: dict[str, object]) -> None:
     config = tiny_config(tmp_path, tmp_path / "run", **keys)
     with output_folder(config) as folder:
         assert folder == tmp_path / "run"
@@ -28,7 +28,7 @@ def test_one_run_at_a_time(tmp_path: Path, keys: dict[str, object]) -> None:
         pass
 
 
-def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_without_locks_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 

@@ -1,4 +1,4 @@
-"""The documented commands as real processes: several ranks, two nodes, signals, kills."""
+"""The documented commands as processes: several ranks, two nodes, signals, kills."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def wait_for_step(output: Path, step: int, process: subprocess.Popen[str], timeo
 SUMS = ("top1", "top5", "count")
 
 
-def test_two_ranks_equal_one_with_the_doubled_batch(data: Path, tmp_path: Path) -> None:
+def test_two_ranks_equal_one_rank_with_the_double_batch(data: Path, tmp_path: Path) -> None:
     for script, batch, extra in (("main_single_gpu.py", 8, ()), ("main_multi_gpu.py", 4, ("-nprocs=2",))):
         result = run_command(
             command(script, data, tmp_path / str(batch), *extra, DATA__BATCH_SIZE=batch, **QUIET)
@@ -68,7 +68,7 @@ def test_two_ranks_equal_one_with_the_doubled_batch(data: Path, tmp_path: Path) 
     one, two = losses(tmp_path / "8"), losses(tmp_path / "4")
     assert len(one) == 22
     np.testing.assert_allclose(one, two, atol=1e-5)
-    # The evaluation of one file: 11 images over two ranks and batches of 4 leave unequal shares.
+    # 11 images over two ranks in batches of 4 give the ranks unequal shares.
     reports = []
     for script, extra in (("main_single_gpu.py", ()), ("main_multi_gpu.py", ("-nprocs=2",))):
         output = tmp_path / f"eval{len(extra)}"
@@ -81,7 +81,7 @@ def test_two_ranks_equal_one_with_the_doubled_batch(data: Path, tmp_path: Path) 
     assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], abs=1e-6)
 
 
-def test_kill_and_resume_end_in_the_same_bytes(data: Path, tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_ends_in_the_same_bytes(data: Path, tmp_path: Path) -> None:
     keys = {"SAVE_STEPS": 3, "DATA__NUM_WORKERS": 1}
     whole = run_command(command("main_single_gpu.py", data, tmp_path / "whole", **keys))
     assert whole.returncode == 0, whole.stderr
@@ -97,8 +97,8 @@ def test_kill_and_resume_end_in_the_same_bytes(data: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("ranks", "to_all"), [(1, True), (2, False), (2, True)])
-def test_sigterm_saves_the_step_and_says_so(data: Path, tmp_path: Path, ranks: int, to_all: bool) -> None:
-    """Sent to the process that was started, or, as batch systems do, to all of its processes, workers included."""
+def test_sigterm_saves_the_step(data: Path, tmp_path: Path, ranks: int, to_all: bool) -> None:
+    """The signal goes to the started process, or to all of its processes and workers, as batch systems send it."""
     script, extra = ("main_single_gpu.py", ()) if ranks == 1 else ("main_multi_gpu.py", ("-nprocs=2",))
     keys = {"TRAIN__NUM_EPOCHS": 500, "DATA__NUM_WORKERS": 1}
     process = start(command(script, data, tmp_path, *extra, **keys), start_new_session=True)
@@ -115,7 +115,7 @@ def test_sigterm_saves_the_step_and_says_so(data: Path, tmp_path: Path, ranks: i
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
-    """Process ids of the ranks that a launching process started, in order."""
+    """Process ids of the ranks of a launching process, in order."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
     return [
         pid
@@ -124,7 +124,7 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
     ]
 
 
-def test_a_rank_that_dies_takes_the_job_down(data: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_ends_the_others(data: Path, tmp_path: Path) -> None:
     process = start(
         command("main_multi_gpu.py", data, tmp_path, "-nprocs=2", TRAIN__NUM_EPOCHS=500, RANK_GRACE=1.0)
     )
@@ -147,7 +147,7 @@ def free_port() -> int:
 
 
 def test_two_nodes_on_loopback(data: Path, tmp_path: Path) -> None:
-    """`paddle.distributed.launch` started twice, as on two machines: the losses of one process with the doubled batch."""
+    """`paddle.distributed.launch`, started once per node, gives the losses of one process with the double batch."""
     master = f"127.0.0.1:{free_port()}"
     nodes = []
     for node in range(2):
@@ -184,7 +184,7 @@ def test_two_nodes_on_loopback(data: Path, tmp_path: Path) -> None:
         ("main_single_gpu.py", ("-pretraind=x",), "did you mean -pretrained?"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(
+def test_user_errors_are_one_line_and_status_2(
     data: Path, tmp_path: Path, script: str, extra: tuple[str, ...], message: str
 ) -> None:
     result = run_command(command(script, data, tmp_path, *extra))
@@ -194,8 +194,8 @@ def test_mistakes_are_one_line_and_status_2(
 
 
 @pytest.mark.parametrize("script", ["run_eval_multi.sh", "run_train_multi.sh"])
-def test_run_scripts_append_arguments_that_win(tmp_path: Path, script: str) -> None:
-    """The scripts with a `python` that prints what it is called with."""
+def test_arguments_of_the_run_scripts_override_theirs(tmp_path: Path, script: str) -> None:
+    """Run the scripts with a `python` that prints its arguments."""
     fake = tmp_path / "python"
     fake.write_text(
         '#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES"\nfor word in "$@"; do echo "$word"; done\n', encoding="utf-8"

@@ -1,4 +1,4 @@
-"""Whole runs in this process: train, evaluate, stop, continue; and what each key of the loop does."""
+"""Whole runs in this process: train, evaluate, stop, resume; and the effect of each key of the loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """The run behaves as if SIGTERM arrived during that step."""
+    """Let the run behave as if SIGTERM arrived during that step."""
     calls = {"count": 0}
 
     def passed(self: StopVote) -> bool:
@@ -34,7 +34,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(StopVote, "passed", passed)
 
 
-def test_training_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
+def test_training_learns_and_writes_all_files(data: Path, tmp_path: Path) -> None:
     metrics = run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=6, VALIDATE_FREQ=2, KEEP_LAST=2, **QUIET))
     assert metrics["count"] == 10
     assert metrics["top1"] == 100.0
@@ -49,7 +49,7 @@ def test_training_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path)
     assert "total batch 4 = 1 rank(s) x 4 images x 1 micro-batch(es)" in log
 
 
-def test_saved_weights_evaluate_to_the_same_numbers(data: Path, tmp_path: Path) -> None:
+def test_saved_weights_evaluate_to_the_same_metrics(data: Path, tmp_path: Path) -> None:
     trained = run(tiny_config(data, tmp_path / "train"))
     for name in ("model.pdparams", "latest.pdparams"):
         config = tiny_config(
@@ -72,7 +72,7 @@ def test_saved_weights_evaluate_to_the_same_numbers(data: Path, tmp_path: Path) 
         assert "warning" not in log
 
 
-def test_an_evaluation_under_another_preprocessing_is_warned_of(data: Path, tmp_path: Path) -> None:
+def test_evaluation_with_other_preprocessing_warns(data: Path, tmp_path: Path) -> None:
     run(tiny_config(data, tmp_path / "train", TRAIN__NUM_EPOCHS=1))
     pretrained = str(tmp_path / "train" / "model.pdparams")
     other = {"DATA__IMAGENET_MEAN": [0.485, 0.456, 0.406], "DATA__CROP_PCT": 0.9}
@@ -86,7 +86,7 @@ def test_an_evaluation_under_another_preprocessing_is_warned_of(data: Path, tmp_
 @pytest.mark.parametrize(
     "options", [{}, {"TRAIN__MODEL_EMA": True, "TRAIN__ACCUM_ITER": 2, "DATA__BATCH_SIZE": 2}]
 )
-def test_a_stopped_run_continues_to_the_same_bytes(
+def test_a_resumed_run_ends_in_the_same_bytes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, options: dict[str, Any]
 ) -> None:
     run(tiny_config(data, tmp_path / "whole", **options))
@@ -104,14 +104,14 @@ def test_a_stopped_run_continues_to_the_same_bytes(
         assert value.tobytes() == broken["optimizer"][name].tobytes(), name
 
 
-def test_a_finished_run_resumed_only_evaluates_again(data: Path, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_only_evaluates(data: Path, tmp_path: Path) -> None:
     first = run(tiny_config(data, tmp_path))
     again = run(tiny_config(data, tmp_path, MODEL__RESUME="auto"))
     assert first["top1"] == again["top1"]
     assert len(losses(tmp_path)) == 12
 
 
-def test_accumulation_equals_the_larger_batch(data: Path, tmp_path: Path) -> None:
+def test_accumulation_equals_a_larger_batch(data: Path, tmp_path: Path) -> None:
     keys = QUIET | {"TRAIN__NUM_EPOCHS": 5}
     run(tiny_config(data, tmp_path / "large", DATA__BATCH_SIZE=6, **keys))
     run(tiny_config(data, tmp_path / "small", DATA__BATCH_SIZE=2, TRAIN__ACCUM_ITER=3, **keys))
@@ -120,13 +120,13 @@ def test_accumulation_equals_the_larger_batch(data: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose(large, small, atol=1e-5)
 
 
-def test_workers_change_nothing(data: Path, tmp_path: Path) -> None:
+def test_the_number_of_workers_does_not_change_the_weights(data: Path, tmp_path: Path) -> None:
     for workers in (0, 2):
         run(tiny_config(data, tmp_path / str(workers), DATA__NUM_WORKERS=workers))
     assert different_weights(tmp_path / "0", tmp_path / "2") == []
 
 
-def test_seed_changes_the_run_and_equal_seeds_repeat_it(data: Path, tmp_path: Path) -> None:
+def test_equal_seeds_repeat_a_run_and_others_change_it(data: Path, tmp_path: Path) -> None:
     runs = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(tiny_config(data, tmp_path / name, SEED=seed))
@@ -187,7 +187,7 @@ def test_every_training_key_changes_the_weights(
     assert any((changed[name] != value).any() for name, value in reference.items())
 
 
-def test_frozen_layers_keep_their_bytes(data: Path, tmp_path: Path) -> None:
+def test_frozen_layers_do_not_change(data: Path, tmp_path: Path) -> None:
     run(tiny_config(data, tmp_path / "one"))
     start = str(tmp_path / "one" / "model.pdparams")
     run(tiny_config(data, tmp_path / "two", MODEL__PRETRAINED=start, TRAIN__FREEZE_LAYERS=2))
@@ -209,7 +209,7 @@ def test_save_steps_and_report_freq(data: Path, tmp_path: Path, monkeypatch: pyt
 # -------------------------------------------------------------------------------------- what goes wrong
 
 
-def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(data: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_before_a_save(data: Path, tmp_path: Path) -> None:
     with pytest.raises(
         NonFiniteLossError, match=r"loss = (nan|inf).*up to step \d+ .*the newest checkpoint in"
     ):
@@ -250,7 +250,7 @@ def test_a_resume_that_cannot_be_exact_is_refused(
         run(tiny_config(data, tmp_path, **({"MODEL__RESUME": "auto"} | keys)))
 
 
-def test_the_split_of_a_batch_may_change_at_a_resume(data: Path, tmp_path: Path) -> None:
+def test_accumulation_may_change_at_a_resume(data: Path, tmp_path: Path) -> None:
     run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=1))
     metrics = run(tiny_config(data, tmp_path, MODEL__RESUME="auto", DATA__BATCH_SIZE=2, TRAIN__ACCUM_ITER=2))
     assert metrics["count"] == 10
@@ -269,12 +269,12 @@ def test_the_split_of_a_batch_may_change_at_a_resume(data: Path, tmp_path: Path)
         ({"SAVE": "/proc/output"}, "the output folder cannot be written"),
     ],
 )
-def test_wrong_input_is_named(data: Path, tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+def test_errors_name_the_wrong_input(data: Path, tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, OSError), match=message):
         run(tiny_config(data, tmp_path, **keys))
 
 
-def test_weights_without_the_head_are_not_evaluated(data: Path, tmp_path: Path) -> None:
+def test_weights_without_a_head_are_not_evaluated(data: Path, tmp_path: Path) -> None:
     run(tiny_config(data, tmp_path / "train", TRAIN__NUM_EPOCHS=1))
     pretrained = str(tmp_path / "train" / "model.pdparams")
     config = tiny_config(
@@ -309,7 +309,7 @@ def test_unreadable_training_images_are_replaced_counted_and_limited(data: Path,
         run(tiny_config(broken, tmp_path / "strict"))
 
 
-def test_an_unreadable_validation_image_is_an_error_that_names_it(data: Path, tmp_path: Path) -> None:
+def test_an_unreadable_validation_image_is_an_error(data: Path, tmp_path: Path) -> None:
     broken = damage(data, 1, tmp_path / "data")
     run(tiny_config(data, tmp_path / "run"))
     config = tiny_config(
@@ -319,7 +319,7 @@ def test_an_unreadable_validation_image_is_an_error_that_names_it(data: Path, tm
         run(config)
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(
+def test_a_full_disk_keeps_the_previous_checkpoint(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=1))
@@ -335,9 +335,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
     assert not [path for path in tmp_path.iterdir() if "tmp" in path.name or "partial" in path.name]
 
 
-def test_a_recipe_for_another_batch_is_warned_of_and_scaling_says_what_it_did(
-    data: Path, tmp_path: Path
-) -> None:
+def test_another_total_batch_warns_or_scales_the_rate(data: Path, tmp_path: Path) -> None:
     run(tiny_config(data, tmp_path / "a", TRAIN__TOTAL_BATCH=1024))
     run(tiny_config(data, tmp_path / "b", TRAIN__TOTAL_BATCH=1024, TRAIN__LINEAR_SCALED_LR=1024))
     first, second = ((tmp_path / name / "log.txt").read_text(encoding="utf-8") for name in "ab")
@@ -346,7 +344,7 @@ def test_a_recipe_for_another_batch_is_warned_of_and_scaling_says_what_it_did(
     assert "warning: the recipe" not in second
 
 
-def test_mixed_precision_on_a_cpu_is_said_to_change_nothing(data: Path, tmp_path: Path) -> None:
+def test_mixed_precision_on_a_cpu_warns(data: Path, tmp_path: Path) -> None:
     run(tiny_config(data, tmp_path, AMP=True, TRAIN__NUM_EPOCHS=1))
     assert "-amp changes nothing here" in (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert paddle.get_default_dtype() == "float32"

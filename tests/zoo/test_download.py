@@ -1,4 +1,4 @@
-"""Downloads against a server on this machine that can cut, lie and count."""
+"""Downloads from a local server that can cut connections, send wrong data and count requests."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def test_downloads_once(site):
     assert left_behind() == ["w.pdparams"]
 
 
-def test_continues_where_it_was_cut(site):
+def test_an_interrupted_download_continues(site):
     site.cuts = [7000, 12000]
     path = download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
     assert path.read_bytes() == site.weights
     assert [ranged for _, ranged in site.requests] == [None, "bytes=7000-", "bytes=12000-"]
 
 
-def test_continues_in_the_next_run(site):
+def test_an_interrupted_download_continues_in_the_next_run(site):
     site.cuts = [1000, 1000, 1000, 1000, 1000]
     with pytest.raises(
         download.DownloadError, match="could not be fetched in 5 attempts: .*What arrived is kept"
@@ -102,7 +102,7 @@ def test_starts_again_when_the_file_changed_or_has_no_tag(site):
     assert site.requests[-1] == ("/w.pdparams", None)
 
 
-def test_a_dead_link_is_said_with_the_place_for_the_file(site):
+def test_the_error_of_a_dead_link_names_the_path_for_the_file(site):
     with pytest.raises(download.DownloadError, match="is a dead link: HTTP 404") as caught:
         download.fetch(f"{site.url}/gone.pth", "gone.pth", page="https://example.org/zoo")
     text = str(caught.value)
@@ -126,7 +126,7 @@ def test_no_network(site):
         (b"", "empty"),
     ],
 )
-def test_something_else_than_weights(site, body, words):
+def test_a_response_without_weights_is_refused(site, body, words):
     site.files["/x.pth"] = body
     with pytest.raises(download.DownloadError, match=f"did not give the weights: {words}"):
         download.fetch(f"{site.url}/x.pth", "x.pth")

@@ -1,4 +1,4 @@
-"""The table of published checkpoints, and models made from it."""
+"""The table of published checkpoints, and models built from it."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ SMALL: list[object] = [
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The table's configs at a width that a test can afford."""
+    """The configs of the table at a small width."""
 
     def tiny_config(path, options):
         shape = ["MODEL.EMBED_DIM", 24, "MODEL.DEPTH", 1, "MODEL.NUM_HEADS", 3, "DATA.IMAGE_SIZE", 32]
@@ -165,7 +165,7 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_model(tiny, tmp_path, monkeypatch, name):
-    """A model by name is of its kind, and takes the file of the same name from the cache."""
+    """A model by name has the right class and loads the cached file of that name."""
     if KINDS[name] is BeitForMaskedImageModeling and name.startswith("beitv2"):
         two_blocks = ["MODEL.EARLY_LAYERS", 1, "MODEL.DEPTH", 2]
         monkeypatch.setattr(
@@ -189,7 +189,7 @@ def test_every_kind_of_model(tiny, tmp_path, monkeypatch, name):
 
 
 def test_other_classes(tiny):
-    """A pre-trained model becomes a classifier, a segmentation model has a head of the size asked for."""
+    """A pre-trained model becomes a classifier; a segmentation model gets a head of the requested size."""
     model = zoo.get_model("beit_base_patch16_224_pt22k", num_classes=5)
     assert type(model) is Beit and model.head.weight.shape == [24, 5]
     model = zoo.get_model("microsoft/beit-base-finetuned-ade-640-640", num_classes=7)
