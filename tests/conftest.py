@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+OPTIONAL = ("browser", "faults", "onnx", "peers")
+"""Markers of tests that need other packages or much time: such a test runs only where `-m` names its marker."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = {name for name in OPTIONAL if name not in config.option.markexpr}
+    deselected = [item for item in items if any(mark.name in left_out for mark in item.iter_markers())]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in set(deselected)]
+
+
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Files of the two photographs of scikit-learn, 640 x 427 pixels, and of a part of each."""

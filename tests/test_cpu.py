@@ -111,6 +111,7 @@ def flag_after(code: str, **extra: str) -> str:
     return result.stdout.split()[-1]
 
 
+@pytest.mark.slow
 def test_importing_the_library_changes_no_settings() -> None:
     assert flag_after("import beit, beit.train.run") == "True"
     assert flag_after("from beit.cpu import tune_cpu; assert 'no strided views' in tune_cpu()") == "False"

@@ -26,6 +26,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 def test_the_snippet_runs_with_a_paddlevit_file(tmp_path: Path) -> None:
     """The first Python block runs unchanged with weights of the documented file name."""
     config = get_config("beit_base_patch16_224")

@@ -12,6 +12,7 @@ from beit.tools import bench
 from beit.tools.bench import EXAMPLES
 
 
+@pytest.mark.slow
 def test_the_first_example_with_numbers_and_plot(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = EXAMPLES[0].split()[3:]
@@ -32,6 +33,7 @@ def test_the_first_example_with_numbers_and_plot(tmp_path, capsys, monkeypatch):
         assert plot.width >= 700
 
 
+@pytest.mark.slow
 def test_file_formats_without_pytorch(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "_interpreter_with", lambda known, needs: None if needs else known[0])
     assert main(["bench", "load", "--model", "beit_tiny_patch16_224", "--rounds", "1"]) == 0
@@ -63,6 +65,7 @@ def test_results_of_the_installed_baselines_agree(mode, tmp_path, capsys):
         assert any(one["name"].startswith(("timm", "torch", "safetensors", "paddle.load")) for one in results)
 
 
+@pytest.mark.slow
 def test_pre_training_steps_against_their_arithmetic(capsys):
     words = ["bench", "pretrain", "--model", "beit_tiny_patch16_224", "--batch", "1", "--rounds", "1"]
     assert main(words) == 0

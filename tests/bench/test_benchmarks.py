@@ -20,6 +20,7 @@ def benchmarks(mode, folder, **chosen):
     return {benchmark.title: benchmark for benchmark in MODES[mode](settings)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("device", "precision", "own"),
     [

@@ -125,6 +125,7 @@ def run_text(text: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) 
         sys.modules.pop("config", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -127,8 +127,13 @@ def test_kmeans_equals_numpy(draw_samples, num_codes):
     means, counts = kmeans(paddle.to_tensor(samples), num_codes, np.random.default_rng(5))
     start = samples[np.random.default_rng(5).choice(30, num_codes, replace=num_codes > 30)].astype(np.float64)
     expected, bins = kmeans_numpy(samples.astype(np.float64), start)
-    np.testing.assert_allclose(means.numpy(), expected, atol=1e-6)
-    np.testing.assert_array_equal(counts.numpy(), bins)
+    if num_codes <= 30:
+        np.testing.assert_allclose(means.numpy(), expected, atol=1e-6)
+        np.testing.assert_array_equal(counts.numpy(), bins)
+    # With more codes than samples several codes are equal up to rounding, which decides between them.
+    found, wanted = (codes[(samples @ codes.T).argmax(1)] for codes in (means.numpy(), expected))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    np.testing.assert_array_equal(np.sort(counts.numpy()), np.sort(bins))
 
 
 def test_the_first_training_batch_initializes_the_codebook():

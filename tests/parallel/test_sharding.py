@@ -28,6 +28,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_sharded_steps_equal_plain_steps(results: Path) -> None:
     """With layer decay, weight decay, clipping over all ranks, accumulation, a frozen layer and the moving average."""
     plain = sharding_ranks.flat(sharding_ranks.train(0, range(sharding_ranks.STEPS)))
@@ -45,6 +46,7 @@ def test_sharded_steps_equal_plain_steps(results: Path) -> None:
                 )
 
 
+@pytest.mark.slow
 def test_a_rank_holds_only_the_moments_of_its_own_parameters(results: Path) -> None:
     held = [
         [int(np.load(results / f"{kind}{rank}.npz")["moments held/"]) for rank in range(sharding_ranks.RANKS)]
@@ -54,6 +56,7 @@ def test_a_rank_holds_only_the_moments_of_its_own_parameters(results: Path) -> N
     assert all(sum(counts) == total and min(counts) > 0 for counts in held), (held, total)
 
 
+@pytest.mark.slow
 def test_gradients_are_all_reduced_with_the_last_micro_batch_only(results: Path) -> None:
     """Before it each rank has its own sum, after it both have the mean."""
     first, second = (np.load(results / f"accumulated{rank}.npz")["gradients/"] for rank in range(2))

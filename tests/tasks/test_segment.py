@@ -63,6 +63,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(scenes, tmp_path):
     assert different_weights(whole, part) == []
 
 
+@pytest.mark.slow
 def test_two_ranks_train_and_evaluate_like_one(scenes, tmp_path):
     one = config_of(scenes, tmp_path / "one", DATA__BATCH_SIZE=4, MODEL__DECODER_DROPOUT=0.0)
     run.run(one)

@@ -28,6 +28,8 @@ from tests.tiny import (
     write_dataset,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -166,6 +166,7 @@ def test_no_address(site):
         download.fetch("", "x.pdparams")
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_download_once(site):
     program = f"from beit.zoo.download import fetch; fetch('{site.url}/w.pdparams', 'w.pdparams')"
     processes = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
