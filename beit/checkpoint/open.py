@@ -36,7 +36,8 @@ def open_checkpoint(
     state, info = to_canonical(
         contents.tree, ema=ema, name=name, container=contents.container, config=config, teacher=teacher
     )
-    info = replace(info, dtype_casts={**info.dtype_casts, **Counter(contents.dtypes_cast.values())})
+    casts = {**info.dtype_casts, **Counter(contents.dtypes_cast.values())}
+    info = replace(info, dtype_casts=casts, left_out=contents.left_out)
     if preprocessing is not None:
         found = info.architecture
         size = found.image_size or preprocessing.image_size

@@ -60,6 +60,9 @@ class CheckpointInfo:
         default_factory=dict
     )  # data type -> tensors that were cast to float32
     notes: tuple[str, ...] = ()  # sentences for the report
+    left_out: tuple[
+        str, ...
+    ] = ()  # classes of which the file has objects that are not read, see `files.Contents`
     # Blocks (from 0) whose outputs a segmentation head was "trained" on and, for files of transformers, those that
     # transformers itself uses ("huggingface").
     feature_layers: dict[str, tuple[int, ...]] = field(default_factory=dict)

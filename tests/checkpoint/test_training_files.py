@@ -16,8 +16,11 @@ import types
 import numpy as np
 import pytest
 
+from beit.checkpoint import pickle_files
 from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.files import read, write_checkpoint
+from beit.checkpoint.files import read, read_checkpoint, write_checkpoint
+from beit.checkpoint.open import open_checkpoint
+from tests.checkpoint import publishers
 from tests.checkpoint.container_writers import Call, Name, dumps, module, tensor, torch_legacy, torch_zip
 
 WEIGHTS = {"a.weight": np.arange(6, dtype="f4").reshape(2, 3), "a.bias": np.ones(2)}
@@ -131,6 +134,12 @@ def test_a_file_of_nothing_but_an_object_is_named(tmp_path):
         read(tmp_path / "m.pth")
 
 
+def test_the_opened_checkpoint_lists_what_is_not_read(tmp_path):
+    tree = publishers.unilm_file(publishers.unilm_classifier(np.random.default_rng(0)))
+    (tmp_path / "m.pdparams").write_bytes(pickle.dumps({**tree, "since": datetime.datetime(2024, 1, 2)}))
+    assert open_checkpoint(tmp_path / "m.pdparams").info.left_out == ("datetime.datetime",)
+
+
 def test_large_integer_keys_are_read(tmp_path):
     """torch before 1.6 used the addresses of parameters as keys of the state of an optimizer."""
     state = {0x7F0000000000 + 64 * n: n for n in range(1000)}
@@ -139,9 +148,6 @@ def test_large_integer_keys_are_read(tmp_path):
 
 
 def test_a_training_state_of_this_package_has_no_such_objects(tmp_path):
-    from beit.checkpoint import pickle_files
-    from beit.checkpoint.files import read_checkpoint
-
     with (tmp_path / "m.pdparams").open("wb") as file:
         output = pickle_files._ChecksumWriter(file)
         output.write(dumps({"w": Call("m", "C", ())}))
