@@ -29,8 +29,8 @@ NOT_RUN: dict[str, str] = {
     "python main_multi_gpu.py -cfg=configs/tokenizer/": "needs eight GPUs and ImageNet",
     "python main_multi_gpu.py -cfg=configs/probe/": "needs eight GPUs and ImageNet",
     "python -m beit bench train": "measures for many minutes; tests/bench runs every mode",
-    "python -m beit serve": "serves until it is ended; tests/page has the page in a browser",
-    "python -m paddle.distributed.launch": "needs two machines with eight GPUs; tests/test_processes.py starts two nodes",
+    "python -m beit serve": "serves until it is ended; tests/tools/test_serve.py opens the page in a browser",
+    "python -m paddle.distributed.launch": "needs two machines with eight GPUs; tests/train/test_processes.py starts two nodes",
     "python main_multi_gpu.py -cfg=configs/pretrain/": "needs eight GPUs and ImageNet",
     "python main_multi_gpu.py -cfg=configs/segment/": "needs eight GPUs and ADE20K",
 }
