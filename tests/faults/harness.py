@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from beit.checkpoint.files import read_checkpoint
-from tests.tiny import ROOT, environment, losses
+from tests.tiny import ROOT, environment
 
 LATEST = "latest.pdparams"
 START = 240.0  # seconds a command may take to its first step on a busy machine
@@ -248,10 +248,6 @@ def message(text: str) -> str:
         if line.startswith("error:") or "stopped by" in line or "warning:" in line
     ]
     return lines[-1] if lines else text[-300:]
-
-
-def last_losses(output: Path) -> list[float]:
-    return losses(output)
 
 
 def json_lines(file: Path) -> list[dict[str, float]]:

@@ -206,7 +206,7 @@ def test_save_steps_and_report_freq(data: Path, tmp_path: Path, monkeypatch: pyt
     assert [json.loads(line)["step"] for line in lines if "train/loss" in line] == [4, 5, 6, 8, 10, 12]
 
 
-# -------------------------------------------------------------------------------------- what goes wrong
+# ---- errors ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_loss_that_is_not_finite_stops_before_a_save(data: Path, tmp_path: Path) -> None:
