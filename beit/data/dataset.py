@@ -22,7 +22,7 @@ _MAX_REPLACEMENTS = 10  # consecutive unreadable images after which the data set
 
 @dataclass(eq=False, repr=False)
 class ImageDataset(ABC):
-    """Named arrays for each `Sample`, `index` int64 among them. Subclasses define `read`.
+    """Named arrays for each `Sample`: those of `read`, which subclasses define, and `index` int64.
 
     The random numbers of a sample depend on (`seed`, `sample.seed`) only, so they are the same in every worker, on
     every rank and after a resume.
@@ -49,7 +49,7 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def read(self, index: int, seed: int) -> Arrays:
-        """The arrays of one image.
+        """The named arrays of one image.
 
         Args:
             index: in the list.
@@ -65,14 +65,14 @@ class ImageDataset(ABC):
     def __getitem__(self, sample: Sample) -> Arrays:
         if self.bad_images is None:
             try:
-                return self.read(sample.index, sample.seed)
+                return self._numbered(sample.index, sample.seed)
             except ImageError as error:
                 raise ImageError(
                     error.path, f"{error.reason} (image {sample.index} of the list, from 0)"
                 ) from error
         for offset in range(_MAX_REPLACEMENTS):
             try:
-                return self.read((sample.index + offset) % len(self), sample.seed)
+                return self._numbered((sample.index + offset) % len(self), sample.seed)
             except ImageError as error:
                 _append_line(self.bad_images, f"{error.path}\t{error.reason}")
                 last = error
@@ -94,15 +94,17 @@ class ImageDataset(ABC):
         return np.random.default_rng([self.seed, *seeds])
 
     def transformed(self, index: int, transform: Transform, rng: np.random.Generator) -> Arrays:
-        """Read one image: the arrays of the transform, and `index`."""
+        """The arrays that the transform makes of one image."""
         with ImageFile(self.images.path(index), **self.open_options) as file:
-            arrays = transform.load(file, rng)
-        return {**arrays, "index": np.asarray(index, np.int64)}
+            return transform.load(file, rng)
+
+    def _numbered(self, index: int, seed: int) -> Arrays:
+        return {**self.read(index, seed), "index": np.asarray(index, np.int64)}
 
 
 @dataclass(eq=False, repr=False)
 class ClassificationDataset(ImageDataset):
-    """The arrays of the transform, `index`, and `label` int64 where the list has labels.
+    """The arrays of the transform, and `label` int64 where the list has labels.
 
     Args:
         transform: from an RGB image to named arrays.

@@ -69,7 +69,7 @@ def open_features(folder: str | Path, split: str, images: ImageList) -> StoredFe
 
 @dataclass(eq=False, repr=False)
 class TokenizerDataset(ImageDataset):
-    """The arrays of the transform, `index`, and `target` float32 `[N, T]` where features are stored.
+    """The arrays of the transform, and `target` float32 `[N, T]` where features are stored.
 
     Args:
         images: the files to read.

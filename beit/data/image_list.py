@@ -126,8 +126,8 @@ def require_files(images: ImageList, tolerated: float) -> None:
     checked = min(len(images), _SAMPLE)
     if len(missing) > tolerated * checked:
         raise FileNotFoundError(
-            f"{len(missing)} of {checked} listed images do not exist, first {missing[0]}; is DATA.DATA_PATH the folder the "
-            "list is relative to, and was everything copied?"
+            f"{len(missing)} of {checked} listed images do not exist, first {missing[0]}; is DATA.DATA_PATH the "
+            "folder the list is relative to, and was everything copied?"
         )
 
 

@@ -42,9 +42,7 @@ class MaskError(ValueError):
     """A wrong label map, which training must not skip: its `path`, and the `reason` in words."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(
-            str(path), reason
-        )  # unpickling calls the class with these, in the parent of a worker
+        super().__init__(str(path), reason)  # unpickling passes these to the class again
         self.path = str(path)
         self.reason = reason
 

@@ -50,9 +50,7 @@ class ImageError(ValueError):
     """A file that is not a readable image: its `path`, and the `reason` in words."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(
-            str(path), reason
-        )  # unpickling calls the class with these, in the parent of a worker
+        super().__init__(str(path), reason)  # unpickling passes these to the class again
         self.path = str(path)
         self.reason = reason
 
@@ -88,23 +86,20 @@ class ImageFile:
         self._keep_mode = keep_mode
         self._decoded: Image.Image | None = None
         with self._image_errors():
-            image = Image.open(path, formats=FORMATS)
-            width, height = image.size
-            if width * height > max_pixels:
-                image.close()
-                raise ImageError(
-                    path, f"{width} x {height} pixels are more than DATA.MAX_PIXELS={max_pixels} allows"
-                )
-            self._image = image
-            self._jpeg_size = self._read_jpeg_size()
+            self._image = Image.open(path, formats=FORMATS)
+            try:
+                self._check_pixels()
+                self._jpeg_size = self._read_jpeg_size()
+            except BaseException:
+                self._image.close()
+                raise
 
     def __enter__(self) -> ImageFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._image.__exit__(
-            *exception
-        )  # closes the file and keeps the pixels; Image.close() would free them
+        # Closes the file and keeps the pixels; Image.close() would free them.
+        self._image.__exit__(*exception)
 
     @property
     def size(self) -> Size:
@@ -131,6 +126,14 @@ class ImageFile:
                     ImageOps.exif_transpose(image, in_place=True)
                 self._decoded = image if self._keep_mode else to_rgb(image)
         return self._decoded
+
+    def _check_pixels(self) -> None:
+        width, height = self._image.size
+        if width * height > self._max_pixels:
+            raise ImageError(
+                self._path,
+                f"{width} x {height} pixels are more than DATA.MAX_PIXELS={self._max_pixels} allows",
+            )
 
     def _read_jpeg_size(self) -> Size | None:
         if self._image.format not in _JPEG_FORMATS:

@@ -107,7 +107,7 @@ class Loader:
             return
         pool, self._pool = self._pool, None
         self._stop.set()
-        # Private: the pipe that the pool's own thread reads results from.
+        # Private: the queue from which the pool's own thread reads results.
         workers, results = list(self._workers.values()), pool._result_queue
         self._workers = {}
         pool.shutdown(wait=False, cancel_futures=True)
@@ -116,8 +116,8 @@ class Loader:
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
                 worker.kill()
-        # Private: close our end for writing. A worker killed while it sends a result leaves half of it in the pipe, and
-        # the pool's thread would wait for the rest for ever.
+        # Private: this process's copy of the write end of the queue's pipe. A worker killed while it sends leaves half a
+        # result in the pipe; with all write ends closed, the pool's thread ends instead of waiting for the rest.
         results._writer.close()  # type: ignore[attr-defined]
 
     def _end_broken(self) -> None:
@@ -174,8 +174,8 @@ class Loader:
         try:
             with _hidden_main():  # `submit` starts the workers, one by one as they are needed
                 future = self._pool.submit(_load_batch, samples)
-            # Private: the pool's dict of worker processes. We keep our own copy because a broken pool drops its dict
-            # and ends the workers with SIGTERM only, which they block; `close` has to kill them.
+            # Private: the pool's dict of worker processes. It is copied because a broken pool drops it and sends the
+            # workers SIGTERM only, which they block; `close` kills them.
             self._workers |= self._pool._processes or {}
             return future
         except BrokenProcessPool as error:
@@ -234,7 +234,7 @@ def _hidden_main() -> Iterator[None]:
 
 
 def _start_fork_server() -> None:
-    """Start the process that workers are forked from. It imports the modules of a worker once for all.
+    """Start the process that workers are forked from. It imports the modules that all workers need.
 
     It has a single thread, also in NumPy's linear algebra, so that forking it is safe.
     """

@@ -22,7 +22,7 @@ _MASK_STREAM = 1  # separate random numbers, so that the mask does not depend on
 
 @dataclass(eq=False, repr=False)
 class PretrainDataset(ImageDataset):
-    """The views of the transform, `mask` bool `[L]`, `index`, and `tokens` int64 `[L]` where they are stored.
+    """The views of the transform, `mask` bool `[L]`, and `tokens` int64 `[L]` where they are stored.
 
     Args:
         images: the files to read.

@@ -120,9 +120,9 @@ def _random_box(shape: tuple[int, ...], size: Size, rng: np.random.Generator) ->
 
 
 def distort(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change brightness (±32), contrast and saturation (×0.5 to 1.5) and hue (±18 of 180) at random, uint8 `[H, W, 3]`.
+    """Change brightness (±32), contrast and saturation (×0.5 to 1.5) and hue (±18 of 180) at random.
 
-    Each happens with probability 1/2; contrast comes before or after saturation and hue.
+    From and to uint8 `[H, W, 3]`. Each happens with probability 1/2; contrast comes before or after saturation and hue.
     Source: mmseg `PhotoMetricDistortion`. Deviation: Pillow's hue circle has 256 steps, OpenCV's 180.
     """
     if rng.random() < 0.5:
@@ -238,10 +238,10 @@ class SegmentEvalTransform:
 
 @dataclass(eq=False, repr=False)
 class SegmentationDataset(ImageDataset):
-    """The arrays of the transform, and `index` int64.
+    """The arrays of a transform of images and label maps.
 
     Args:
-        images: the images.
+        images: the files to read.
         masks: their label maps, in the same order. An unreadable or wrong label map is always an error.
         transform: from an RGB image and labels uint8 `[H, W]` to named arrays.
         read_mask: reads a label map.
@@ -258,8 +258,7 @@ class SegmentationDataset(ImageDataset):
     def read(self, index: int, seed: int) -> Arrays:
         image = open_image(self.images.path(index), **self.open_options)
         labels = self.read_mask(self.masks.path(index), image.size)
-        arrays = self.transform(image, labels, self.generator(seed))
-        return {**arrays, "index": np.asarray(index, np.int64)}
+        return self.transform(image, labels, self.generator(seed))
 
 
 def build_segmentation_dataset(

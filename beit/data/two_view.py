@@ -53,7 +53,8 @@ class Views:
 class TwoViewTransform(Transform):
     """Color jitter, flip, then one random crop for both views. Returns what `Views.cut` returns.
 
-    Source: unilm/beit/datasets.py `DataAugmentationForBEiT`; transforms.py `RandomResizedCropAndInterpolationWithTwoPic`.
+    Source: unilm/beit/datasets.py `DataAugmentationForBEiT` and transforms.py
+    `RandomResizedCropAndInterpolationWithTwoPic`.
 
     Args:
         views: sizes and filters.

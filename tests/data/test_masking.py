@@ -70,7 +70,7 @@ def test_v2_always_masks_exactly_75():
 
 @pytest.mark.parametrize("rule", ["at_most", "exact", "random"])
 def test_frequencies_are_symmetric_and_no_patch_is_left_out(rule):
-    """The center is masked more often than the borders, and all borders equally; mmpretrain never masks the last row."""
+    """The center is masked more often than the borders, all borders equally (mmpretrain never masks the last row)."""
     share = many_masks(build_mask_generator(get_config(opts=["MASK.RULE", rule]))).mean(0).reshape(14, 14)
     assert share.mean() == pytest.approx(75 / 196, abs=0.005)
     assert share.min() > 0.02
