@@ -10,36 +10,38 @@ from beit.cpu import before_paddle
 from beit.parallel.signals import exit_on_stop_signals
 
 VERBS: dict[str, tuple[str, str]] = {
-    "predict": ("beit.tools.predict", "say what a model sees in pictures, folders of them, patterns"),
-    "train": ("beit.tools.train", "train what a config describes"),
-    "evaluate": ("beit.tools.evaluate", "measure weights on the validation images"),
-    "check": ("beit.tools.check", "look at data and config before a long run: every picture, one dry step"),
+    "predict": ("beit.tools.predict", "predict images, folders of images, patterns"),
+    "train": ("beit.tools.train", "train a model by a config"),
+    "evaluate": ("beit.tools.evaluate", "evaluate weights on the validation images"),
+    "check": ("beit.tools.check", "check data and config before a long run: all images, one dry step"),
     "make-lists": ("beit.tools.make_lists", "write list files for a tree of class folders"),
-    "config": ("beit.tools.config", "print a resolved config, or what the keys mean"),
+    "config": ("beit.tools.config", "print a resolved config, or describe its keys"),
     "report": ("beit.tools.report", "count parameters, multiply-adds and memory of a config"),
     "visualize": (
         "beit.tools.visualize",
         "draw attention, predictions, curves, augmentation, schedules, tokens",
     ),
-    "bench": ("beit.tools.bench", "time this package against the peers that are installed"),
-    "convert": ("beit.tools.convert", "rewrite a checkpoint of any publisher in the form of another"),
-    "export": ("beit.tools.export", "write a model as a static graph or ONNX, compared before it is left"),
-    "serve": ("beit.tools.serve", "a page in the browser: drop a picture, see what the model says"),
+    "bench": ("beit.tools.bench", "compare the speed with that of other installed packages"),
+    "convert": ("beit.tools.convert", "convert a checkpoint to the format of another publisher"),
+    "export": (
+        "beit.tools.export",
+        "write a model as a static graph or ONNX, after comparing it with the model",
+    ),
+    "serve": ("beit.tools.serve", "open a web page that predicts the images dropped on it"),
 }
-"""Verb -> module with `main(argv)`, whose result is the exit status (None: 0), and what it does."""
+"""Verb -> module with `main(argv)`, which returns the exit status (None: 0), and a short description."""
 
 ALIASES = {"visualise": "visualize"}
+"""Other spelling of a verb -> verb."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb with its arguments; exit status (2 for a mistake of the user, said in one line)."""
+    """Run a verb with its arguments; returns the exit status, 2 after a mistake of the user, which one line describes."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        lines = [f"  {verb:10} {meaning}" for verb, (_, meaning) in VERBS.items()]
+        lines = [f"  {verb:10} {description}" for verb, (_, description) in VERBS.items()]
         print(
-            "\n".join(
-                ["usage: python -m beit VERB …", "", *lines, "", "python -m beit VERB --help says more."]
-            )
+            "\n".join(["usage: python -m beit VERB …", "", *lines, "", "Flags: python -m beit VERB --help"])
         )
         return 0 if words else 2
     verb = ALIASES.get(words[0], words[0])

@@ -150,7 +150,7 @@ def _describe(source: Exportable, output: str, normalized: bool) -> Description:
     if output not in possible:
         raise ValueError(f"this model has no output {output!r}; choose one of {', '.join(possible)}")
     if not source.num_classes and output != "features":
-        raise ValueError("the model has no head, it gives features: choose the output 'features'")
+        raise ValueError("the model has no head, only features: choose the output 'features'")
     preprocessing = source.preprocessing
     if source.task == "segment":  # a graph of one image size segments the whole image at that size
         preprocessing = replace(preprocessing, squash=True)
@@ -192,6 +192,7 @@ def _compare(
     folder: Path, reference: Reference, images: np.ndarray, backends: Sequence[str], tolerance: float
 ) -> dict[str, Any]:
     batches = sorted({1, min(2, len(images)), len(images)})
+    # "pictures" is a key of the file format.
     measured: dict[str, Any] = {"pictures": len(images), "batches": batches, "tolerance": tolerance}
     for backend in backends:
         runner = load_runner(folder, backend)

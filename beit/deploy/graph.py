@@ -16,7 +16,7 @@ from beit.deploy.network import ExportedNetwork
 _OPSET = 17  # the newest that paddle2onnx 2.1 writes directly
 _NO_ONNX = (
     'ONNX needs paddle2onnx and onnxruntime, which are not installed: pip install "beit-paddle[onnx]" (paddle2onnx '
-    "2.1.0 asks for onnx 1.16.1 to 1.17.0; where another package wants a newer one, use an environment of its own)"
+    "2.1.0 needs onnx 1.16.1 to 1.17.0; if another package needs a newer one, use a separate environment)"
 )
 
 

@@ -30,7 +30,7 @@ _ROLLOUT_BYTES = (
 
 @dataclass(frozen=True)
 class Classifier(Predictor):
-    """A classifier, or an encoder without a head, which gives features only."""
+    """A classifier, or an encoder without a head, which only has features."""
 
     task: ClassVar[str] = "classify"
     palette = ()
@@ -49,7 +49,7 @@ class Classifier(Predictor):
             ValueError: the model has no head, or `topk` is not positive.
         """
         if not self.num_classes:
-            raise ValueError("the model has no head, it gives features: use beit.extract_feat")
+            raise ValueError("the model has no head, only features: use beit.extract_feat")
         if topk < 1:
             raise ValueError(f"topk={topk}; expected 1 or more")
         with _evaluating(self.model):
@@ -177,7 +177,7 @@ def classifier(
 
 @contextmanager
 def _evaluating(model: paddle.nn.Layer) -> Iterator[None]:
-    """The model in evaluation mode and without gradients; afterwards it is in its former mode."""
+    """The model in evaluation mode and without gradients; its mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:

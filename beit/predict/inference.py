@@ -52,7 +52,7 @@ def inference_model(
         images: file, folder, pattern, Pillow image, array uint8 `[H, W, 3]` (RGB), or a list of these.
         topk: classes in `topk`, 1 or more.
         batch_size: images at a time.
-        config: config of the weights, where it is not stored beside them.
+        config: config of the weights, if it is not stored beside them.
         preprocessing: fields that replace those stored with the weights.
         class_names: names that replace those stored with the weights; `imagenet-1k` and `imagenet-21k` are built in.
 
@@ -89,7 +89,7 @@ def extract_feat(
         model: name from `list_models()`, output folder of a run, checkpoint, `Beit`, or result of `load_predictor`.
         images: file, folder, pattern, Pillow image, array uint8 `[H, W, 3]` (RGB), or a list of these.
         batch_size: images at a time.
-        config: config of the weights, where it is not stored beside them.
+        config: config of the weights, if it is not stored beside them.
         preprocessing: fields that replace those stored with the weights.
 
     Raises:
@@ -123,7 +123,7 @@ def load_predictor(
 
     Args:
         model: name from `list_models()`, output folder of a run, checkpoint, or `Beit`; a predictor is returned as it is.
-        config: config of the weights, where it is not stored beside them.
+        config: config of the weights, if it is not stored beside them.
         preprocessing: fields that replace those stored with the weights (classifiers only).
         class_names: names that replace those stored with the weights (classifiers only); `imagenet-1k` and
             `imagenet-21k` are built in.

@@ -20,7 +20,7 @@ class PageResult:
     """The result for one image.
 
     `scores` of the best classes by name, largest first: the probability, or with class maps the share of the image;
-    `image` with the attention or the classes drawn over it; `caption` says which.
+    `image` with the attention or the classes drawn over it; `caption` names which.
     """
 
     scores: dict[str, float]

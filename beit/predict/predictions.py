@@ -155,7 +155,9 @@ def _draw_matrix(found: Predictions, path: Path, model: str) -> Path:
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
     correct = int(np.diag(confusion).sum())
-    axis.set_title(f"{model}: {correct} of {confusion.sum()} right ({100 * correct / confusion.sum():.2f} %)")
+    axis.set_title(
+        f"{model}: {correct} of {confusion.sum()} correct ({100 * correct / confusion.sum():.2f} %)"
+    )
     if classes <= _MAX_LABELED:
         axis.set_xticks(range(classes), found.names, rotation=90, fontsize=8)
         axis.set_yticks(range(classes), found.names, fontsize=8)

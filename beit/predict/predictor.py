@@ -23,7 +23,7 @@ from beit.preprocessing import Preprocessing
 class Predictor(ABC):
     """A trained model with its preprocessing and class names. Open images with `open`, then call it with them.
 
-    `model` is the network, in evaluation mode; `preprocessing` says how images are resized, cropped and normalized;
+    `model` is the network, in evaluation mode; `preprocessing` describes how images are resized, cropped and normalized;
     `class_names` are those of the K classes, None where they have no names; `palette` has a color per class, or none.
     """
 
@@ -57,7 +57,7 @@ class Predictor(ABC):
         raise NotImplementedError
 
     def open(self, image: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        """An image in mode RGB, turned by its EXIF orientation where the preprocessing says so.
+        """An image in mode RGB, turned by its EXIF orientation if `preprocessing.exif_orientation` is set.
 
         Args:
             image: a file, a Pillow image, or an array uint8 `[H, W, 3]` (RGB).

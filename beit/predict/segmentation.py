@@ -86,10 +86,10 @@ class Segmenter(Predictor):
 
 
 def load_segmenter(config: CfgNode) -> Segmenter:
-    """The model of a config with the weights of MODEL.PRETRAINED, which predicts as TEST.* says.
+    """The model of a config with the weights of MODEL.PRETRAINED, which predicts with the settings of TEST.*.
 
     Names and colors of the classes are read from the files beside the weights, which a training run writes there;
-    without them they are those of ADE20K where the config has its classes, else numbers.
+    without them they are those of ADE20K if the config has its classes, else numbers.
 
     Raises:
         ValueError: there are no weights, or they or the names do not fit the config.

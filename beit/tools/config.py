@@ -1,4 +1,4 @@
-"""`python -m beit config`: the resolved config of a run, or what the keys mean."""
+"""`python -m beit config`: print the resolved config of a run, or describe its keys."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ EXAMPLES = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print YAML that `-cfg` reads back, or keys with default and meaning."""
+    """Print the config as YAML that `-cfg` reads, or keys with their defaults and descriptions."""
     parser = verb_parser("config", f"{__doc__}\n\n{CONFIG_FLAGS}", EXAMPLES)
     parser.add_argument(
-        "--keys", nargs="?", const="*", metavar="PATTERN", help="describe the keys that fit, e.g. 'MODEL.*'"
+        "--keys", nargs="?", const="*", metavar="PATTERN", help="describe the matching keys, e.g. 'MODEL.*'"
     )
     given, config = with_config(parser, argv)
     if given.keys is None:
@@ -28,6 +28,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     pattern = given.keys.upper()
     found = [key for key in SCHEMA if fnmatch.fnmatchcase(key, pattern) or pattern in key]
     if not found:
-        raise ValueError(f"no key fits {given.keys!r}; a part of a name is enough, e.g. --keys CROP")
+        raise ValueError(f"no key matches {given.keys!r}; a part of a name is enough, e.g. --keys CROP")
     for key in found:
         print(f"{key} = {SCHEMA[key].default!r}\n    {SCHEMA[key].meaning}")

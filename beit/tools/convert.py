@@ -1,4 +1,4 @@
-"""`python -m beit convert`: any checkpoint form into any other."""
+"""`python -m beit convert`: convert a checkpoint of any known format to another one."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from collections.abc import Sequence
 
 from beit.checkpoint.convert import convert
 from beit.checkpoint.publishers import PUBLISHERS
+from beit.tools.arguments import verb_parser
+
+EXAMPLES = (
+    "python -m beit convert output/run/model.pdparams model.safetensors",
+    "python -m beit convert output/run/model.pdparams folder --to timm",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line of `convert`; prints the report."""
-    parser = argparse.ArgumentParser(prog="python -m beit convert", description=__doc__)
+    """Convert a checkpoint; print the report."""
+    parser = verb_parser("convert", __doc__, EXAMPLES)
     parser.add_argument(
-        "source", metavar="SRC", help="checkpoint of any known form: a file, or a model folder"
+        "source", metavar="SRC", help="checkpoint of any known format: a file, or a model folder"
     )
     parser.add_argument(
         "target", metavar="DST", help=".pdparams or .safetensors file; a folder for timm, huggingface"
     )
     parser.add_argument(
-        "--to", default="canonical", choices=PUBLISHERS, help="form to write (default: canonical)"
+        "--to", default="canonical", choices=PUBLISHERS, help="format to write (default: canonical)"
     )
     parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
-        help="take the averaged weights of a training checkpoint, or not (default: as its publisher evaluates)",
+        help="use the averaged weights of a training checkpoint, or not (default: as its publisher evaluates)",
     )
-    arguments = parser.parse_args(argv)
-    print(convert(arguments.source, arguments.target, publisher=arguments.to, ema=arguments.ema))
-    print(f"written as {arguments.to}: {arguments.target}")
+    given = parser.parse_args(argv)
+    print(convert(given.source, given.target, publisher=given.to, ema=given.ema))
+    print(f"written as {given.to}: {given.target}")

@@ -1,4 +1,4 @@
-"""`python -m beit evaluate`: the documented evaluation command without a script."""
+"""`python -m beit evaluate`: evaluate weights on the validation images, as `main_multi_gpu.py -eval` does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLES = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Evaluate as main_multi_gpu.py -eval does; its exit status."""
+    """Evaluate; returns the exit status."""
     return run_main(
         "python -m beit evaluate", single=False, argv=["-eval", *argv], epilog=examples_text(EXAMPLES)
     )

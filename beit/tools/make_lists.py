@@ -15,15 +15,18 @@ EXAMPLES = ("python -m beit make-lists flowers --val 0.2 --seed 0",)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the lists and say what they hold."""
+    """Write the list files; print their sizes and the flags to train with them."""
     parser = verb_parser("make-lists", __doc__, EXAMPLES)
     parser.add_argument(
-        "folder", metavar="FOLDER", type=Path, help="<class>/<image>, or train/ and val/ of these"
+        "folder",
+        metavar="FOLDER",
+        type=Path,
+        help="holds <class>/<image>, or train/ and val/ with <class>/<image> each",
     )
     parser.add_argument(
         "--val", type=float, default=0.2, help="share of each class for validation (default: 0.2)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
     given = parser.parse_args(argv)
     counts = make_lists(given.folder, val=given.val, seed=given.seed)
     names = (given.folder / "class_names.txt").read_text(encoding="utf-8").splitlines()

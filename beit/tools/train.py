@@ -1,4 +1,4 @@
-"""`python -m beit train`: the documented training command without a script."""
+"""`python -m beit train`: train a model by a config, as `main_multi_gpu.py` does."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ EXAMPLES = ("python -m beit train -cfg=demo_digits -data_path=digits -output=out
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train (or, with -eval, evaluate) as main_multi_gpu.py does; its exit status."""
+    """Train, or evaluate with -eval; returns the exit status."""
     return run_main("python -m beit train", single=False, argv=argv, epilog=examples_text(EXAMPLES))

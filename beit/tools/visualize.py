@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _attention(argv: Sequence[str]) -> list[Path]:
-    """attention of a classifier: rollout through all blocks, mean and heads of chosen blocks: attention.png"""
+    """attention of a classifier: rollout through all blocks, mean and heads of single blocks: attention.png"""
     parser = verb_parser("visualize attention", _attention.__doc__, EXAMPLES[:1])
     add_model(parser)
     add_images(parser)

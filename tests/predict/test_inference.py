@@ -247,6 +247,6 @@ def test_mistakes(run, published, image_file, tmp_path):
         inference_model(tmp_path / "mim.pth.pdparams", image_file)
     backbone = {name: value for name, value in UNILM.items() if not name.startswith("head.")}
     write(tmp_path / "beit_base.pdparams", publishers.paddlevit(backbone))
-    with pytest.raises(ValueError, match="gives features: use beit.extract_feat"):
+    with pytest.raises(ValueError, match="only features: use beit.extract_feat"):
         inference_model(tmp_path / "beit_base.pdparams", image_file)
     assert extract_feat(tmp_path / "beit_base.pdparams", image_file).shape == (24,)

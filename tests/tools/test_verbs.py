@@ -13,8 +13,8 @@ import pytest
 
 from beit.__main__ import VERBS, main
 
-MINE = ("predict", "train", "evaluate", "check", "make-lists", "config", "report", "visualize")
-EXAMPLES = [line for verb in MINE for line in importlib.import_module(VERBS[verb][0]).EXAMPLES]
+TESTED = ("predict", "train", "evaluate", "check", "make-lists", "config", "report", "visualize", "convert")
+EXAMPLES = [line for verb in TESTED for line in importlib.import_module(VERBS[verb][0]).EXAMPLES]
 SHOWS = {
     "predict": "digit ",
     "train": "evaluation",
@@ -24,6 +24,7 @@ SHOWS = {
     "config": "TRAIN",
     "report": "parameters",
     "visualize": ".png",
+    "convert": "written as",
 }
 
 
@@ -53,7 +54,7 @@ def test_the_british_spelling_of_visualize(example_folder, capsys):
     assert capsys.readouterr().out == "output/run/curves.png\n"
 
 
-@pytest.mark.parametrize("verb", MINE)
+@pytest.mark.parametrize("verb", TESTED)
 def test_help_shows_the_examples(verb, capsys):
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])
@@ -120,7 +121,7 @@ def test_wrong_flags(words, reason, example_folder, capsys):
     ("words", "reason"),
     [
         (["predict", "absent", "photo.jpg"], "no published checkpoint is called"),
-        (["config", "--keys", "NOTHING"], "no key fits 'NOTHING'"),
+        (["config", "--keys", "NOTHING"], "no key matches 'NOTHING'"),
         (["visualize", "attention", "output/run", "photo.jpg", "--layers", "3"], "the model has blocks 0 to 2"),
         (["visualize", "curves", "flowers"], "metrics.jsonl does not exist"),
         (["visualize", "masked", "-cfg=demo_digits"], "need TASK: pretrain and weights"),
