@@ -16,7 +16,7 @@ from beit.checkpoint.class_names import ClassNames
 from beit.config import head_dim, image_hw
 from beit.layers.attention import Attention
 from beit.layers.block import LN_EPSILON, Block
-from beit.layers.init import init_convolution, init_weights, make_head, rescale_block, truncated_normal
+from beit.layers.init import init_uniform, init_weights, make_head, rescale_block, truncated_normal
 from beit.layers.layer_norm import LayerNorm
 from beit.layers.patch_embed import PatchEmbed
 from beit.layers.position_resizer import PositionResizer, find_resizer
@@ -156,7 +156,7 @@ class Beit(nn.Layer):
     def _init_encoder(self) -> None:
         """Initial values for fine-tuning. Source: unilm/beit/modeling_finetune.py, `_init_weights`, `fix_init_weight`."""
         self.apply(init_weights)
-        init_convolution(self.patch_embed.proj)
+        init_uniform(self.patch_embed.proj)
         truncated_normal(self.cls_token)
         if self.pos_embed is not None:
             truncated_normal(self.pos_embed)

@@ -30,12 +30,19 @@ def init_weights(layer: nn.Layer, *, bound: float = 2.0) -> None:
         nn.initializer.Constant(0.0)(layer.bias)
 
 
-def init_convolution(conv: nn.Conv2D) -> None:
-    """Weight and bias uniform in ±1 / sqrt(fan in): PyTorch's default, which the official fine-tuning code keeps."""
-    fan_in = math.prod(conv.weight.shape[1:])
-    uniform = nn.initializer.Uniform(-1.0 / math.sqrt(fan_in), 1.0 / math.sqrt(fan_in))
-    uniform(conv.weight)
-    uniform(conv.bias)
+def init_uniform(layer: nn.Layer) -> None:
+    """Weight and bias uniform in ±1 / sqrt(fan in), the default of PyTorch for Linear and convolutions.
+
+    The official code keeps this default wherever it does not set a value: for convolutions in fine-tuning, and for the
+    Linear layers of `cls_pt_layers` in pre-training.
+    """
+    shape = (
+        layer.weight.shape
+    )  # Linear [in, out]; convolutions [out, in, h, w], transposed ones [in, out, h, w]
+    bound = 1.0 / math.sqrt(shape[0] if isinstance(layer, nn.Linear) else math.prod(shape[1:]))
+    for parameter in (layer.weight, layer.bias):
+        if parameter is not None:
+            nn.initializer.Uniform(-bound, bound)(parameter)
 
 
 @paddle.no_grad()

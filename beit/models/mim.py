@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from beit.beit import Beit, encoder_arguments
 from beit.layers.block import LN_EPSILON
-from beit.layers.init import STD, init_weights, rescale_block, truncated_normal
+from beit.layers.init import STD, init_uniform, init_weights, rescale_block, truncated_normal
 from beit.layers.layer_norm import LayerNorm
 
 # B batch, L patches, N = L + 1 tokens (class token first), D width, K vocabulary, M masked patches of the whole batch
@@ -39,8 +39,9 @@ class BeitForMaskedImageModeling(Beit):
         head_layers: number of extra blocks in the branch.
         shared_lm_head: True if the branch shares `norm` and `lm_head` with the main output; False if it has its own.
         depth: number of blocks of the encoder.
-        drop_path_rate: largest drop path rate, in [0, 1). Rates rise linearly from 0 over `depth` blocks, or over
-            `early_layers + head_layers` if that is more; the branch continues from the rate of its early block.
+        drop_path_rate: largest drop path rate, in [0, 1). Rates rise linearly from 0 over the `depth` blocks of the
+            encoder. Those of the branch are items `early_layers` to `early_layers + head_layers - 1` of such a line over
+            `max(depth, early_layers + head_layers)` blocks.
         encoder: further keyword arguments of `Beit`.
 
     Raises:
@@ -73,10 +74,12 @@ class BeitForMaskedImageModeling(Beit):
         super().__init__(num_classes=0, use_mean_pooling=False, depth=depth + extra, **encoder)
         blocks = list(self.blocks)
         self.depth, self.blocks = depth, nn.LayerList(blocks[:depth])
-        rates = np.linspace(0.0, drop_path_rate, max(depth, early_layers + extra))
-        for block, rate in zip(self.blocks, rates, strict=False):
-            block.drop_path.rate = float(rate)
-        for block, rate in zip(blocks[depth:], rates[early_layers:], strict=False):
+        longer = max(depth, early_layers + extra)
+        rates = [
+            *np.linspace(0.0, drop_path_rate, depth),
+            *np.linspace(0.0, drop_path_rate, longer)[early_layers : early_layers + extra],
+        ]
+        for block, rate in zip(blocks, rates, strict=True):
             block.drop_path.rate = float(rate)
         self.vocab_size = vocab_size
         self.early_layers = early_layers
@@ -92,7 +95,11 @@ class BeitForMaskedImageModeling(Beit):
         """Does nothing: `_init_pretraining` initializes all parts once they exist."""
 
     def _init_pretraining(self) -> None:
-        """Truncate initial values at one deviation, as unilm/beit/modeling_pretrain.py, `trunc_normal_`."""
+        """Initial values: normal, truncated at one deviation; in `cls_pt_layers` the default of PyTorch.
+
+        The official code creates `cls_pt_layers` after it has initialized everything else, and only rescales them.
+        Source: unilm/beit2/modeling_pretrain.py, `trunc_normal_`, `_init_weights`, `fix_init_cls_pt_weight`.
+        """
         self.apply(lambda layer: init_weights(layer, bound=STD))
         truncated_normal(self.patch_embed.proj.weight, bound=STD)
         nn.initializer.Constant(0.0)(self.patch_embed.proj.bias)
@@ -102,6 +109,8 @@ class BeitForMaskedImageModeling(Beit):
         for number, block in enumerate(self.blocks, start=1):
             rescale_block(block, number)
         for number, block in enumerate(self.cls_pt_layers or (), start=self.early_layers + 1):
+            for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+                init_uniform(linear)
             rescale_block(block, number)
 
     def forward(  # type: ignore[override]  # the encoder alone needs no mask

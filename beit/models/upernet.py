@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from beit.beit import Beit, build_backbone
 from beit.checkpoint.canonical import PUBLISHED_LAYERS
 from beit.layers.batch_norm import SyncBatchNorm
-from beit.layers.init import init_convolution
+from beit.layers.init import init_uniform
 from beit.models.segmentation_heads import FcnHead, UperHead
 
 # B batch, N tokens (class token first), D width, P patch side, h = H / P, w = W / P, K classes
@@ -139,7 +139,7 @@ class UperNet(nn.Layer):
 def _upsample(width: int) -> nn.Conv2DTranspose:
     """Transposed convolution that doubles the size, with PyTorch's default initial values."""
     conv = nn.Conv2DTranspose(width, width, kernel_size=2, stride=2)
-    init_convolution(conv)
+    init_uniform(conv)
     return conv
 
 

@@ -11,7 +11,7 @@ from paddle import nn
 
 from beit.layers.attention import Attention
 from beit.layers.block import Block, DropPath, Mlp
-from beit.layers.init import init_convolution, init_weights, rescale_block, truncated_normal
+from beit.layers.init import init_uniform, init_weights, rescale_block, truncated_normal
 from beit.layers.patch_embed import PatchEmbed
 from beit.layers.relative_position import RelativePositionBias, gather_bias
 from beit.positions import num_table_rows, relative_position_index
@@ -184,10 +184,15 @@ def test_initial_values() -> None:
     truncated_normal(linear.weight, bound=0.02)
     assert float(linear.weight.abs().max()) <= 0.02
     conv = nn.Conv2D(3, 64, 4)
-    init_convolution(conv)
+    init_uniform(conv)
     bound = 1 / math.sqrt(48)
     for parameter in (conv.weight, conv.bias):
         assert 0.9 * bound < float(parameter.abs().max()) <= bound
+    linear = nn.Linear(200, 50)
+    init_uniform(linear)
+    for parameter in (linear.weight, linear.bias):
+        assert 0.9 / math.sqrt(200) < float(parameter.abs().max()) <= 1 / math.sqrt(200)
+    init_uniform(nn.Linear(3, 3, bias_attr=False))
 
 
 def test_rescaling_divides_by_the_root_of_twice_the_depth() -> None:
