@@ -23,6 +23,7 @@ OBJECT_BYTES = 128
 MAX_AXES = 32
 """Largest number of axes of an array: the limit of NumPy 1."""
 _MAX_AXIS = 2**63
+_AXIS_BYTES = 16  # size and stride
 
 
 class Budget:
@@ -51,6 +52,20 @@ class Budget:
                 f"{MEMORY_MINIMUM >> 20} MiB), which no checkpoint does"
             )
 
+    def charge_array(self, shape: Any, itemsize: int) -> int:
+        """Take the bytes of an array whose shape a file states, and return its number of elements.
+
+        Raises:
+            CheckpointError: it is no shape of an array, or too large.
+        """
+        if not isinstance(shape, tuple | list) or len(shape) > MAX_AXES:
+            raise CheckpointError(f"an array whose shape is no list of at most {MAX_AXES} sizes")
+        if not all(type(n) is int and 0 <= n < _MAX_AXIS for n in shape):
+            raise CheckpointError("an array whose shape has entries that are no sizes")
+        count = math.prod(shape)
+        self.charge(count * itemsize + len(shape) * _AXIS_BYTES)
+        return count
+
 
 def read_bytes(file: io.BufferedIOBase, count: int, size: int) -> np.ndarray:
     """The next `count` bytes of a file of `size` bytes: writable uint8 array `[count]`, which other arrays can view.
@@ -64,19 +79,6 @@ def read_bytes(file: io.BufferedIOBase, count: int, size: int) -> np.ndarray:
     if file.readinto(data.data) != count:
         raise EOFError("it became shorter while it was read")
     return data
-
-
-def count_elements(shape: Any) -> int:
-    """Number of elements of an array of this shape, a tuple or list that a file contains.
-
-    Raises:
-        CheckpointError: it is no shape of an array.
-    """
-    if not isinstance(shape, tuple | list) or len(shape) > MAX_AXES:
-        raise CheckpointError(f"an array whose shape is no list of at most {MAX_AXES} sizes")
-    if not all(type(n) is int and 0 <= n < _MAX_AXIS for n in shape):
-        raise CheckpointError("an array whose shape has entries that are no sizes")
-    return math.prod(shape)
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:

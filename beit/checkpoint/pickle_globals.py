@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beit.checkpoint.arrays import OBJECT_BYTES, count_elements
+from beit.checkpoint.arrays import OBJECT_BYTES
 from beit.checkpoint.errors import CheckpointError, UnsafeFileError, shown
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _GUARDED |= {"cffi", "cloudpickle", "dill", "IPython", "joblib", "pip", "pkg_res
 _NUMBERS = ("float16", "float32", "float64", "complex64", "complex128") + tuple(
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 )
-_PUBLIC = r"[A-Za-z]\w*"  # neither an attribute of an attribute nor a module imported under a private name
+_PUBLIC = r"[A-Za-z]\w*"
 _PLAIN_DATA = re.compile(
     "|".join(
         (
@@ -70,8 +70,7 @@ _PLAIN_DATA = re.compile(
             r"torch\.(?:Size|Tensor|device|dtype|Generator|strided|\w+_format|\w+Storage|storage\.\w+Storage)",
             r"torch\.(?:bool|bfloat16|(?:float|complex|q?u?int)\d\w*)",
             r"torch\.(?:_utils\._rebuild\w*|_tensor\._rebuild\w*|torch_version\.TorchVersion|serialization\._get_layout)",
-            rf"torch\.(?:nn|optim|amp|cuda\.amp)\.[\w.]*{_PUBLIC}|torch\.jit\._pickle\.\w+",
-            rf"paddle\.(?:nn|optimizer)\.[\w.]*{_PUBLIC}",
+            r"(?:torch\.(?:nn|optim|amp|cuda\.amp|jit\._pickle)|paddle\.(?:nn|optimizer))\.[\w.]+",
         )
     )
 )
@@ -84,8 +83,10 @@ def check_name(module: str, name: str) -> Global:
         UnsafeFileError: it could run code when another program loads the file.
     """
     found = f"{module}.{name}"
-    is_guarded = module.partition(".")[0] in _GUARDED and not _PLAIN_DATA.fullmatch(found)
-    if is_guarded or any(part.startswith("__") and part.endswith("__") for part in name.split(".")):
+    is_guarded = module.partition(".")[0] in _GUARDED
+    # An attribute of an attribute can lead to every module that is imported somewhere.
+    is_code = is_guarded and ("." in name or not _PLAIN_DATA.fullmatch(found))
+    if is_code or any(part.startswith("__") and part.endswith("__") for part in name.split(".")):
         raise _unsafe(found)
     return Global(found)
 
@@ -130,7 +131,9 @@ def _dict(reader: Unpickler, given: Any = (), *_: Any) -> dict[Any, Any]:
 
 
 def _complex(reader: Unpickler, real: Any, imaginary: Any) -> complex:
-    return complex(float(real), float(imaginary))
+    if not isinstance(real, int | float) or not isinstance(imaginary, int | float):
+        raise CheckpointError("a complex number that is not made of numbers")
+    return complex(real, imaginary)
 
 
 def _attribute(reader: Unpickler, owner: Any, name: Any = None) -> Global:
@@ -199,10 +202,9 @@ def fill_array(reader: Unpickler, array: np.ndarray, shape: Any, dtype: Any, for
         return  # texts or objects: `Unpickler.read` replaces the array
     if not isinstance(dtype, np.dtype):
         raise CheckpointError("an array without a dtype")
-    count = count_elements(shape) * dtype.itemsize
-    reader.budget.charge(count)
+    count = reader.budget.charge_array(shape, dtype.itemsize)
     raw = _bytes(reader, data)
-    if len(raw) != count:
+    if len(raw) != count * dtype.itemsize:
         raise CheckpointError(f"an array {list(shape)} of {dtype} has {len(raw):,} bytes")
     array.__setstate__((1, tuple(shape), dtype, bool(fortran), raw))  # type: ignore[arg-type]
 

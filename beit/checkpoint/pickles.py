@@ -100,7 +100,7 @@ class Unpickler:
                 can also raise IndexError, KeyError, TypeError or ValueError: `files.read` converts these.
         """
         value = self._checked(self.load(), ())
-        return Pickled(value, self.dtypes_cast, tuple(self.left_out))
+        return Pickled(value, self.dtypes_cast, tuple(map(shown, self.left_out)))
 
     def load(self) -> Any:
         """The value as pickled: references can lead in circles, and what is small here can be large as a tree."""
@@ -123,7 +123,7 @@ class Unpickler:
         self.budget.charge(OBJECT_BYTES)
         if len(path) > MAX_DEPTH:
             raise CheckpointError(
-                f"nested deeper than {MAX_DEPTH} levels or without end, which no checkpoint is"
+                f"nested deeper than {MAX_DEPTH} levels or without end, as no checkpoint is"
             )
         if isinstance(item, dict):
             for key, entry in item.items():
@@ -217,9 +217,8 @@ class Unpickler:
         return tuple([self.stack.pop() for _ in range(count)][::-1])
 
     def memoize(self, index: int) -> None:
-        if (
-            not 0 <= index <= 2 * len(self.memo) + 1000
-        ):  # real ones count from 0 or 1; chosen ones could collide
+        # Picklers count from 0 or 1; chosen integers could collide in the table.
+        if not 0 <= index <= 2 * len(self.memo) + 1000:
             raise CheckpointError(f"a memo of {len(self.memo):,} entries is given one of another order")
         self.memo[index] = self.stack[-1]
 
@@ -257,6 +256,7 @@ class Unpickler:
     def name(self, module: Any, name: Any) -> Global:
         if type(module) is not str or type(name) is not str or len(module) + len(name) > MAX_KEY_LENGTH:
             raise CheckpointError("a class or function whose name is no short text")
+        self.budget.charge(len(module) + len(name))
         return check_name(module, name)
 
     def call(self, function: Any, arguments: Any, keywords: Any = None) -> Any:
@@ -266,11 +266,9 @@ class Unpickler:
         self.budget.charge(OBJECT_BYTES)
         constructor = self.constructors.get(function)
         if constructor is None:
-            return self.stand_in(str(function))
+            return self.stand_in(function)
         if keywords or len(arguments) > _MAX_ARGUMENTS:
-            raise CheckpointError(
-                f"a call of {shown(function)} with keyword arguments or very many arguments"
-            )
+            raise CheckpointError(f"a call of {shown(function)} with keywords or very many arguments")
         return constructor(self, *arguments)
 
     def stand_in(self, name: str) -> StandIn:

@@ -9,13 +9,13 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from beit.checkpoint.arrays import Budget, count_elements, read_bytes
+from beit.checkpoint.arrays import Budget, read_bytes
 from beit.checkpoint.errors import CheckpointError, shown
 from beit.checkpoint.pickle_globals import (
     CONSTRUCTORS,
@@ -49,14 +49,6 @@ _STORAGE_DTYPES = {
 }
 
 
-class _Storage(NamedTuple):
-    """A storage as a persistent id names it: the elements of one or several tensors."""
-
-    key: str
-    dtype: np.dtype
-    numel: int
-
-
 def read_zip(file: io.BufferedIOBase, size: int) -> Pickled:
     """Content of a zip file: `<name>/data.pkl`, and `<name>/data/<key>` for each storage.
 
@@ -69,24 +61,20 @@ def read_zip(file: io.BufferedIOBase, size: int) -> Pickled:
     budget = Budget(size)
     with ThreadPoolExecutor(
         max_workers=2
-    ) as pool:  # computes the checksum of one tensor while the next is read
+    ) as pool:  # one tensor is read while checksums of others are computed
         archive = _Archive(file, size, budget, pool)
         big_endian = archive.has("byteorder") and archive.member("byteorder").tobytes() == b"big"
-        storages: dict[str, np.ndarray] = {}
-
-        def load_storage(name: Any) -> np.ndarray:
-            storage = _storage(name)
-            if storage.key not in storages:
-                data = archive.member(f"data/{storage.key}")
-                if big_endian:
-                    archive.verify()  # of the bytes as stored
-                storages[storage.key] = _elements(data, storage, big_endian)
-            return _same_type(storages[storage.key], storage)
-
         pickle = archive.member("data.pkl").tobytes()
         archive.verify()
-        reader = Unpickler(io.BytesIO(pickle), len(pickle), budget, _CONSTRUCTORS, load_storage)
-        content = reader.read()
+
+        def read_storage(key: str) -> np.ndarray:
+            data = archive.member(f"data/{key}")
+            if big_endian:
+                archive.verify()  # before the bytes are swapped
+            return data
+
+        storages = _Storages(read_storage, big_endian)
+        content = Unpickler(io.BytesIO(pickle), len(pickle), budget, _CONSTRUCTORS, storages.load).read()
         archive.verify()
     return content
 
@@ -99,112 +87,107 @@ def read_legacy(file: io.BufferedIOBase, size: int) -> Pickled:
         UnsafeFileError: from the unpickler.
     """
     budget = Budget(size)
-    named: dict[str, _Storage] = {}
-
-    def name_storage(name: Any) -> Any:
-        if _is_module(name):
-            return name[1]
-        storage = _storage(name)
-        if len(name) == 6 and name[5] is not None:
-            raise CheckpointError(
-                "storages inside storages (torch before 0.4); save it again with a newer torch"
-            )
-        named[storage.key] = storage
-        return None
-
     _, version, system = (Unpickler(file, size, budget).load() for _ in range(3))
     if type(version) is not int or version != _LEGACY_PROTOCOL:
         found = version if type(version) is int else f"of type {type(version).__name__}"
         raise CheckpointError(f"version {found} of PyTorch's older file form; {_LEGACY_PROTOCOL} is known")
-    # The storages stand behind the pickle that names them, which is therefore read twice: first for their names.
+    # The storages stand behind the pickle that names them, which is therefore read twice: first for their types.
+    itemsizes: dict[str, int] = {}
+
+    def note_type(name: Any) -> Any:
+        if _is_module(name):
+            return name[1]
+        key, dtype, _ = _storage(name)
+        if len(name) == 6 and name[5] is not None:
+            raise CheckpointError("storages in storages (torch before 0.4); save it again with a newer torch")
+        itemsizes[key] = dtype.itemsize
+        return None
+
     start = file.tell()
-    Unpickler(file, size, Budget(size), {}, name_storage).load()
+    Unpickler(file, size, Budget(size), {}, note_type).load()
     end = file.tell()
-    keys = Unpickler(file, size, budget).load()
     places: dict[str, tuple[int, int]] = {}
-    for key in keys:
-        if type(key) is not str or key not in named:
+    for key in Unpickler(file, size, budget).load():
+        if type(key) is not str or key not in itemsizes:
             raise CheckpointError("a storage that no tensor uses")
-        numel = int.from_bytes(file.read(8), "little", signed=True)
-        count = numel * named[key].dtype.itemsize
+        count = int.from_bytes(file.read(8), "little", signed=True) * itemsizes[key]
         places[key] = (file.tell(), count)
         if not 0 <= count <= size - file.tell():
             raise EOFError(f"a storage of {count:,} bytes is announced at {file.tell():,} of {size:,}")
         file.seek(count, io.SEEK_CUR)
     if file.tell() != size:
         raise CheckpointError(f"{size - file.tell():,} bytes follow the last storage: damaged")
-    storages: dict[str, np.ndarray] = {}
 
-    def load_storage(name: Any) -> Any:
-        if _is_module(name):
-            return name[1]
-        storage = _storage(name)
-        if storage.key not in storages:
-            if storage.key not in places:
-                raise CheckpointError(f"storage {shown(storage.key)} is missing: the file is incomplete")
-            place, count = places[storage.key]
-            file.seek(place)
-            budget.charge(count)
-            storages[storage.key] = _elements(
-                read_bytes(file, count, size), storage, not system["little_endian"]
-            )
-        return _same_type(storages[storage.key], storage)
+    def read_storage(key: str) -> np.ndarray:
+        if key not in places:
+            raise CheckpointError(f"storage {shown(key)} is missing: the file is incomplete")
+        place, count = places[key]
+        file.seek(place)
+        budget.charge(count)
+        return read_bytes(file, count, size)
 
     file.seek(start)
     budget.charge(end - start)
     pickle = io.BytesIO(file.read(end - start))
-    reader = Unpickler(pickle, end - start, budget, _CONSTRUCTORS, load_storage)
-    return reader.read()
+    storages = _Storages(read_storage, big_endian=not system["little_endian"])
+    return Unpickler(pickle, end - start, budget, _CONSTRUCTORS, storages.load).read()
+
+
+class _Storages:
+    """The elements of the storages of a file; several tensors can be views of one.
+
+    Args:
+        read: returns the bytes of a storage, by its key.
+        big_endian: their byte order.
+    """
+
+    def __init__(self, read: Callable[[str], np.ndarray], big_endian: bool) -> None:
+        self._read, self._big_endian = read, big_endian
+        self._elements: dict[str, np.ndarray] = {}
+
+    def load(self, name: Any) -> Any:
+        """What a persistent id stands for: the elements of a storage, or the class of a pickled module."""
+        if _is_module(name):
+            return name[1]
+        key, dtype, numel = _storage(name)
+        if key not in self._elements:
+            data = self._read(key)
+            if data.size != numel * dtype.itemsize:
+                raise CheckpointError(f"storage {shown(key)} of {numel} elements has {data.size} bytes")
+            self._elements[key] = data.view(dtype)
+            if self._big_endian:
+                self._elements[key].byteswap(inplace=True)
+        elements = self._elements[key]
+        if elements.dtype != dtype or elements.size != numel:
+            raise CheckpointError(f"storage {shown(key)} has two types or sizes, which torch does not write")
+        return elements
 
 
 def _is_module(name: Any) -> bool:
-    """Whether a persistent id is ("module", class, file, source text): the class of a pickled module."""
+    """Whether a persistent id is ("module", class, file, source text)."""
     return isinstance(name, tuple) and len(name) == 4 and isinstance(name[1], Global)
 
 
-def _storage(name: Any) -> _Storage:
-    """The storage that a persistent id names: ("storage", class, key, location, number of elements, ...)."""
-    if (
-        not isinstance(name, tuple)
-        or not 5 <= len(name) <= 6
-        or type(name[0]) is not str
-        or name[0] != "storage"
-    ):
+def _storage(name: Any) -> tuple[str, np.dtype, int]:
+    """Key, dtype and number of elements of a persistent id ("storage", class, key, location, number, ...)."""
+    is_storage = isinstance(name, tuple) and 5 <= len(name) <= 6 and type(name[0]) is str
+    if not is_storage or name[0] != "storage":
         raise CheckpointError("a persistent id that is not a torch storage")
     kind, key, numel = name[1], name[2], name[4]
     if not isinstance(kind, Global) or kind not in _STORAGE_DTYPES:
         raise CheckpointError(f"a torch storage of class {shown(kind) if isinstance(kind, Global) else '?'}")
     if type(key) is not str or len(key) > MAX_KEY_LENGTH or type(numel) is not int:
         raise CheckpointError("a torch storage without key and size")
-    return _Storage(key, np.dtype(_STORAGE_DTYPES[kind]), numel)
-
-
-def _elements(data: np.ndarray, storage: _Storage, big_endian: bool) -> np.ndarray:
-    """The bytes of a storage as its elements `[numel]`, in the byte order of the machine."""
-    if data.size != storage.numel * storage.dtype.itemsize:
-        raise CheckpointError(
-            f"storage {shown(storage.key)} of {storage.numel} elements has {data.size} bytes"
-        )
-    elements = data.view(storage.dtype)
-    return elements.byteswap(inplace=True) if big_endian else elements
-
-
-def _same_type(elements: np.ndarray, storage: _Storage) -> np.ndarray:
-    if elements.dtype != storage.dtype or elements.size != storage.numel:
-        raise CheckpointError(
-            f"storage {shown(storage.key)} has two types or sizes, which torch does not write"
-        )
-    return elements
+    return key, np.dtype(_STORAGE_DTYPES[kind]), numel
 
 
 def _tensor(reader: Unpickler, elements: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
     """A tensor: a view of the elements of its storage, copied where its own are not one after the other."""
-    count = count_elements(size)
     if not isinstance(elements, np.ndarray) or elements.ndim != 1 or not is_number(elements.dtype):
         raise CheckpointError("a tensor that has no storage")
+    count = reader.budget.charge_array(size, elements.itemsize)
     if not isinstance(stride, tuple) or not all(type(step) is int for step in (offset, *stride)):
         raise CheckpointError("a tensor that has a storage, but no place in it")
-    reader.budget.charge(count * elements.itemsize)
     if count == 0:
         tensor = np.empty(size, elements.dtype)
     else:
@@ -226,12 +209,15 @@ def _typed_tensor(reader: Unpickler, function: Any, kind: Any, arguments: Any, *
 
 
 def _device(reader: Unpickler, *parts: Any) -> str:
-    return ":".join(str(part) for part in parts if type(part) in (str, int))
+    device = ":".join(str(part) for part in parts if type(part) in (str, int))
+    reader.budget.charge(len(device))
+    return device
 
 
 _CONSTRUCTORS: Mapping[str, Constructor] = {
     **CONSTRUCTORS,
-    **dict.fromkeys(("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"), _tensor),
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": first_argument,
     "torch._utils._rebuild_parameter_with_state": first_argument,
     "torch.nn.parameter.Parameter": first_argument,
@@ -239,16 +225,9 @@ _CONSTRUCTORS: Mapping[str, Constructor] = {
     "torch.Size": make_tuple,
     "torch.device": _device,
     "torch.torch_version.TorchVersion": first_argument,
-    **{
-        f"torch.jit._pickle.{name}": first_argument  # of TorchScript programs, in which OpenAI publishes CLIP
-        for name in (
-            "build_boollist",
-            "build_doublelist",
-            "build_intlist",
-            "build_tensorlist",
-            "restore_type_tag",
-        )
-    },
+    # of TorchScript programs, in which OpenAI publishes CLIP
+    **{f"torch.jit._pickle.build_{kind}list": first_argument for kind in ("bool", "double", "int", "tensor")},
+    "torch.jit._pickle.restore_type_tag": first_argument,
 }
 
 
@@ -261,10 +240,8 @@ class _Archive:
         try:
             self._zip = zipfile.ZipFile(file)
         except zipfile.BadZipFile as error:
-            raise CheckpointError(
-                "cut short or damaged: the table at the end of the zip file is missing or broken; copy or "
-                "download it again"
-            ) from error
+            why = "the table at the end of the zip file is missing or broken"
+            raise CheckpointError(f"cut short or damaged: {why}; copy or download it again") from error
         infos = self._zip.infolist()
         pickles = [info.filename for info in infos if info.filename.split("/")[1:] == ["data.pkl"]]
         names = {info.filename for info in infos}
@@ -290,9 +267,7 @@ class _Archive:
         if info is None:
             raise CheckpointError(f"member {shown(name)} is missing from the zip file: it is incomplete")
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise CheckpointError(
-                f"member {shown(name)} is encrypted or compressed in a way torch does not use"
-            )
+            raise CheckpointError(f"member {shown(name)} is encrypted, or compressed as torch never does")
         data = self._stored(info)
         if info.compress_type == zipfile.ZIP_DEFLATED:
             data = self._inflated(data, info)
@@ -317,18 +292,15 @@ class _Archive:
         self._budget.charge(2 * info.file_size)
         content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data.data, info.file_size + 1)
         if len(content) != info.file_size:
-            raise CheckpointError(
-                f"member {shown(info.filename)} has another size than the zip file says: damaged"
-            )
+            raise CheckpointError(f"member {shown(info.filename)} has another size than it should: damaged")
         return np.frombuffer(bytearray(content), np.uint8)
 
     def verify(self) -> None:
         """Raises: `CheckpointError` when a member read so far differs from its checksum."""
         for info, checksum in self._sums:
             if checksum.result() != info.CRC:
-                raise CheckpointError(
-                    f"checksum mismatch in {shown(info.filename)}: damaged; copy or download it again"
-                )
+                name = shown(info.filename)
+                raise CheckpointError(f"checksum mismatch in {name}: damaged; copy or download it again")
         self._sums.clear()
 
 

@@ -1,4 +1,4 @@
-"""Cut, flipped and mistaken files: a tree or one line that says what it is, never anything else."""
+"""Truncated, damaged and mistaken files: each gives its contents or an error of one line that says what the file is."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ STATE = {"a.weight": np.arange(12, dtype="f4").reshape(3, 4), "b": np.arange(3)}
 TENSORS = {"model": {name: tensor(array, name) for name, array in STATE.items()}, "epoch": 3}
 
 
-def flat(path):
+def write_flat(path):
     write(path, STATE)
     path.write_bytes(path.read_bytes()[:-78])  # as another program writes it: without the checksum
 
 
-def nested(path):
+def write_nested(path):
     write_checkpoint(path, {"model": {name: ("name", array) for name, array in STATE.items()}, "epoch": 3})
     path.write_bytes(path.read_bytes()[:-78])
 
 
 FORMS = {
-    "flat": flat,
-    "nested": nested,
+    "flat": write_flat,
+    "nested": write_nested,
     "zip": lambda path: path.write_bytes(torch_zip(TENSORS)),
     "legacy": lambda path: path.write_bytes(torch_legacy(TENSORS)),
     "safetensors": lambda path: write(path.with_suffix(".safetensors"), STATE, metadata={"a": "b"}),
@@ -46,7 +46,7 @@ def content(request, tmp_path):
     return path.read_bytes()
 
 
-def survives(path, content):
+def is_read(path, content):
     path.write_bytes(content)
     try:
         tree = read(path).tree
@@ -57,22 +57,22 @@ def survives(path, content):
     return True
 
 
-def test_truncation_anywhere_is_an_error(tmp_path, content):
+def test_truncated_files_are_errors(tmp_path, content):
     for length in np.random.default_rng(0).integers(0, len(content), 200):
-        assert not survives(tmp_path / "cut", content[:length])
+        assert not is_read(tmp_path / "cut", content[:length])
 
 
-def test_flipped_bytes_give_a_tree_or_an_error(tmp_path, content):
+def test_flipped_bytes_give_contents_or_an_error(tmp_path, content):
     rng = np.random.default_rng(1)
     outcomes = set()
     for place, change in zip(rng.integers(0, len(content), 200), rng.integers(1, 256, 200), strict=True):
         flipped = bytearray(content)
         flipped[place] ^= change
-        outcomes.add(survives(tmp_path / "flipped", bytes(flipped)))
+        outcomes.add(is_read(tmp_path / "flipped", bytes(flipped)))
     assert False in outcomes
 
 
-def test_no_flipped_byte_of_a_checkpoint_goes_unnoticed(tmp_path):
+def test_every_flipped_byte_of_a_training_checkpoint_is_noticed(tmp_path):
     path = tmp_path / "latest.pdparams"
     write_checkpoint(path, {"model": STATE, "epoch": 3})
     content = path.read_bytes()
@@ -107,7 +107,7 @@ def npy():
     return file.getvalue()
 
 
-STRANGERS = {
+OTHER_FILES = {
     "empty": (b"", "empty \\(0 bytes\\).*get it again"),
     "zeros": (bytes(2000), "filled with zeros"),
     "html": (b"\n<!DOCTYPE html><html>404</html>", "a web page .*direct link"),
@@ -126,18 +126,18 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize("stranger", STRANGERS)
-def test_files_that_are_no_checkpoints_are_named(tmp_path, stranger):
-    content, text = STRANGERS[stranger]
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_errors_name_files_that_are_no_checkpoints(tmp_path, kind):
+    content, text = OTHER_FILES[kind]
     (tmp_path / "m.pdparams").write_bytes(content)
     for reader in (
-        (read, read_checkpoint) if stranger not in ("number", "trailing", "npz", "other zip") else (read,)
+        (read, read_checkpoint) if kind not in ("number", "trailing", "npz", "other zip") else (read,)
     ):
         with pytest.raises(CheckpointError, match=f"m.pdparams: .*{text}"):
             reader(tmp_path / "m.pdparams")
 
 
-def test_directories_and_missing_files(tmp_path):
+def test_directories_and_missing_files_are_errors(tmp_path):
     with pytest.raises(CheckpointError, match="a directory; name a file in it"):
         read(tmp_path)
     with pytest.raises(FileNotFoundError, match="none.pdparams: no such file; check the path"):
@@ -184,7 +184,7 @@ def test_forged_safetensors_are_refused(tmp_path, forgery):
         read(tmp_path / "m.safetensors")
 
 
-def test_bfloat16_of_safetensors_becomes_float32_and_is_said(tmp_path):
+def test_bfloat16_of_safetensors_is_cast_to_float32_and_reported(tmp_path):
     exact = np.array([1.0, -2.5, 2.0**-130], "f4")
     data = (exact.view("u4") >> 16).astype("u2").tobytes()
     (tmp_path / "m.safetensors").write_bytes(safetensors({"a": entry(0, 6, [3], "BF16")}, data))

@@ -1,3 +1,5 @@
+"""Reading and writing of checkpoint files."""
+
 from __future__ import annotations
 
 import base64
@@ -27,7 +29,9 @@ STATE = {
     "scalar": np.array(2.5, "f4"),
     "none": np.zeros((0, 3), "f4"),
     "flags": np.array([True, False]),
-    "bytes": np.arange(5000).astype("u1"),  # past the size from which arrays are read in place
+    "bytes": np.arange(5000).astype(
+        "u1"
+    ),  # NumPy copies the content of short arrays and views that of long ones
 }
 TRAINING = {
     "model": STATE,
@@ -96,7 +100,7 @@ def test_strided_and_big_endian_arrays_are_written(tmp_path):
         np.testing.assert_array_equal(tree["e"], state["e"])
 
 
-def test_paddle_loads_what_we_write(tmp_path):
+def test_paddle_loads_what_is_written(tmp_path):
     write(tmp_path / "flat.pdparams", STATE)
     loaded = paddle.load(str(tmp_path / "flat.pdparams"))
     assert list(loaded) == list(STATE)
@@ -211,7 +215,7 @@ def test_slices_of_large_arrays_are_joined(tmp_path):
     assert_same(read(tmp_path / "m.pdparams").tree, {"a": np.arange(2), "w": np.arange(6.0).reshape(2, 3)})
 
 
-def test_bfloat16_of_paddle_becomes_float32_and_is_said(tmp_path):
+def test_bfloat16_of_paddle_is_cast_to_float32_and_reported(tmp_path):
     values = paddle.to_tensor([1.0, -2.5, 3e38, 1e-40]).astype("bfloat16")
     paddle.save({"a": values}, str(tmp_path / "flat.pdparams"))
     paddle.save({"model": {"a": values}, "n": 1}, str(tmp_path / "nested.pdparams"))
@@ -221,7 +225,7 @@ def test_bfloat16_of_paddle_becomes_float32_and_is_said(tmp_path):
     assert flat.dtypes_cast == {"a": "bfloat16"} and nested.dtypes_cast == {"model.a": "bfloat16"}
 
 
-def test_safetensors_agrees_with_the_package(tmp_path):
+def test_safetensors_files_agree_with_the_safetensors_package(tmp_path):
     write(tmp_path / "ours.safetensors", STATE, metadata={"format": "pd"})
     theirs = safetensors.numpy.load_file(tmp_path / "ours.safetensors")
     assert_same({name: theirs[name] for name in STATE}, STATE)
@@ -278,20 +282,20 @@ def test_nonfinite_arrays_are_named_in_order():
         ("m.safetensors", STATE, {"epoch": 3}, "metadata epoch must be text"),
     ],
 )
-def test_what_cannot_be_written_is_said_and_leaves_no_file(tmp_path, name, tree, metadata, text):
+def test_values_that_cannot_be_written_are_errors_and_leave_no_file(tmp_path, name, tree, metadata, text):
     with pytest.raises(ValueError, match=text):
         write(tmp_path / name, tree, metadata=metadata)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_endless_trees_are_not_written(tmp_path):
+def test_trees_that_contain_themselves_are_not_written(tmp_path):
     loop: list = []
     loop.append(loop)
     with pytest.raises(ValueError, match="nested deeper"):
         write(tmp_path / "m.pdparams", {"a": loop})
 
 
-def test_reading_imports_neither_framework():
+def test_reading_imports_neither_paddle_nor_torch():
     code = "import beit.checkpoint.files, sys; print({'paddle', 'torch'} & set(sys.modules))"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

@@ -116,6 +116,7 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 def test_damaged_files_give_a_value_or_a_known_error(tmp_path: Path) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         raise AssertionError(f"reading takes more than {SECONDS_OF_ONE_FILE} s")

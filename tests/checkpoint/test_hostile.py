@@ -68,7 +68,7 @@ for line in sys.stdin:
 """
 
 DEEP = b")" + b"\x85" * 200_000  # a tuple in a tuple ... in a tuple
-# A list of ten times the list before it: 10^30 entries for whoever follows all references.
+# A list of ten times the list before it, and so on: 10^30 entries if all references are followed.
 SHARED = b"]q\0" + b"".join(b"0](" + (b"h" + bytes([n])) * 10 + b"eq" + bytes([n + 1]) for n in range(30))
 ARRAY = body(
     Call("numpy", "ndarray", ((0,),), (1, (2,), Call("numpy", "dtype", ("u2", False, True)), False, b"1234"))
@@ -187,7 +187,7 @@ LONG_BYTES = b"B" + struct.pack("<I", 1_000_000) + bytes(1_000_000)
 LONG_TEXT = b"X" + struct.pack("<I", 1_000_000) + b"a" * 1_000_000
 MANY = [f"{n:04d}" + "k" * 1000 for n in range(95)]
 
-# What the file is: what it holds, and what reading it prints.
+# Name -> the content of the file, and what is printed when it is read.
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     # a hash of deeply nested tuples crashes CPython
     "a deep tuple as value": (lambda: pickled(DEEP), "nested deeper than 100 levels"),
@@ -238,6 +238,33 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "one text encoded 200,000 times": (
         lambda: pickled(memo(b"c_codecs\nencode\n", 100) + memo(LONG_TEXT + b"\x85", 101) + repeated(b"", b"hdheR")), TOO_LARGE
     ),
+    "one text as part of 200,000 devices": (
+        lambda: torch_zip(
+            b"\x80\x02" + body({"w": raw(memo(b"ctorch\ndevice\n", 100) + memo(LONG_TEXT + b"2\x86", 101) + repeated(b"", b"hdheR"))}) + b"."
+        ),
+        TOO_LARGE,
+    ),
+    "one text as 200,000 complex numbers": (
+        lambda: pickled(memo(b"cbuiltins\ncomplex\n", 100) + memo(LONG_TEXT + b"2\x86", 101) + repeated(b"", b"hdheR")),
+        "not made of numbers",
+    ),
+    "one long name of 200,000 classes": (
+        lambda: pickled(memo(body("m"), 100) + memo(body("C" * 1000), 101) + repeated(b"", b"hdhe\x93")), TOO_LARGE
+    ),
+    "one long name of 200,000 functions": (
+        lambda: pickled(memo(body("torch.nn"), 100) + memo(body("a" * 990), 101) + repeated(b"", b"hdhe\x93")), TOO_LARGE
+    ),
+    "one long name of 100,000 objects": (
+        lambda: pickled(memo(body("m") + body("C" * 1000) + b"\x93", 100) + repeated(b"", b"hd)R", 100_000)), "read m.CCC"
+    ),
+    "arrays of 32 axes": (
+        lambda: pickled(
+            memo(b"cnumpy._core.numeric\n_frombuffer\n", 100)
+            + memo(body((b"", Call("numpy", "dtype", ("u1",)), (0,) * 32, "C")), 101)
+            + repeated(b"", b"hdheR")
+        ),
+        TOO_LARGE,
+    ),
     "one list copied 200,000 times": (
         lambda: pickled(memo(b"cbuiltins\nlist\n", 100) + memo(b"](" + b"N" * 100_000 + b"e\x85", 101) + repeated(b"", b"hdheR")),
         TOO_LARGE,
@@ -269,9 +296,9 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "modules that hold each child twice": (lambda: torch_zip(twice_held_children()), TOO_LARGE),
     "a big-endian storage of many tensors": (big_endian_storage, TOO_LARGE),
     # what is announced is not what comes
-    "a zip member that inflates to more": (lambda: understated("data/0"), "another size than the zip file says"),
-    "a zip pickle that inflates to more": (lambda: understated("data.pkl"), "another size than the zip file says"),
-    "a zip byte order that inflates to more": (lambda: understated("byteorder"), "another size than the zip file says"),
+    "a zip member that inflates to more": (lambda: understated("data/0"), "another size than it should"),
+    "a zip pickle that inflates to more": (lambda: understated("data.pkl"), "another size than it should"),
+    "a zip byte order that inflates to more": (lambda: understated("byteorder"), "another size than it should"),
     # many small objects
     "50,000 members of a zip file": (many_members, "read"),
     "integer keys that collide": (lambda: pickled(colliding_integers()), TOO_LARGE),

@@ -1,3 +1,5 @@
+"""The zip files and legacy files of torch, written by hand: torch is not needed."""
+
 from __future__ import annotations
 
 import zipfile
@@ -36,7 +38,7 @@ def written(request, tmp_path):
     return through
 
 
-def test_all_dtypes(written):
+def test_all_dtypes_are_read(written):
     arrays = {name: (RNG.standard_normal((2, 3)) * 9).astype(name) for name in STORAGES if name != "uint16"}
     tree = written({name: tensor(array, str(key)) for key, (name, array) in enumerate(arrays.items())}).tree
     for name, array in arrays.items():
@@ -44,7 +46,7 @@ def test_all_dtypes(written):
         np.testing.assert_array_equal(tree[name], array)
 
 
-def test_bfloat16_becomes_float32_and_is_said(written):
+def test_bfloat16_is_cast_to_float32_and_reported(written):
     exact = np.array([[1.0, -2.5, 0.15625], [2.0**100, 2.0**-130, np.inf]], "f4")
     contents = written({"model": {"w": tensor((exact.view("u4") >> 16).astype("u2"), "0"), "n": 1}})
     np.testing.assert_array_equal(contents.tree["model"]["w"], exact)
@@ -52,7 +54,7 @@ def test_bfloat16_becomes_float32_and_is_said(written):
     assert contents.dtypes_cast == {"model.w": "bfloat16"}
 
 
-def test_views_and_shared_storages(written):
+def test_views_of_shared_storages_are_read(written):
     base = np.arange(12, dtype="f4")
     tree = written(
         {
@@ -71,7 +73,7 @@ def test_views_and_shared_storages(written):
         assert tree[name].shape == array.shape
 
 
-def test_training_file_is_plain_data(written):
+def test_training_files_become_plain_data(written):
     ordered = Call(
         "collections", "OrderedDict", (), items={"w": tensor(np.ones(2, "f4"), "0")}, state={"_metadata": 1}
     )
@@ -120,7 +122,7 @@ def test_training_file_is_plain_data(written):
     assert contents.left_out == ("functools.partial",)
 
 
-def test_pickled_dalle_module_becomes_a_state_dict(written):
+def test_a_pickled_dalle_module_becomes_a_state_dict(written):
     weights = {name: RNG.standard_normal(2).astype("f4") for name in ("in.w", "in.b", "deep.w", "deep.b")}
 
     def conv(name):
@@ -162,7 +164,7 @@ def test_pickled_dalle_module_becomes_a_state_dict(written):
         {"extra": {"archive/byteorder": b"little"}},
     ],
 )
-def test_zip_options(tmp_path, options):
+def test_compressed_and_big_endian_files_are_read(tmp_path, options):
     array = RNG.standard_normal((3, 5))
     (tmp_path / "m.pth").write_bytes(torch_zip({"w": tensor(array, "0")}, **options))
     np.testing.assert_array_equal(read(tmp_path / "m.pth").tree["w"], array)
@@ -239,7 +241,7 @@ def test_broken_archives_are_described(tmp_path):
             read(tmp_path / "m.pth")
 
 
-def test_legacy_version_and_trailing_bytes(tmp_path):
+def test_damaged_legacy_files_are_described(tmp_path):
     good = torch_legacy({"w": tensor(BASE, "0")})
     cases = {
         "version 1002": good.replace(b"M\xe9\x03.", b"M\xea\x03.", 1),
