@@ -13,6 +13,7 @@ from paddle.distributed.fleet.utils import recompute
 from yacs.config import CfgNode
 
 from beit.checkpoint.class_names import ClassNames
+from beit.checkpoint.unwrap import EMA_KEYS, WEIGHT_KEYS
 from beit.config import head_dim, image_hw
 from beit.layers.attention import Attention
 from beit.layers.block import LN_EPSILON, Block
@@ -295,9 +296,9 @@ class Beit(nn.Layer):
         indices are ignored: they follow from the grid. For other publishers' files, other image sizes and a strict
         check use `beit.load_pretrained`.
         """
-        for wrapper in ("model_ema", "model", "state_dict"):
-            if isinstance(state_dict.get(wrapper), Mapping):
-                state_dict = state_dict[wrapper]
+        for key in (*EMA_KEYS, *WEIGHT_KEYS):
+            if isinstance(state_dict.get(key), Mapping):
+                state_dict = state_dict[key]
                 break
         weights = {
             key: value for key, value in state_dict.items() if not key.endswith("relative_position_index")

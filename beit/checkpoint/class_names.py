@@ -14,7 +14,7 @@ ClassNames = tuple[str, ...] | str
 """Names in the order of the outputs, or the name of a list of `beit.data.imagenet_classes`."""
 
 
-def find_class_names(publisher: str, num_classes: int, config: Mapping[str, object]) -> ClassNames | None:
+def find_class_names(publisher: str, num_classes: int, metadata: Mapping[str, object]) -> ClassNames | None:
     """Names of the classes of a checkpoint; None if they are unknown.
 
     Files beside the weights take precedence: `class_names.txt` of a run, `class_names` of a converted file, timm's
@@ -23,15 +23,15 @@ def find_class_names(publisher: str, num_classes: int, config: Mapping[str, obje
     Args:
         publisher: of the file; "canonical" files may come from anybody.
         num_classes: outputs of its head; lists of another length are not taken.
-        config: the JSON beside the weights, see `beit.checkpoint.metadata`.
+        metadata: the JSON beside the weights, see `beit.checkpoint.metadata`.
     """
     if not num_classes:
         return None
-    timm = config.get("pretrained_cfg")
+    timm = metadata.get("pretrained_cfg")
     candidates = (
-        config.get("class_names"),
+        metadata.get("class_names"),
         timm.get("label_names") if isinstance(timm, Mapping) else None,
-        _from_labels(config.get("id2label")),
+        _from_labels(metadata.get("id2label")),
     )
     for names in candidates:
         if isinstance(names, str) and PUBLISHED_LISTS.get(num_classes) == names:

@@ -54,7 +54,7 @@ def load_pretrained(
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is unreadable, unsafe, or of no known form; the message says what it is.
+        CheckpointError: the file is unreadable, unsafe, or of no known publisher; the message says what it is.
         ValueError: the contents do not fit the model. The model is left as it was.
 
     Example:

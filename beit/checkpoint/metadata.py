@@ -1,7 +1,7 @@
 """The files beside the weights, read and written: JSON of timm and transformers, config and class names of a run.
 
-A `config` in this module and in those that call it is the merged JSON: `pretrained_cfg` (timm's keys), `image_mean`,
-`id2label` and others (transformers' keys), `class_names` (a list, or the name of one).
+`metadata` is the merged JSON: `pretrained_cfg` (timm's keys), `image_mean`, `id2label` and others (transformers' keys),
+`class_names` (a list, or the name of one).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def sidecar_path(weights: Path) -> Path:
 
 
 def read_metadata(weights: Path, header: Mapping[str, str]) -> tuple[dict[str, object], Preprocessing | None]:
-    """The config of a weights file, and the preprocessing of the run that wrote it, if it was one.
+    """The merged JSON beside a weights file, and the preprocessing of the run that wrote it, if it was one.
 
     Args:
         weights: the file.
@@ -63,30 +63,30 @@ def read_metadata(weights: Path, header: Mapping[str, str]) -> tuple[dict[str, o
     Raises:
         CheckpointError: a JSON file in a folder of timm or transformers is invalid.
     """
-    config: dict[str, object] = {}
+    metadata: dict[str, object] = {}
     for key, kind in (("pretrained_cfg", dict), ("class_names", list | str)):
         content = _parse_json(header.get(key, "null"))
         if isinstance(content, kind) and content:
-            config[key] = content
+            metadata[key] = content
     preprocessing = None
     if weights.name in WEIGHT_FILES:
         for path in map(weights.with_name, _FOLDER_JSON):
             if path.is_file():
-                config |= _read_folder_json(path)
+                metadata |= _read_folder_json(path)
     elif _RUN_WEIGHTS.fullmatch(weights.name):
         preprocessing = _run_preprocessing(weights.with_name(RUN_CONFIG))
         names = [line.strip() for line in _read_text(weights.with_name(RUN_CLASS_NAMES)).splitlines()]
         if any(names):
-            config["class_names"] = [name for name in names if name]
+            metadata["class_names"] = [name for name in names if name]
     sidecar = _parse_json(_read_text(sidecar_path(weights)))
     if isinstance(sidecar, dict):
-        config |= {key: sidecar[key] for key in ("pretrained_cfg", "class_names") if key in sidecar}
-    return config, None if "pretrained_cfg" in config else preprocessing
+        metadata |= {key: sidecar[key] for key in ("pretrained_cfg", "class_names") if key in sidecar}
+    return metadata, None if "pretrained_cfg" in metadata else preprocessing
 
 
-def read_preprocessing(config: Mapping[str, object], known: Preprocessing) -> Preprocessing:
+def read_preprocessing(metadata: Mapping[str, object], known: Preprocessing) -> Preprocessing:
     """`known` with the values that timm's or transformers' JSON states instead."""
-    timm, processor = config.get("pretrained_cfg"), config
+    timm, number = metadata.get("pretrained_cfg"), metadata.get("resample")
     if isinstance(timm, Mapping):
         crop, interpolation, size = timm.get("crop_pct"), timm.get("interpolation"), timm.get("input_size")
         side = size[-1] if isinstance(size, list | tuple) and size else None
@@ -101,16 +101,15 @@ def read_preprocessing(config: Mapping[str, object], known: Preprocessing) -> Pr
             source="config.json beside the weights",
             exif_orientation=bool(timm.get("exif_orientation", False)),
         )
-    if "image_mean" in processor:
-        number = processor.get("resample")
+    if "image_mean" in metadata:
         return replace(
             known,
-            mean=as_triple(processor.get("image_mean")) or known.mean,
-            std=as_triple(processor.get("image_std")) or known.std,
-            interpolation=PIL_FILTERS[number]
-            if isinstance(number, int) and 0 <= number < len(PIL_FILTERS)
-            else known.interpolation,
-            crop_pct=OFFICIAL_CROP if processor.get("do_center_crop") else 1.0,
+            mean=as_triple(metadata.get("image_mean")) or known.mean,
+            std=as_triple(metadata.get("image_std")) or known.std,
+            interpolation=next(
+                (name for i, name in enumerate(PIL_FILTERS) if i == number), known.interpolation
+            ),
+            crop_pct=OFFICIAL_CROP if metadata.get("do_center_crop") else 1.0,
             source="preprocessor_config.json beside the weights",
         )
     return known
@@ -213,18 +212,15 @@ def _timm_config(state: Mapping[str, np.ndarray], preprocessing: Preprocessing) 
         "pretrained_cfg": {**_pretrained_cfg(preprocessing), "num_classes": found.num_classes},
     }
     arguments: dict[str, object] = {} if shape in (_BASE, _LARGE) else dict(shape)
-    if name not in _TIMM_NAMES:
-        arguments["img_size"] = found.image_size
-    if found.pooling == "token":
-        arguments["global_pool"] = "token"
-    if not found.has_layer_scale:
-        arguments["init_values"] = None
-    if found.has_absolute_positions:
-        arguments["use_abs_pos_emb"] = True
-    if not found.has_relative_positions:
-        arguments["use_rel_pos_bias"] = False
-    if found.has_shared_relative_positions:
-        arguments["use_shared_rel_pos_bias"] = True
+    unusual = (
+        (name not in _TIMM_NAMES, "img_size", found.image_size),
+        (found.pooling == "token", "global_pool", "token"),
+        (not found.has_layer_scale, "init_values", None),
+        (found.has_absolute_positions, "use_abs_pos_emb", True),
+        (not found.has_relative_positions, "use_rel_pos_bias", False),
+        (found.has_shared_relative_positions, "use_shared_rel_pos_bias", True),
+    )
+    arguments |= {key: value for applies, key, value in unusual if applies}
     return config | ({"model_args": arguments} if arguments else {})
 
 

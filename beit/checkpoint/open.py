@@ -22,7 +22,7 @@ def open_checkpoint(
         ema, teacher: as in `translate.to_canonical`.
     Raises:
         FileNotFoundError: there is no such file, or the folder holds no weights.
-        CheckpointError: the file cannot be read, or is not of a known format.
+        CheckpointError: the file cannot be read, or is not of a known publisher.
     """
     if isinstance(source, Checkpoint):
         return source
@@ -32,9 +32,9 @@ def open_checkpoint(
     contents, name = read(file), file.name
     if name in WEIGHT_FILES:  # all model folders use these names: the name of the folder says more
         name = f"{file.resolve().parent.name}/{name}"
-    config, preprocessing = read_metadata(file, contents.metadata)
+    metadata, preprocessing = read_metadata(file, contents.metadata)
     state, info = to_canonical(
-        contents.tree, ema=ema, name=name, container=contents.container, config=config, teacher=teacher
+        contents.tree, ema=ema, name=name, container=contents.container, metadata=metadata, teacher=teacher
     )
     casts = {**info.dtype_casts, **Counter(contents.dtypes_cast.values())}
     info = replace(info, dtype_casts=casts, left_out=contents.left_out)

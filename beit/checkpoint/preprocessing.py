@@ -52,19 +52,19 @@ def published_preprocessing(
 
 
 def find_preprocessing(
-    publisher: str, kind: str, architecture: Architecture, name: str, config: Mapping[str, object]
+    publisher: str, kind: str, architecture: Architecture, name: str, metadata: Mapping[str, object]
 ) -> Preprocessing:
     """Preprocessing of a checkpoint, from the JSON beside it, its kind and publisher, or its file name.
 
     Args:
         publisher, kind, architecture: of the checkpoint.
         name: of its file or folder.
-        config: the JSON beside it, see `beit.checkpoint.metadata`.
+        metadata: the JSON beside it, see `beit.checkpoint.metadata`.
     """
     version, source = _version(publisher, kind, architecture, name)
     size, is_large = architecture.image_size or None, architecture.depth == 24
     found = published_preprocessing(publisher, kind, version, size, is_large=is_large)
-    return read_preprocessing(config, replace(found, pooling=architecture.pooling, source=source))
+    return read_preprocessing(metadata, replace(found, pooling=architecture.pooling, source=source))
 
 
 def _version(publisher: str, kind: str, architecture: Architecture, name: str) -> tuple[int | None, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ from beit.checkpoint.key_format import KeyFormat, any_match, matches, rename, re
 from beit.checkpoint.preprocessing import find_preprocessing
 from beit.checkpoint.publishers import FORMATS, PUBLISHERS, TEACHER_FORMATS, describe_unsupported
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
-from beit.checkpoint.unwrap import TEACHER_KEYS, WEIGHT_KEYS, choose, find_states, flatten
+from beit.checkpoint.unwrap import TEACHER_KEYS, WEIGHT_KEYS, Wrapped, choose, find_states, flatten
 from beit.positions import relative_position_index
 from beit.preprocessing import Preprocessing
 
@@ -52,20 +52,16 @@ class CheckpointInfo:
     ema: bool  # whether the state is the moving average of the weights
     architecture: Architecture
     preprocessing: Preprocessing
-    class_names: ClassNames | None = None
-    dropped: dict[str, str] = field(default_factory=dict)  # name in the file -> reason for leaving it out
-    unknown: tuple[str, ...] = ()  # names that the publisher's format does not have
-    transposed: frozenset[str] = frozenset()  # canonical names of weights that were stored (out, in)
-    dtype_casts: dict[str, int] = field(
-        default_factory=dict
-    )  # data type -> tensors that were cast to float32
-    notes: tuple[str, ...] = ()  # sentences for the report
-    left_out: tuple[
-        str, ...
-    ] = ()  # classes of which the file has objects that are not read, see `files.Contents`
+    class_names: ClassNames | None
+    dropped: dict[str, str]  # name in the file -> reason for leaving it out
+    unknown: tuple[str, ...]  # names that the publisher's format does not have
+    transposed: frozenset[str]  # canonical names of weights that were stored (out, in)
+    dtype_casts: dict[str, int]  # data type in the file -> number of tensors, which are float32 now
+    notes: tuple[str, ...]  # sentences for the report
+    left_out: tuple[str, ...]  # classes of objects in the file that are not read, see `files.Contents`
     # Blocks (from 0) whose outputs a segmentation head was "trained" on and, for files of transformers, those that
     # transformers itself uses ("huggingface").
-    feature_layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    feature_layers: dict[str, tuple[int, ...]]
 
 
 class Checkpoint(NamedTuple):
@@ -81,7 +77,7 @@ def to_canonical(
     ema: bool | None = None,
     name: str = "state in memory",
     container: str = "memory",
-    config: Mapping[str, object] | None = None,
+    metadata: Mapping[str, object] | None = None,
     teacher: bool = False,
 ) -> Checkpoint:
     """The canonical form of a checkpoint of any publisher.
@@ -91,33 +87,29 @@ def to_canonical(
         ema: take the averaged weights; None for what the publisher's own evaluation does.
         name: of the file; for some classifiers the only evidence of BEiT v1 or v2.
         container: type of the file.
-        config: the JSON beside the weights, see `beit.checkpoint.metadata`.
+        metadata: the JSON beside the weights, see `beit.checkpoint.metadata`.
         teacher: expect a vision transformer of CLIP or DINO instead of a BEiT.
     Raises:
         CheckpointError: not one of the known formats (the message says what it is instead), or unusable as it is.
     """
-    config = config or {}
+    metadata = metadata or {}
     states = find_states(tree, TEACHER_KEYS if teacher else WEIGHT_KEYS)
     sample = states.get(False) or states[True]
-    form = _recognize(flatten(sample.state)[0], sample.key, TEACHER_FORMATS if teacher else FORMATS)
-    if form is None:
-        known = "CLIP or DINO" if teacher else "BEiT, VQ-KD, DALL-E or UPerNet"
-        what = describe_unsupported(flatten(sample.state)[0], known)
-        raise CheckpointError(f"{name}: not a {'teacher' if teacher else 'BEiT'} checkpoint: {what}")
-    is_average = choose(states, ema, form.prefers_ema)
+    key_format = _recognize(sample, name, teacher)
+    is_average = choose(states, ema, key_format.prefers_ema)
     arrays, dropped = flatten(states[is_average].state)
 
-    state, left_out, unknown = _rename_all(arrays, form)
-    is_torch = (_layout_of(state) or form.layout) == "torch"
+    state, left_out, unknown = _rename_all(arrays, key_format)
+    is_torch = (_layout_of(state) or key_format.layout) == "torch"
     state, dtype_casts = _as_float32(state)
 
     def is_transposed(name: str) -> bool:
-        return is_torch and is_linear_weight(name) and name not in form.untransposed
+        return is_torch and is_linear_weight(name) and name not in key_format.untransposed
 
     state = {name: array.T if is_transposed(name) else array for name, array in state.items()}
     state, with_key_bias = split_qkv_bias(fuse_qkv(state))
     notes = [f"{name}: the key bias is not zero; left out, softmax cancels it" for name in with_key_bias]
-    kind = form.kinds[0] if len(form.kinds) == 1 else kind_of(shapes_of(state))
+    kind = key_format.kinds[0] if len(key_format.kinds) == 1 else kind_of(shapes_of(state))
     if kind == SEGMENTATION:
         state = {segmentation_name(name): array for name, array in state.items()}
     notes += _complete(state)
@@ -128,19 +120,20 @@ def to_canonical(
     info = CheckpointInfo(
         name=name,
         container=container,
-        publisher=form.publisher,
+        publisher=key_format.publisher,
         kind=kind,
         wrapper=states[is_average].key,
         ema=is_average,
         architecture=architecture,
-        preprocessing=find_preprocessing(form.publisher, kind, architecture, name, config),
-        class_names=find_class_names(form.publisher, architecture.num_classes, config),
+        preprocessing=find_preprocessing(key_format.publisher, kind, architecture, name, metadata),
+        class_names=find_class_names(key_format.publisher, architecture.num_classes, metadata),
         dropped=dropped | left_out,
         unknown=tuple(unknown),
         transposed=frozenset(filter(is_transposed, state)),
         dtype_casts=dtype_casts,
         notes=tuple(notes),
-        feature_layers=_feature_layers(form.publisher, kind, architecture, config),
+        left_out=(),
+        feature_layers=_feature_layers(key_format.publisher, kind, architecture, metadata),
     )
     return Checkpoint(state, info)
 
@@ -152,63 +145,66 @@ def from_canonical(state: Mapping[str, np.ndarray], publisher: str) -> dict[str,
         ValueError: unknown publisher, or one that has no such kind of model.
     """
     if publisher not in PUBLISHERS:
-        raise ValueError(f"cannot write the form {publisher!r}; known: {', '.join(PUBLISHERS)}")
+        raise ValueError(f"cannot write the format of {publisher!r}; known: {', '.join(PUBLISHERS)}")
     kind = kind_of(shapes_of(state))
-    forms = {form.publisher: form for form in FORMATS if kind in form.kinds and form.writes}
-    if publisher not in forms:
+    formats = {row.publisher: row for row in FORMATS if kind in row.kinds and row.writes}
+    if publisher not in formats:
         raise ValueError(
-            f"{publisher} has no form for {kind} checkpoints; forms that do: {', '.join(sorted(forms))}"
+            f"{publisher} has no format for {kind} checkpoints; publishers that do: {', '.join(sorted(formats))}"
         )
-    form = forms[publisher]
+    key_format = formats[publisher]
     if kind == SEGMENTATION:
         state = {name.removeprefix(BACKBONE_PREFIX): array for name, array in state.items()}
-    if form.splits_qkv:
+    if key_format.splits_qkv:
         state = split_qkv(state)
-    if form.has_index_buffers:
+    if key_format.has_index_buffers:
         state = {**state, **_index_buffers(state)}
     written: State = {}
     for name, array in state.items():
-        theirs = rename(name, reverse(form.rules))
+        theirs = rename(name, reverse(key_format.rules))
         if theirs is None:
             raise ValueError(f"{publisher} has no name for the tensor {name}")
-        written[theirs] = array.T if form.layout == "torch" and is_linear_weight(name) else array
-    if form.layout == "torch" and kind == SEGMENTATION:
+        written[theirs] = array.T if key_format.layout == "torch" and is_linear_weight(name) else array
+    if key_format.layout == "torch" and kind == SEGMENTATION:
         written = _torch_batch_norm(written)
-    return {form.wrapper: written} if form.wrapper else dict(written)
+    return {key_format.wrapper: written} if key_format.wrapper else dict(written)
 
 
-def _recognize(
-    arrays: Mapping[str, np.ndarray], wrapper: str | None, forms: Iterable[KeyFormat]
-) -> KeyFormat | None:
-    """The first of `forms` that fits the names, and where they are ambiguous the wrapper or the layout."""
-    for form in forms:
-        if form.wrappers is not None and wrapper not in form.wrappers:
-            continue
-        if not all(any_match(pattern, arrays) for pattern in form.has):
-            continue
-        if any(any_match(pattern, arrays) for pattern in form.lacks):
-            continue
-        if form.recognized_by_layout and _layout_of(_rename_all(arrays, form)[0]) != form.layout:
-            continue
-        return form
-    return None
+def _recognize(sample: Wrapped, name: str, teacher: bool) -> KeyFormat:
+    """The first format that fits the names and, where they are ambiguous, the wrapper or the layout."""
+    arrays, _ = flatten(sample.state)
+    for key_format in TEACHER_FORMATS if teacher else FORMATS:
+        if (
+            (key_format.wrappers is None or sample.key in key_format.wrappers)
+            and all(any_match(pattern, arrays) for pattern in key_format.has)
+            and not any(any_match(pattern, arrays) for pattern in key_format.lacks)
+            and (
+                not key_format.recognized_by_layout
+                or _layout_of(_rename_all(arrays, key_format)[0]) == key_format.layout
+            )
+        ):
+            return key_format
+    what, known = ("a teacher", "CLIP or DINO") if teacher else ("a BEiT", "BEiT, VQ-KD, DALL-E or UPerNet")
+    raise CheckpointError(f"{name}: not {what} checkpoint: {describe_unsupported(arrays, known)}")
 
 
-def _rename_all(arrays: Mapping[str, np.ndarray], form: KeyFormat) -> tuple[State, dict[str, str], list[str]]:
+def _rename_all(
+    arrays: Mapping[str, np.ndarray], key_format: KeyFormat
+) -> tuple[State, dict[str, str], list[str]]:
     """The state under canonical names (q, k, v still separate), names left out with the reason, unknown names."""
     state: State = {}
     dropped: dict[str, str] = {}
     unknown: list[str] = []
     for name, array in arrays.items():
         known = name
-        while (other := rename(known, form.aliases)) is not None:
+        while (other := rename(known, key_format.aliases)) is not None:
             known = other
-        reason = next((why for pattern, why in form.drops if matches(pattern, known)), None)
+        reason = next((why for pattern, why in key_format.drops if matches(pattern, known)), None)
         if known.endswith(_INDEX):
             reason = "index buffer, rebuilt from the grid"
         elif known.endswith(_BATCH_COUNT):
             reason = "counter without use outside Torch"
-        canonical = rename(known, form.rules)
+        canonical = rename(known, key_format.rules)
         if reason is not None:
             dropped[name] = reason
         elif canonical is None:
@@ -287,12 +283,12 @@ def _torch_batch_norm(written: State) -> State:
 
 
 def _feature_layers(
-    publisher: str, kind: str, architecture: Architecture, config: Mapping[str, object]
+    publisher: str, kind: str, architecture: Architecture, metadata: Mapping[str, object]
 ) -> dict[str, tuple[int, ...]]:
     if kind != SEGMENTATION:
         return {}
     layers = PUBLISHED_LAYERS.get(architecture.depth, ())
-    listed = config.get("out_indices", config.get("segmentation_indices"))
+    listed = metadata.get("out_indices", metadata.get("segmentation_indices"))
     if publisher != "huggingface" or not isinstance(listed, list | tuple):
         listed = layers
     found = {"trained": tuple(int(i) for i in listed)}

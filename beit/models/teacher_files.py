@@ -25,7 +25,7 @@ def read_teacher(path: str | Path, kind: str) -> State:
     info, name = checkpoint.info, kind.upper()
     if info.kind != kind:
         raise CheckpointError(
-            f"{path} is no {name} vision transformer of a known form (it holds a {info.kind.upper()} model); "
+            f"{path} is no {name} vision transformer (it holds a {info.kind.upper()} model); "
             "TOKENIZER.TEACHER and TOKENIZER.TEACHER_PRETRAINED must agree"
         )
     if info.unknown:

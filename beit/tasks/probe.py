@@ -106,7 +106,9 @@ class Probe(Task):
         self.config = config
         backbone = build_backbone(config)
         # Not in `load`, which a resumed run does not call: its checkpoint does not hold the encoder.
-        self._loaded = load_pretrained(backbone, config.MODEL.PRETRAINED) if config.MODEL.PRETRAINED else None
+        self._loaded = None
+        if config.MODEL.PRETRAINED:
+            self._loaded = load_pretrained(backbone, config.MODEL.PRETRAINED, require_finite=True)
         self._features = build_features(config, backbone)
         self.model = LinearProbes(
             self._features.widths, config.MODEL.NUM_CLASSES, batch_norm=config.PROBE.BATCH_NORM

@@ -45,8 +45,8 @@ class Task(nn.Layer):
     config: CfgNode
 
     def load(self, path: str) -> LoadReport:
-        """Load initial weights from a checkpoint (`-pretrained`)."""
-        return load_pretrained(self.model, path)
+        """Load initial weights from a checkpoint (`-pretrained`). Raises as `load_pretrained`, also on NaN."""
+        return load_pretrained(self.model, path, require_finite=True)
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset | None:
         """The training or validation dataset; None for "val" if there is no validation data."""

@@ -168,7 +168,7 @@ WRITERS = {
 def test_there_and_back_is_the_identity(name, publisher):
     canonical = publishers.paddle_layout(STATES[name])
     if publisher not in WRITERS[name]:
-        with pytest.raises(ValueError, match=f"{publisher} has no form for"):
+        with pytest.raises(ValueError, match=f"{publisher} has no format for"):
             from_canonical(canonical, publisher)
         return
     back, info = to_canonical(from_canonical(canonical, publisher))
@@ -217,5 +217,5 @@ def test_written_segmentation_is_the_publishers_own(publisher):
 
 
 def test_unknown_publisher():
-    with pytest.raises(ValueError, match="cannot write the form 'keras'; known: canonical"):
+    with pytest.raises(ValueError, match="cannot write the format of 'keras'; known: canonical"):
         from_canonical({}, "keras")

@@ -163,7 +163,7 @@ STRANGERS = {
     "Data2VecVision": {"data2vec_vision.embeddings.cls_token": np.ones(3)},
     "EVA": {"blocks.0.attn.q_proj.weight": np.ones(3)},
     "a ResNet": {"layer1.0.conv1.weight": np.ones(3)},
-    "no known form of BEiT.*its first tensors: a, b": {"a": np.ones(3), "b": np.ones(3)},
+    "no known format of BEiT.*its first tensors: a, b": {"a": np.ones(3), "b": np.ones(3)},
 }
 
 
@@ -206,12 +206,18 @@ def test_bfloat16_as_paddle_hands_it_out(unilm):
     np.testing.assert_allclose(model.cls_token.numpy(), unilm["cls_token"], rtol=2**-7)
 
 
-def test_nan_is_warned_about(unilm):
+def test_nan_is_warned_about_or_refused(unilm):
     unilm["blocks.1.gamma_1"][3] = np.nan
     with pytest.warns(UserWarning, match=r"NaN or Inf in 1 tensors, e.g. blocks\.1\.gamma_1"):
         report = load_pretrained(tiny_beit(), publishers.unilm_file(unilm))
     assert report.non_finite == ("blocks.1.gamma_1",)
     assert "warning: NaN or Inf in blocks.1.gamma_1" in str(report)
+    refused(
+        tiny_beit(),
+        publishers.unilm_file(unilm),
+        "NaN or infinity in 1 tensors, first blocks.1.gamma_1",
+        require_finite=True,
+    )
 
 
 def test_files_and_folders(tmp_path, unilm):

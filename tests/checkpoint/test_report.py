@@ -89,7 +89,7 @@ def test_sizes_and_companions():
     found = to_canonical(publishers.with_index(large["model"]), name="beit_base")[1].preprocessing
     assert (found.image_size, found.crop_pct) == (384, 1.0)
     processor = {"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "resample": 3, "do_center_crop": True}
-    found = to_canonical(publishers.huggingface(CLASSIFIER), config=processor)[1].preprocessing
+    found = to_canonical(publishers.huggingface(CLASSIFIER), metadata=processor)[1].preprocessing
     assert (found.mean, found.interpolation, found.crop_pct) == ((0.1,) * 3, "bicubic", 0.875)
     assert to_canonical(publishers.huggingface(CLASSIFIER))[1].preprocessing.squash
     timm_large = to_canonical(publishers.unilm_classifier(RNG, depth=24), name="beitv2_large.safetensors")[1]
@@ -106,7 +106,7 @@ def test_feature_layers_of_a_segmentation_file():
     """transformers keeps hidden state k when k + 1 is listed; the weights were trained with block outputs 3, 5, 7, 11."""
     unilm = publishers.unilm_segmentation(RNG, depth=12)
     assert to_canonical({"state_dict": unilm})[1].feature_layers == {"trained": (3, 5, 7, 11)}
-    info = to_canonical(publishers.huggingface(unilm), config={"out_indices": [3, 5, 7, 11]})[1]
+    info = to_canonical(publishers.huggingface(unilm), metadata={"out_indices": [3, 5, 7, 11]})[1]
     assert info.feature_layers == {"trained": (3, 5, 7, 11), "huggingface": (1, 3, 5, 9)}
     assert to_canonical(publishers.unilm_file(CLASSIFIER))[1].feature_layers == {}
 

@@ -179,7 +179,8 @@ def test_errors(source, tmp_path):
         publishers.unilm_file(publishers.unilm_mim(np.random.default_rng(3), version=2)),
     )
     with pytest.raises(
-        ValueError, match="timm has no form for mim_v2 checkpoints; forms that do: canonical, openmmlab"
+        ValueError,
+        match="timm has no format for mim_v2 checkpoints; publishers that do: canonical, openmmlab",
     ):
         convert(tmp_path / "mim.pdparams", tmp_path / "out.pdparams", publisher="timm")
     assert not (tmp_path / "out.pdparams").exists()

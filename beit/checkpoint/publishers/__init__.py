@@ -17,7 +17,7 @@ FORMATS: tuple[KeyFormat, ...] = (
 )
 TEACHER_FORMATS: tuple[KeyFormat, ...] = teachers.FORMATS
 """Vision transformers of CLIP and DINO, which VQ-KD learns from and nothing else reads."""
-PUBLISHERS = tuple(sorted({form.publisher for form in FORMATS if form.writes}))
+PUBLISHERS = tuple(sorted({row.publisher for row in FORMATS if row.writes}))
 """Publishers whose files can be written."""
 
 # (a name pattern that only they have, what the file is); the first match counts.
@@ -42,4 +42,4 @@ def describe_unsupported(names: Iterable[str], known: str) -> str:
     for pattern, description in _UNSUPPORTED:
         if any_match(pattern, names):
             return description
-    return f"no known form of {known} (its first tensors: {', '.join(names[:4]) or 'none'})"
+    return f"no known format of {known} (its first tensors: {', '.join(names[:4]) or 'none'})"
