@@ -1,4 +1,4 @@
-"""Relative position index, and position tables and patch embeddings at another size. NumPy only.
+"""Relative position index, and positions and patch embeddings for another image or patch size. NumPy only.
 
 Every resize is one matrix per axis.
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-# h, w grid in patches; T = (2h-1)(2w-1)+3 table rows; H heads; D width; P patch side
+# h, w grid in patches; N = h w + 1 tokens; T = (2h-1)(2w-1)+3 table rows; H heads; D width; C channels; P patch side
 
 Grid = tuple[int, int]
 Interpolation = Literal["geometric", "linear"]
@@ -24,12 +24,28 @@ _RATIO_TOLERANCE = 1e-6
 
 
 def num_table_rows(grid: Grid) -> int:
-    """Rows T of a relative position table for a grid."""
+    """Rows T of the relative position table for a grid."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + CLASS_ROWS
 
 
+def table_side(num_rows: int) -> int:
+    """Side of the square grid whose relative position table has `num_rows` rows; 0 if there is none."""
+    side = round(max(num_rows - CLASS_ROWS, 0) ** 0.5)
+    is_square_grid = side % 2 == 1 and side * side == num_rows - CLASS_ROWS
+    return (side + 1) // 2 if is_square_grid else 0
+
+
+def positions_side(num_positions: int) -> int:
+    """Side of the square grid that has `num_positions` absolute positions N; 0 if there is none."""
+    side = round(max(num_positions - 1, 0) ** 0.5)
+    return side if side * side == num_positions - 1 else 0
+
+
 def relative_position_index(grid_size: Grid) -> np.ndarray:
-    """Table row of each (query, key) pair, int64 `[N, N]`, class token first, patches row-major.
+    """Row of the relative position table for each (query, key) pair, int64 `[N, N]`; class token first, patches row-major.
+
+    Args:
+        grid_size: (h, w) in patches.
 
     Source: unilm/beit/modeling_finetune.py, `Attention.__init__`.
     """
@@ -48,17 +64,22 @@ def relative_position_index(grid_size: Grid) -> np.ndarray:
 def resize_relative_position_bias(
     table: np.ndarray, source: Grid, target: Grid, interpolation: Interpolation = "geometric"
 ) -> np.ndarray:
-    """Table `[T', H]` of the target grid from `table` `[T, H]` of the source grid; the three class rows are kept.
+    """Resize a relative position table `[T, H]` of the source grid to `[T', H]` of the target grid.
 
-    "geometric" is the official rule: source offsets at geometric distances, so that near ones keep their spacing,
-    and a bicubic not-a-knot spline. "linear" interpolates linearly between the same coordinates, as timm does.
-    Offsets beyond the last source offset take its value. Shrinking crops the table around its center.
+    Offsets beyond the last source offset take its value. Shrinking crops the table around its center. The three rows
+    of the class token are kept.
 
-    Deviation: an axis that keeps its size keeps its values (the official code knows square grids only; timm squeezes
-    such an axis by the lower bound of the ratio).
+    Deviation: an axis that keeps its size keeps its values. The official code handles square grids only; timm squeezes
+    such an axis by the lower bound of the ratio.
 
+    Args:
+        table: bias per offset and head.
+        source, target: (h, w) in patches.
+        interpolation: "geometric" is the official rule: source offsets at geometric distances, so that near ones keep
+            their spacing, and a cubic not-a-knot spline. "linear" interpolates linearly between the same coordinates,
+            as timm does.
     Raises:
-        ValueError: the table has not the rows of the source grid, or the interpolation is unknown.
+        ValueError: the number of rows is not that of the source grid, or the interpolation is unknown.
     """
     if table.shape[0] != num_table_rows(source):
         raise ValueError(
@@ -79,7 +100,7 @@ def resize_relative_position_bias(
 
 
 def geometric_ratio(num_source: int, num_target: int) -> float:
-    """Ratio q of the distances between source offsets, by the official bisection (the last midpoint evaluated)."""
+    """Ratio q between the distances of neighboring source offsets: the last midpoint of the official bisection."""
     low, high = _RATIO_BOUNDS
     ratio = low
     while high - low > _RATIO_TOLERANCE:
@@ -92,14 +113,14 @@ def geometric_ratio(num_source: int, num_target: int) -> float:
 
 
 def geometric_offsets(num_source: int, num_target: int) -> np.ndarray:
-    """Coordinates of `num_source` offsets on the axis of `num_target` ones: 0, +-1, +-(1 + q), …"""
+    """Coordinates of the source offsets, in units of target offsets: 0, ±1, ±(1 + q), ±(1 + q + q²), …"""
     ratio = geometric_ratio(num_source, num_target)
     positive = np.cumsum(ratio ** np.arange(num_source // 2))
     return np.concatenate([-positive[::-1], [0.0], positive])
 
 
 def offset_matrix(num_source: int, num_target: int, interpolation: Interpolation = "geometric") -> np.ndarray:
-    """Matrix `[num_target, num_source]` from source to target offsets of one axis."""
+    """Matrix `[num_target, num_source]` that resizes one axis of a table from source to target offsets."""
     if num_source == num_target:
         return np.eye(num_source)
     source = geometric_offsets(num_source, num_target)
@@ -111,16 +132,16 @@ def offset_matrix(num_source: int, num_target: int, interpolation: Interpolation
 
 
 def spline_matrix(knots: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Matrix `[points, knots]` that evaluates the not-a-knot cubic spline through values at the knots.
+    """Matrix `[points, knots]` that evaluates at `points` the not-a-knot cubic spline through values at `knots`.
 
-    Three knots give the parabola through them, one the constant; then there is no cubic to speak of.
+    Through three knots or fewer it evaluates the polynomial of the lowest degree instead: a parabola, line or constant.
     """
     count = len(knots)
     if count <= 3:
         powers = np.arange(count)
         return points[:, None] ** powers @ np.linalg.inv(knots[:, None] ** powers)
     step = np.diff(knots)
-    # Second derivatives M solve `system @ M = slopes @ values`: continuity of the first derivative inside, of the
+    # Second derivatives M solve `system @ M = slopes @ values`: the first derivative is continuous at inner knots, the
     # third at the second and the last but one knot.
     system, slopes = np.zeros((2, count, count))
     for i in range(1, count - 1):
@@ -140,8 +161,13 @@ def spline_matrix(knots: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def resize_absolute_position(pos_embed: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """Absolute positions `[1, h'*w'+1, D]` from `[1, h*w+1, D]`: bicubic, half-pixel centers, class row kept.
+    """Resize absolute positions `[1, N, D]` of the source grid to `[1, N', D]`: bicubic, half-pixel centers.
 
+    The position of the class token is kept.
+
+    Args:
+        pos_embed: class token first, patches row-major.
+        source, target: (h, w) in patches.
     Raises:
         ValueError: the number of positions is not that of the source grid.
     """
@@ -159,9 +185,10 @@ def resize_absolute_position(pos_embed: np.ndarray, source: Grid, target: Grid) 
 
 
 def resample_patch_embedding(weight: np.ndarray, patch_size: int) -> np.ndarray:
-    """Patch embedding `[D, C, P', P']` that sees resized patches as `weight` `[D, C, P, P]` sees the original ones.
+    """Resample a patch embedding `[D, C, P, P]` to `[D, C, P', P']`, P' = `patch_size`.
 
-    The pseudo-inverse of the (antialiased bicubic) resize of a patch, applied to the kernel, as timm does.
+    On resized patches the result gives what `weight` gives on the original ones: the pseudo-inverse of the antialiased
+    bicubic resize of a patch is applied to the kernel, as timm does.
     Source: FlexiViT, arXiv 2212.08013, section 3.4; timm/layers/patch_embed.py, `resample_patch_embed`.
     """
     if weight.shape[-2:] == (patch_size, patch_size):
@@ -175,7 +202,10 @@ def resample_patch_embedding(weight: np.ndarray, patch_size: int) -> np.ndarray:
 
 
 def bicubic_matrix(num_source: int, num_target: int) -> np.ndarray:
-    """Matrix of torch's bicubic `interpolate` along one axis (align_corners False, a = -0.75, edges repeated)."""
+    """Matrix `[num_target, num_source]` of torch's bicubic `interpolate` on one axis, without `align_corners`.
+
+    The cubic kernel has a = -0.75; beyond the edges the first and last value are repeated.
+    """
     centers = (np.arange(num_target) + 0.5) * num_source / num_target - 0.5
     first = np.floor(centers).astype(int) - 1
     matrix = np.zeros((num_target, num_source))
@@ -186,7 +216,10 @@ def bicubic_matrix(num_source: int, num_target: int) -> np.ndarray:
 
 
 def antialiased_bicubic_matrix(num_source: int, num_target: int) -> np.ndarray:
-    """The same with an antialiasing filter as Pillow's and torch's: a = -0.5, widened when shrinking, renormalized."""
+    """Matrix `[num_target, num_source]` of the antialiased bicubic resize of Pillow and torch on one axis.
+
+    The cubic kernel has a = -0.5; it is widened when shrinking, and its weights are normalized to sum 1.
+    """
     scale = num_source / num_target
     centers = (np.arange(num_target) + 0.5) * scale
     distance = np.arange(num_source)[None, :] + 0.5 - centers[:, None]

@@ -7,6 +7,7 @@ import pytest
 from scipy.interpolate import CubicSpline, RectBivariateSpline, RegularGridInterpolator
 
 from beit import positions
+from tests.checkpoint import publishers
 
 HEADS = 2
 
@@ -170,3 +171,28 @@ def test_errors():
         positions.resize_relative_position_bias(np.ones((28, 1)), (3, 3), (4, 4), "cubic")
     with pytest.raises(ValueError, match="3 x 3 grid has 10 positions, got 9"):
         positions.resize_absolute_position(np.ones((1, 9, 2)), (3, 3), (4, 4))
+
+
+def test_table_side():
+    assert [positions.table_side(rows) for rows in (732, 2212, 3972, 6244, 28, 4)] == [14, 24, 32, 40, 3, 1]
+    assert [positions.table_side(rows) for rows in (0, 3, 733, 19, (5 * 7) + 3)] == [0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_index_buffer_against_the_official_construction(side):
+    np.testing.assert_array_equal(
+        positions.relative_position_index((side, side)), publishers.index_buffer(side)
+    )
+
+
+def test_index_of_a_rectangle():
+    index = positions.relative_position_index((2, 3))
+    rows = 3 * 5 + 3
+    assert (index[0, 0], index[0, 4], index[4, 0]) == (rows - 1, rows - 3, rows - 2)
+    # from row 1, column 2 to row 0, column 0: offsets +1 and +2
+    assert index[1 + 5, 1 + 0] == (1 + 1) * 5 + (2 + 2)
+
+
+def test_positions_side():
+    assert [positions.positions_side(count) for count in (197, 577, 10, 2)] == [14, 24, 3, 1]
+    assert [positions.positions_side(count) for count in (0, 1, 12, 201)] == [0, 0, 0, 0]

@@ -29,15 +29,16 @@ from beit.checkpoint.canonical import (
     kind_of,
     segmentation_name,
     shapes_of,
-    table_side,
 )
 from beit.positions import (
     Grid,
     Interpolation,
     num_table_rows,
+    positions_side,
     resample_patch_embedding,
     resize_absolute_position,
     resize_relative_position_bias,
+    table_side,
 )
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -175,9 +176,8 @@ def _resize_all(
             if side and num_table_rows(goal) == shape[0]:
                 result[name] = resize_relative_position_bias(array, (side, side), goal, interpolation)
         elif name == "pos_embed" and shape[2] == array.shape[2]:
-            side = round((array.shape[1] - 1) ** 0.5)
-            goal = grid or (round((shape[1] - 1) ** 0.5),) * 2
-            if side * side + 1 == array.shape[1] and goal[0] * goal[1] + 1 == shape[1]:
+            side, goal = positions_side(array.shape[1]), grid or (positions_side(shape[1]),) * 2
+            if side and goal[0] * goal[1] + 1 == shape[1]:
                 result[name] = resize_absolute_position(array, (side, side), goal)
         elif name == "patch_embed.proj.weight" and shape[:2] == array.shape[:2]:
             result[name] = resample_patch_embedding(array, shape[-1])

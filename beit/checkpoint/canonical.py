@@ -14,7 +14,7 @@ from functools import cache
 
 import numpy as np
 
-from beit.positions import CLASS_ROWS
+from beit.positions import positions_side, table_side
 
 State = dict[str, np.ndarray]
 
@@ -214,13 +214,6 @@ class Architecture:
         return self.grid_size * self.patch_size
 
 
-def table_side(num_rows: int) -> int:
-    """Side `g` of the square grid whose relative position table has `num_rows` rows; 0 if there is none."""
-    side = round(max(num_rows - CLASS_ROWS, 0) ** 0.5)
-    is_square_grid = side % 2 == 1 and side * side == num_rows - CLASS_ROWS
-    return (side + 1) // 2 if is_square_grid else 0
-
-
 def describe(state: Mapping[str, np.ndarray], kind: str) -> Architecture:
     """Architecture of a canonical state. DALL-E states have none of these numbers: all zero."""
     all_shapes = shapes_of(state)
@@ -231,8 +224,6 @@ def describe(state: Mapping[str, np.ndarray], kind: str) -> Architecture:
     width = shapes.get("cls_token", (0,))[-1]
     positions = shapes.get("pos_embed")
     grid = table_side(table[0]) if table else 0
-    if positions and not grid:
-        grid = round((positions[1] - 1) ** 0.5)
     head = "decode_head.conv_seg.bias" if kind == SEGMENTATION else "head.bias"
     return Architecture(
         depth=depth_of(shapes) if kind not in DALLE else 0,
@@ -240,7 +231,7 @@ def describe(state: Mapping[str, np.ndarray], kind: str) -> Architecture:
         num_heads=table[1] if table else max(width // HEAD_DIM, 1) if width else 0,
         mlp_width=shapes.get("blocks.0.mlp.fc1.bias", (0,))[0],
         patch_size=shapes.get("patch_embed.proj.weight", (0, 0, 0, 0))[-1],
-        grid_size=grid,
+        grid_size=grid or (positions_side(positions[1]) if positions else 0),
         num_classes=all_shapes.get(head, (0,))[0],
         pooling="mean" if "fc_norm.weight" in shapes else "token" if "norm.weight" in shapes else "",
         has_layer_scale="blocks.0.gamma_1" in shapes,

@@ -23,7 +23,6 @@ from beit.checkpoint.canonical import (
     kind_of,
     segmentation_name,
     shapes_of,
-    table_side,
 )
 from beit.checkpoint.class_names import ClassNames, find_class_names
 from beit.checkpoint.errors import CheckpointError
@@ -32,7 +31,7 @@ from beit.checkpoint.preprocessing import find_preprocessing
 from beit.checkpoint.publishers import FORMATS, PUBLISHERS, TEACHER_FORMATS, describe_unsupported
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
 from beit.checkpoint.unwrap import TEACHER_KEYS, WEIGHT_KEYS, Wrapped, choose, find_states, flatten
-from beit.positions import relative_position_index
+from beit.positions import relative_position_index, table_side
 from beit.preprocessing import Preprocessing
 
 _INDEX = "relative_position_index"

@@ -9,11 +9,12 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from beit.checkpoint.canonical import HEAD_DIM, State, depth_of
+from beit.checkpoint.canonical import Architecture, State
+from beit.checkpoint.errors import CheckpointError
+from beit.checkpoint.open import open_checkpoint
 from beit.layers.attention import Attention
 from beit.layers.block import Activation, Block
 from beit.layers.patch_embed import PatchEmbed
-from beit.models.teacher_files import read_teacher
 from beit.positions import resize_absolute_position
 from beit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
@@ -108,46 +109,76 @@ class Teacher(nn.Layer):
 def load_teacher(
     kind: str, path: str | Path, *, image_size: tuple[int, int] | None = None, num_heads: int | None = None
 ) -> Teacher:
-    """The teacher in a published file; sizes are read off its tensors.
+    """The teacher in a published file; its sizes follow from the shapes of the tensors.
 
-    Known forms: CLIP of OpenAI (state dict with or without `visual.`) and of transformers (`CLIPModel`,
-    `CLIPVisionModelWithProjection`); DINO of facebookresearch (backbone alone or training checkpoint, whose teacher
-    is taken), of timm and of transformers (`ViTModel`). A teacher of one's own is a classifier of this package with
-    absolute positions alone, trained with ImageNet's mean and deviation.
+    Known files: CLIP of OpenAI (state dict with or without `visual.`) and of transformers (`CLIPModel`,
+    `CLIPVisionModelWithProjection`); DINO of facebookresearch (backbone alone, or training checkpoint with the teacher),
+    of timm and of transformers (`ViTModel`); a classifier of this package that has absolute positions only and was
+    trained with ImageNet's mean and standard deviation.
 
     Args:
         kind: `"clip"`, `"dino"` or `"beit"` (a classifier); a file of another kind is refused.
         path: the file, or a folder of transformers.
-        image_size: (height, width) the teacher will be given; positions are resized. None for the file's own.
-        num_heads: None for one per 64 channels, as in every published one.
+        image_size: (height, width) of the teacher's images in pixels; positions are resized. None for the file's own.
+        num_heads: None for one per 64 channels, as all published teachers have.
     Raises:
-        FileNotFoundError, CheckpointError: the file cannot be read, or is no such teacher.
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file cannot be read, or is no such teacher.
+        ValueError: the file is incomplete.
     """
-    state = read_teacher(path, kind)
-    width, patch_size = state["cls_token"].shape[-1], state["patch_embed.proj.weight"].shape[-1]
-    side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
-    height_width = image_size or (side * patch_size, side * patch_size)
+    state, found = _read_beit(path) if kind == "beit" else _read_vision_transformer(path, kind)
+    if not (found.grid_size and found.patch_size and found.mlp_width):
+        raise ValueError(
+            f"{path} is incomplete: no positions of a square grid, no patch embedding, or no blocks"
+        )
     is_clip = kind == "clip"
     teacher = Teacher(
-        image_size=height_width,
-        patch_size=patch_size,
-        embed_dim=width,
-        depth=depth_of(state),
-        num_heads=num_heads or max(width // HEAD_DIM, 1),
-        mlp_dim=state["blocks.0.mlp.fc1.bias"].shape[0],
+        image_size=image_size or (found.image_size, found.image_size),
+        patch_size=found.patch_size,
+        embed_dim=found.width,
+        depth=found.depth,
+        num_heads=num_heads or found.num_heads,
+        mlp_dim=found.mlp_width,
         mean=CLIP_MEAN if is_clip else IMAGENET_MEAN,
         std=CLIP_STD if is_clip else IMAGENET_STD,
-        epsilon=1e-5
-        if is_clip
-        else 1e-6,  # clip/model.py keeps PyTorch's default; dino/vision_transformer.py
+        # clip/model.py has PyTorch's default; dino/vision_transformer.py sets its own.
+        epsilon=1e-5 if is_clip else 1e-6,
         activation=quick_gelu if is_clip else F.gelu,
         pre_norm=is_clip,
         out_dim=state["proj.weight"].shape[1] if is_clip else None,
     )
-    grid = teacher.patch_embed.grid_size
-    state["pos_embed"] = resize_absolute_position(state["pos_embed"], (side, side), grid)
+    state["pos_embed"] = resize_absolute_position(
+        state["pos_embed"], (found.grid_size,) * 2, teacher.patch_embed.grid_size
+    )
     _fill(teacher, state, str(path))
     return teacher
+
+
+def _read_vision_transformer(path: str | Path, kind: str) -> tuple[State, Architecture]:
+    state, info = open_checkpoint(path, teacher=True)
+    name = kind.upper()
+    if info.kind != kind:
+        raise CheckpointError(
+            f"{path} is no {name} vision transformer (it holds a {info.kind.upper()} model); TOKENIZER.TEACHER and "
+            "TOKENIZER.TEACHER_PRETRAINED must agree"
+        )
+    if info.unknown:
+        raise CheckpointError(f"{path}: {info.unknown[0]} is no tensor of a {name} vision transformer")
+    return state, info.architecture
+
+
+def _read_beit(path: str | Path) -> tuple[State, Architecture]:
+    """A BEiT classifier of any publisher that is a plain vision transformer; `norm` then acts on each patch token."""
+    state, info = open_checkpoint(path)
+    found = info.architecture
+    if not found.has_absolute_positions or found.has_relative_positions or found.has_layer_scale:
+        raise CheckpointError(
+            f"{info.name} is no plain vision transformer: a teacher needs absolute positions "
+            "(MODEL.USE_ABS_POS_EMB True) and neither relative ones nor LayerScale (MODEL.USE_REL_POS_BIAS False, "
+            "MODEL.INIT_VALUES 0)"
+        )
+    kept = {name: array for name, array in state.items() if not name.startswith(("head.", "mask_token"))}
+    return {name.replace("fc_norm.", "norm."): array for name, array in kept.items()}, found
 
 
 def _fill(teacher: Teacher, state: State, name: str) -> None:

@@ -12,9 +12,7 @@ from beit.checkpoint.canonical import (
     kind_of,
     missing_names,
     shapes_of,
-    table_side,
 )
-from beit.positions import relative_position_index
 from tests.checkpoint import publishers
 
 BASE = {"width": 768, "depth": 12, "heads": 12, "patch": 16}
@@ -70,24 +68,6 @@ def test_published_sizes(name, weightless):
     assert found.mlp_width == 4 * options["width"]
     assert found.num_classes == options.get("classes", 0)
     assert found.pooling == ("mean" if draw is publishers.unilm_classifier else "token")
-
-
-def test_table_side():
-    assert [table_side(rows) for rows in (732, 2212, 3972, 6244, 28, 4)] == [14, 24, 32, 40, 3, 1]
-    assert [table_side(rows) for rows in (0, 3, 733, 19, (5 * 7) + 3)] == [0, 0, 0, 0, 0]
-
-
-@pytest.mark.parametrize("side", [1, 3, 5])
-def test_index_buffer_against_the_official_construction(side):
-    np.testing.assert_array_equal(relative_position_index((side, side)), publishers.index_buffer(side))
-
-
-def test_index_of_a_rectangle():
-    index = relative_position_index((2, 3))
-    rows = 3 * 5 + 3
-    assert (index[0, 0], index[0, 4], index[4, 0]) == (rows - 1, rows - 3, rows - 2)
-    # from row 1, column 2 to row 0, column 0: offsets +1 and +2
-    assert index[1 + 5, 1 + 0] == (1 + 1) * 5 + (2 + 2)
 
 
 def test_linear_weights_by_name():
