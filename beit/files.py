@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Paths with variables, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -30,21 +30,23 @@ def expand_path(path: str) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends, and vanishes when it raises.
+    """Open a temporary binary file that replaces `path` when the block ends, and is removed if the block raises.
 
-    Written beside the target, synced to the disk, renamed, and the folder synced: a crash at any moment
-    leaves either the old file or the new one. What a killed process left behind is removed by the next write
-    to the same path.
+    It is written beside the target, synced to the disk and renamed, and the folder is synced: a crash at any moment
+    leaves either the old file or the new one. Temporary files of killed processes are removed by the next write to the
+    same path.
 
-    Raises: `OSError` of the same number (no space, no permission, ...), naming `path` and saying that the
-    previous file is untouched; `FileNotFoundError` when the folder does not exist.
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        OSError: with the number of the original error (no space, no permission, ...); the message names `path` and says
+            that the previous file is untouched.
     """
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(
             f"cannot write {target}: its folder does not exist; create {target.parent} first"
         )
-    _sweep(target)
+    _remove_leftovers(target)
     temporary = _temporary(target, os.getpid())
     try:
         with temporary.open("xb") as file:
@@ -57,7 +59,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         _remove(temporary)
         kept = "the previous file is untouched" if target.exists() else "no file was left there"
         raise OSError(error.errno, f"cannot write {target}: {error.strerror or error}; {kept}") from error
-    except BaseException:  # also Ctrl-C: the half-written file must not stay
+    except BaseException:  # also Ctrl-C: the unfinished file must not stay
         _remove(temporary)
         raise
 
@@ -73,24 +75,24 @@ def _temporary(target: Path, pid: int | str) -> Path:
 
 
 def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # nothing more can be done, and the first error matters
+    with contextlib.suppress(OSError):  # the first error matters; nothing can be done about this one
         path.unlink(missing_ok=True)
 
 
-def _sweep(target: Path) -> None:
-    """Remove what dead processes, or an earlier one of this process's number, left half-written."""
+def _remove_leftovers(target: Path) -> None:
+    """Remove the unfinished files of dead processes, and of an earlier process with the number of this one."""
     prefix, suffix = f".{target.name}.", ".tmp"
     for path in target.parent.iterdir():
         pid = path.name.removeprefix(prefix).removesuffix(suffix)
-        if path.name == f"{prefix}{pid}{suffix}" and pid.isdecimal() and not _lives(int(pid)):
+        if path.name == f"{prefix}{pid}{suffix}" and pid.isdecimal() and not _is_alive(int(pid)):
             _remove(path)
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     if pid == os.getpid():
         return False
     if os.name != "posix":
-        return True  # elsewhere signal 0 is not harmless
+        return True  # elsewhere signal 0 has an effect
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

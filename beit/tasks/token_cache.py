@@ -16,7 +16,7 @@ from beit.cpu import split_batch
 from beit.data.loader import Loader
 from beit.data.pretraining import PretrainDataset
 from beit.data.sampler import EvalSampler
-from beit.files import replacing
+from beit.files import write_text
 from beit.logging import progress
 from beit.parallel import ranks
 
@@ -83,8 +83,7 @@ class TokenCache:
         ranks.barrier()
         if ranks.rank() == 0:
             draft.replace(self.file)
-            with replacing(self.record) as record:
-                record.write((json.dumps(self.identity, indent=2) + "\n").encode())
+            write_text(self.record, json.dumps(self.identity, indent=2) + "\n")
         ranks.barrier()
 
 

@@ -12,12 +12,14 @@ import paddle
 from yacs.config import CfgNode
 
 from beit import __version__, cpu
+from beit.checkpoint.metadata import RUN_CLASS_NAMES
 from beit.checkpoint.report import LoadReport
 from beit.config import batch_size_eval, dump, head_dim
 from beit.data.dataset import ImageDataset
 from beit.data.image_list import require_files
 from beit.data.loader import Loader
 from beit.data.sampler import EvalSampler, TrainSampler
+from beit.files import write_text
 from beit.layers import fused_attention
 from beit.logging import RunLog
 from beit.optim.ema import Ema
@@ -219,7 +221,7 @@ def _warn_of_overlap(training: ImageDataset, validation: ImageDataset, log: RunL
 def _write_class_names(task: Task, dataset: ImageDataset) -> None:
     names = dataset.images.class_names
     if names and ranks.rank() == 0:
-        (Path(task.config.SAVE) / "class_names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+        write_text(Path(task.config.SAVE) / RUN_CLASS_NAMES, "\n".join(names) + "\n")
 
 
 def _amp_dtype(config: CfgNode, device: str, log: RunLog) -> str | None:

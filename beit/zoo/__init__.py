@@ -1,4 +1,4 @@
-"""Published checkpoints by name: what there is, and a model with its weights."""
+"""Published checkpoints by name: a list of them, and models with their weights."""
 
 from __future__ import annotations
 
@@ -37,15 +37,22 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of published checkpoints that fit a shell pattern, e.g. `beitv2_*`."""
+    """Names of published checkpoints, sorted.
+
+    Args:
+        pattern: shell pattern (`*`, `?`) that the names must match.
+
+    Example:
+        beit.list_models("beitv2_*_ft1k")
+    """
     return sorted(name for name in PUBLISHED if fnmatch.fnmatchcase(name, pattern))
 
 
 def published(name: str) -> Published:
-    """What is known of a published checkpoint: form, config, preprocessing, accuracy, source, license.
+    """The entry of a published checkpoint: publisher, config, preprocessing, accuracy, source, license.
 
     Raises:
-        ValueError: no such name; the nearest are given.
+        ValueError: no such name; the message gives the nearest ones.
     """
     if name not in PUBLISHED:
         near = difflib.get_close_matches(name, PUBLISHED, n=3, cutoff=0.5)
@@ -57,23 +64,27 @@ def published(name: str) -> Published:
 
 
 def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int | None = None) -> Network:
-    """The network of a published checkpoint, with its weights if asked for. What was loaded is logged.
+    """Build the network of a published checkpoint, with its weights on request. What was loaded is logged.
 
     Args:
-        name: from `list_models()`. A pre-training checkpoint gives the model that predicts hidden patches, or, with
-            `num_classes`, the classifier that starts from its encoder; a VQ-KD comes without its decoder.
-        pretrained: True downloads the file into the cache (`beit.zoo.download`); a path takes that file.
-        num_classes: another number of classes, whose head is new; 0 for none.
+        name: from `list_models()`. A pre-training checkpoint gives the model that predicts masked patches, or, with
+            `num_classes`, the classifier that starts from its encoder; a VQ-KD tokenizer comes without its decoder.
+        pretrained: True downloads the file into the cache (see `beit.zoo.download`); a path loads that file instead.
+        num_classes: number of classes of a new head, 0 for no head; None keeps the published one.
+
     Raises:
-        ValueError: unknown name; classes for a tokenizer; the weights do not fit.
+        ValueError: unknown name; `num_classes` for a tokenizer; the weights do not fit.
         DownloadError: the file could not be fetched; the message says where to put it.
+
+    Example:
+        model = beit.get_model("beitv2_base_patch16_224_pt1k_ft21kto1k", pretrained=True)
     """
     entry = published(name)
     kind, config = entry.kind, entry.config
     options = list(entry.options)
     if num_classes is not None:
         if kind not in (CLASSIFIER, "segmentation") and not entry.classifier_config:
-            raise ValueError(f"{name} is a {kind}, which tells no classes apart: leave num_classes out")
+            raise ValueError(f"{name} is a {kind}, which has no classes: leave num_classes out")
         options += ["MODEL.NUM_CLASSES", num_classes]
         if entry.classifier_config:
             kind, config = CLASSIFIER, entry.classifier_config
@@ -87,7 +98,7 @@ def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int
 
 
 def fetch_published(entry: Published) -> Path:
-    """Path of the weights in the cache, downloaded if need be.
+    """Path of the weights in the cache, downloaded if they are not there.
 
     Raises:
         DownloadError: as `beit.zoo.download.fetch`.

@@ -1,11 +1,11 @@
-"""Fetch a weights file into the cache: resumes, verifies, locks, and says plainly why it could not.
+"""Downloads weights into a cache: resumes interrupted transfers, verifies digests, locks against other processes.
 
 Environment: `BEIT_HOME` is the cache folder (default ~/.cache/beit); `BEIT_MIRROR` is the address of a folder that holds
-the files under their names in the cache, asked instead of the publishers; `BEIT_OFFLINE=1` uses the cache only;
+the files under their names in the cache, and replaces the publishers' addresses; `BEIT_OFFLINE=1` uses the cache only;
 `HF_ENDPOINT` replaces https://huggingface.co.
 
-Our own code because pooch, the usual library for this, starts a cut transfer of 1.2 GB again from its first byte and
-lets two ranks write the same file.
+pooch, the usual library for this, restarts an interrupted transfer of 1.2 GB from its first byte and lets two ranks
+write the same file.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from tqdm import tqdm
 from beit.checkpoint.containers import container_of
 from beit.checkpoint.errors import CheckpointError
 
-_TIMEOUT = 30.0  # seconds without a byte
-_ATTEMPTS = 5  # of which each continues where the last one stopped
+_TIMEOUT = 30.0  # seconds without receiving anything
+_ATTEMPTS = 5  # each continues where the one before stopped
 _CHUNK = 1 << 20
 _RANGE_NOT_SATISFIABLE = 416
 
 
 class DownloadError(OSError):
-    """A file could not be fetched; the message says why and where to put it by hand."""
+    """A file could not be fetched. The message says why, and where to save it after a download by hand."""
 
 
 def cache_folder() -> Path:
-    """Folder of downloaded weights."""
+    """Folder of the downloaded weights."""
     home = os.environ.get("BEIT_HOME")
     if home:
         return Path(home).expanduser()
@@ -47,12 +47,12 @@ def fetch(url: str, name: str, *, sha256: str | None = None, page: str = "") -> 
     """Path of the file called `name` in the cache, downloaded from `url` if it is not there yet.
 
     Args:
-        url: address; empty when the publisher offers none that a program could read.
-        name: in the cache; unique, while many publishers call all their files alike.
-        sha256: expected digest in hexadecimal, or its beginning; None when the publisher states none.
-        page: where a person finds the file, for error messages.
+        url: address; empty if the publisher has none that a program can read.
+        name: of the file in the cache. It must be unique, while many publishers use the same names for all their files.
+        sha256: expected digest in hexadecimal, or its first digits; None if the publisher states none.
+        page: web page of the file, for error messages.
     Raises:
-        DownloadError: no network, a dead link, something else than weights, a wrong digest, or offline.
+        DownloadError: no network, a dead link, a file that holds no weights, a wrong digest, or `BEIT_OFFLINE` is set.
     """
     target = cache_folder() / name
     by_hand = f"Download it by hand{f' ({page})' if page else ''} and save it as {target}"
@@ -65,7 +65,7 @@ def fetch(url: str, name: str, *, sha256: str | None = None, page: str = "") -> 
         raise DownloadError(f"{name} has no address that a program can read. {by_hand}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target):
-        if not target.is_file():  # another process may have been faster
+        if not target.is_file():  # another process may have finished it meanwhile
             part = target.with_name(f"{target.name}.part")
             _download(address, part, by_hand)
             _verify(part, address, sha256, by_hand)
@@ -83,16 +83,16 @@ def _address(url: str, name: str) -> str:
 
 
 def _download(address: str, part: Path, by_hand: str) -> None:
-    """Bytes of `address` in `part`, continued where an earlier attempt stopped."""
+    """Download `address` to `part`, continuing where an earlier attempt stopped."""
     reason = ""
     for _ in range(_ATTEMPTS):
         try:
             if _transfer(address, part):
                 return
-            reason = "the transfer was cut"
+            reason = "the transfer was interrupted"
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == _RANGE_NOT_SATISFIABLE:  # the part is not a beginning of this file
+            if error.code == _RANGE_NOT_SATISFIABLE:  # `part` is longer than this file
                 part.unlink(missing_ok=True)
             elif error.code < 500:
                 raise DownloadError(
@@ -108,7 +108,7 @@ def _download(address: str, part: Path, by_hand: str) -> None:
 
 
 def _transfer(address: str, part: Path) -> bool:
-    """One request; whether the file is complete. Continues only if the server says it is still the same file."""
+    """Make one request and return whether `part` is complete. Continues only if the server confirms the same file."""
     request = urllib.request.Request(
         address, headers={"User-Agent": "beit-paddle", "Accept-Encoding": "identity"}
     )
@@ -120,7 +120,7 @@ def _transfer(address: str, part: Path) -> bool:
         resumed = response.status == http.client.PARTIAL_CONTENT
         length = response.headers.get("Content-Length")
         total = None if length is None else int(length) + (have if resumed else 0)
-        # Without a strong tag an interrupted file is started again.
+        # Without a strong tag an interrupted transfer is restarted.
         etag = response.headers.get("ETag") or ""
         _tag_of(part).write_text("" if etag.startswith("W/") else etag, encoding="utf-8")
         title = part.name.removesuffix(".part")
@@ -132,7 +132,7 @@ def _transfer(address: str, part: Path) -> bool:
 
 
 def _verify(part: Path, address: str, sha256: str | None, by_hand: str) -> None:
-    """The part is a checkpoint and has the digest; otherwise it is removed."""
+    """Check that `part` is a checkpoint with this digest; remove it otherwise."""
     with part.open("rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
@@ -168,7 +168,7 @@ def _read_tag(part: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """Only one process at a time downloads `target`; the lock ends with the process."""
+    """Hold the lock on the download of `target`, which ends with the process at the latest."""
     with target.with_name(f"{target.name}.lock").open("w") as file:
         if sys.platform == "win32":
             import msvcrt

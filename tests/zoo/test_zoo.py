@@ -98,7 +98,7 @@ def test_unknown_name():
         ValueError, match="no published checkpoint is called 'beit_base_patch16_225'; similar: beit_base"
     ):
         zoo.get_model("beit_base_patch16_225")
-    with pytest.raises(ValueError, match="dalle_encoder is a dalle_encoder, which tells no classes apart"):
+    with pytest.raises(ValueError, match="dalle_encoder is a dalle_encoder, which has no classes"):
         zoo.get_model("dalle_encoder", num_classes=5)
 
 
