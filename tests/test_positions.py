@@ -185,7 +185,7 @@ def test_index_buffer_against_the_official_construction(side):
     )
 
 
-def test_index_of_a_rectangle():
+def test_index_of_a_rectangular_grid():
     index = positions.relative_position_index((2, 3))
     rows = 3 * 5 + 3
     assert (index[0, 0], index[0, 4], index[4, 0]) == (rows - 1, rows - 3, rows - 2)

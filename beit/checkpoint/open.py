@@ -30,7 +30,7 @@ def open_checkpoint(
         return to_canonical(source, ema=ema, teacher=teacher)
     file = _weights_file(Path(source))
     contents, name = read(file), file.name
-    if name in WEIGHT_FILES:  # all model folders use these names: the name of the folder says more
+    if name in WEIGHT_FILES:  # all model folders use these names: add the name of the folder
         name = f"{file.resolve().parent.name}/{name}"
     metadata, preprocessing = read_metadata(file, contents.metadata)
     state, info = to_canonical(

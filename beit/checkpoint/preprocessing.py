@@ -15,7 +15,7 @@ from beit.checkpoint.key_format import NATIVE
 from beit.checkpoint.metadata import read_preprocessing
 from beit.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD, OFFICIAL_CROP, Preprocessing
 
-_UNKNOWN = "unknown: BEiT v1 takes mean and std 0.5, v2 ImageNet's, and the weights do not tell which this is"
+_UNKNOWN = "unknown: BEiT v1 takes mean and std 0.5, v2 ImageNet's, and the weights do not show which this is"
 
 
 def published_preprocessing(

@@ -99,6 +99,7 @@ class LoadReport:
                 for dtype, count in info.dtype_casts.items()
             ),
             *(f"  note: {note}" for note in info.notes),
+            *([f"  note: not read: {_names(info.left_out)}"] if info.left_out else []),
             *_features(info.feature_layers),
         ]
         if self.non_finite:

@@ -1,7 +1,7 @@
-"""Files as the publishers write them, with random weights: written from the description of each form, name by name.
+"""Files as the publishers write them, with random weights. Nothing here uses the package's tables.
 
-`unilm_*` draw a state in unilm's names and Torch's (out, in) layout; the other functions say the same in the words of
-another publisher. Nothing here uses the package's tables.
+The functions `unilm_*` draw a state with unilm's names and PyTorch's (out, in) layout; the other functions translate it
+to the format of another publisher.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def dalle(rng, *, decoder=False, hidden=8, codes=16):
     }
 
 
-# ---- the same in other words ----------------------------------------------------------------------------------------
+# ---- the formats of other publishers ----------------------------------------------------------------------------------------
 
 _LINEARS = (
     *("attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight", "lm_head.weight"),
@@ -184,7 +184,7 @@ _LINEARS = (
 
 
 def paddle_layout(unilm):
-    """Linear weights as Paddle stores them; BatchNorm statistics in its words, without the counter."""
+    """Linear weights as Paddle stores them, BatchNorm statistics under its names, without the counter."""
     out = {}
     for name, array in unilm.items():
         if name.endswith("num_batches_tracked"):

@@ -1,4 +1,4 @@
-"""Each edit of a state by itself, then the whole adaptation to models of another shape or kind."""
+"""Single edits of a state, then the adaptation to models of another shape or kind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIM_V2 = canonical(publishers.unilm_mim(RNG, version=2))
 SEGMENTATION = canonical(publishers.unilm_segmentation(RNG))
 
 
-def test_expand_shared_bias():
+def test_each_block_gets_a_copy_of_the_shared_table():
     state = adapt.expand_shared_bias(MIM_V1, 2)
     assert adapt.SHARED_TABLE not in state
     for i in range(2):
@@ -50,7 +50,7 @@ def test_norm_of_pretraining_does_not_become_fc_norm():
     assert "norm.weight" in adapt.adapt(MIM_V1, target(pooling="token"))[0]
 
 
-def test_qkv_split_and_fused():
+def test_splitting_and_fusing_qkv_are_inverse():
     split = qkv.split_qkv(CLASSIFIER)
     whole = CLASSIFIER["blocks.1.attn.qkv.weight"]  # [D, 3D]: columns are q, then k, then v
     np.testing.assert_array_equal(split["blocks.1.attn.k.weight"], whole[:, 24:48])
@@ -62,7 +62,7 @@ def test_qkv_split_and_fused():
         qkv.fuse_qkv(split)
 
 
-def test_fused_bias_loses_its_key_third():
+def test_the_key_third_of_a_fused_bias_is_dropped():
     bias = np.arange(12.0)
     state, nonzero = qkv.split_qkv_bias({"blocks.0.attn.qkv.bias": bias})
     np.testing.assert_array_equal(state["blocks.0.attn.q_bias"], bias[:4])
@@ -75,7 +75,7 @@ def target(**sizes):
     return shapes_of(canonical(publishers.unilm_classifier(RNG, **sizes)))
 
 
-def test_another_image_size():
+def test_tables_are_resized_to_another_image_size():
     state, changes = adapt.adapt(CLASSIFIER, target(side=5))
     name = f"blocks.1.attn.{adapt.TABLE}"
     np.testing.assert_array_equal(
@@ -85,7 +85,7 @@ def test_another_image_size():
     assert (changes.dropped, changes.new) == ({}, {})
 
 
-def test_a_rectangular_grid():
+def test_tables_are_resized_to_a_rectangular_grid():
     shapes = dict(target())
     for i in range(2):
         shapes[f"blocks.{i}.attn.{adapt.TABLE}"] = (5 * 11 + 3, 3)
@@ -95,7 +95,7 @@ def test_a_rectangular_grid():
     np.testing.assert_array_equal(state[name], expected)
 
 
-def test_absolute_positions_and_another_patch_size():
+def test_absolute_positions_and_patch_embedding_are_resized():
     source = canonical(publishers.unilm_classifier(RNG, tables=False, positions=True))
     shapes = target(tables=False, positions=True, side=4, patch=8)
     state, changes = adapt.adapt(source, shapes)
@@ -117,7 +117,7 @@ def test_head_of_another_class_count_is_new():
 
 @pytest.mark.parametrize("source", [MIM_V1, MIM_V2])
 @pytest.mark.parametrize(("pooling", "new"), [("mean", {"fc_norm", "head"}), ("token", {"head"})])
-def test_pretrained_encoder_into_a_classifier(source, pooling, new):
+def test_a_pretrained_encoder_becomes_a_classifier(source, pooling, new):
     shapes = target(pooling=pooling, side=4)
     state, changes = adapt.adapt(source, shapes)
     assert {name.split(".")[0] for name in changes.new} == new
@@ -127,7 +127,7 @@ def test_pretrained_encoder_into_a_classifier(source, pooling, new):
         np.testing.assert_array_equal(state["norm.weight"], source["norm.weight"])
 
 
-def test_classifier_into_segmentation_and_back():
+def test_a_classifier_becomes_a_segmentation_model_and_back():
     shapes = shapes_of(SEGMENTATION)
     shallow = {
         name: array
@@ -150,13 +150,13 @@ def test_classifier_into_segmentation_and_back():
     assert sorted(changes.new) == ["decode_head.conv_seg.bias", "decode_head.conv_seg.weight"]
 
 
-def test_v2_pretraining_into_a_v1_model():
+def test_patch_aggregation_is_dropped_for_a_v1_model():
     state, changes = adapt.adapt(MIM_V2, shapes_of(MIM_V1))
     assert state.keys() == MIM_V1.keys()
     assert set(changes.dropped.values()) == {"patch aggregation of BEiT v2, which the model does not have"}
 
 
-def test_headless():
+def test_models_and_files_without_a_head():
     shapes = {name: shape for name, shape in target().items() if not name.startswith("head.")}
     state, changes = adapt.adapt(CLASSIFIER, shapes)
     assert state.keys() == shapes.keys()
@@ -168,12 +168,12 @@ def test_headless():
     assert sorted(changes.new) == ["head.bias", "head.weight"]
 
 
-def test_another_network():
+def test_another_kind_of_network_is_refused():
     with pytest.raises(ValueError, match="holds a DALL-E encoder, the model is a BEiT classifier"):
         adapt.adapt(publishers.dalle(RNG), target())
 
 
-def test_tokenizer_without_its_decoder():
+def test_a_tokenizer_loses_its_decoder_if_the_model_only_encodes():
     vqkd = canonical(publishers.unilm_vqkd(RNG))
     state, changes = adapt.adapt(vqkd, shapes_of(vqkd))
     assert state.keys() == vqkd.keys()

@@ -1,4 +1,4 @@
-"""What is read off names and shapes, at the published sizes, without the memory they would take."""
+"""What names and shapes say about a state, at the published sizes but without their memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def weightless(monkeypatch):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_sizes(name, weightless):
+def test_architecture_of_published_sizes(name, weightless):
     draw, options, count = PUBLISHED[name]
     state = publishers.paddle_layout(draw(None, **options))
     assert sum(array.size for array in state.values()) == count
@@ -71,7 +71,7 @@ def test_published_sizes(name, weightless):
 
 
 def test_linear_weights_by_name():
-    """attn.proj is square and tables are two-dimensional: shapes would not tell."""
+    """attn.proj is square and tables are two-dimensional: shapes are ambiguous."""
     linear = (
         "blocks.0.attn.proj.weight",
         "backbone.blocks.3.mlp.fc1.weight",
@@ -90,7 +90,7 @@ def test_linear_weights_by_name():
     assert not any(map(is_linear_weight, others))
 
 
-def test_missing_names():
+def test_missing_tensors_are_named():
     rng = np.random.default_rng(0)
     state = publishers.paddle_layout(publishers.unilm_mim(rng, version=2))
     for gone in (

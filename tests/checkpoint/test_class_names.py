@@ -1,4 +1,4 @@
-"""Where class names come from, and what is not taken for them."""
+"""Sources of class names, and values that are no class names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THREE = ["a", "b", "c"]
         {"class_names": ["of", "another", "head", "!"], "id2label": {"0": "a", "1": "b", "2": "c"}},
     ],
 )
-def test_beside_the_weights(config):
+def test_names_from_files_beside_the_weights(config):
     assert find_class_names("canonical", 3, config) == ("a", "b", "c")
 
 
@@ -31,11 +31,11 @@ def test_beside_the_weights(config):
         {"class_names": "imagenet-1k"},
     ],
 )
-def test_nothing_tells(config):
+def test_names_are_unknown(config):
     assert find_class_names("timm", 3, config) is None
 
 
-def test_published_heads_are_imagenets():
+def test_published_heads_have_the_classes_of_imagenet():
     assert find_class_names("unilm", 1000, {}) == "imagenet-1k"
     assert find_class_names("timm", 21841, {}) == "imagenet-21k"
     assert find_class_names("canonical", 1000, {}) is None  # anybody's thousand classes

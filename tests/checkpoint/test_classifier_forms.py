@@ -75,7 +75,7 @@ def base():
 @pytest.mark.parametrize(
     "form", ["a PaddleViT", "b PASSL", "c1 unilm", "e timm", "f transformers", "g1 mmpretrain"]
 )
-def test_base_width(form, base):
+def test_logits_at_base_width(form, base):
     unilm, images, expected = base
     model = tiny_beit(classes=10, width=768, depth=2, heads=12, side=2, patch=16)
     load_pretrained(model, FORMS[form][0](unilm))

@@ -1,4 +1,4 @@
-"""`load_pretrained`: what fits, what is refused and with which words; nothing is ever loaded in part."""
+"""`load_pretrained`: what is loaded, and what is refused with which message. Nothing is loaded in part."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def snapshot(model):
 
 
 def refused(model, tree, match, **options):
-    """The error's text; the model is as it was."""
+    """Check that loading is refused and leaves the model as it was; returns the message."""
     before = snapshot(model)
     with pytest.raises(ValueError, match=match) as caught:
         load_pretrained(model, tree, **options)
@@ -38,7 +38,7 @@ def refused(model, tree, match, **options):
     return str(caught.value)
 
 
-def test_resized_to_the_model(unilm):
+def test_tables_are_resized_to_the_model(unilm):
     model = tiny_beit(side=5)
     report = load_pretrained(model, publishers.unilm_file(unilm))
     expected = resize_relative_position_bias(unilm[TABLE], (3, 3), (5, 5))
@@ -49,7 +49,7 @@ def test_resized_to_the_model(unilm):
     assert np.abs(model.state_dict()[TABLE].numpy() - expected).max() > 1e-3
 
 
-def test_rectangular_model(unilm):
+def test_tables_are_resized_to_a_rectangular_model(unilm):
     model = tiny_beit()
     rectangular = type(model)(
         image_size=(12, 20), patch_size=4, num_classes=5, embed_dim=24, depth=2, num_heads=3
@@ -59,7 +59,7 @@ def test_rectangular_model(unilm):
     np.testing.assert_array_equal(rectangular.state_dict()[TABLE].numpy(), expected)
 
 
-def test_new_head_keeps_its_initial_values(unilm):
+def test_a_new_head_keeps_its_initial_values(unilm):
     model = tiny_beit(classes=7)
     before = snapshot(model)
     report = load_pretrained(model, publishers.unilm_file(unilm))
@@ -68,7 +68,7 @@ def test_new_head_keeps_its_initial_values(unilm):
     np.testing.assert_array_equal(model.cls_token.numpy(), unilm["cls_token"])
 
 
-def test_mim_file_starts_a_classifier():
+def test_a_classifier_starts_from_a_pretrained_encoder():
     mim = publishers.unilm_mim(np.random.default_rng(1), version=2)
     model = tiny_beit()
     before = snapshot(model)
@@ -85,7 +85,7 @@ def test_mim_file_starts_a_classifier():
 @pytest.mark.parametrize(
     ("write_as", "default"), [(publishers.paddlevit, "averaged"), (publishers.with_index, "trained")]
 )
-def test_averaged_weights(unilm, write_as, default):
+def test_averaged_weights_are_taken_as_the_publisher_does_or_on_request(unilm, write_as, default):
     """PaddleViT's evaluation takes model_ema, the official one takes model."""
     averaged = {name: array + 1 if name == "cls_token" else array for name, array in unilm.items()}
     tree = {"model": write_as(unilm), "model_ema": write_as(averaged), "optimizer": {"lr": 0.1}}
@@ -99,7 +99,7 @@ def test_averaged_weights(unilm, write_as, default):
     refused(model, {"model_ema": write_as(unilm)}, "holds averaged weights only", ema=False)
 
 
-def test_base_into_large_names_both(unilm):
+def test_a_file_of_another_size_is_refused_with_both_sizes(unilm):
     text = refused(
         tiny_beit(width=48, depth=3), publishers.unilm_file(unilm), "depth 2, width 24.*depth 3, width 48"
     )
@@ -132,13 +132,13 @@ HINTS = {
 
 
 @pytest.mark.parametrize("case", HINTS)
-def test_contradictions_name_the_key(case):
+def test_errors_name_the_config_key_to_set(case):
     model_options, file_options, words = HINTS[case]
     unilm = publishers.unilm_classifier(np.random.default_rng(2), **file_options)
     refused(tiny_beit(**model_options), publishers.unilm_file(unilm), words)
 
 
-def test_missing_and_left_over(unilm):
+def test_missing_and_unknown_tensors_are_refused_unless_allowed(unilm):
     incomplete = {name: array for name, array in unilm.items() if name != "blocks.1.norm2.bias"}
     refused(tiny_beit(), publishers.unilm_file(incomplete), r"not in the file: blocks\.1\.norm2\.bias")
     refused(
@@ -151,13 +151,13 @@ def test_missing_and_left_over(unilm):
     assert report.new == {"blocks.1.norm2.bias": "not in the file, allowed"}
 
 
-def test_tables_are_never_silently_new():
-    """A file without relative positions into a model with them would lose all position information."""
+def test_tables_missing_from_the_file_are_refused():
+    """With tables at their initial values a model would lose all position information."""
     mim = publishers.unilm_mim(np.random.default_rng(3), positions=True)
     refused(tiny_beit(), publishers.unilm_file(mim), "set MODEL.USE_ABS_POS_EMB True")
 
 
-STRANGERS = {
+UNSUPPORTED = {
     "a plain vision transformer": {"blocks.0.attn.qkv.bias": np.ones(3), "cls_token": np.ones((1, 1, 1))},
     "BEiT-3": {"beit3.encoder.layers.0.x": np.ones(3)},
     "Data2VecVision": {"data2vec_vision.embeddings.cls_token": np.ones(3)},
@@ -167,13 +167,13 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize("words", STRANGERS)
+@pytest.mark.parametrize("words", UNSUPPORTED)
 def test_other_networks_are_named(words):
     with pytest.raises(CheckpointError, match=words):
-        load_pretrained(tiny_beit(), STRANGERS[words])
+        load_pretrained(tiny_beit(), UNSUPPORTED[words])
 
 
-def test_trees_without_weights():
+def test_files_without_weights_are_refused():
     with pytest.raises(CheckpointError, match="no model weights.*top-level keys are: epoch"):
         load_pretrained(tiny_beit(), {"epoch": 3})
     with pytest.raises(ValueError, match="the file holds a DALL-E encoder, the model is a BEiT classifier"):
@@ -188,7 +188,7 @@ def test_untrained_codebook_is_refused():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_other_number_types_are_cast_and_said(unilm, dtype):
+def test_other_data_types_are_cast_and_reported(unilm, dtype):
     model = tiny_beit()
     report = load_pretrained(model, {"model": {name: array.astype(dtype) for name, array in unilm.items()}})
     assert report.info.dtype_casts == {np.dtype(dtype).name: len(unilm)}
@@ -198,7 +198,7 @@ def test_other_number_types_are_cast_and_said(unilm, dtype):
     )
 
 
-def test_bfloat16_as_paddle_hands_it_out(unilm):
+def test_bfloat16_in_uint16_arrays_is_cast(unilm):
     bits = {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in unilm.items()}
     model = tiny_beit()
     report = load_pretrained(model, {"model": bits})
@@ -249,7 +249,7 @@ def test_files_and_folders(tmp_path, unilm):
         load_pretrained(tiny_beit(), tmp_path / "list.pdparams")
 
 
-def test_loading_warns_about_nothing(unilm):
+def test_loading_a_sound_file_warns_about_nothing(unilm):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         load_pretrained(tiny_beit(classes=3), publishers.huggingface(unilm))

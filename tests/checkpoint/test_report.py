@@ -1,6 +1,9 @@
-"""Which preprocessing belongs to a checkpoint, and what contradicts a config."""
+"""The preprocessing of a checkpoint, and contradictions between checkpoint and config."""
 
 from __future__ import annotations
+
+import datetime
+import pickle
 
 import numpy as np
 import pytest
@@ -46,7 +49,7 @@ KNOWN = {
         "checkpoint-99.pth",
         None,
         0.875,
-        "weights do not tell",
+        "weights do not show",
     ),
     "unilm MIM v2": (
         publishers.unilm_file(publishers.unilm_mim(RNG, version=2)),
@@ -84,7 +87,7 @@ def test_preprocessing_of_each_publisher(case):
     assert source in found.source
 
 
-def test_sizes_and_companions():
+def test_image_sizes_and_values_of_json_files():
     large = {"model": publishers.unilm_classifier(RNG, side=24, patch=16)}
     found = to_canonical(publishers.with_index(large["model"]), name="beit_base")[1].preprocessing
     assert (found.image_size, found.crop_pct) == (384, 1.0)
@@ -102,7 +105,7 @@ def test_dalle_mean_and_std_are_map_pixels():
     np.testing.assert_allclose((x - found.mean[0]) / found.std[0], 0.8 * x + 0.1)
 
 
-def test_feature_layers_of_a_segmentation_file():
+def test_feature_layers_of_segmentation_files():
     """transformers keeps hidden state k when k + 1 is listed; the weights were trained with block outputs 3, 5, 7, 11."""
     unilm = publishers.unilm_segmentation(RNG, depth=12)
     assert to_canonical({"state_dict": unilm})[1].feature_layers == {"trained": (3, 5, 7, 11)}
@@ -127,11 +130,17 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("key", CONTRADICTIONS)
-def test_contradictions_with_a_config(key):
+def test_a_config_that_contradicts_the_checkpoint(key):
     report = load_pretrained(tiny_beit(), publishers.paddlevit(CLASSIFIER))
     assert report.mismatches(config()) == []
     (sentence,) = report.mismatches(config(key, CONTRADICTIONS[key]))
     assert sentence.startswith(f"{key} is ")
+
+
+def test_objects_that_are_not_read_are_reported(tmp_path):
+    tree = {**publishers.unilm_file(CLASSIFIER), "since": datetime.datetime(2024, 1, 2)}
+    (tmp_path / "m.pdparams").write_bytes(pickle.dumps(tree))
+    assert "note: not read: datetime.datetime" in str(load_pretrained(tiny_beit(), tmp_path / "m.pdparams"))
 
 
 def test_unknown_preprocessing_contradicts_nothing():
@@ -142,7 +151,7 @@ def test_unknown_preprocessing_contradicts_nothing():
     assert "mean and std unknown" in str(report)
 
 
-def test_text():
+def test_text_of_a_report():
     model = tiny_beit(side=4, classes=7)
     report = load_pretrained(model, {"model": publishers.with_index(CLASSIFIER), "epoch": 1})
     text = str(report)

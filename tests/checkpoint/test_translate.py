@@ -1,4 +1,4 @@
-"""All forms other than classifiers, and every form there and back. The files come from `publishers.py`."""
+"""Translation of every publisher's files but classifiers, and conversion of all kinds there and back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def with_tokenizer(tree, prefix, tokenizer):
     }
 
 
-# (form, tree, publisher, kind, the network in unilm's names)
+# case -> (tree, publisher, kind, the network in unilm's names)
 OTHERS = {
     "b PASSL MIM with its tokenizer": (
         publishers.passl(MIM_V1) | {f"d_vae.encoder.{k}": v for k, v in dalle_paddle(DALLE_ENCODER).items()},
@@ -118,9 +118,9 @@ def assert_same(state, expected):
         np.testing.assert_array_equal(state[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("form", OTHERS)
-def test_values_arrive_under_their_names(form):
-    tree, publisher, kind, unilm = OTHERS[form]
+@pytest.mark.parametrize("case", OTHERS)
+def test_each_tensor_gets_its_canonical_name(case):
+    tree, publisher, kind, unilm = OTHERS[case]
     state, info = to_canonical(tree)
     assert (info.publisher, info.kind, info.unknown) == (publisher, kind, ())
     assert_same(state, publishers.paddle_layout(unilm))
@@ -128,7 +128,7 @@ def test_values_arrive_under_their_names(form):
     assert missing_names(state, kind) == []
 
 
-def test_openmmlab_tokenizer_alone_has_no_decoder():
+def test_the_tokenizer_of_openmmlab_has_no_decoder():
     state, info = to_canonical(publishers.openmmlab_vqkd(VQKD))
     assert (info.publisher, info.kind, info.unknown) == ("openmmlab", "vqkd", ())
     expected = publishers.paddle_layout(VQKD)
@@ -165,7 +165,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("publisher", PUBLISHERS)
 @pytest.mark.parametrize("name", STATES)
-def test_there_and_back_is_the_identity(name, publisher):
+def test_a_round_trip_changes_nothing(name, publisher):
     canonical = publishers.paddle_layout(STATES[name])
     if publisher not in WRITERS[name]:
         with pytest.raises(ValueError, match=f"{publisher} has no format for"):
@@ -187,7 +187,7 @@ WRITTEN = {
 
 @pytest.mark.parametrize("publisher", WRITTEN)
 @pytest.mark.parametrize("name", ["classifier", "token classifier"])
-def test_written_files_are_the_publishers_own(publisher, name):
+def test_written_files_equal_those_of_the_publisher(publisher, name):
     """Names, values, wrapper and index buffers, against the independent writer."""
     tree = from_canonical(publishers.paddle_layout(STATES[name]), publisher)
     expected = WRITTEN[publisher](STATES[name])
@@ -198,7 +198,7 @@ def test_written_files_are_the_publishers_own(publisher, name):
 
 
 @pytest.mark.parametrize("publisher", ["unilm", "openmmlab", "huggingface"])
-def test_written_segmentation_is_the_publishers_own(publisher):
+def test_written_segmentation_files_equal_those_of_the_publisher(publisher):
     tree = from_canonical(publishers.paddle_layout(SEGMENTATION), publisher)
     expected = {
         "unilm": publishers.with_index(SEGMENTATION),
@@ -216,6 +216,6 @@ def test_written_segmentation_is_the_publishers_own(publisher):
     )
 
 
-def test_unknown_publisher():
+def test_an_unknown_publisher_is_refused():
     with pytest.raises(ValueError, match="cannot write the format of 'keras'; known: canonical"):
         from_canonical({}, "keras")
