@@ -26,8 +26,8 @@ class Tile:
 
 
 def pyplot() -> Any:
-    """The `matplotlib.pyplot` module with a backend that needs no display. Imported on first use, which takes a second."""
-    import matplotlib
+    """The `matplotlib.pyplot` module, with a backend that needs no display."""
+    import matplotlib  # here, because the import takes a second
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

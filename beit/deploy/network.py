@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import paddle
@@ -49,7 +48,7 @@ class ExportedNetwork(nn.Layer):
             raise ValueError(f"unknown output {output!r}; choose one of {', '.join(OUTPUTS)}")
         self.model = model
         self.returns_features = output == "features"
-        self.finish: Callable[..., Outputs] = _FINISH[output]
+        self.finish = _FINISH[output]
         self.size, self.mean, self.std, self.topk = size, mean, std, topk
         self.eval()
 
@@ -82,7 +81,7 @@ class FixedPool(nn.Layer):
 
 
 def _pooling_matrix(length: int, bins: int) -> np.ndarray:
-    """The weights of adaptive average pooling, float32 `[bins, length]`: bin k averages floor(k l / n) to ceil((k+1) l / n)."""
+    """Weights of adaptive average pooling `[bins, length]`: bin k averages floor(k l / n) to ceil((k+1) l / n)."""
     matrix = np.zeros((bins, length), np.float32)
     for k in range(bins):
         start, end = k * length // bins, -(-(k + 1) * length // bins)
@@ -108,7 +107,7 @@ def fixed_pools(model: nn.Layer) -> Iterator[None]:
             parent.add_sublayer(name, child)
 
 
-def _probabilities(logits: paddle.Tensor, _: Any) -> Outputs:
+def _probabilities(logits: paddle.Tensor, _: ExportedNetwork) -> Outputs:
     return (F.softmax(logits, axis=1),)
 
 
@@ -130,12 +129,12 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 }
 """Outputs of a graph, and the names of their results.
 
-logits: `[B, K]`, for segmentation `[B, K, H/4, W/4]`; probabilities: the same shape; topk: the k largest probabilities in
-descending order, `[B, k]`, and their classes, int32; features: `[B, D]`; class_map: the class of each pixel, int32
-`[B, H, W]`.
+logits: `[B, K]`, for segmentation `[B, K, H/4, W/4]`; probabilities: the same shape; topk: the k largest
+probabilities in descending order, `[B, k]`, and their classes, int32; features: `[B, D]`; class_map: the class of each
+pixel, int32 `[B, H, W]`.
 """
 
-_FINISH: dict[str, Callable[..., Outputs]] = {
+_FINISH: dict[str, Callable[[paddle.Tensor, ExportedNetwork], Outputs]] = {
     "logits": lambda logits, _: (logits,),
     "probabilities": _probabilities,
     "topk": _best,

@@ -20,7 +20,7 @@ from beit.deploy.description import GRAPH, Description, read_description
 Session = Callable[[np.ndarray], list[np.ndarray]]
 
 _CHUNK = 8
-"""Images per call of Paddle Inference: with 32 its rate is a quarter lower, since the activations exceed the CPU caches."""
+"""Images per call of Paddle Inference: with 32 it is a quarter slower, since the activations exceed the CPU caches."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Prediction: class names, features, class maps, masked patches, attention maps, figures of runs, and image processors."""
+"""Prediction: class names, features, class maps, masked patches, attention maps, figures of runs, image processors."""

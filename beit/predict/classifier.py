@@ -62,7 +62,7 @@ class Classifier(Predictor):
         return {name: value for name, value in result.items() if name != "pred_scores"}
 
     def explain(self, image: Image.Image, result: dict[str, Any], side: int) -> tuple[Image.Image, str]:
-        """The model's input under its attention: the rollout, or where that takes too much memory the last block's mean."""
+        """The model's input blended with its attention: the rollout, or the last block's mean to save memory."""
         model = self.model
         tokens = model.patch_embed.num_patches + 1
         if 4 * model.depth * model.blocks[0].attn.num_heads * tokens**2 <= _ROLLOUT_BYTES:
@@ -86,14 +86,25 @@ class Classifier(Predictor):
         hidden_states: Sequence[int] = (),
         attentions: Sequence[int] = (),
     ) -> BeitOutput:
-        """Tokens, pooled features, and hidden states and attention weights of chosen blocks: `Beit.forward_outputs`."""
+        """Tokens, pooled features, hidden states and attention weights, as `Beit.forward_outputs` returns them.
+
+        Args:
+            images: RGB.
+            hidden_states: numbers of the blocks whose output tokens are returned, from 0.
+            attentions: numbers of the blocks whose attention weights are returned, from 0.
+        """
         with _evaluating(self.model):
             return self.model.forward_outputs(
                 self.tensor(images), hidden_states=hidden_states, attentions=attentions
             )
 
     def attentions(self, image: Image.Image, blocks: Sequence[int] | None = None) -> list[np.ndarray]:
-        """Attention weights `[H, N, N]` of an RGB image, for each of the blocks given by number, or for all."""
+        """Attention weights `[H, N, N]` of one image, for each block.
+
+        Args:
+            image: RGB.
+            blocks: numbers of the blocks, from 0; None for all.
+        """
         blocks = range(self.model.depth) if blocks is None else blocks
         return [weights[0].numpy() for weights in self.outputs([image], attentions=blocks).attentions]
 

@@ -104,7 +104,7 @@ class BeitImageProcessor:
         image_mean: float | Sequence[float] = HALF,
         image_std: float | Sequence[float] = HALF,
     ) -> BeitImageProcessor:
-        """The protocol by which the published classifiers were evaluated: shorter side resized bicubically, center crop.
+        """The evaluation protocol of the published classifiers: bicubic resize of the shorter side, center crop.
 
         Source: unilm/beit/datasets.py `build_transform`.
 
@@ -123,7 +123,7 @@ class BeitImageProcessor:
 
     @classmethod
     def official_segmentation(cls, limits: tuple[int, int] = (2048, 512)) -> BeitImageProcessor:
-        """The protocol by which the published UPerNets were evaluated: ImageNet's statistics, no crop, labels reduced.
+        """The evaluation protocol of the published UPerNets: ImageNet's statistics, no crop, reduced labels.
 
         Source: unilm/beit/semantic_segmentation/configs.
 

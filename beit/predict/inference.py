@@ -122,7 +122,7 @@ def load_predictor(
         >>> predictor([predictor.open("photo.jpg")])[0]["pred_class"]
 
     Args:
-        model: name from `list_models()`, output folder of a run, checkpoint, or `Beit`; a predictor is returned as it is.
+        model: name from `list_models()`, output folder of a run, checkpoint, or `Beit`. A predictor is returned as is.
         config: config of the weights, if it is not stored beside them.
         preprocessing: fields that replace those stored with the weights (classifiers only).
         class_names: names that replace those stored with the weights (classifiers only); `imagenet-1k` and

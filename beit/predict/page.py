@@ -1,4 +1,4 @@
-"""The results that the web page of `beit serve` shows for an image file. The page itself is in `beit/tools/serve.py`."""
+"""The results that the web page of `beit serve` shows for an image file. The page is in `beit/tools/serve.py`."""
 
 from __future__ import annotations
 

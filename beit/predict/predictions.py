@@ -30,7 +30,7 @@ _MAX_LABELED = 40  # classes; with more, the confusion matrix shows neither name
 
 @dataclass(frozen=True)
 class Predictions:
-    """`scores`, the probabilities `[B, K]` for the images of `dataset` in its order, and the `names` of the K classes."""
+    """Probabilities (`scores`, `[B, K]`) for the images of `dataset`, in its order, and the `names` of the K classes."""
 
     dataset: ImageDataset
     scores: np.ndarray

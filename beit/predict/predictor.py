@@ -23,8 +23,8 @@ from beit.preprocessing import Preprocessing
 class Predictor(ABC):
     """A trained model with its preprocessing and class names. Open images with `open`, then call it with them.
 
-    `model` is the network, in evaluation mode; `preprocessing` describes how images are resized, cropped and normalized;
-    `class_names` are those of the K classes, None where they have no names; `palette` has a color per class, or none.
+    `model` is the network, in evaluation mode. `preprocessing` describes how images are resized, cropped and
+    normalized. `class_names` are the names of the K classes, or None. `palette` has a color per class, or is empty.
     """
 
     task: ClassVar[str]
@@ -39,20 +39,38 @@ class Predictor(ABC):
 
     @abstractmethod
     def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
-        """One result per RGB image; its keys depend on the kind of model. `topk`: how many classes it lists, 1 or more."""
+        """One result per image; its keys depend on the kind of model.
+
+        Args:
+            images: RGB.
+            topk: number of classes listed, 1 or more.
+        """
 
     @abstractmethod
     def summary(self, result: dict[str, Any], topk: int = 5) -> dict[str, Any]:
-        """A result without its arrays, ready for JSON; `topk` has the best classes, with `class`, `label` and `score`."""
+        """A result without its arrays, ready for JSON; models with classes list the best ones as `topk`.
+
+        Args:
+            result: of a call.
+            topk: number of classes listed, 1 or more; each has `class`, `label` and `score`.
+        """
 
     def draw(self, image: Image.Image, result: dict[str, Any]) -> dict[str, Image.Image]:
-        """Images that show a result, by the ending of their file names; empty where there is nothing to draw."""
+        """Images that show a result, by the ending of their file names; empty if there is nothing to draw.
+
+        Args:
+            image: the RGB image of the result.
+            result: of a call.
+        """
         return {}
 
     def explain(self, image: Image.Image, result: dict[str, Any], side: int) -> tuple[Image.Image, str]:
-        """One image that shows what a result is based on, `side` pixels along its longer side, and its caption.
+        """An image that shows what a result is based on, and its caption. Only for models with classes.
 
-        Only for models with classes.
+        Args:
+            image: the RGB image of the result.
+            result: of a call.
+            side: longer side of the image that is drawn over, pixels.
         """
         raise NotImplementedError
 

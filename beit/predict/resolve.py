@@ -107,8 +107,8 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
     info = opened.info
     if info.kind not in (CLASSIFIER, BACKBONE):
         raise ValueError(
-            f"{name} holds a {info.kind} model, whose architecture cannot be derived from the file: give the config it was "
-            "trained with (config=…, on the command line --cfg)"
+            f"{name} holds a {info.kind} model, whose architecture cannot be derived from the file: give the config it "
+            "was trained with (config=…, on the command line --cfg)"
         )
     size = info.architecture.image_size or info.preprocessing.image_size
     if not size:

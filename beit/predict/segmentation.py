@@ -64,7 +64,7 @@ class Segmenter(Predictor):
         return {"topk": rows[:topk]}
 
     def draw(self, image: Image.Image, result: dict[str, Any]) -> dict[str, Image.Image]:
-        """`overlay`: the colors of the classes over the image, with a legend; `classes`: the class number of each pixel."""
+        """`overlay`: the image blended with the colors of its classes; `classes`: the class number of each pixel."""
         classes = result["pred_sem_seg"]
         return {
             "overlay": overlay_classes(image, classes, self.class_names, self.palette),
@@ -72,7 +72,7 @@ class Segmenter(Predictor):
         }
 
     def explain(self, image: Image.Image, result: dict[str, Any], side: int) -> tuple[Image.Image, str]:
-        """The colors of the classes over the image, with a legend."""
+        """The image blended with the colors of its classes, with a legend."""
         size = fit_longer_side(image.size, side)
         classes = Image.fromarray(result["pred_sem_seg"]).resize(size, Image.Resampling.NEAREST)
         resized = image.resize(size, Image.Resampling.BICUBIC)

@@ -25,6 +25,7 @@ import paddle
 from beit.bench.benchmarks import MODES, Settings
 from beit.bench.timing import GEMM, Benchmark, Candidate, Result, run_benchmark
 from beit.figures import pyplot, save_figure
+from beit.logging import format_table
 from beit.tools.arguments import verb_parser
 
 EXAMPLES = (
@@ -76,13 +77,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def table(benchmark: Benchmark, results: Sequence[Result]) -> str:
     """The results of a benchmark as text: medians, quartiles in brackets."""
-    first = results[0].name
-    lines = [
-        f"\n{benchmark.title}",
-        f"{'':34} {benchmark.unit + '/s':>22} {f'{first} is faster by':>26} {'of peak':>8} {'memory':>8} {'differs':>9}",
-    ]
-    for result in results:
-        lines.append(_line(result))
+    titles = ("", f"{benchmark.unit}/s", f"{results[0].name} is faster by", "of peak", "memory", "differs")
+    rows = format_table([titles, *map(_cells, results)], left=1).splitlines()
+    notes = ["", *map(_notes, results)]
+    lines = [f"\n{benchmark.title}"]
+    lines += [f"{row}  {note}".rstrip() for row, note in zip(rows, notes, strict=True)]
     if benchmark.arithmetic and results[0].rate is not None:
         lines.append("time and multiply-adds of a step, relative to the first:")
         base = next(iter(benchmark.arithmetic.values()))
@@ -179,20 +178,26 @@ def _interpreter_with(interpreters: Sequence[str], needs: tuple[str, ...]) -> st
     return None
 
 
-def _line(result: Result) -> str:
+def _cells(result: Result) -> Sequence[str]:
     if result.rate is None:
-        return f"{result.name:34} {result.note}"
+        return (result.name, *[""] * 5)
     scale, unit = (1e9, " G") if result.name == GEMM else (1.0, "")
     middle, low, high = (value / scale for value in result.rate)
-    cells = [f"{result.name:34} {f'{middle:.4g} ({low:.4g}-{high:.4g}){unit}':>22}"]
     ratio = result.ratio
-    cells.append(f"{f'{ratio[0]:.2f} ({ratio[1]:.2f}-{ratio[2]:.2f})' if ratio else '':>26}")
-    cells.append(f"{f'{100 * result.share_of_peak:.0f} %' if result.share_of_peak else '':>8}")
-    cells.append(f"{f'{result.peak_bytes / 2**30:.2f} GiB' if result.peak_bytes else '':>8}")
-    cells.append(f"{f'{result.difference:.1e}' if result.difference else '':>9}")
-    if result.same_best is not None and result.same_best < 1:
-        cells.append(f"same best {100 * result.same_best:.0f} %")
-    return " ".join([*cells, result.note]).rstrip()
+    return (
+        result.name,
+        f"{middle:.4g} ({low:.4g}-{high:.4g}){unit}",
+        f"{ratio[0]:.2f} ({ratio[1]:.2f}-{ratio[2]:.2f})" if ratio else "",
+        f"{100 * result.share_of_peak:.0f} %" if result.share_of_peak else "",
+        f"{result.peak_bytes / 2**30:.2f} GiB" if result.peak_bytes else "",
+        f"{result.difference:.1e}" if result.difference else "",
+    )
+
+
+def _notes(result: Result) -> str:
+    if result.rate is not None and result.same_best is not None and result.same_best < 1:
+        return f"same best {100 * result.same_best:.0f} %  {result.note}"
+    return result.note
 
 
 def _record(benchmark: Benchmark, results: Sequence[Result]) -> dict[str, Any]:

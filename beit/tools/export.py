@@ -1,4 +1,4 @@
-"""`python -m beit export`: write a model as a static graph of Paddle, and as ONNX, after comparing it with the model."""
+"""`python -m beit export`: write a model as a static graph of Paddle and as ONNX, after comparing the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m beit serve`: a web page. Drop an image to see the predicted classes, and the attention or the class map."""
+"""`python -m beit serve`: a web page. Drop an image to see its classes, and the attention or the class map."""
 
 from __future__ import annotations
 
