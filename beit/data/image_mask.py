@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from yacs.config import CfgNode
@@ -110,16 +110,11 @@ class MaskReader:
         return np.where(ignored, IGNORE, labels).astype(np.uint8)
 
 
-@dataclass(frozen=True, eq=False)
-class ImageMasks:
-    """Images, their label maps in the same order, and a color for each class."""
+class ImageMasks(NamedTuple):
+    """Images, and their label maps in the same order."""
 
     images: ImageList
     masks: ImageList
-    palette: tuple[Color, ...]
-
-    def __len__(self) -> int:
-        return len(self.images)
 
 
 def open_image_masks(config: CfgNode, split: Literal["train", "val"]) -> ImageMasks:
@@ -140,8 +135,8 @@ def open_image_masks(config: CfgNode, split: Literal["train", "val"]) -> ImageMa
     for folder in (images, masks):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder. {_LAYOUTS}")
-    class_names, palette = class_names_and_palette(config)
-    return _pair(root, images, masks, class_names, palette)
+    class_names, _ = class_names_and_palette(config)
+    return _pair(root, images, masks, class_names)
 
 
 def class_names_and_palette(
@@ -209,7 +204,6 @@ def _pair(
     images: Path,
     masks: Path,
     class_names: tuple[str, ...] | None,
-    palette: tuple[Color, ...],
 ) -> ImageMasks:
     files = {name: path for name, path in _files(images).items() if path.suffix.lower() in EXTENSIONS}
     if not files:
@@ -229,7 +223,6 @@ def _pair(
     return ImageMasks(
         ImageList.from_names(root, names[0], class_names=class_names),
         ImageList.from_names(root, names[1]),
-        palette,
     )
 
 
