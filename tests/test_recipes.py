@@ -62,6 +62,8 @@ def test_recipe(name: str) -> None:
     assert (1.0 if train.MIXUP_ALPHA else 0.0) == train.CUTMIX_ALPHA
     assert (0.0 if model.USE_ABS_POS_EMB else 0.1 if "base" in name else 1e-5) == model.INIT_VALUES
     assert train.TOTAL_BATCH % (data.BATCH_SIZE * train.ACCUM_ITER) == 0
+    assert train.GRAD_CLIP is None  # the runs used DeepSpeed, which never saw --clip_grad
+    assert train.INTERPOLATION is None and data.INTERPOLATION == "bicubic"
 
 
 # The evaluation protocol of the accuracies of PaddleViT and timm.

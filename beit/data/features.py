@@ -117,7 +117,7 @@ def build_tokenizer_dataset(
     )
     return TokenizerDataset(
         images,
-        build_train_transform(config) if is_random else central,
+        build_train_transform(config, jitter_first=True) if is_random else central,
         seed=config.SEED,
         open_options=open_options(config),
         bad_images=bad_images,

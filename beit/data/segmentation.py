@@ -268,9 +268,14 @@ def build_segmentation_dataset(
 
     Raises:
         FileNotFoundError: see `open_image_masks`.
-        ValueError: see `open_image_masks`, or there are more classes than 8-bit labels can hold.
+        ValueError: see `open_image_masks`; or there are more classes than 8-bit labels can hold, or
+            `TRAIN.INTERPOLATION` is a filter that segmentation does not have.
     """
     data = config.DATA
+    if config.TRAIN.INTERPOLATION not in (None, "bilinear"):
+        raise ValueError(
+            f"TRAIN.INTERPOLATION = {config.TRAIN.INTERPOLATION}: TASK: segment resizes bilinearly; leave the key out"
+        )
     if config.MODEL.NUM_CLASSES >= IGNORE:
         raise ValueError(
             f"MODEL.NUM_CLASSES={config.MODEL.NUM_CLASSES}; label maps hold at most {IGNORE - 1}"

@@ -122,22 +122,23 @@ def erase_boxes(
 ) -> np.ndarray:
     """Random boxes to erase: (top, left, height, width) in pixels, int32 `[N, 4]`; zeros where nothing is erased.
 
-    With `probability`, `count` boxes, each of 2 % to 1/3 of the image's area divided by `count`, with an aspect ratio
-    log-uniform from 0.3 to 1/0.3. A box that does not fit in ten draws is left out.
-    Source: timm `RandomErasing` with the defaults of the official recipe.
+    With `probability`, n boxes for n uniform from 1 to `count`, each of 2 % to 1/3 of the image's area divided by n, with
+    an aspect ratio log-uniform from 0.3 to 1/0.3. A box that does not fit in ten draws is left out.
+    Source: timm `RandomErasing` with the defaults of the official recipe and `max_count`.
 
     Args:
         size: (height, width) of the image, pixels.
         probability: of erasing anything.
-        count: N.
+        count: N, the largest number of boxes.
     """
     boxes = np.zeros((count, 4), np.int32)
     if rng.random() >= probability:
         return boxes
     height, width = size
-    for box in boxes:
+    drawn = int(rng.integers(1, count, endpoint=True)) if count > 1 else 1
+    for box in boxes[:drawn]:
         for _ in range(10):
-            area = rng.uniform(0.02, 1 / 3) * height * width / count
+            area = rng.uniform(0.02, 1 / 3) * height * width / drawn
             aspect = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
             rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if rows < height and columns < width:
@@ -170,7 +171,7 @@ class TrainTransform(Transform):
     """Random resized crop, flip, then RandAugment or color jitter; and the boxes to erase later.
 
     Returns: `image` uint8 `[3, H, W]`, `erase` int32 `[N, 4]`.
-    Source: timm `create_transform`, as called by the official `datasets.py`.
+    Source: timm `create_transform`, as called by the official `datasets.py`; with `jitter` its `build_vqkd_dataset`.
 
     Args:
         size: (height, width) of the result, pixels.
@@ -178,6 +179,7 @@ class TrainTransform(Transform):
         ratio: range of the crop's width / height.
         hflip: probability of mirroring.
         resample: filter of the resize.
+        jitter: applied to the whole image before the crop; None for nothing.
         augment: applied after the flip; None for nothing.
         erase_probability: of erasing anything.
         erase_count: N.
@@ -189,6 +191,7 @@ class TrainTransform(Transform):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: float = 0.5
     resample: Image.Resampling = Image.Resampling.BICUBIC
+    jitter: Augment | None = None
     augment: Augment | None = None
     erase_probability: float = 0.0
     erase_count: int = 1
@@ -215,6 +218,8 @@ class TrainTransform(Transform):
 
     def _apply(self, image: Image.Image, box: Box, draft_scale: int, rng: np.random.Generator) -> Arrays:
         """Crop and augment an image that was decoded `draft_scale` times smaller; `box` is in full-size pixels."""
+        if self.jitter is not None:
+            image = self.jitter(image, rng)
         image = self._crop(image, box, draft_scale)
         if rng.random() < self.hflip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -260,26 +265,36 @@ class EvalTransform(Transform):
         return {"image": channels_first(center_crop(image, self.size))}
 
 
-def build_train_transform(config: CfgNode) -> TrainTransform:
-    """The training transform as DATA.* and TRAIN.* set it."""
-    augment: Augment | None = None
+def build_train_transform(config: CfgNode, *, jitter_first: bool = False) -> TrainTransform:
+    """The training transform as DATA.* and TRAIN.* set it.
+
+    Args:
+        config: of the run.
+        jitter_first: apply color jitter before the crop, as VQ-KD; False: after the flip, as timm.
+    """
+    jitter = ColorJitter(config.TRAIN.COLOR_JITTER) if config.TRAIN.COLOR_JITTER else None
+    augment: Augment | None = None if jitter_first else jitter
     if config.TRAIN.AUTO_AUGMENT:
         # timm's fill color: the mean, so that the corners of rotated images are zero after normalization
         red, green, blue = (min(255, round(255 * mean)) for mean in config.DATA.IMAGENET_MEAN)
         augment = RandAugment(parse_policy(config.TRAIN.AUTO_AUGMENT), fill=(red, green, blue))
-    elif config.TRAIN.COLOR_JITTER:
-        augment = ColorJitter(config.TRAIN.COLOR_JITTER)
     return TrainTransform(
         image_hw(config),
         scale=tuple(config.TRAIN.SCALE),
         ratio=tuple(config.TRAIN.RATIO),
         hflip=config.TRAIN.HFLIP,
-        resample=FILTERS[config.DATA.INTERPOLATION],
+        resample=train_filter(config),
+        jitter=jitter if jitter_first and not config.TRAIN.AUTO_AUGMENT else None,
         augment=augment,
         erase_probability=config.TRAIN.RANDOM_ERASE_PROB,
         erase_count=config.TRAIN.RANDOM_ERASE_COUNT,
         scaled_decoding=config.DATA.SCALED_DECODING,
     )
+
+
+def train_filter(config: CfgNode) -> Image.Resampling:
+    """The resize filter of the training transforms."""
+    return FILTERS[config.TRAIN.INTERPOLATION or config.DATA.INTERPOLATION]
 
 
 def build_eval_transform(config: CfgNode) -> EvalTransform:

@@ -21,6 +21,7 @@ from beit.data.transforms import (
     Transform,
     channels_first,
     resized_crop_box,
+    train_filter,
 )
 
 
@@ -103,7 +104,7 @@ def build_train_views(config: CfgNode, second_size: tuple[int, int] | None) -> T
     """The random transform as DATA.* and TRAIN.* set it; `second_size` as in `Views`."""
     train = config.TRAIN
     return TwoViewTransform(
-        _views(config, second_size),
+        _views(config, second_size, train_filter(config)),
         scale=tuple(train.SCALE),
         ratio=tuple(train.RATIO),
         hflip=train.HFLIP,
@@ -113,10 +114,9 @@ def build_train_views(config: CfgNode, second_size: tuple[int, int] | None) -> T
 
 def build_eval_views(config: CfgNode, second_size: tuple[int, int] | None) -> CentralTwoView:
     """The central transform as DATA.* sets it; `second_size` as in `Views`."""
-    return CentralTwoView(_views(config, second_size), config.DATA.CROP_PCT)
+    views = _views(config, second_size, FILTERS[config.DATA.INTERPOLATION])
+    return CentralTwoView(views, config.DATA.CROP_PCT)
 
 
-def _views(config: CfgNode, second_size: tuple[int, int] | None) -> Views:
-    data = config.DATA
-    filters = FILTERS[data.INTERPOLATION], FILTERS[data.SECOND_INTERPOLATION]
-    return Views(image_hw(config), second_size, *filters)
+def _views(config: CfgNode, second_size: tuple[int, int] | None, resample: Image.Resampling) -> Views:
+    return Views(image_hw(config), second_size, resample, FILTERS[config.DATA.SECOND_INTERPOLATION])

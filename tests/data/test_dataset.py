@@ -135,6 +135,7 @@ def config(root):
         "RATIO": (3 / 4, 4 / 3),
         "HFLIP": 0.5,
         "AUTO_AUGMENT": "",
+        "INTERPOLATION": None,
         "COLOR_JITTER": 0.0,
         "RANDOM_ERASE_PROB": 0.25,
         "RANDOM_ERASE_COUNT": 1,

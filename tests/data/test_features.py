@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from beit.data.features import open_features
+from beit.data.features import build_tokenizer_dataset, open_features
 from beit.data.image_list import ImageList
+from beit.data.transforms import ColorJitter
+from tests.tiny import tiny_config, write_dataset
 
 NAMES = ["a.png", "folder/b.png", "c c.png"]
 IMAGES = ImageList.from_names(Path("/data"), NAMES)
@@ -45,3 +48,12 @@ def test_features_of_other_images_are_refused(tmp_path):
     store(tmp_path, array[:, 0])
     with pytest.raises(ValueError, match=r"is \[3, 2\], expected \[3, N, T\]"):
         open_features(tmp_path, "train", IMAGES)
+
+
+def test_color_jitter_of_the_tokenizer_comes_before_the_crop(tmp_path):
+    """Source: unilm/beit2/datasets.py, `build_vqkd_dataset`."""
+    keys = {"TRAIN__AUTO_AUGMENT": "", "TRAIN__COLOR_JITTER": 0.3, "TRAIN__INTERPOLATION": "bilinear"}
+    config = tiny_config(write_dataset(tmp_path), **keys)
+    train, val = (build_tokenizer_dataset(config, split).transform for split in ("train", "val"))
+    assert (train.jitter, train.augment) == (ColorJitter(0.3), None)
+    assert (train.resample, val.resample) == (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)

@@ -213,6 +213,8 @@ def test_wrong_masks_stop_training_and_unreadable_images_are_replaced(tmp_path):
         dataset[Sample(2, 0)]
     with pytest.raises(ValueError, match="NUM_CLASSES=255; label maps hold at most 254"):
         build_segmentation_dataset(config(root, **{"MODEL.NUM_CLASSES": 255}), "train")
+    with pytest.raises(ValueError, match="TRAIN.INTERPOLATION = bicubic: TASK: segment resizes bilinearly"):
+        build_segmentation_dataset(config(root, **{"TRAIN.INTERPOLATION": "bicubic"}), "train")
 
 
 def test_elongated_images(tmp_path):

@@ -33,6 +33,7 @@ def config(**train):
         "RATIO": [3 / 4, 4 / 3],
         "HFLIP": 0.5,
         "AUTO_AUGMENT": "rand-m9-mstd0.5-inc1",
+        "INTERPOLATION": None,
         "COLOR_JITTER": 0.4,
         "RANDOM_ERASE_PROB": 0.25,
         "RANDOM_ERASE_COUNT": 1,
@@ -164,12 +165,31 @@ def test_statistics_of_erase_boxes():
     assert np.abs(aspect).max() > math.log(1 / 0.3) - 0.1
 
 
-def test_erase_boxes_share_the_area():
+def test_one_to_three_erase_boxes_share_the_area():
+    """The number of boxes is uniform in 1 to 3; each has 2 % to 1/3 of the area divided by the number drawn."""
     rng = np.random.default_rng(0)
-    boxes = np.stack([transforms.erase_boxes((64, 96), 1.0, 3, rng) for _ in range(300)])
-    assert boxes.shape == (300, 3, 4) and boxes.dtype == np.int32
-    share = (boxes[..., 2] * boxes[..., 3]) / (64 * 96)
-    assert share.max() < 1 / 9 + 0.01
+    boxes = np.stack([transforms.erase_boxes((224, 224), 1.0, 3, rng) for _ in range(1500)])
+    assert boxes.shape == (1500, 3, 4) and boxes.dtype == np.int32
+    share = (boxes[..., 2] * boxes[..., 3]) / 224**2
+    drawn = (share > 0).sum(1)
+    for number in (1, 2, 3):
+        sizes = share[drawn == number][:, :number]
+        assert len(sizes) / 1500 == pytest.approx(1 / 3, abs=0.05)
+        assert 0.015 / number < sizes.min() < 0.03 / number
+        assert 0.31 / number < sizes.max() < 0.34 / number
+        assert sizes.mean() == pytest.approx((0.02 + 1 / 3) / 2 / number, rel=0.06)
+
+
+def test_one_erase_box_draws_no_number():
+    """The numbers of the published recipes, which erase one box, do not depend on the draw of a count."""
+    rng, reference = np.random.default_rng(3), np.random.default_rng(3)
+    (box,) = transforms.erase_boxes((224, 224), 1.0, 1, rng)
+    reference.random()
+    area, aspect = (
+        reference.uniform(0.02, 1 / 3) * 224**2,
+        math.exp(reference.uniform(-math.log(1 / 0.3), math.log(1 / 0.3))),
+    )
+    assert tuple(box[2:]) == (round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect)))
 
 
 def test_erase_probability_zero_and_boxes_that_never_fit():
@@ -207,6 +227,25 @@ def test_color_jitter_is_used_without_auto_augment_only():
     jitter = transforms.build_train_transform(config(AUTO_AUGMENT="")).augment
     assert jitter == ColorJitter(0.4)
     assert transforms.build_train_transform(config(AUTO_AUGMENT="", COLOR_JITTER=0.0)).augment is None
+    for settings in (config(), config(AUTO_AUGMENT="")):
+        assert transforms.build_train_transform(settings).jitter is None
+
+
+def test_color_jitter_before_the_crop_equals_the_jittered_image_cropped():
+    """Contrast depends on the mean of the whole image, so the order matters."""
+    transform = transforms.build_train_transform(config(AUTO_AUGMENT="", HFLIP=0.0), jitter_first=True)
+    assert (transform.jitter, transform.augment) == (ColorJitter(0.4), None)
+    image = noise_image()
+    image.paste((255, 255, 255), (0, 0, 45, 70))
+    rng = np.random.default_rng(0)
+    box = transforms.resized_crop_box(90, 70, (0.08, 1.0), (3 / 4, 4 / 3), rng)
+    expected = np.asarray(ColorJitter(0.4)(image, rng).crop(box).resize((32, 32), BICUBIC))
+    found = transform(image, np.random.default_rng(0))["image"]
+    np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
+    after = dataclasses.replace(transform, jitter=None, augment=transform.jitter)
+    assert (after(image, np.random.default_rng(0))["image"] != found).any()
+    both = transforms.build_train_transform(config(), jitter_first=True)
+    assert both.jitter is None and isinstance(both.augment, RandAugment)
 
 
 def test_build_eval_transform_reads_every_key():
@@ -216,6 +255,13 @@ def test_build_eval_transform_reads_every_key():
     assert transforms.build_eval_transform(settings) == EvalTransform(
         (24, 40), 0.875, Image.Resampling.LANCZOS
     )
+
+
+def test_training_and_evaluation_have_a_filter_each():
+    settings = config(INTERPOLATION="bilinear")
+    assert transforms.build_train_transform(settings).resample == Image.Resampling.BILINEAR
+    assert transforms.build_eval_transform(settings).resample == BICUBIC
+    assert transforms.build_train_transform(config()).resample == BICUBIC
 
 
 def test_same_generator_same_sample():

@@ -96,3 +96,6 @@ def test_configs_of_v1_and_v2():
     assert build_train_views(get_config(opts=opts), None).jitter is None
     assert build_train_views(get_config(opts=opts), None).hflip == 0.0
     assert build_eval_views(get_config(opts=opts), None).crop_pct == 0.5
+    opts = ["TRAIN.INTERPOLATION", "bilinear"]
+    assert build_train_views(get_config(opts=opts), None).views.resample is Image.Resampling.BILINEAR
+    assert build_eval_views(get_config(opts=opts), None).views.resample is Image.Resampling.BICUBIC

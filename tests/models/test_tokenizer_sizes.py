@@ -63,8 +63,9 @@ def test_recipe(name):
     assert make_schedules(config, 2500, 512)(100 * 2500 - 1)[0] == pytest.approx(1e-5, rel=1e-3)
     assert (config.TASK, train.NUM_EPOCHS, config.DATA.BATCH_SIZE) == ("tokenizer", 100, 64)
     assert (tuple(train.OPTIMIZER.BETAS), train.LAYER_DECAY, train.MODEL_EMA) == ((0.9, 0.99), 1.0, False)
-    transform = build_train_transform(config)
+    transform = build_train_transform(config, jitter_first=True)
     assert (transform.size, transform.hflip, transform.augment) == ((224, 224), 0.5, None)
+    assert transform.jitter is None
     assert transform.erase_probability == 0.0
     assert transform.scale == ((0.2, 1.0) if "small" in name else (0.08, 1.0))
     assert config.DATA.CROP_PCT == 0.875  # 256 before the crop of 224

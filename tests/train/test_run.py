@@ -150,6 +150,7 @@ EFFECTS: list[dict[str, Any]] = [
     {"TRAIN__MODEL_EMA": True},
     {"TRAIN__MODEL_EMA": True, "TRAIN__MODEL_EMA_DECAY": 0.5},
     {"TRAIN__FREEZE_LAYERS": 1},
+    {"TRAIN__INTERPOLATION": "bilinear"},
     {"TRAIN__SCALE": [0.5, 0.6]},
     {"TRAIN__RATIO": [1.0, 1.1]},
     {"TRAIN__HFLIP": 0.0},
