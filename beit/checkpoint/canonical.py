@@ -46,8 +46,9 @@ PUBLISHED_LAYERS: dict[int, tuple[int, ...]] = {12: (3, 5, 7, 11), 24: (7, 11, 1
 
 Source: unilm/beit/semantic_segmentation/configs, `out_indices` of the base and large models.
 """
-HEAD_DIM = 64
-"""Channels per attention head of every published BEiT, CLIP and DINO; used where no table gives the number of heads."""
+_HEAD_DIM = (
+    64  # of every published BEiT, CLIP and DINO; used where no position table gives the number of heads
+)
 
 
 def _affine(*names: str) -> tuple[str, ...]:
@@ -194,7 +195,7 @@ def missing_names(state: Mapping[str, np.ndarray], kind: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes and parts that follow from the shapes of a state. 0 where they do not say; sizes of images in pixels."""
+    """Sizes and parts of a model, derived from the shapes of a state; 0 for what does not follow from them."""
 
     depth: int
     width: int
@@ -211,6 +212,7 @@ class Architecture:
 
     @property
     def image_size(self) -> int:
+        """Side of the square image."""
         return self.grid_size * self.patch_size
 
 
@@ -228,7 +230,7 @@ def describe(state: Mapping[str, np.ndarray], kind: str) -> Architecture:
     return Architecture(
         depth=depth_of(shapes) if kind not in DALLE else 0,
         width=width,
-        num_heads=table[1] if table else max(width // HEAD_DIM, 1) if width else 0,
+        num_heads=table[1] if table else max(width // _HEAD_DIM, 1) if width else 0,
         mlp_width=shapes.get("blocks.0.mlp.fc1.bias", (0,))[0],
         patch_size=shapes.get("patch_embed.proj.weight", (0, 0, 0, 0))[-1],
         grid_size=grid or (positions_side(positions[1]) if positions else 0),

@@ -1,4 +1,4 @@
-"""How the tensor names, layouts and wrappers of a publisher relate to the canonical form: the row type of its table."""
+"""How tensor names, layout and wrapper of a publisher's files relate to the canonical form: a row of its table."""
 
 from __future__ import annotations
 
@@ -21,47 +21,43 @@ HEAD_RULES: Rules = tuple((f"{head}*", f"{head}*") for head in SEGMENTATION_HEAD
 
 @dataclass(frozen=True, kw_only=True)
 class KeyFormat:
-    """One kind of file of one publisher; `beit.checkpoint.translate` reads it in both directions."""
+    """One kind of file of one publisher. `beit.checkpoint.translate` translates by it in both directions."""
 
     publisher: str
     kinds: tuple[str, ...]  # of `beit.checkpoint.canonical`; if there is only one, the file is of that kind
-    # Recognition: patterns that must all occur, or must not; layout and wrapper where the names are ambiguous.
-    has: tuple[str, ...]
-    lacks: tuple[str, ...] = ()
-    recognized_by_layout: bool = False
-    wrappers: tuple[str | None, ...] | None = None
-    # Translation.
-    rules: Rules = (
-        ("*", "*"),
-    )  # (publisher's name, canonical name); the first match counts, in both directions
+    # Recognition
+    has: tuple[str, ...]  # patterns that must all occur
+    lacks: tuple[str, ...] = ()  # patterns that must not occur
+    recognized_by_layout: bool = False  # the names are ambiguous, the layout of Linear weights decides
+    wrappers: tuple[str | None, ...] | None = (
+        None  # the names are ambiguous, one of these keys holds the state
+    )
+    # Translation. Of the rules the first match counts, in both directions; drops take precedence over them.
+    rules: Rules = (("*", "*"),)  # (publisher's name, canonical name)
     aliases: Rules = ()  # (other spelling, publisher's name), applied repeatedly before the rules when reading
-    drops: Rules = ()  # (publisher's name, reason for leaving it out); takes precedence over the rules
-    layout: Literal["paddle", "torch"] = "torch"
-    untransposed: tuple[
-        str, ...
-    ] = ()  # canonical names of Linear weights that are (in, out) in a torch layout
+    drops: Rules = ()  # (publisher's name, reason for leaving it out)
+    layout: Literal["paddle", "torch"] = "torch"  # Linear weights are (in, out) or (out, in)
+    untransposed: tuple[str, ...] = ()  # canonical names of exceptions, which are (in, out) in any layout
     splits_qkv: bool = False  # separate query, key and value Linears
     has_index_buffers: bool = False
-    # Writing.
+    prefers_ema: bool = False  # the publisher's evaluation takes averaged weights if the file has them
+    # Writing
     writes: bool = True
     wrapper: str | None = None  # key under which the publisher's files hold the state
-    prefers_ema: bool = (
-        False  # the publisher's own evaluation takes the averaged weights if a file holds both
-    )
 
 
 @cache
-def compile_pattern(pattern: str) -> re.Pattern[str]:
+def _compile(pattern: str) -> re.Pattern[str]:
     """Regular expression of a name pattern, with groups `i`, `j` and, for the first `*`, `rest`."""
     if pattern.startswith("!"):
-        return re.compile(f"(?!(?:{compile_pattern(pattern[1:]).pattern})$).*")
+        return re.compile(f"(?!(?:{_compile(pattern[1:]).pattern})$).*")
     expression = re.escape(pattern).replace(r"\*", "(?P<rest>.*)", 1).replace(r"\*", ".*")
     return re.compile(re.sub(r"\\{([ij])\\}", r"(?P<\1>\\d+)", expression))
 
 
 def matches(pattern: str, name: str) -> bool:
     """Whether the whole of `name` fits `pattern`."""
-    return compile_pattern(pattern).fullmatch(name) is not None
+    return _compile(pattern).fullmatch(name) is not None
 
 
 def any_match(pattern: str, names: Iterable[str]) -> bool:
@@ -72,7 +68,7 @@ def any_match(pattern: str, names: Iterable[str]) -> bool:
 def rename(name: str, rules: Rules) -> str | None:
     """`name` by the first rule whose left side fits; None if none does."""
     for source, target in rules:
-        match = compile_pattern(source).fullmatch(name)
+        match = _compile(source).fullmatch(name)
         if match:
             groups = match.groupdict()
             for group, placeholder in (("i", "{i}"), ("j", "{j}"), ("rest", "*")):

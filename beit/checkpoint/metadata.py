@@ -127,7 +127,7 @@ def _run_preprocessing(path: Path) -> Preprocessing | None:
 def _read_folder_json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     return content if isinstance(content, dict) else {}
 
@@ -144,7 +144,7 @@ def _parse_json(text: str) -> Any:
     """The value of a JSON text; None if it is invalid, and thus not written by this package."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

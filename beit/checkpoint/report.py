@@ -21,8 +21,6 @@ _TOLERANCE = 1e-4  # of means, standard deviations and crops
 class LoadReport:
     """Result of `load_pretrained`. Tensors have canonical names, those of `dropped` the names of the file."""
 
-    source: str  # what messages call the checkpoint
-    container: str  # its file type
     info: CheckpointInfo
     taken: tuple[str, ...]  # tensors loaded as they are
     reshaped: dict[str, str]  # tensors whose layout changed -> from what to what
@@ -77,18 +75,14 @@ class LoadReport:
         if trained is None or chosen is None or tuple(chosen) == trained:
             return []
         like_transformers = tuple(chosen) == self.info.feature_layers.get("huggingface")
-        why = (
-            "as transformers reads the file"
-            if like_transformers
-            else "which no publisher uses with this head"
-        )
+        why = "as transformers reads the file" if like_transformers else "which no publisher uses"
         return [f"MODEL.OUT_INDICES is {list(chosen)}, {why}; it was trained on {list(trained)}"]
 
     def __str__(self) -> str:
         info = self.info
         where = f", under {info.wrapper!r}" if info.wrapper else ""
         lines = [
-            f"{self.source}: {info.publisher} {info.kind} ({self.container}{where}{', EMA weights' if info.ema else ''})",
+            f"{info.name}: {info.publisher} {info.kind} ({info.container}{where}{', EMA weights' if info.ema else ''})",
             f"  taken {len(self.taken)} tensors as they are, {self.num_parameters:,} parameters in all",
             *_grouped("reshaped", self.reshaped),
             *_grouped("resized", self.resized),
@@ -104,7 +98,7 @@ class LoadReport:
         ]
         if self.non_finite:
             lines.append(f"  warning: NaN or Inf in {_names(self.non_finite)}")
-        return "\n".join([*lines, f"  images: {describe_preprocessing(info)}"])
+        return "\n".join([*lines, f"  images: {_describe_preprocessing(info)}"])
 
 
 def report_of(
@@ -112,8 +106,6 @@ def report_of(
 ) -> LoadReport:
     """The report on a checkpoint whose state became `state` by `changes`."""
     return LoadReport(
-        source=info.name,
-        container=info.container,
         info=info,
         taken=tuple(name for name in state if name not in info.transposed and name not in changes.resized),
         reshaped=dict.fromkeys(sorted(info.transposed & state.keys()), "from (out, in) to (in, out)"),
@@ -125,7 +117,7 @@ def report_of(
     )
 
 
-def describe_preprocessing(info: CheckpointInfo) -> str:
+def _describe_preprocessing(info: CheckpointInfo) -> str:
     """One line on mean, std, crop, filter, size and pooling."""
     p = info.preprocessing
     parts = [

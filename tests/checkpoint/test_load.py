@@ -222,7 +222,7 @@ def test_nan_is_warned_about_or_refused(unilm):
 
 def test_files_and_folders(tmp_path, unilm):
     write(tmp_path / "beit_base.pdparams", publishers.paddlevit(unilm))
-    assert load_pretrained(tiny_beit(), tmp_path / "beit_base.pdparams").container == "pickle"
+    assert load_pretrained(tiny_beit(), tmp_path / "beit_base.pdparams").info.container == "pickle"
 
     folder = tmp_path / "beitv2_base_patch16_224.in1k"
     folder.mkdir()
@@ -234,8 +234,8 @@ def test_files_and_folders(tmp_path, unilm):
     report = load_pretrained(tiny_beit(), str(folder))
     found = report.info.preprocessing
     assert (found.mean, found.std, found.crop_pct) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.95)
-    assert (report.container, found.interpolation) == ("safetensors", "bilinear")
-    assert report.source == "beitv2_base_patch16_224.in1k/model.safetensors"
+    assert (report.info.container, found.interpolation) == ("safetensors", "bilinear")
+    assert report.info.name == "beitv2_base_patch16_224.in1k/model.safetensors"
 
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="config.json is not valid JSON"):
