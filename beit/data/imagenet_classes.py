@@ -55,6 +55,7 @@ def _read(name: str) -> tuple[tuple[str, str], ...]:
         )
     folder = resources.files("beit.data") / "class_names"
     text = (folder / CLASS_LISTS[name]).read_text(encoding="utf-8")
-    rows = tuple(tuple(line.split("\t", 1)) for line in text.splitlines())
+    pairs = (line.split("\t", 1) for line in text.splitlines())
+    rows = tuple((synset, lemmas) for synset, lemmas in pairs)
     assert len(rows) == _LENGTHS[name]
-    return rows  # type: ignore[return-value]  # each line has one tabulator
+    return rows
