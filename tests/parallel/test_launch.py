@@ -63,7 +63,7 @@ def test_ranks_stop_when_their_launcher_is_killed(tmp_path: Path) -> None:
     assert sorted(file.read_text() for file in tmp_path.glob("stopped*")) == [
         "15",
         "15",
-    ]  # by the vote, after a step
+    ]  # all ranks agreed after a step
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,9 @@ def test_a_signal_during_the_start_ends_the_run_with_one_line(
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     allowed = {EXIT_STOPPED, EXIT_INTERRUPTED} if number == signal.SIGINT else {EXIT_STOPPED}
-    if delay == 0.4:  # Python itself may not have come to the first line of the script
+    if delay == 0.4:  # Python may not have reached the first line of the script
         allowed |= {-number, 1}
     assert process.returncode in allowed, errors
-    lines = [line for line in errors.splitlines() if not line.startswith("evaluate:")]
-    assert "C++ Traceback" not in errors and len(lines) <= 2 * ranks, errors
+    # Depending on the moment, Paddle's notes on its import and the progress of an evaluation come before the line.
+    lines = [line for line in errors.splitlines() if line.startswith(("stopped by", "error:"))]
+    assert "Traceback" not in errors and len(lines) <= ranks, errors
