@@ -91,6 +91,15 @@ def test_only_the_nearest_filter_keeps_the_class_numbers_of_label_maps():
     assert set(np.unique(clean)) == {0, 5}
 
 
+def test_the_nearest_filter_within_limits_keeps_all_channels():
+    processor = BeitImageProcessor(
+        size={"shortest_edge": 26, "longest_edge": 36}, resample=0, do_center_crop=False, do_rescale=False,
+        do_normalize=False,
+    )  # fmt: skip
+    doubled = IMAGE.transpose(2, 0, 1).repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_array_equal(processor(IMAGE)["pixel_values"][0], doubled)
+
+
 def test_reduced_labels():
     processor = BeitImageProcessor(do_resize=False, do_center_crop=False, do_reduce_labels=True)
     labels = processor(IMAGE[:2, :4], np.array([[0, 1, 150, 255]] * 2, np.uint8))["labels"][0]
