@@ -93,6 +93,7 @@ def test_probe_configs(path):
     assert (train.WEIGHT_DECAY, train.LR_PER_EPOCH, train.TOTAL_BATCH) == (1e-4, True, 1024)
     assert (train.AUTO_AUGMENT, train.COLOR_JITTER, train.RANDOM_ERASE_PROB) == ("", 0.0, 0.0)
     assert config.DATA.CROP_PCT == 0.875
+    assert not train.DROP_LAST
     assert (train.INTERPOLATION, config.DATA.INTERPOLATION) == ("bilinear", "bicubic")
     kinds = (
         ("class",)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from yacs.config import CfgNode
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,11 @@ class Sample:
 
 
 class TrainSampler:
-    """Samples in a new random order each epoch, split into equal steps. The last incomplete step is dropped.
+    """Samples in a new random order each epoch, split into steps.
 
     A step takes the next batch_size * accum_iter * world_size images; each rank takes every world_size-th of
-    them and splits its share into micro-batches.
+    them and splits its share into micro-batches. The images that are left at the end of an epoch are dropped, or with
+    `drop_last` False make a smaller last step.
 
     Args:
         length: number of images of the data set.
@@ -36,6 +38,14 @@ class TrainSampler:
         repeats: how often each image appears in a row, each time with another augmentation. The length of an
             epoch stays, so it covers length / repeats different images. Neighbors in the order go to different
             ranks. Source: repeated augmentation in DeiT.
+        drop_last: False for a smaller last step. So that all micro-batches of that step are equal, fewer than
+            accum_iter * world_size images are taken a second time, from the start of the epoch's order. Source:
+            torch `DistributedSampler`.
+
+    Attributes:
+        step_size: images of a full step over all ranks.
+        steps_per_epoch: steps of an epoch.
+        epoch_size: images of an epoch over all ranks.
 
     Raises:
         ValueError: the data set has fewer images than one step takes.
@@ -51,6 +61,7 @@ class TrainSampler:
         rank: int = 0,
         seed: int = 0,
         repeats: int = 1,
+        drop_last: bool = True,
     ) -> None:
         self.length = length
         self.batch_size = batch_size
@@ -58,8 +69,11 @@ class TrainSampler:
         self.rank = rank
         self.seed = seed
         self.repeats = repeats
+        self.accum_iter = accum_iter
         self.step_size = batch_size * accum_iter * world_size
-        self.steps_per_epoch = length // self.step_size
+        unit = self.step_size if drop_last else accum_iter * world_size
+        self.epoch_size = (length if drop_last else length + unit - 1) // unit * unit
+        self.steps_per_epoch = -(-self.epoch_size // self.step_size)
         if self.steps_per_epoch == 0:
             raise ValueError(
                 f"one step takes {self.step_size} images (DATA.BATCH_SIZE={batch_size} x "
@@ -75,11 +89,44 @@ class TrainSampler:
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[list[Sample]]]:
         """The micro-batches of this rank for each step from `first_step` on."""
         order = self.order(epoch)
-        for step in range(first_step, self.steps_per_epoch):
-            begin = step * self.step_size
-            positions = range(begin + self.rank, begin + self.step_size, self.world_size)
-            samples = [Sample(int(order[position]), epoch * self.length + position) for position in positions]
-            yield [samples[k : k + self.batch_size] for k in range(0, len(samples), self.batch_size)]
+        for begin in range(first_step * self.step_size, self.epoch_size, self.step_size):
+            end = min(begin + self.step_size, self.epoch_size)
+            samples = [
+                Sample(int(order[position % self.length]), epoch * self.length + position)
+                for position in range(begin + self.rank, end, self.world_size)
+            ]
+            micro = len(samples) // self.accum_iter
+            yield [samples[k : k + micro] for k in range(0, len(samples), micro)]
+
+    def images_before(self, step: int) -> int:
+        """Images of the first `step` steps of a run, over all ranks."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        return epochs * self.epoch_size + min(steps * self.step_size, self.epoch_size)
+
+
+def build_train_sampler(config: CfgNode, length: int, *, world_size: int = 1, rank: int = 0) -> TrainSampler:
+    """The sampler of a training run, as DATA.BATCH_SIZE, TRAIN.* and SEED set it.
+
+    Args:
+        config: of the run.
+        length: number of training images.
+        world_size: number of ranks.
+        rank: of this process.
+
+    Raises:
+        ValueError: as `TrainSampler`.
+    """
+    train = config.TRAIN
+    return TrainSampler(
+        length,
+        batch_size=config.DATA.BATCH_SIZE,
+        accum_iter=train.ACCUM_ITER,
+        world_size=world_size,
+        rank=rank,
+        seed=config.SEED,
+        repeats=train.REPEATED_AUG,
+        drop_last=train.DROP_LAST,
+    )
 
 
 class EvalSampler:

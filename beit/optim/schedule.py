@@ -8,7 +8,7 @@ from collections.abc import Callable
 from yacs.config import CfgNode
 
 
-def cosine(step: int, start: float, end: float, total_steps: int) -> float:
+def cosine(step: float, start: float, end: float, total_steps: int) -> float:
     """Half cosine from `start` at step 0 to `end` at `total_steps`, constant afterwards.
 
     The last step of a run is `total_steps - 1`, so its value is still (start - end) * sin(pi / (2 n))^2 above `end`,
@@ -17,7 +17,7 @@ def cosine(step: int, start: float, end: float, total_steps: int) -> float:
     Source: unilm/beit/utils.py `cosine_scheduler`, used for learning rate and weight decay.
 
     Args:
-        step: number of optimizer steps already done; 0 for the first one.
+        step: number of optimizer steps already done; 0 for the first one. It need not be a whole number.
         start: value at step 0.
         end: value at `total_steps`.
         total_steps: optimizer steps of the whole run.
@@ -32,7 +32,7 @@ def cosine(step: int, start: float, end: float, total_steps: int) -> float:
 
 
 def warmup_cosine(
-    step: int, *, peak: float, end: float, start: float = 0.0, warmup_steps: int, total_steps: int
+    step: float, *, peak: float, end: float, start: float = 0.0, warmup_steps: int, total_steps: int
 ) -> float:
     """Linear warm-up from `start` to `peak`, then a half cosine to `end`.
 
@@ -43,7 +43,7 @@ def warmup_cosine(
     Source: unilm/beit/utils.py `cosine_scheduler`.
 
     Args:
-        step: number of optimizer steps already done; 0 for the first one.
+        step: number of optimizer steps already done; 0 for the first one. It need not be a whole number.
         peak: value after the warm-up.
         end: value at `total_steps`.
         start: value at step 0 (0 in every published run; the official code ignores its `--warmup_lr`).
@@ -59,13 +59,13 @@ def warmup_cosine(
     if warmup_steps == 1:
         return start
     # Bit for bit as numpy.linspace: a rounded increment times the step, and an exact last value.
-    if step == warmup_steps - 1:
+    if step >= warmup_steps - 1:
         return peak
     return start + step * ((peak - start) / (warmup_steps - 1))
 
 
 def warmup_poly(
-    step: int,
+    step: float,
     *,
     peak: float,
     end: float = 0.0,
@@ -82,7 +82,7 @@ def warmup_poly(
     `PolyLrUpdaterHook` and `LrUpdaterHook.get_warmup_lr`.
 
     Args:
-        step: number of optimizer steps already done; 0 for the first one.
+        step: number of optimizer steps already done; 0 for the first one. It need not be a whole number.
         peak: start value of the decay.
         end: value at `total_steps` and after.
         ratio: warm-up factor at step 0.
@@ -124,7 +124,7 @@ def scaled_lr(base_lr: float, reference_batch: int, total_batch: int) -> float:
     return base_lr * (total_batch / reference_batch)
 
 
-def _check_range(step: int, warmup_steps: int, total_steps: int) -> None:
+def _check_range(step: float, warmup_steps: int, total_steps: int) -> None:
     if step < 0 or warmup_steps < 0 or total_steps < 0:
         raise ValueError(
             f"A schedule counts steps from 0; got step={step}, warmup_steps={warmup_steps}, "
@@ -135,6 +135,24 @@ def _check_range(step: int, warmup_steps: int, total_steps: int) -> None:
             f"The warm-up ({warmup_steps} steps) is longer than the whole run ({total_steps} steps); "
             "train longer or warm up for fewer epochs"
         )
+
+
+SCHEDULE_KEYS = (
+    "NUM_EPOCHS",
+    "MAX_STEPS",
+    "WARMUP_EPOCHS",
+    "WARMUP_STEPS",
+    "SCHEDULE",
+    "SCHEDULE_OFFSET",
+    "LR_PER_EPOCH",
+    "WARMUP_START_LR",
+    "BASE_LR",
+    "END_LR",
+    "LINEAR_SCALED_LR",
+    "WEIGHT_DECAY",
+    "WEIGHT_DECAY_END",
+)
+"""Keys of `TRAIN` that the functions below read."""
 
 
 def make_schedules(
@@ -162,21 +180,22 @@ def make_schedules(
     def values(step: int) -> tuple[float, float]:
         if train.LR_PER_EPOCH:
             step -= step % steps_per_epoch
+        at = step + train.SCHEDULE_OFFSET
         lr = rate(
-            step,
+            at,
             peak=peak,
             end=end,
             start=start,
             warmup_steps=warmup_steps,
             total_steps=total_steps,
         )
-        return lr, cosine(step, train.WEIGHT_DECAY, end_decay, total_steps)
+        return lr, cosine(at, train.WEIGHT_DECAY, end_decay, total_steps)
 
     return values
 
 
 def _warmup_poly(
-    step: int, *, peak: float, end: float, start: float, warmup_steps: int, total_steps: int
+    step: float, *, peak: float, end: float, start: float, warmup_steps: int, total_steps: int
 ) -> float:
     """`warmup_poly` with the arguments of `warmup_cosine`: `ratio` is `start / peak`."""
     ratio = start / peak if peak else 0.0

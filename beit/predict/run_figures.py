@@ -16,7 +16,7 @@ from beit.data.batch_transforms import to_device
 from beit.data.image_list import ImageList
 from beit.data.images import open_image
 from beit.data.loader import collate
-from beit.data.sampler import Sample, TrainSampler
+from beit.data.sampler import Sample, build_train_sampler
 from beit.figures import Tile, draw_tiles, pyplot, save_figure
 from beit.optim.schedule import make_schedules, run_length
 from beit.predict.inputs import find_images
@@ -104,12 +104,10 @@ def draw_schedule(config: CfgNode, images: int | None = None) -> Path:
     if images is None:
         dataset = task.dataset("train")
         assert dataset is not None  # every task has training data
-        sampler = TrainSampler(
-            len(dataset), batch_size=config.DATA.BATCH_SIZE, accum_iter=config.TRAIN.ACCUM_ITER
-        )
-        steps_per_epoch = sampler.steps_per_epoch
+        images = len(dataset)
     else:
-        steps_per_epoch = max(1, images // batch)
+        images = max(images, batch)
+    steps_per_epoch = build_train_sampler(config, images).steps_per_epoch
     schedules = make_schedules(config, steps_per_epoch, batch)
     total = run_length(config, steps_per_epoch)
     steps = np.unique(np.linspace(0, total - 1, min(total, _POINTS)).astype(int))

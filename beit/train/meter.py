@@ -54,7 +54,8 @@ class Meter:
         means = {name: value / divisors[name] for name, value in totals.items()}
         seconds = time.perf_counter() - self._since
         means["lr"], means["weight_decay"] = lr, weight_decay
-        means["images_per_second"] = steps * run.sampler.step_size / seconds
+        images = run.sampler.images_before(run.step) - run.sampler.images_before(run.step - steps)
+        means["images_per_second"] = images / seconds
         means["data_wait"] = (run.loader.wait_seconds - self._waited) / seconds
         if run.scaler.is_enable():
             means["loss_scale"] = float(run.scaler.state_dict()["scale"].item())  # of shape [1]

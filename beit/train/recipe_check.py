@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from yacs.config import CfgNode
 
-from beit.data.sampler import TrainSampler
+from beit.data.sampler import build_train_sampler
 from beit.optim.schedule import make_schedules, run_length, warmup_length
 
 
@@ -29,9 +29,7 @@ def check_recipe(config: CfgNode, num_images: int, ranks: int) -> RecipeReport:
         ranks: number of devices.
     """
     train = config.TRAIN
-    sampler = TrainSampler(
-        num_images, batch_size=config.DATA.BATCH_SIZE, accum_iter=train.ACCUM_ITER, world_size=ranks
-    )
+    sampler = build_train_sampler(config, num_images, world_size=ranks)
     total = sampler.step_size
     steps = run_length(config, sampler.steps_per_epoch)
     warmup = warmup_length(config, sampler.steps_per_epoch)

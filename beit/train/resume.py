@@ -9,17 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from paddle import Tensor, nn
 from yacs.config import CfgNode
 
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
-from beit.config import dump
+from beit.config import dump, with_options
+from beit.optim.schedule import SCHEDULE_KEYS, make_schedules, run_length
 from beit.parallel import ranks, sharding, watchdog
+from beit.schema import SCHEMA
 from beit.train.state import NonFiniteLossError, Training
 
 LATEST, BEST, MODEL = "latest.pdparams", "best.pdparams", "model.pdparams"
 """Files in the output folder: the latest training state, the weights of the best evaluation, the final weights."""
+
+
+_OF_THE_START = ("MODEL.PRETRAINED", "MODEL.RESUME", "TRAIN.LAST_EPOCH")
+"""Keys that only say where a run starts."""
 
 
 def save(run: Training, kind: str) -> None:
@@ -88,6 +95,61 @@ def _restore(run: Training, path: Path, state: Any) -> None:
     if run.scaler.is_enable() and state["scaler"]:
         run.scaler.load_state_dict(state["scaler"])
     run.step, run.best, run.is_resumed = int(state["step"]), float(state["best"]), True
+    _report_changes(run, state["config"])
+
+
+def _report_changes(run: Training, stored: str) -> None:
+    """Log the settings that differ from those of the checkpoint, and a jump of the schedules."""
+    changes = _changed_settings(stored, run.config)
+    described = {key: f"{key} {before} -> {now}" for key, (before, now) in changes.items()}
+    if described:
+        run.log.text(f"settings that differ from the checkpoint's: {', '.join(described.values())}")
+    options = [
+        item
+        for key, (before, _) in changes.items()
+        if key.removeprefix("TRAIN.") in SCHEDULE_KEYS
+        for item in (key, before)
+    ]
+    steps, total = run.sampler.steps_per_epoch, run.sampler.step_size
+    if not options or run.step >= run_length(run.config, steps):
+        return
+    old, new = (
+        make_schedules(config, steps, total)(run.step)
+        for config in (with_options(run.config, options), run.config)
+    )
+    causes = ", ".join(described[key] for key in options[::2])
+    for name, before, now in zip(("learning rate", "weight decay"), old, new, strict=True):
+        if before != now:
+            run.log.text(
+                f"warning: the {name} jumps at step {run.step} from {before:.3e}, where the schedule of the checkpoint "
+                f"goes on, to {now:.3e}: {causes}"
+            )
+
+
+def _changed_settings(stored: str, config: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """Stored and current value of each key that a resumed run may change, where they differ.
+
+    A key that did not exist when the checkpoint was written has its default there.
+    """
+    before, now = _flat(yaml.safe_load(stored)), _flat(yaml.safe_load(dump(config)))
+    defaults = {
+        key: list(entry.default) if isinstance(entry.default, tuple) else entry.default
+        for key, entry in SCHEMA.items()
+    }
+    return {
+        key: (before.get(key, defaults[key]), value)
+        for key, value in now.items()
+        if ("." in key or key == "AMP")
+        and key not in _OF_THE_START
+        and before.get(key, defaults[key]) != value
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def find_checkpoints(config: CfgNode) -> list[Path]:
@@ -145,10 +207,12 @@ def _order(run: Training) -> dict[str, int | str]:
         "total batch": run.sampler.step_size,
         "SEED": run.config.SEED,
         "TRAIN.REPEATED_AUG": run.config.TRAIN.REPEATED_AUG,
+        "TRAIN.DROP_LAST": run.config.TRAIN.DROP_LAST,
     }
 
 
 def _check_order(path: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    stored = {"TRAIN.DROP_LAST": True, **stored}  # checkpoints from before the key was added
     changed = [
         f"{name} {stored.get(name)} -> {value}"
         for name, value in current.items()

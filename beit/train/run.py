@@ -18,7 +18,7 @@ from beit.config import batch_size_eval, dump, head_dim
 from beit.data.dataset import ImageDataset
 from beit.data.image_list import require_files
 from beit.data.loader import Loader
-from beit.data.sampler import EvalSampler, TrainSampler
+from beit.data.sampler import EvalSampler, TrainSampler, build_train_sampler
 from beit.files import write_text
 from beit.layers import fused_attention
 from beit.logging import RunLog
@@ -135,15 +135,7 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         log.text("evaluation data: none")
     else:
         _warn_of_overlap(dataset, validation, log)
-    sampler = TrainSampler(
-        len(dataset),
-        batch_size=config.DATA.BATCH_SIZE,
-        accum_iter=config.TRAIN.ACCUM_ITER,
-        world_size=ranks.world_size(),
-        rank=ranks.rank(),
-        seed=config.SEED,
-        repeats=config.TRAIN.REPEATED_AUG,
-    )
+    sampler = build_train_sampler(config, len(dataset), world_size=ranks.world_size(), rank=ranks.rank())
     groups = task.param_groups()
     _describe(task, sampler, groups, log)
     with (

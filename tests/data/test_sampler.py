@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beit.data.sampler import EvalSampler, Sample, TrainSampler
+from beit.config import get_config
+from beit.data.sampler import EvalSampler, Sample, TrainSampler, build_train_sampler
 
 SIZES = st.integers(1, 5)
 
@@ -96,6 +98,61 @@ def test_batch_larger_than_the_data_names_the_fix():
     match = r"24 images \(DATA.BATCH_SIZE=4 x TRAIN.ACCUM_ITER=3 x 2 ranks\).* has 20; set DATA.BATCH_SIZE to 3 or less"
     with pytest.raises(ValueError, match=match):
         TrainSampler(20, batch_size=4, accum_iter=3, world_size=2)
+
+
+@given(st.integers(1, 200), SIZES, SIZES, SIZES)
+def test_the_last_step_takes_the_rest_of_the_images(length, batch_size, accum_iter, world_size):
+    """Every image once, fewer than one per micro-batch and rank twice; all micro-batches of a step are equal."""
+    unit = accum_iter * world_size
+    taken = steps(length, batch_size, accum_iter, world_size, epoch=1, drop_last=False)
+    assert len(taken) == math.ceil(length / (batch_size * unit))
+    for step in taken:
+        assert len({len(micro) for rank in step for micro in rank}) == 1
+        assert [len(rank) for rank in step] == [accum_iter] * world_size
+    indices = [sample.index for step in taken for sample in flat(step)]
+    assert set(indices) == set(range(length))
+    assert len(indices) == math.ceil(length / unit) * unit
+    sampler = TrainSampler(
+        length, batch_size=batch_size, accum_iter=accum_iter, world_size=world_size, drop_last=False
+    )
+    counts = np.cumsum([0, *(len(flat(step)) for step in taken + taken)])
+    assert [sampler.images_before(step) for step in range(len(counts))] == counts.tolist()
+    assert (
+        steps(length, batch_size, accum_iter, world_size, first_step=len(taken) - 1, drop_last=False)
+        == steps(length, batch_size, accum_iter, world_size, drop_last=False)[-1:]
+    )
+
+
+def test_the_linear_probe_has_1252_steps_on_imagenet():
+    """unilm/beit/run_linear_eval.py keeps the last batch: 18 images on each of 8 GPUs, one of them a second time."""
+    config = get_config("beit_base_patch16_224_linear")
+    sampler = build_train_sampler(config, 1_281_167, world_size=8, rank=7)
+    assert sampler.steps_per_epoch == 1252
+    ((micro,),) = sampler.batches(0, first_step=1251)
+    assert len(micro) == 18
+    assert micro[-1].index == sampler.order(0)[0]
+    assert build_train_sampler(get_config(opts=["DATA.BATCH_SIZE", 1024]), 1_281_167).steps_per_epoch == 1251
+
+
+def test_a_sampler_is_built_from_its_keys():
+    opts = [
+        "DATA.BATCH_SIZE",
+        2,
+        "TRAIN.ACCUM_ITER",
+        3,
+        "TRAIN.REPEATED_AUG",
+        4,
+        "SEED",
+        5,
+        "TRAIN.DROP_LAST",
+        False,
+    ]
+    built = build_train_sampler(get_config(opts=opts), 50, world_size=6, rank=1)
+    expected = TrainSampler(
+        50, batch_size=2, accum_iter=3, world_size=6, rank=1, seed=5, repeats=4, drop_last=False
+    )
+    assert vars(built) == vars(expected)
+    assert (built.step_size, built.epoch_size) == (36, 54)
 
 
 @given(st.integers(0, 60), SIZES, SIZES)

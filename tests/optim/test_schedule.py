@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 
 import numpy as np
 import pytest
 
-from beit.optim.schedule import cosine, scaled_lr, warmup_cosine, warmup_poly
+from beit.config import get_config
+from beit.optim import schedule
+from beit.optim.schedule import SCHEDULE_KEYS, cosine, make_schedules, scaled_lr, warmup_cosine, warmup_poly
 
 
 def official_array(peak, end, start, warmup, total):
@@ -70,6 +74,31 @@ def test_warmup_poly_power_and_end():
     plan = {"peak": 1.0, "end": 0.2, "warmup_steps": 0, "total_steps": 10, "power": 2.0}
     assert warmup_poly(5, **plan) == pytest.approx(0.2 + 0.8 * 0.25)
     assert warmup_poly(10, **plan) == 0.2
+
+
+@pytest.mark.parametrize("kind", ["cosine", "poly"])
+def test_the_offset_reads_the_schedules_ahead(kind):
+    opts = ["TRAIN.SCHEDULE", kind, "TRAIN.NUM_EPOCHS", 10, "TRAIN.WARMUP_EPOCHS", 2, "TRAIN.BASE_LR", 1.0]
+    opts += ["TRAIN.WEIGHT_DECAY_END", 0.5]
+    plain, half, whole = (
+        make_schedules(get_config(opts=[*opts, "TRAIN.SCHEDULE_OFFSET", offset]), 4, 8)
+        for offset in (0, 0.5, 1)
+    )
+    assert [whole(step) for step in range(39)] == [plain(step + 1) for step in range(39)]
+    for step in range(39):
+        for before, at, after in zip(plain(step), half(step), plain(step + 1), strict=True):
+            assert min(before, after) <= at <= max(before, after)
+    assert max(half(step)[0] for step in range(40)) <= 1.0
+
+
+def test_the_keys_of_the_schedules_are_complete():
+    """A resume compares these keys, so a key that is read and not listed would change the rate without a word."""
+    read = {
+        node.attr
+        for node in ast.walk(ast.parse(inspect.getsource(schedule)))
+        if isinstance(node, ast.Attribute) and node.attr.isupper() and node.attr != "TRAIN"
+    }
+    assert read == set(SCHEDULE_KEYS)
 
 
 def test_scaled_lr():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.checkpoint.files import read_checkpoint
+from beit.checkpoint.files import read_checkpoint, write_checkpoint
 from beit.parallel.stop import StopVote
 from beit.train.run import run
 from beit.train.state import NonFiniteLossError, StoppedError
@@ -104,6 +105,86 @@ def test_a_resumed_run_ends_in_the_same_bytes(
         assert value.tobytes() == broken["optimizer"][name].tobytes(), name
 
 
+@pytest.mark.parametrize("step", [4, 5])
+def test_a_smaller_last_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    keys: dict[str, Any] = {"DATA__BATCH_SIZE": 5, "TRAIN__DROP_LAST": False, "TRAIN__NUM_EPOCHS": 2}
+    run(tiny_config(data, tmp_path / "whole", **keys))
+    assert (
+        len(losses(tmp_path / "whole")) == 10
+    )  # 24 images: four steps of five images and one of four, twice
+    with monkeypatch.context() as patch:
+        stop_after(patch, step)
+        with pytest.raises(StoppedError):
+            run(tiny_config(data, tmp_path / "broken", **keys))
+    with pytest.raises(ValueError, match=r"the data changed: TRAIN.DROP_LAST False -> True"):
+        run(tiny_config(data, tmp_path / "broken", MODEL__RESUME="auto", **keys | {"TRAIN__DROP_LAST": True}))
+    run(tiny_config(data, tmp_path / "broken", MODEL__RESUME="auto", **keys))
+    assert different_weights(tmp_path / "whole", tmp_path / "broken") == []
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "log.txt").read_text(encoding="utf-8")
+
+
+def test_a_resume_with_another_schedule_says_that_the_rate_jumps(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: dict[str, Any] = {"TRAIN__NUM_EPOCHS": 3, "TRAIN__WARMUP_EPOCHS": 1, "TRAIN__END_LR": 0.0}
+    with monkeypatch.context() as patch:
+        stop_after(patch, 9)
+        with pytest.raises(StoppedError):
+            run(tiny_config(data, tmp_path, **keys))
+    checkpoint = (tmp_path / "latest.pdparams").read_bytes()
+
+    def resume(name: str, **changed: Any) -> str:
+        folder = tmp_path / name
+        (tmp_path / "kept.pdparams").write_bytes(checkpoint)
+        kept = str(tmp_path / "kept.pdparams")
+        run(tiny_config(data, folder, MODEL__RESUME=kept, **keys | changed))
+        return log_of(folder)
+
+    assert "settings that differ" not in resume("same")
+    # 12 steps of warm-up and cosine over 18 steps; at step 9 the decay of 12 steps has passed a quarter
+    before, longer = (0.01 * 0.5 * (1 + math.cos(math.pi * 3 / n)) for n in (12, 30))
+    log = resume("longer", TRAIN__NUM_EPOCHS=6)
+    assert (
+        f"warning: the learning rate jumps at step 9 from {before:.3e}, where the schedule of the checkpoint goes on, "
+        f"to {longer:.3e}: TRAIN.NUM_EPOCHS 3 -> 6\n"
+    ) in log
+    assert "the weight decay jumps" not in log
+    log = resume(
+        "more", TRAIN__BASE_LR=0.02, TRAIN__WEIGHT_DECAY=0.1, TRAIN__LAYER_DECAY=0.5, TRAIN__HFLIP=0.1
+    )
+    assert (
+        f"jumps at step 9 from {before:.3e}, where" in log
+        and f"to {2 * before:.3e}: TRAIN.BASE_LR 0.01 -> 0.02" in log
+    )
+    assert "warning: the weight decay jumps at step 9 from 5.000e-02" in log
+    assert "TRAIN.LAYER_DECAY" in log and "TRAIN.HFLIP 0.5 -> 0.1" in log
+    log = resume("fewer", TRAIN__NUM_EPOCHS=1)  # the run is over: no further step has a rate
+    assert "jumps" not in log and "TRAIN.NUM_EPOCHS 3 -> 1" in log
+
+
+def test_a_checkpoint_from_before_a_key_was_added_is_continued(data: Path, tmp_path: Path) -> None:
+    run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=1))
+    state = read_checkpoint(tmp_path / "latest.pdparams")
+    del state["order"]["TRAIN.DROP_LAST"]
+    lines = state["config"].splitlines(keepends=True)
+    state["config"] = "".join(line for line in lines if "DROP_LAST" not in line and "OFFSET" not in line)
+    write_checkpoint(tmp_path / "old.pdparams", state)
+    old = str(tmp_path / "old.pdparams")
+    run(tiny_config(data, tmp_path / "same", MODEL__RESUME=old, TRAIN__NUM_EPOCHS=1))
+    assert "settings that differ" not in log_of(tmp_path / "same")
+    with pytest.raises(ValueError, match=r"the data changed: TRAIN.DROP_LAST True -> False"):
+        run(tiny_config(data, tmp_path / "other", MODEL__RESUME=old, TRAIN__DROP_LAST=False))
+
+
+def test_a_finished_run_that_is_continued_says_that_the_rate_rises(data: Path, tmp_path: Path) -> None:
+    run(tiny_config(data, tmp_path, TRAIN__NUM_EPOCHS=1))
+    run(tiny_config(data, tmp_path, MODEL__RESUME="auto", TRAIN__NUM_EPOCHS=2))
+    assert "warning: the learning rate jumps at step 6 from 1.000e-06, where" in log_of(tmp_path)
+
+
 def test_resuming_a_finished_run_only_evaluates(data: Path, tmp_path: Path) -> None:
     first = run(tiny_config(data, tmp_path))
     again = run(tiny_config(data, tmp_path, MODEL__RESUME="auto"))
@@ -139,6 +220,7 @@ EFFECTS: list[dict[str, Any]] = [
     {"TRAIN__END_LR": 5e-3},
     {"TRAIN__WARMUP_EPOCHS": 0},
     {"TRAIN__WARMUP_START_LR": 1e-3},
+    {"TRAIN__SCHEDULE_OFFSET": 0.5},
     {"TRAIN__WEIGHT_DECAY": 0.9},
     {"TRAIN__WEIGHT_DECAY_END": 0.9},
     {"TRAIN__LAYER_DECAY": 0.5},
