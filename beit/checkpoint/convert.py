@@ -39,7 +39,7 @@ def convert(
     opened = open_checkpoint(source, ema=ema)
     _check_complete(opened)
     state, info = opened.state, opened.info
-    tree = from_canonical(state, publisher)
+    contents = from_canonical(state, publisher)
     description = describe_weights(info.preprocessing, info.class_names)
     path = Path(target)
     if path.suffix not in (".pdparams", ".safetensors"):
@@ -53,7 +53,7 @@ def convert(
             write_json(path / name, content)
         path = path / "model.safetensors"
     metadata = {key: json.dumps(value) for key, value in description.items()}
-    _write(path, tree, {"format": "pt" if publisher in _FOLDER_PUBLISHERS else "pd", **metadata})
+    _write(path, contents, {"format": "pt" if publisher in _FOLDER_PUBLISHERS else "pd", **metadata})
     if path.suffix == ".pdparams":
         write_json(sidecar_path(path), description)
     return report_of(info, state, Changes())
@@ -70,10 +70,10 @@ def _check_complete(opened: Checkpoint) -> None:
             )
 
 
-def _write(path: Path, tree: Mapping[str, object], metadata: Mapping[str, str]) -> None:
-    """Write the tree. A safetensors file is flat, without wrapper, and holds the metadata."""
-    wrapper = next((key for key, value in tree.items() if isinstance(value, dict)), None)
-    flat = tree[wrapper] if wrapper else tree
+def _write(path: Path, contents: Mapping[str, object], metadata: Mapping[str, str]) -> None:
+    """Write the contents. A safetensors file is flat, without wrapper, and holds the metadata."""
+    wrapper = next((key for key, value in contents.items() if isinstance(value, dict)), None)
+    flat = contents[wrapper] if wrapper else contents
     assert isinstance(flat, Mapping)  # from_canonical returns a state, or one under its wrapper
     arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
     if path.suffix == ".safetensors":

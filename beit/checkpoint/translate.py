@@ -71,7 +71,7 @@ class Checkpoint(NamedTuple):
 
 
 def to_canonical(
-    tree: Mapping[str, object],
+    contents: Mapping[str, object],
     *,
     ema: bool | None = None,
     name: str = "state in memory",
@@ -82,7 +82,7 @@ def to_canonical(
     """The canonical form of a checkpoint of any publisher.
 
     Args:
-        tree: contents of the file: nested dicts of arrays. It is not changed; arrays are shared where possible.
+        contents: of the file: nested dicts of arrays. It is not changed; arrays are shared where possible.
         ema: take the averaged weights; None for what the publisher's own evaluation does.
         name: of the file; for some classifiers the only evidence of BEiT v1 or v2.
         container: type of the file.
@@ -92,7 +92,7 @@ def to_canonical(
         CheckpointError: not one of the known formats (the message says what it is instead), or unusable as it is.
     """
     metadata = metadata or {}
-    states = find_states(tree, TEACHER_KEYS if teacher else WEIGHT_KEYS)
+    states = find_states(contents, TEACHER_KEYS if teacher else WEIGHT_KEYS)
     sample = states.get(False) or states[True]
     key_format = _recognize(sample, name, teacher)
     is_average = choose(states, ema, key_format.prefers_ema)
@@ -138,7 +138,7 @@ def to_canonical(
 
 
 def from_canonical(state: Mapping[str, np.ndarray], publisher: str) -> dict[str, object]:
-    """The tree that `publisher` would have written for this canonical state, wrapper and index buffers included.
+    """The contents of the file that `publisher` would write for this canonical state, with wrapper and index buffers.
 
     Raises:
         ValueError: unknown publisher, or one that has no such kind of model.

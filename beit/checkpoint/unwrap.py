@@ -27,11 +27,11 @@ class Wrapped(NamedTuple):
     state: Mapping[str, object]
 
 
-def find_states(tree: Mapping[str, object], keys: tuple[str, ...] = WEIGHT_KEYS) -> dict[bool, Wrapped]:
+def find_states(contents: Mapping[str, object], keys: tuple[str, ...] = WEIGHT_KEYS) -> dict[bool, Wrapped]:
     """The states in a file: under True the moving average of the weights, under False the weights themselves.
 
     Args:
-        tree: contents of the file.
+        contents: of the file: nested dicts of arrays.
         keys: under which the weights may stand.
     Raises:
         CheckpointError: there is no tensor in it.
@@ -39,14 +39,14 @@ def find_states(tree: Mapping[str, object], keys: tuple[str, ...] = WEIGHT_KEYS)
     states: dict[bool, Wrapped] = {}
     for is_average, candidates in ((False, (*keys, None)), (True, EMA_KEYS)):
         for key in candidates:
-            state = tree if key is None else tree.get(key)
+            state = contents if key is None else contents.get(key)
             if isinstance(state, Mapping) and any(isinstance(item, np.ndarray) for item in state.values()):
                 states[is_average] = Wrapped(key, state)
                 break
     if not states:
         raise CheckpointError(
             f"the file holds no model weights: expected tensors, or tensors under one of {', '.join((*keys, *EMA_KEYS))}; "
-            f"its top-level keys are: {', '.join(map(str, [*tree][:8])) or 'none'}"
+            f"its top-level keys are: {', '.join(map(str, [*contents][:8])) or 'none'}"
         )
     return states
 
