@@ -66,6 +66,7 @@ def check_split(
         progress(_check_all(paths, dataset.open_options, workers), len(paths), f"open {name}", rank=0)
     )
     report = SplitReport(name, checks, class_names=images.class_names)
+    report.remarks += images.notes
     report.problems += [f"{image.path}: {image.reason}" for image in checks if image.reason]
     if images.labels is not None and num_classes:
         report.counts = np.bincount(images.labels, minlength=num_classes)

@@ -3,21 +3,61 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
+from beit.data.folders import FoundFiles, shortened_list, walk_files
 from beit.data.image_list import ImageList
-from beit.data.list_file import format_line, write_lines
+from beit.data.images import EXTENSIONS
 
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
-)
-SPLITS = ("train", "val")
+SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""Split to the names that its folder may have. No run trains on "test"."""
+_SPLIT_NAMES = frozenset(name for names in SPLITS.values() for name in names)
+_LIKE_SPLITS = _SPLIT_NAMES | {"training", "testing", "dev", "eval", "evaluation"}
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """The folder of a split, under any of the names in `SPLITS`; None if there is none.
+
+    Raises:
+        ValueError: there are several.
+    """
+    found = [root / name for name in SPLITS[split] if (root / name).is_dir()]
+    if len(found) > 1:
+        raise ValueError(
+            f"{root} has {' and '.join(path.name for path in found)}, two folders for one split; keep one of them"
+        )
+    return found[0] if found else None
+
+
+def has_splits(root: Path) -> bool:
+    """Whether the folders in `root` are splits, not classes.
+
+    They are where there is `train` and either a validation folder or nothing but splits.
+
+    Raises:
+        ValueError: `train` and others could be both, or all folders are called like splits in another spelling.
+    """
+    names = sub_folders(root)
+    if "train" in names and (split_folder(root, "val") is not None or set(names) <= _SPLIT_NAMES):
+        return True
+    if names and all(name.casefold() in _LIKE_SPLITS for name in names):
+        raise ValueError(
+            f"{root} has the folders {', '.join(names)}, which look like splits; call them train, val and test"
+        )
+    if "train" in names and sub_folders(root / "train"):
+        others = shortened_list([name for name in names if name != "train"])
+        raise ValueError(
+            f"{root} has the folder train with sub-folders, and {others}: either move the classes {others} elsewhere, "
+            "or add a folder val if train is the training split"
+        )
+    return False
 
 
 def class_folder_names(folder: Path) -> tuple[str, ...]:
-    """Names of the class folders, sorted; the index of a name is its label. Hidden folders are ignored.
+    """Names of the class folders in the order of their labels. Hidden folders are ignored.
+
+    The order is that of the text, or of the numbers if all names are whole numbers.
 
     Raises:
         FileNotFoundError: `folder` does not exist.
@@ -25,96 +65,119 @@ def class_folder_names(folder: Path) -> tuple[str, ...]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected {folder}/<class>/<image>")
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    names = sub_folders(folder)
     if not names:
         raise ValueError(f"{folder} has no class folders; expected {folder}/<class>/<image>")
-    return tuple(names)
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if _are_numbers(names) else names)
 
 
-def read_class_folders(folder: Path) -> ImageList:
-    """The images in `<folder>/<class>/` and its sub-folders, sorted by class and name.
+def read_class_folders(
+    folder: Path, class_names: Sequence[str] | None = None, *, may_lack_images: bool = False
+) -> ImageList:
+    """The images in `<folder>/<class>/` and its sub-folders, sorted by name.
 
-    Images are the files with one of `EXTENSIONS`, in any case. Hidden files and folders are ignored.
+    Images are the files with one of `EXTENSIONS`, in any case. Hidden files and folders are ignored. What else is left
+    out is in the notes of the list.
+
+    Args:
+        folder: the images of one split.
+        class_names: in the order of the labels; None for the names of the folders (`class_folder_names`).
+        may_lack_images: accept classes without images, as validation does; a note names them.
 
     Raises:
         FileNotFoundError: `folder` does not exist.
-        ValueError: it has no class folders, or one of them has no images.
+        ValueError: it has no class folders or no images, a class has none, or a class folder is a link to another.
+        OSError: see `walk_files`.
     """
-    class_names = class_folder_names(folder)
-    names: list[str] = []
-    labels: list[int] = []
-    for label, class_name in enumerate(class_names):
-        found = image_names(folder, class_name)
-        if not found:
-            raise ValueError(
-                f"{folder / class_name} has no images ({' '.join(sorted(EXTENSIONS))}); "
-                "fill or remove the folder"
-            )
-        names += found
-        labels += [label] * len(found)
-    return ImageList.from_names(folder, names, labels, class_names)
+    order = class_folder_names(folder) if class_names is None else tuple(class_names)
+    label_of = {name: label for label, name in enumerate(order)}
+    found = walk_files(folder, EXTENSIONS)
+    names = [name for name in found.names if name.split("/", 1)[0] in label_of]
+    labels = [label_of[name.split("/", 1)[0]] for name in names]
+    filled = set(labels)
+    empty = [name for name, label in label_of.items() if label not in filled]
+    _check_empty(folder, found, empty, may_lack_images=may_lack_images and bool(names))
+    return ImageList.from_names(folder, names, labels, order, _notes(folder, found, order, empty))
 
 
-def write_list_files(data_path: Path) -> list[Path]:
-    """Write `train_list.txt`, `val_list.txt` and `class_names.txt` for folders `<split>/<class>/<image>`.
-
-    Listing the folders of a large data set takes minutes on a network drive; reading the list files takes a second.
-    Existing files are kept. If the folder is read-only, a warning is issued and nothing is written.
-
-    Returns: the files written.
+def matching_class_names(root: Path) -> tuple[str, ...]:
+    """The class names of the training folder, which are also those of validation.
 
     Raises:
-        FileNotFoundError: there is no `train` or no `val` folder.
-        ValueError: see `read_class_folders`; the splits have different classes; or a name cannot be written in
-            a list file (line break, not UTF-8).
+        FileNotFoundError: there is no training or no validation folder.
+        ValueError: one of them has no class folders, or validation has classes that training lacks.
     """
-    class_names = matching_class_names(data_path)
-    targets = {f"{split}_list.txt": split for split in SPLITS}
-    missing = [name for name in (*targets, "class_names.txt") if not (data_path / name).exists()]
-    if missing and not os.access(data_path, os.W_OK):
-        warnings.warn(f"{data_path} is read-only: no list files written", stacklevel=2)
-        return []
-    for name in missing:
-        lines = _list_lines(data_path, targets[name]) if name in targets else class_names
-        write_lines(data_path / name, lines)
-    return [data_path / name for name in missing]
-
-
-def matching_class_names(data_path: Path) -> tuple[str, ...]:
-    """The class names that `train` and `val` share.
-
-    Raises:
-        FileNotFoundError: there is no `train` or no `val` folder.
-        ValueError: one of them has no class folders, or they have different classes.
-    """
-    train, val = (class_folder_names(data_path / split) for split in SPLITS)
-    if train != val:
-        only = {"train": sorted({*train} - {*val}), "val": sorted({*val} - {*train})}
-        found = "; ".join(
-            f"only in {split}: {', '.join(names[:5])}" for split, names in only.items() if names
+    train_folder, val_folder = (require_split(root, split) for split in ("train", "val"))
+    train, val = class_folder_names(train_folder), class_folder_names(val_folder)
+    unknown = sorted(set(val) - set(train))
+    if unknown:
+        missing = sorted(set(train) - set(val))
+        hint = f"; only in {train_folder.name}: {shortened_list(missing)}" if missing else ""
+        raise ValueError(
+            f"{root}: {train_folder.name} and {val_folder.name} have different classes "
+            f"(only in {val_folder.name}: {shortened_list(unknown)}{hint})"
         )
-        raise ValueError(f"{data_path}: train and val have different classes ({found})")
     return train
 
 
-def image_names(folder: Path, sub_folder: str = "") -> list[str]:
-    """Names of the images in `folder` or in one of its sub-folders, at any depth: relative to `folder`, sorted."""
-    names = []
-    for parent, children, files in os.walk(folder / sub_folder, followlinks=True):
-        children[:] = [child for child in children if not child.startswith(".")]
-        below = os.path.relpath(parent, folder)
-        prefix = "" if below == "." else f"{below}/"
-        names += [
-            f"{prefix}{file}"
-            for file in files
-            if os.path.splitext(file)[1].lower() in EXTENSIONS and not file.startswith(".")  # noqa: PTH122
-        ]
-    return sorted(names)
+def require_split(root: Path, split: str) -> Path:
+    """The folder of a split, see `split_folder`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folder = split_folder(root, split)
+    if folder is not None:
+        return folder
+    others = " or ".join(str(root / name) for name in SPLITS[split])
+    hint = ""
+    if split == "val" and (root / "test").is_dir():
+        hint = (
+            ". test/ is not used in a run: `python -m beit make-lists` holds out a part of train/, or rename test/ to "
+            "val/ to evaluate on it"
+        )
+    raise FileNotFoundError(f"{others} is not a folder{hint}")
 
 
-def _list_lines(data_path: Path, split: str) -> Iterable[str]:
-    images = read_class_folders(data_path / split)
-    assert images.labels is not None
-    for index, label in enumerate(images.labels.tolist()):
-        yield format_line(data_path, f"{split}/{images.name(index)}", label)
+def sub_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones are left out."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(name.isascii() and name.isdigit() for name in names)
+
+
+def _check_empty(folder: Path, found: FoundFiles, empty: list[str], *, may_lack_images: bool) -> None:
+    links = [name for name in empty if name in found.repeated]
+    if links:
+        target = os.path.realpath(folder / links[0])
+        raise ValueError(
+            f"{folder / links[0]} is a link to {target}, whose images are in the data set anyway: a class twice; remove "
+            "the link"
+        )
+    if empty and not may_lack_images:
+        raise ValueError(
+            f"{folder / empty[0]} has no images ({' '.join(sorted(EXTENSIONS))}); fill or remove the folder"
+        )
+
+
+def _notes(folder: Path, found: FoundFiles, order: Sequence[str], empty: list[str]) -> tuple[str, ...]:
+    notes = list(found.notes(folder))
+    classes = set(order)
+    outside = [name for name in found.names if name.split("/", 1)[0] not in classes]
+    if outside:
+        notes.append(
+            f"{folder}: {len(outside)} image(s) left out, in no class folder: {shortened_list(outside)}"
+        )
+    if empty:
+        notes.append(
+            f"{folder}: {len(empty)} of {len(order)} classes have no image, metrics do not cover them: "
+            f"{shortened_list(empty)}"
+        )
+    if _are_numbers(order) and list(order) != sorted(order):
+        notes.append(
+            f"{folder}: the class folders are numbers and sorted as numbers: label {len(order) - 1} is {order[-1]}"
+        )
+    return tuple(notes)

@@ -28,6 +28,7 @@ class ImageList:
         offsets: start of each name in `names`, and the total length; `[len + 1]`.
         labels: class numbers, int64 `[len]`; None for images without labels.
         class_names: name of each class; None where they are unknown.
+        notes: sentences for the log, on what was left out and on how labels were found.
     """
 
     root: Path
@@ -35,6 +36,7 @@ class ImageList:
     offsets: np.ndarray
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_names(
@@ -43,6 +45,7 @@ class ImageList:
         names: Sequence[str],
         labels: Sequence[int] | np.ndarray | None = None,
         class_names: Sequence[str] | None = None,
+        notes: Sequence[str] = (),
     ) -> ImageList:
         """Pack a list of names, and of labels."""
         encoded = [os.fsencode(name) for name in names]
@@ -53,6 +56,7 @@ class ImageList:
             pack_offsets(lengths),
             None if labels is None else np.asarray(labels, np.int64),
             None if class_names is None else tuple(class_names),
+            tuple(notes),
         )
 
     def __len__(self) -> int:

@@ -15,9 +15,9 @@ import numpy as np
 from yacs.config import CfgNode
 
 from beit.data import ade20k
-from beit.data.class_folders import EXTENSIONS
+from beit.data.folders import shortened_list, walk_files
 from beit.data.image_list import ImageList
-from beit.data.images import open_image
+from beit.data.images import EXTENSIONS, open_image
 from beit.data.list_file import read_class_names
 from beit.figures import index_color
 
@@ -30,7 +30,7 @@ _FOLDERS = {
     "ade20k": ade20k.FOLDERS,
     "image_mask": {"train": ("images/train", "masks/train"), "val": ("images/val", "masks/val")},
 }
-_MASK_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".gif")
+_MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif"})
 _LAYOUTS = (
     "Two layouts are understood: `-dataset ade20k` reads images/training, annotations/training, images/validation and "
     "annotations/validation in DATA.DATA_PATH; `-dataset image_mask` reads images/train, masks/train, images/val and "
@@ -122,8 +122,9 @@ def open_image_masks(config: CfgNode, split: Literal["train", "val"]) -> ImageMa
 
     Raises:
         FileNotFoundError: the data folder or one of the split's folders does not exist, or images have no mask.
-        ValueError: DATA.DATASET has no masks, there are no images, or class names or colors do not match
-            MODEL.NUM_CLASSES.
+        ValueError: DATA.DATASET has no masks, there are no images, two files have the same name but for the ending, or
+            class names or colors do not match MODEL.NUM_CLASSES.
+        OSError: see `walk_files`.
     """
     root = Path(config.DATA.DATA_PATH)
     if config.DATA.DATASET not in _FOLDERS:
@@ -205,31 +206,44 @@ def _pair(
     masks: Path,
     class_names: tuple[str, ...] | None,
 ) -> ImageMasks:
-    files = {name: path for name, path in _files(images).items() if path.suffix.lower() in EXTENSIONS}
+    found = walk_files(images, EXTENSIONS)
+    files, mask_files = (
+        _by_stem(images, found.names),
+        _by_stem(masks, walk_files(masks, _MASK_EXTENSIONS).names),
+    )
     if not files:
         raise ValueError(f"{images} has no images ({' '.join(sorted(EXTENSIONS))})")
-    mask_files = {
-        name: path for name, path in _files(masks).items() if path.suffix.lower() in _MASK_EXTENSIONS
-    }
     missing = [name for name in files if name not in mask_files]
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise FileNotFoundError(
             f"{len(missing)} of {len(files)} images in {images} have no mask in {masks} "
-            f"(one of {' '.join(_MASK_EXTENSIONS)}): {', '.join(missing[:3])}{more}"
+            f"(one of {' '.join(sorted(_MASK_EXTENSIONS))}): {shortened_list(missing)}"
         )
+    unused = [name for name in mask_files if name not in files]
+    notes = [f"{masks}: {len(unused)} mask(s) without an image: {shortened_list(unused)}"] if unused else []
     stems = sorted(files)
-    names = [[os.path.relpath(group[name], root) for name in stems] for group in (files, mask_files)]
+    names = [
+        [os.path.relpath(folder / group[stem], root) for stem in stems]
+        for folder, group in ((images, files), (masks, mask_files))
+    ]
     return ImageMasks(
-        ImageList.from_names(root, names[0], class_names=class_names),
+        ImageList.from_names(root, names[0], class_names=class_names, notes=(*found.notes(images), *notes)),
         ImageList.from_names(root, names[1]),
     )
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Files in a folder and its sub-folders by relative path without extension. Hidden files are ignored."""
-    return {
-        str(path.relative_to(folder).with_suffix("")): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
-    }
+def _by_stem(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Files by their name without its ending.
+
+    Raises:
+        ValueError: two files differ in their endings only.
+    """
+    files: dict[str, str] = {}
+    for name in names:
+        stem = os.path.splitext(name)[0]  # noqa: PTH122
+        if stem in files:
+            raise ValueError(
+                f"{folder} has {files[stem]} and {name}; images and masks are paired by name, so remove one of them"
+            )
+        files[stem] = name
+    return files

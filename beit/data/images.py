@@ -10,10 +10,31 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, features
 
 # The usual formats of data sets. Pillow has about forty more decoders; a hostile file must not reach them.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+_ENDINGS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+}
+_OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # Pillow may be built without them
+
+
+def _is_supported(name: str) -> bool:
+    known = (*features.modules, *features.codecs)
+    return name not in _OPTIONAL or (_OPTIONAL[name] in known and bool(features.check(_OPTIONAL[name])))
+
+
+FORMATS = tuple(name for name in _ENDINGS if _is_supported(name))
+EXTENSIONS = frozenset(ending for name in FORMATS for ending in _ENDINGS[name])
+"""Endings of the files in `FORMATS`, in lower case."""
 MAX_PIXELS = 178_956_970  # Pillow's own limit: twice its Image.MAX_IMAGE_PIXELS
 DRAFT_SCALES = (8, 4, 2, 1)  # factors by which a JPEG can be decoded smaller
 

@@ -8,7 +8,13 @@ from typing import Literal
 
 from yacs.config import CfgNode
 
-from beit.data.class_folders import SPLITS, class_folder_names, matching_class_names, read_class_folders
+from beit.data.class_folders import (
+    class_folder_names,
+    matching_class_names,
+    read_class_folders,
+    require_split,
+    split_folder,
+)
 from beit.data.image_list import ImageList
 from beit.data.list_file import read_class_names, read_list_file
 from beit.data.unlabeled import read_flat
@@ -16,8 +22,8 @@ from beit.data.unlabeled import read_flat
 _LAYOUTS = (
     "Three layouts are understood: `-dataset imagenet2012` reads train_list.txt and val_list.txt (lines "
     "`relative/path label`) in DATA.DATA_PATH; `-dataset folder` reads train/<class>/<image> and "
-    "val/<class>/<image> in it; `-dataset flat`, for pre-training, reads every image below it, or below train/ and "
-    "val/ in it."
+    "val/<class>/<image> in it (or valid/, validation/); `-dataset flat`, for pre-training, reads every image below it, "
+    "or below train/ and val/ in it."
 )
 
 
@@ -53,10 +59,10 @@ def open_unlabeled(config: CfgNode, split: Literal["train", "val"]) -> ImageList
     if config.DATA.DATASET == "flat":
         return read_flat(root, split)
     is_list = config.DATA.DATASET == "imagenet2012"
-    place = root / (f"{split}_list.txt" if is_list else split)
-    if split == "val" and not place.exists():
+    place = root / f"{split}_list.txt" if is_list else split_folder(root, split)
+    if split == "val" and (place is None or not place.exists()):
         return None
-    images = _open_list(root, split, None) if is_list else read_class_folders(place)
+    images = _open_list(root, split, None) if is_list else read_class_folders(_split(root, split))
     return replace(images, labels=None, class_names=None)
 
 
@@ -82,15 +88,20 @@ def _open_list(root: Path, split: str, num_classes: int | None) -> ImageList:
 
 
 def _open_folder(root: Path, split: str, num_classes: int) -> ImageList:
-    folder = root / split
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder. {_LAYOUTS}")
+    folder = _split(root, split)
     # For an evaluation alone the training images need not be there.
-    both = all((root / name).is_dir() for name in SPLITS)
+    both = all(split_folder(root, name) is not None for name in ("train", "val"))
     class_names = matching_class_names(root) if both else class_folder_names(folder)
     if len(class_names) != num_classes:
         raise ValueError(
             f"{folder} has {len(class_names)} class folders for MODEL.NUM_CLASSES={num_classes}; "
             f"say `-opts MODEL.NUM_CLASSES {len(class_names)}`"
         )
-    return read_class_folders(folder)
+    return read_class_folders(folder, class_names, may_lack_images=split == "val")
+
+
+def _split(root: Path, split: str) -> Path:
+    try:
+        return require_split(root, split)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}. {_LAYOUTS}") from None

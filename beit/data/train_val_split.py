@@ -1,23 +1,42 @@
-"""Random split of class folders into training and validation list files."""
+"""List files for trees of class folders, with a random split into training and validation where there is none."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from beit.data.class_folders import SPLITS, class_folder_names, image_names, write_list_files
+from beit.data.class_folders import (
+    has_splits,
+    matching_class_names,
+    read_class_folders,
+    require_split,
+    split_folder,
+)
+from beit.data.image_list import ImageList
 from beit.data.list_file import format_line, write_lines
 
-_NAMES = ("train_list.txt", "val_list.txt", "class_names.txt")
+_CLASS_NAMES = "class_names.txt"
 
 
-def make_lists(folder: Path, *, val: float = 0.2, seed: int = 0) -> dict[str, int]:
-    """Write `train_list.txt`, `val_list.txt` and `class_names.txt` into `folder`. Returns the images of each split.
+@dataclass(frozen=True)
+class Lists:
+    """What `make_lists` wrote: images of each split, class names, and sentences on what was left out."""
 
-    Folders `train` and `val` are kept as the splits. Otherwise each class is split at random; the result depends only
-    on the name of the class, its number of images and `seed`, not on the other classes. Labels count the sorted names
-    of the class folders.
+    counts: dict[str, int]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def make_lists(folder: Path, *, val: float = 0.2, seed: int = 0) -> Lists:
+    """Write `train_list.txt`, `val_list.txt` and `class_names.txt` into `folder`: all three or none.
+
+    Folders `train` and `val` (or `valid`, `validation`) are kept as the splits. Otherwise each class is split at random,
+    those of `train` if there is such a folder; `test` is never listed. The split depends only on the name of the class,
+    its number of images and `seed`, not on the other classes. Labels are the places of the names of the class folders
+    in the order of `class_folder_names`.
 
     Args:
         folder: with the class folders `<class>/<image>` or `<split>/<class>/<image>`.
@@ -27,29 +46,63 @@ def make_lists(folder: Path, *, val: float = 0.2, seed: int = 0) -> dict[str, in
     Raises:
         FileExistsError: one of the files exists already.
         FileNotFoundError: `folder` does not exist.
-        ValueError: there are no class folders, one has no images, a name cannot be written, or `val` is not in (0, 1).
+        ValueError: there are no class folders, a class has no training images, a name cannot be written, `val` is not
+            in (0, 1), or the folders could be splits as well as classes.
+        OSError: the folder cannot be written, or a folder in it cannot be read.
     """
-    existing = [name for name in _NAMES if (folder / name).exists()]
+    targets = {split: folder / f"{split}_list.txt" for split in ("train", "val")}
+    existing = [file.name for file in (*targets.values(), folder / _CLASS_NAMES) if file.exists()]
     if existing:
         raise FileExistsError(f"{folder} already has {', '.join(existing)}; remove them to make new ones")
     if not 0 < val < 1:
         raise ValueError(f"--val {val}: expected a share between 0 and 1, such as 0.2")
-    if all((folder / split).is_dir() for split in SPLITS):
-        write_list_files(folder)
-        return {split: len((folder / f"{split}_list.txt").read_bytes().splitlines()) for split in SPLITS}
-    names = class_folder_names(folder)
-    lines: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for label, name in enumerate(names):
-        images = image_names(folder, name)
-        if not images:
-            raise ValueError(f"{folder / name} has no images; fill or remove the folder")
-        held_out = _held_out(len(images), val, np.random.default_rng([seed, len(images), *name.encode()]))
-        for index, image in enumerate(images):
-            lines["val" if index in held_out else "train"].append(format_line(folder, image, label))
-    for split in SPLITS:
-        write_lines(folder / f"{split}_list.txt", lines[split])
-    write_lines(folder / "class_names.txt", names)
-    return {split: len(lines[split]) for split in SPLITS}
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; expected {folder}/<class>/<image>")
+    notes: list[str] = []
+    if not has_splits(folder):
+        images = read_class_folders(folder)
+        lines = _split_lines(folder, images, val, seed)
+    elif split_folder(folder, "val") is None:
+        images = read_class_folders(require_split(folder, "train"))
+        lines = _split_lines(folder, images, val, seed)
+    else:
+        names = matching_class_names(folder)
+        images = read_class_folders(require_split(folder, "train"), names)
+        held_out = read_class_folders(require_split(folder, "val"), names, may_lack_images=True)
+        notes += held_out.notes
+        lines = {"train": _lines(folder, images), "val": _lines(folder, held_out)}
+    if has_splits(folder) and split_folder(folder, "test") is not None:
+        notes.append(f"{folder / 'test'} is in no list; a run neither trains nor evaluates on it")
+    class_names = images.class_names
+    assert class_names is not None  # those of the folders
+    for split, file in targets.items():
+        write_lines(file, lines[split])
+    write_lines(folder / _CLASS_NAMES, class_names)
+    return Lists({split: len(lines[split]) for split in targets}, class_names, (*images.notes, *notes))
+
+
+def _lines(folder: Path, images: ImageList) -> list[str]:
+    """The lines of all images."""
+    assert images.labels is not None
+    below = os.path.relpath(images.root, folder)
+    prefix = "" if below == "." else f"{below}/"
+    return [
+        format_line(folder, f"{prefix}{images.name(index)}", label)
+        for index, label in enumerate(images.labels.tolist())
+    ]
+
+
+def _split_lines(folder: Path, images: ImageList, val: float, seed: int) -> dict[str, list[str]]:
+    """The lines of all images, each class split at random."""
+    assert images.labels is not None and images.class_names is not None
+    lines = _lines(folder, images)
+    split: dict[str, list[str]] = {"train": [], "val": []}
+    for label, name in enumerate(images.class_names):
+        members = np.flatnonzero(images.labels == label).tolist()
+        held_out = _held_out(len(members), val, np.random.default_rng([seed, len(members), *name.encode()]))
+        for place, index in enumerate(members):
+            split["val" if place in held_out else "train"].append(lines[index])
+    return split
 
 
 def _held_out(count: int, val: float, rng: np.random.Generator) -> set[int]:

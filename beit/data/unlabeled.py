@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from beit.data.class_folders import EXTENSIONS, image_names
+from beit.data.class_folders import split_folder
+from beit.data.folders import walk_files
 from beit.data.image_list import ImageList
+from beit.data.images import EXTENSIONS
 
 HOLDOUT = "val_images.txt"
 """File in the data folder that lists the validation images, one relative path per line."""
@@ -15,16 +17,16 @@ HOLDOUT = "val_images.txt"
 def read_flat(root: Path, split: Literal["train", "val"]) -> ImageList | None:
     """The images of one split, sorted by name; None where there are no validation images.
 
-    If `root` has a folder `train`, the splits are the images in `train/` and in `val/`. Otherwise all images in `root`
-    are for training, except those that `val_images.txt` lists for validation. Sub-folders of any depth are included,
+    If `root` has a folder `train`, the splits are the images in `train/` and in `val/` (or `valid/`, `validation/`).
+    Otherwise all images in `root` are for training, except those that `val_images.txt` lists for validation. Sub-folders of any depth are included,
     hidden files and folders are not.
 
     Raises:
         ValueError: there are no images, or `val_images.txt` is not UTF-8 or names an image that does not exist.
     """
     if (root / "train").is_dir():
-        folder = root / split
-        return _read(folder) if split == "train" or folder.is_dir() else None
+        folder = split_folder(root, split)
+        return None if folder is None else _read(folder)
     held_out = _read_holdout(root)
     if split == "val" and not held_out:
         return None
@@ -39,7 +41,7 @@ def read_flat(root: Path, split: Literal["train", "val"]) -> ImageList | None:
     kept = [name for name in names if (name in held_out) == (split == "val")]
     if not kept:
         raise ValueError(f"{root / HOLDOUT} holds out every image of {root}; nothing is left to train on")
-    return ImageList.from_names(root, kept)
+    return ImageList.from_names(root, kept, notes=images.notes)
 
 
 def _read_holdout(root: Path) -> set[str]:
@@ -54,7 +56,7 @@ def _read_holdout(root: Path) -> set[str]:
 
 
 def _read(folder: Path) -> ImageList:
-    names = image_names(folder)
-    if not names:
+    found = walk_files(folder, EXTENSIONS)
+    if not found.names:
         raise ValueError(f"{folder} has no images ({' '.join(sorted(EXTENSIONS))}), in no sub-folder either")
-    return ImageList.from_names(folder, names)
+    return ImageList.from_names(folder, found.names, notes=found.notes(folder))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import glob
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from beit.data.class_folders import EXTENSIONS, image_names
-from beit.data.images import MAX_PIXELS, open_image, to_rgb
+from beit.data.folders import walk_files
+from beit.data.images import EXTENSIONS, MAX_PIXELS, open_image, to_rgb
 
 ImageInput = str | Path | Image.Image | np.ndarray
 
@@ -23,13 +24,16 @@ def find_images(source: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: there is no such file or folder, or nothing matches the pattern.
         ValueError: the folder holds no images.
+        OSError: see `walk_files`.
     """
     path = Path(source)
     if path.is_dir():
-        found = [path / name for name in image_names(path)]
-        if not found:
+        found = walk_files(path, EXTENSIONS)
+        if not found.names:
             raise ValueError(f"{path} and its sub-folders hold no images ({' '.join(sorted(EXTENSIONS))})")
-        return found
+        for note in found.notes(path):
+            warnings.warn(note, stacklevel=2)
+        return [path / name for name in found.names]
     if path.exists():
         return [path]
     if _WILDCARDS & set(str(source)):

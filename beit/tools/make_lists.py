@@ -1,6 +1,7 @@
 """`python -m beit make-lists`: list files for a tree of class folders, so that `-dataset=imagenet2012` reads it.
 
-A tree <class>/<image> is split; a tree with train/ and val/ keeps its split. Existing files are never overwritten.
+A tree <class>/<image> is split; a tree with train/ and val/ (or valid/, validation/) keeps its split. test/ is left out.
+Existing files are never overwritten.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
     given = parser.parse_args(argv)
-    counts = make_lists(given.folder, val=given.val, seed=given.seed)
-    names = (given.folder / "class_names.txt").read_text(encoding="utf-8").splitlines()
+    lists = make_lists(given.folder, val=given.val, seed=given.seed)
+    counts, number = lists.counts, len(lists.class_names)
     print(
-        f"{given.folder}: {counts['train']} training and {counts['val']} validation images of {len(names)} classes"
+        f"{given.folder}: {counts['train']} training and {counts['val']} validation images of {number} classes"
     )
-    print(f"train with: -dataset=imagenet2012 -data_path={given.folder} -opts MODEL.NUM_CLASSES {len(names)}")
+    for note in lists.notes:
+        print(f"note: {note}")
+    print(f"train with: -dataset=imagenet2012 -data_path={given.folder} -opts MODEL.NUM_CLASSES {number}")

@@ -128,6 +128,7 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
 
     dataset = task.dataset("train")
     assert dataset is not None
+    _log_notes(dataset, log)
     _require_files(dataset, config.DATA.MAX_BAD_FRACTION)
     _write_class_names(task, dataset)
     validation = task.dataset("val")
@@ -177,6 +178,7 @@ def _evaluation(
     """A function that evaluates the task on its validation data; the data workers start at its first call."""
     config = task.config
     log.text(f"evaluation data: {len(dataset)} images")
+    _log_notes(dataset, log)
     _require_files(dataset, 0.0)
     sampler = EvalSampler(
         len(dataset),
@@ -199,6 +201,11 @@ def _load(task: Task, log: RunLog) -> LoadReport:
 def _require_files(dataset: ImageDataset, tolerated: float) -> None:
     if ranks.rank() == 0:
         require_files(dataset.images, tolerated)
+
+
+def _log_notes(dataset: ImageDataset, log: RunLog) -> None:
+    for note in dataset.images.notes:
+        log.text(f"note: {note}")
 
 
 def _warn_of_overlap(training: ImageDataset, validation: ImageDataset, log: RunLog) -> None:

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from beit.data.class_folders import class_folder_names, read_class_folders, write_list_files
-from beit.data.list_file import read_class_names, read_list_file
+from beit.data.class_folders import class_folder_names, has_splits, read_class_folders
 
 
 def make(root, *names):
@@ -47,48 +44,78 @@ def test_folders_without_classes_or_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has no class folders; expected .*/<class>/<image>"):
         read_class_folders(tmp_path)
     make(tmp_path, "cat/a.jpg", "dog/notes.txt")
-    with pytest.raises(ValueError, match=r"dog has no images \(\.bmp .*; fill or remove the folder"):
+    with pytest.raises(ValueError, match=r"dog has no images \(\.apng .*; fill or remove the folder"):
         read_class_folders(tmp_path)
 
 
-def test_written_lists_are_read_back(tmp_path):
-    make(tmp_path, "train/cat/a b.jpg", "train/dog/类.jpg", "val/cat/c.jpg", "val/dog/d.jpg")
-    written = write_list_files(tmp_path)
-    assert [file.name for file in written] == ["train_list.txt", "val_list.txt", "class_names.txt"]
-    train = read_list_file(tmp_path / "train_list.txt", tmp_path, 2)
-    assert rows(train) == [("train/cat/a b.jpg", 0), ("train/dog/类.jpg", 1)]
-    assert all(train.path(i).is_file() for i in range(2))
-    assert rows(read_list_file(tmp_path / "val_list.txt", tmp_path, 2))[1] == ("val/dog/d.jpg", 1)
-    assert read_class_names(tmp_path / "class_names.txt", 2) == ("cat", "dog")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
-        "class_names.txt",
-        "train",
-        "train_list.txt",
-        "val",
-        "val_list.txt",
-    ]
+def test_what_is_left_out_is_named(tmp_path):
+    make(tmp_path, "cat/a.jpg", "cat/b.heic", "cat/notes.txt", "cat/c.HEIC", "d.jpg")
+    notes = read_class_folders(tmp_path).notes
+    assert len(notes) == 2
+    assert (
+        "3 file(s) left out" in notes[0]
+        and "2 .heic (cat/" in notes[0]
+        and "1 .txt (cat/notes.txt)" in notes[0]
+    )
+    assert notes[1].endswith("1 image(s) left out, in no class folder: d.jpg")
 
 
-def test_existing_list_files_are_kept(tmp_path):
-    make(tmp_path, "train/cat/a.jpg", "val/cat/b.jpg")
-    (tmp_path / "train_list.txt").write_text("mine 0\n")
-    assert [file.name for file in write_list_files(tmp_path)] == ["val_list.txt", "class_names.txt"]
-    assert (tmp_path / "train_list.txt").read_text() == "mine 0\n"
-    assert write_list_files(tmp_path) == []
+def test_folders_named_by_numbers_are_sorted_as_numbers(tmp_path):
+    make(tmp_path, *(f"{k}/a.jpg" for k in range(12)))
+    images = read_class_folders(tmp_path)
+    assert images.class_names == tuple(map(str, range(12)))
+    assert dict(rows(images))["10/a.jpg"] == 10
+    assert any("sorted as numbers: label 11 is 11" in note for note in images.notes)
+    make(tmp_path, "x/a.jpg")
+    assert class_folder_names(tmp_path)[:3] == ("0", "1", "10")
 
 
-def test_read_only_folder_warns(tmp_path, monkeypatch):
-    make(tmp_path, "train/cat/a.jpg", "val/cat/b.jpg")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    with pytest.warns(UserWarning, match="is read-only: no list files written"):
-        assert write_list_files(tmp_path) == []
-    assert not (tmp_path / "val_list.txt").exists()
+def test_links_neither_repeat_images_nor_change_labels(tmp_path):
+    make(tmp_path, "cat/a.jpg", "dog/b.jpg")
+    expected = rows(read_class_folders(tmp_path))
+    (tmp_path / "cat/more").symlink_to("../dog")
+    (tmp_path / "dog/up").symlink_to("..")
+    (tmp_path / "dog/c.jpg").symlink_to("../cat/a.jpg")
+    images = read_class_folders(tmp_path)
+    assert rows(images) == expected
+    assert "3 link(s) not followed" in images.notes[0]
+    (tmp_path / "kitty").symlink_to("cat")
+    with pytest.raises(ValueError, match="kitty is a link to .*cat, .*: a class twice"):
+        read_class_folders(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["line\nbreak.jpg", b"caf\xe9.jpg".decode("utf-8", "surrogateescape")])
-def test_names_that_a_list_cannot_hold_are_refused(tmp_path, name):
-    make(tmp_path, f"train/cat/{name}", "val/cat/b.jpg")
-    assert class_folder_names(tmp_path / "train") == ("cat",)
-    with pytest.raises(ValueError, match="this name cannot be written in a list file; rename it"):
-        write_list_files(tmp_path)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["train", "val"]  # and no incomplete list
+def test_a_class_may_lack_images_in_validation_only(tmp_path):
+    make(tmp_path, "cat/a.jpg", "dog/notes.txt")
+    images = read_class_folders(tmp_path, ("ant", "cat", "dog"), may_lack_images=True)
+    assert rows(images) == [("cat/a.jpg", 1)]
+    assert any(
+        "2 of 3 classes have no image, metrics do not cover them: ant, dog" in note for note in images.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("train", "val"), True),
+        (("train", "valid", "labels"), True),
+        (("train", "test"), True),
+        (("train", "test", "validation"), True),
+        (("cat", "dog"), False),
+        (("bus", "train"), False),
+    ],
+)
+def test_splits_are_told_from_classes(tmp_path, folders, splits):
+    make(tmp_path, *(f"{name}/a.jpg" for name in folders))
+    assert has_splits(tmp_path) == splits
+
+
+def test_folders_that_could_be_splits_or_classes_are_refused(tmp_path):
+    make(tmp_path / "a", "Training/cat/a.jpg", "test/cat/a.jpg")
+    with pytest.raises(ValueError, match="look like splits; call them train, val and test"):
+        has_splits(tmp_path / "a")
+    make(tmp_path / "b", "train/cat/a.jpg", "labels/a.txt")
+    with pytest.raises(ValueError, match="folder train with sub-folders, and labels"):
+        has_splits(tmp_path / "b")
+    make(tmp_path / "c", "train/cat/a.jpg", "val/cat/a.jpg", "valid/cat/a.jpg")
+    with pytest.raises(ValueError, match="has val and valid, two folders for one split"):
+        has_splits(tmp_path / "c")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.data.images import ImageError, ImageFile, open_image, to_rgb
+from beit.data.images import EXTENSIONS, ImageError, ImageFile, open_image, to_rgb
 
 GRAY = np.array([[0, 1, 128, 255]], np.uint8)
 
@@ -302,3 +302,19 @@ def test_errors_in_the_block_are_not_errors_of_the_file(tmp_path):
     path = save(tmp_path / "a.png", smooth(4, 4))
     with pytest.raises(ValueError, match=r"^a mistake of ours$"), ImageFile(path):
         raise ValueError("a mistake of ours")
+
+
+@pytest.mark.parametrize("ending", sorted(EXTENSIONS))
+def test_a_file_with_each_ending_is_decoded(tmp_path, ending):
+    """The endings are Pillow's, and those that Pillow writes are read back."""
+    registered = Image.registered_extensions()
+    name = registered[ending]
+    path = tmp_path / f"a{ending}"
+    if ending == ".pfm":
+        Image.fromarray(np.full((6, 8), 0.5, np.float32)).save(path)
+    elif ending == ".pbm":
+        Image.new("1", (8, 6)).save(path)
+    else:
+        Image.new("RGB", (8, 6), (90, 90, 90)).save(path, save_all=name == "MPO")
+    image = open_image(path)
+    assert (image.mode, image.size) == ("RGB", (8, 6))

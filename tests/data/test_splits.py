@@ -35,6 +35,20 @@ def test_class_folders(tmp_path):
     assert val.labels.tolist() == [0, 1] and val.class_names == ("cat", "dog")
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_names_of_the_validation_folder(tmp_path, name):
+    make(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", f"{name}/dog/d.jpg", "test/cat/e.jpg")
+    val = open_split(config(tmp_path, "folder"), "val")
+    assert val.path(0) == tmp_path / name / "dog/d.jpg" and val.labels.tolist() == [1]
+    assert "1 of 2 classes have no image, metrics do not cover them: cat" in val.notes[0]
+
+
+def test_a_test_folder_is_not_used(tmp_path):
+    make(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg", "test/dog/d.jpg")
+    with pytest.raises(FileNotFoundError, match="test/ is not used in a run: `python -m beit make-lists`"):
+        open_split(config(tmp_path, "folder"), "val")
+
+
 def test_evaluation_without_training_images(tmp_path):
     make(tmp_path, "val/cat/c.jpg", "val/dog/d.jpg")
     assert len(open_split(config(tmp_path, "folder"), "val")) == 2
@@ -42,7 +56,7 @@ def test_evaluation_without_training_images(tmp_path):
 
 def test_splits_must_have_the_same_classes(tmp_path):
     make(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "val/cat/c.jpg", "val/emu/d.jpg")
-    with pytest.raises(ValueError, match=r"different classes \(only in train: dog; only in val: emu\)"):
+    with pytest.raises(ValueError, match=r"different classes \(only in val: emu; only in train: dog\)"):
         open_split(config(tmp_path, "folder"), "val")
 
 

@@ -26,7 +26,7 @@ def lines(root, split):
 
 def test_every_image_is_in_one_split_and_all_classes_have_the_same_share(tmp_path):
     root = tree(tmp_path / "set", {"b": 10, "a": 5, "c": 1})
-    assert make_lists(root, val=0.2, seed=1) == {"train": 13, "val": 3}
+    assert make_lists(root, val=0.2, seed=1).counts == {"train": 13, "val": 3}
     both = lines(root, "train") + lines(root, "val")
     assert len(set(both)) == 16 and set(both) >= {"a/0 a.png 0", "b/9 a.png 1", "c/0 a.png 2"}
     assert [line[-1] for line in lines(root, "val")] == ["0", "1", "1"]
@@ -44,8 +44,39 @@ def test_the_split_depends_on_the_seed_only(tmp_path):
 
 def test_folders_train_and_val_are_kept_as_splits(tmp_path):
     root = tree(tmp_path, {"a": 2, "b": 3}, ("train", "val"))
-    assert make_lists(root) == {"train": 5, "val": 5}
+    assert make_lists(root).counts == {"train": 5, "val": 5}
     assert lines(root, "val")[0] == "val/a/0 a.png 0"
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_other_names_of_the_validation_folder(tmp_path, name):
+    root = tree(tmp_path, {"a": 2, "b": 3}, ("train", name, "test"))
+    lists = make_lists(root)
+    assert (lists.counts, lists.class_names) == ({"train": 5, "val": 5}, ("a", "b"))
+    assert lines(root, "val")[0] == f"{name}/a/0 a.png 0"
+    assert any("test is in no list" in note for note in lists.notes)
+
+
+def test_train_is_split_where_there_is_only_a_test_folder(tmp_path):
+    root = tree(tmp_path, {"a": 5, "b": 5}, ("train", "test"))
+    assert make_lists(root).counts == {"train": 8, "val": 2}
+    assert all(line.startswith("train/") for line in lines(root, "train") + lines(root, "val"))
+
+
+def test_a_class_without_validation_images(tmp_path):
+    root = tree(tmp_path, {"a": 2, "b": 3}, ("train",))
+    tree(tmp_path, {"b": 1}, ("val",))
+    lists = make_lists(root)
+    assert lists.class_names == ("a", "b") and lines(root, "val") == ["val/b/0 a.png 1"]
+    assert any("1 of 2 classes have no image" in note and note.endswith(": a") for note in lists.notes)
+
+
+def test_an_unreadable_name_leaves_no_list_behind(tmp_path):
+    root = tree(tmp_path, {"a": 2}, ("train", "val"))
+    (root / "val/a" / b"caf\xe9.png".decode("utf-8", "surrogateescape")).write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be written in a list file; rename it"):
+        make_lists(root)
+    assert sorted(entry.name for entry in root.iterdir()) == ["train", "val"]
 
 
 def test_errors(tmp_path):
