@@ -123,6 +123,11 @@ class ImageFile:
         self._image.__exit__(*exception)
 
     @property
+    def format(self) -> str:
+        """Pillow's name of the file format, such as "JPEG" or "TIFF"."""
+        return self._image.format or ""
+
+    @property
     def size(self) -> Size:
         """Width and height in pixels at full resolution, after `exif_orientation`.
 

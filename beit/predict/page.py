@@ -9,9 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from beit.data.images import ImageError
+from beit.data.images import ImageError, ImageFile
 from beit.predict.predictor import Predictor
 
+# TIFF and PPM are left out: a TIFF of 164 bytes can declare tiles that take gigabytes to decode.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF")
 _SHOWN_SIDE = 640  # pixels, longer side of the images sent back
 
 
@@ -61,13 +63,17 @@ class PagePredictor:
         """The result for an image file.
 
         Raises:
-            ImageError: the file is missing, damaged, not an image, or beyond the limits.
+            ImageError: the file is missing, damaged, not an image in one of the formats of the page, or beyond the
+                limits.
         """
         size = Path(path).stat().st_size if Path(path).is_file() else 0
         if size > self.max_bytes:
             raise ImageError(
                 path, f"{size / 1e6:.1f} MB; files of up to {self.max_bytes / 1e6:g} MB are accepted"
             )
+        with ImageFile(path, max_pixels=self.max_pixels) as file:
+            if file.format not in _FORMATS:
+                raise ImageError(path, f"a {file.format}; the page takes {', '.join(_FORMATS)}")
         image = self.predictor.open(path, max_pixels=self.max_pixels)
         with self._lock:
             result = self.predictor([image], self.topk)[0]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import atexit
 import os
+import shutil
+import signal
+import socket
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import paddle
 
 from beit.data.images import ImageError
 from beit.predict.page import PagePredictor
+from beit.predict.page_access import Access, RefusedError, require_upload
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device, add_model, model_from, use_device
 
@@ -23,11 +29,14 @@ EXAMPLES = (
 _QUEUE_SIZE = 64  # waiting requests; further ones are refused
 _CONCURRENCY = 4  # images decoded at the same time; the model runs one at a time
 _KEEP_SECONDS = 600  # how long uploaded images stay on the disk
+_CONNECTIONS = 256  # further ones are answered with status 503
+_HEAD_SECONDS = 10.0  # for the first lines of a request
+_END_SECONDS = 3  # for the answers under way at the end
 _NO_GRADIO = 'the page needs gradio, which is not installed: pip install "beit-paddle[serve]"'
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until Ctrl-C or SIGTERM."""
     given = _arguments(argv)
     use_device(given.device)
     predictor = PagePredictor(
@@ -37,16 +46,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_pixels=int(given.max_megapixels * 1e6),
     )
     paddle.disable_signal_handler()  # it prints a useless traceback at SIGTERM
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio sends requests to itself at the start
-    page = build_page(predictor, title=f"BEiT: {given.model}")
-    if given.host not in ("127.0.0.1", "localhost", "::1"):
-        print(f"warning: everybody who reaches {given.host}:{given.port} can use this page", flush=True)
-    print(f"open http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
-    launch(page, predictor, host=given.host, port=given.port)
+    uploads = upload_folder()
+    page = build_page(predictor, uploads, title=f"BEiT: {given.model}")
+    with _listen(given.host, given.port) as listener:
+        if given.host not in ("127.0.0.1", "localhost", "::1"):
+            print(f"warning: everybody who reaches {given.host}:{given.port} can use this page", flush=True)
+        print(f"open http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
+        names = frozenset(name.lower() for name in given.allow_host)
+        access = Access(page_application(page, predictor), given.host, names, uploads, predictor.max_bytes)
+        serve(access, listener)
 
 
-def build_page(predictor: PagePredictor, title: str = "BEiT") -> Any:
+def upload_folder() -> Path:
+    """A new private folder for uploads, which is removed at the end of this process, also by SIGTERM."""
+    folder = Path(tempfile.mkdtemp(prefix="beit-serve-")).resolve()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    signal.signal(signal.SIGTERM, _exit)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read while gradio is imported
+    return folder
+
+
+def build_page(predictor: PagePredictor, uploads: Path, title: str = "BEiT") -> Any:
     """The page (gradio `Blocks`), not served yet.
+
+    Args:
+        predictor: results of image files.
+        uploads: folder of the uploaded images; no other files are opened.
+        title: of the page.
 
     Raises:
         ValueError: gradio is not installed.
@@ -57,8 +83,8 @@ def build_page(predictor: PagePredictor, title: str = "BEiT") -> Any:
         if path is None:
             return None, None, ""
         try:
-            result = predictor(path)
-        except ImageError as error:
+            result = predictor(require_upload(path, uploads))
+        except (ImageError, RefusedError) as error:
             return None, None, f"**This file cannot be used:** {error.reason}"
         return result.scores, result.image, result.caption
 
@@ -89,29 +115,83 @@ def build_page(predictor: PagePredictor, title: str = "BEiT") -> Any:
     return page
 
 
-def launch(page: Any, predictor: PagePredictor, *, host: str, port: int, wait: bool = True) -> None:
-    """Serve a page without sharing it and without loading anything from other machines.
+def page_application(page: Any, predictor: PagePredictor) -> Any:
+    """The ASGI application of a page. It shares nothing, and loads nothing from other machines.
 
     Args:
         page: the result of `build_page`.
         predictor: its limit for the size of files is also that of uploads.
-        host: address to listen on.
-        port: port to listen on.
-        wait: return only when the page is closed.
     """
+    import fastapi
+
     gradio = _gradio()
-    page.launch(
-        server_name=host,
-        server_port=port,
+    return gradio.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path="/",
         max_file_size=predictor.max_bytes,
-        share=False,
-        quiet=True,
+        show_error=False,
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=[],
-        prevent_thread_lock=not wait,
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
+
+
+def serve(application: Any, listener: socket.socket) -> None:
+    """Serve an ASGI application on a listening socket until a signal ends the process."""
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        """HTTP/1.1 that closes connections on which no request arrives; uvicorn waits for them without a limit."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._limit_head()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._limit_head()
+
+        def _limit_head(self) -> None:
+            self.loop.call_later(_HEAD_SECONDS, self._close_without_request, self.cycle)
+
+        def _close_without_request(self, cycle: Any) -> None:
+            is_waiting = cycle is None or cycle.response_complete
+            if self.cycle is cycle and is_waiting and not self.transport.is_closing():
+                self.transport.close()
+
+    config = uvicorn.Config(
+        application,
+        http=Protocol,
+        ws="none",
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_END_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OSError: the address is taken, or is not one of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_CONNECTIONS)
+    except (OSError, OverflowError) as error:
+        raise OSError(
+            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}; choose another --port or --host"
+        ) from error
+
+
+def _exit(signum: int, _: Any) -> None:
+    raise SystemExit(128 + signum)
 
 
 def _gradio() -> Any:
@@ -130,6 +210,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME",
+        help="further host name of this page, such as that of a proxy in front of it (may be repeated)",
+    )  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="default: 7860")
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes shown (default: 5)")
     parser.add_argument(

@@ -70,6 +70,7 @@ def test_refused_files_and_models(predictor, image_file, tmp_path):
     (tmp_path / "garbage.jpg").write_bytes(np.random.default_rng(0).bytes(4_000))
     (tmp_path / "large.jpg").write_bytes(bytes(10_000))
     Image.new("RGB", (100, 100)).save(tmp_path / "many.png")
+    Image.new("RGB", (10, 10)).save(tmp_path / "a.tif")
     cut = image_file.read_bytes()[:900]
     (tmp_path / "cut.png").write_bytes(cut)
     for name, reason in (
@@ -78,6 +79,7 @@ def test_refused_files_and_models(predictor, image_file, tmp_path):
         ("many.png", "100 x 100 pixels are more than"),
         ("cut.png", "cannot be decoded"),
         ("gone.png", "no such file"),
+        ("a.tif", "a TIFF; the page takes JPEG, MPO, PNG, WEBP, BMP, GIF"),
     ):
         with pytest.raises(ImageError, match=reason):
             page_predictor(tmp_path / name)

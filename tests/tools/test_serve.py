@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,7 @@ NAMES = ("flower", "temple", "neither")
 def test_message_if_gradio_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ValueError, match=r'pip install "beit-paddle\[serve\]"'):
-        serve.build_page(None)
+        serve.build_page(None, Path("unused"))
 
 
 def test_help_shows_the_examples_and_the_default_host_is_this_machine(capsys):
@@ -67,6 +70,7 @@ def images(tmp_path_factory):
     (folder / "cut.jpg").write_bytes((folder / "good.jpg").read_bytes()[:1_500])
     Image.new("RGB", (2_000, 1_500)).save(folder / "many.png")
     (folder / "large.jpg").write_bytes(bytes(1_500_000))
+    Image.fromarray(pixels).save(folder / "a.tif")
     return folder
 
 
@@ -76,9 +80,17 @@ def address(run):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    with serving(run, port, environment()) as process:
+        yield f"http://127.0.0.1:{port}"
+        assert process.poll() is None  # it has survived all tests
+
+
+@contextmanager
+def serving(run: Path, port: int, variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process of a page that answers."""
     command = [sys.executable, "-m", "beit", "serve", str(run), "--port", str(port)]
     limits = ["--max-megabytes", "1", "--max-megapixels", "2", "--device", "cpu", "--topk", "3"]
-    with subprocess.Popen([*command, *limits], cwd=ROOT, env=environment()) as process:
+    with subprocess.Popen([*command, *limits], cwd=ROOT, env=variables) as process:
         try:
             for _ in range(240):
                 try:
@@ -87,8 +99,7 @@ def address(run):
                 except OSError:
                     assert process.poll() is None
                     time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}"
-            assert process.poll() is None  # it has survived all tests
+            yield process
         finally:
             process.terminate()
 
@@ -128,6 +139,7 @@ def test_results_and_refused_files(address, run, images):
         ("garbage.jpg", "no image in one of the formats"),
         ("cut.jpg", "cannot be decoded"),
         ("many.png", "2000 x 1500 pixels are more than"),
+        ("a.tif", "a TIFF; the page takes JPEG"),
     ):
         scores, drawn, caption = ask(address, images / name)
         assert not scores and drawn is None and words in caption
@@ -140,7 +152,10 @@ def test_many_clients_are_served_while_one_is_slow(address, run, images):
     """50 clients, every fifth with garbage, while another one does not finish its upload."""
     host, port = address.removeprefix("http://").split(":")
     slow = socket.create_connection((host, int(port)))
-    slow.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n-")
+    slow.sendall(
+        b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000\r\n\r\n-"
+    )
     files = [images / ("garbage.jpg" if k % 5 == 0 else "good.jpg") for k in range(50)]
     start = time.monotonic()
     with ThreadPoolExecutor(50) as pool:
@@ -150,6 +165,65 @@ def test_many_clients_are_served_while_one_is_slow(address, run, images):
     assert time.monotonic() - start < 60
     for file, (scores, _, _) in zip(files, answers, strict=True):
         assert (not scores) == (file.name == "garbage.jpg")
+
+
+@pytest.mark.browser
+def test_who_reaches_what(address, run, images):
+    """Requests of a plain HTTP client that the page itself does not send."""
+    import httpx
+
+    port = address.rpartition(":")[2]
+    with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
+        for headers in (
+            {"Host": f"evil.example:{port}"},
+            {"Origin": "http://evil.example"},
+            {"Origin": "null"},
+        ):
+            answer = client.get("/", headers=headers)
+            assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
+        answers = set()
+        for path in (images / "good.jpg", images / "missing.jpg", "/dev/tty", "/etc/passwd"):
+            for file in ({"path": str(path)}, {"path": str(path), "meta": {"_type": "gradio.FileData"}}):
+                answer = client.post("/gradio_api/call/look", json={"data": [file]})
+                answers.add((answer.status_code, answer.text))
+            answers.add((client.get(f"/gradio_api/file={path}").status_code, ""))
+        assert {status for status, _ in answers} == {400, 404} and len(answers) == 3
+        with (images / "good.jpg").open("rb") as stream:
+            uploaded = client.post("/gradio_api/upload", files={"files": ("a.jpg", stream)}).json()[0]
+        assert client.get(f"/gradio_api/file={uploaded}").content == (images / "good.jpg").read_bytes()
+        assert client.get(f"/gradio_api/file={Path(uploaded).parents[2]}").status_code == 404
+        for path in (
+            "/gradio_api/run/look",
+            "/gradio_api/proxy=http://localhost/",
+            "/monitoring",
+            "/openapi.json",
+        ):
+            assert client.get(path).status_code == 404
+
+
+@pytest.mark.browser
+def test_connections_without_a_request_are_closed(address):
+    host, port = address.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection((host, int(port)), 20)) for _ in range(20)]
+        for connection in silent[::2]:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: local")
+        assert [connection.recv(1) for connection in silent] == [b""] * 20
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_uploads_are_removed_at_the_end(run, images, tmp_path, number):
+    environment_of_page = environment() | {"TMPDIR": str(tmp_path)}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with serving(run, port, environment_of_page) as process:
+        ask(f"http://127.0.0.1:{port}", images / "good.jpg")
+        assert list(tmp_path.glob("beit-serve-*/*/*.jpg"))
+        process.send_signal(number)
+        assert process.wait(30) in (143, 130, -2)
+    assert not list(tmp_path.glob("beit-serve-*"))
 
 
 @pytest.mark.browser
