@@ -1,13 +1,21 @@
-"""Paths with variables, and files that appear whole or not at all."""
+"""Paths with variables, files that appear whole or not at all, locks and digests."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
+
+import numpy as np
+
+_CHUNK = 1 << 20
 
 
 def expand_path(path: str) -> str:
@@ -68,6 +76,58 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` in UTF-8, whole or not at all. Raises as `replacing`."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of the bytes of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def map_array(path: str | os.PathLike[str]) -> np.ndarray:
+    """The array of a `.npy` file, as a read-only memory map.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a whole `.npy` file of numbers.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (
+        ValueError,
+        EOFError,
+        SyntaxError,
+        TypeError,
+        AttributeError,
+        TokenError,
+    ):  # NumPy's, for damaged headers
+        raise ValueError(f"{path} is damaged, it is not a .npy file of numbers") from None
+
+
+def lock(handle: int, *, wait: bool) -> bool:
+    """Lock an open file or folder against other processes until its handle is closed; whether that succeeded.
+
+    It ends with the process at the latest. On file systems without locks nothing is locked and the result is True.
+
+    Args:
+        handle: file descriptor.
+        wait: wait until another process releases its lock; otherwise return False at once.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
 
 
 def _temporary(target: Path, pid: int | str) -> Path:

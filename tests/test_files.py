@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from beit.checkpoint.files import read_checkpoint, write_checkpoint
-from beit.files import replacing
+from beit.files import lock, map_array, replacing, sha256_of
 
 OLD = {"step": 1, "w": np.zeros(3)}
 NEW = {"step": 2, "w": np.ones(3)}
@@ -114,3 +116,41 @@ def test_files_of_other_programs_are_not_removed(path):
         other.touch()
     write_checkpoint(path, NEW)
     assert all(other.exists() for other in others)
+
+
+def test_arrays_are_mapped_and_damaged_ones_are_refused(tmp_path):
+    file = tmp_path / "a.npy"
+    np.save(file, np.arange(6).reshape(2, 3))
+    assert map_array(file).tolist() == [[0, 1, 2], [3, 4, 5]]
+    whole = file.read_bytes()
+    for content in (
+        b"",
+        whole[:40],
+        whole[:-1],
+        b"PK\x03\x04",
+        b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((( ",
+        b"text",
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.npy is damaged, it is not a \.npy file of numbers"):
+            map_array(file)
+
+
+def test_a_lock_excludes_others_until_its_handle_is_closed(tmp_path, monkeypatch):
+    first, second = (os.open(tmp_path, os.O_RDONLY) for _ in range(2))
+    assert lock(first, wait=False) and not lock(second, wait=False)
+    os.close(first)
+    assert lock(second, wait=True)
+    os.close(second)
+
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    assert lock(0, wait=True)
+
+
+def test_sha256_of_a_file(tmp_path):
+    content = bytes(3_000_000)
+    (tmp_path / "a").write_bytes(content)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()

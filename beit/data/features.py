@@ -19,6 +19,7 @@ from beit.data.dataset import ImageDataset, open_options
 from beit.data.image_list import ImageList
 from beit.data.splits import open_unlabeled
 from beit.data.transforms import FILTERS, Arrays, EvalTransform, Transform, build_train_transform
+from beit.files import map_array
 
 # N patches of an image, T channels of a feature
 
@@ -41,7 +42,7 @@ def open_features(folder: str | Path, split: str, images: ImageList) -> StoredFe
 
     Raises:
         FileNotFoundError: one of the two files does not exist.
-        ValueError: the rows belong to other images, or the array is not `[images, N, T]`.
+        ValueError: the rows belong to other images, or the array is damaged or not floating `[images, N, T]`.
     """
     array, names = Path(folder) / f"{split}.npy", Path(folder) / f"{split}.txt"
     for path in (array, names):
@@ -50,11 +51,12 @@ def open_features(folder: str | Path, split: str, images: ImageList) -> StoredFe
                 f"{path} does not exist; a folder of features holds {split}.npy [images, N, T] and {split}.txt, one "
                 "image name a line"
             )
-    shape = np.load(array, mmap_mode="r").shape
+    stored = map_array(array)
+    shape = stored.shape
     listed = names.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    if len(shape) != 3 or shape[0] != len(listed):
+    if len(shape) != 3 or shape[0] != len(listed) or stored.dtype.kind != "f":
         raise ValueError(
-            f"{array} is {list(shape)}, expected [{len(listed)}, N, T] for the {len(listed)} names in {names}"
+            f"{array} is {stored.dtype} {list(shape)}, expected floating [{len(listed)}, N, T] for the {len(listed)} names in {names}"
         )
     if len(listed) != len(images):
         raise ValueError(f"{names} names {len(listed)} images, the data has {len(images)}")

@@ -64,7 +64,7 @@ class Pretrain(Task):
         if not cached:
             return dataset
         assert dataset is not None
-        file = TokenCache(Path(cached), dataset, self._frozen[0]).ensure(self.config)
+        file = TokenCache(Path(cached), dataset, self._frozen[0], self.config).ensure()
         return build_pretrain_dataset(
             self.config, "train", second_size, bad_images=bad_images, fixed_views=True, tokens=file
         )

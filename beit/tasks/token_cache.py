@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,18 @@ from beit.cpu import split_batch
 from beit.data.loader import Loader
 from beit.data.pretraining import PretrainDataset
 from beit.data.sampler import EvalSampler
-from beit.files import write_text
+from beit.files import lock, map_array, sha256_of, write_text
 from beit.logging import progress
 from beit.parallel import ranks
 
 # L tokens of an image
+
+_DIGEST = "SHA-256 of the ids"
+_ADDED = frozenset(
+    {"kind of tokenizer", "number of attention heads"}
+)  # absent from records of earlier versions
+_UNFILLED = 65535
+_ROWS = 4096  # rows read or written at a time
 
 
 class TokenCache:
@@ -30,50 +39,77 @@ class TokenCache:
         file: the file of ids; `.npy` is appended if missing.
         dataset: training images with fixed views, so that the tokens of an image are always the same.
         tokenizer: computes the tokens from the second view.
+        config: the keys `TOKENIZER.*`, `DATA.*`, and the sizes of image and patch.
     """
 
-    def __init__(self, file: Path, dataset: PretrainDataset, tokenizer: paddle.nn.Layer) -> None:
+    def __init__(
+        self, file: Path, dataset: PretrainDataset, tokenizer: paddle.nn.Layer, config: CfgNode
+    ) -> None:
         self.file = file if file.suffix == ".npy" else file.with_name(f"{file.name}.npy")
         self.record = self.file.with_suffix(".json")
         self.dataset = dataset
         self.tokenizer = tokenizer
-        self.identity = identify(dataset, tokenizer)
+        self.config = config
+        self.identity = identify(dataset, tokenizer, config)
 
-    def ensure(self, config: CfgNode) -> Path:
+    def ensure(self) -> Path:
         """The path of the file of ids; if it does not exist, all ranks together create it first.
 
         Raises:
-            ValueError: the file exists, but for another tokenizer, other images or other views.
+            ValueError: the file exists, but for another tokenizer, other images or other views, or it is damaged; or
+                another run is creating it.
+            OSError: it cannot be written.
         """
-        if not (self.file.exists() and self.record.exists()):
-            self._fill(config)
-        stored = json.loads(self.record.read_text(encoding="utf-8"))
-        differing = [name for name, value in self.identity.items() if stored.get(name) != value]
-        if differing:
-            raise ValueError(
-                f"DATA.TOKEN_CACHE={self.file} was made with another {', another '.join(differing)}: "
-                "name another file, or delete this one so that it is made anew"
-            )
+        handle = self._lock_missing() if ranks.rank() == 0 else None
+        try:
+            if ranks.all_reduce_sum({"missing": handle is not None})["missing"]:
+                self._fill()
+        finally:
+            if handle is not None:
+                os.close(handle)
+        self._check()
         return self.file
 
-    def _fill(self, config: CfgNode) -> None:
+    def _lock_missing(self) -> int | None:
+        """The handle of a lock on creating the file; None if the file exists."""
+        if self._exists():
+            return None
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        if not lock(handle, wait=False):
+            os.close(handle)
+            raise ValueError(
+                f"another run is filling DATA.TOKEN_CACHE={self.file}; start this one after it, or name another file"
+            )
+        if self._exists():  # another run has finished it meanwhile
+            os.close(handle)
+            return None
+        self.record.unlink(missing_ok=True)  # of a file of ids that was deleted
+        return handle
+
+    def _exists(self) -> bool:
+        return self.file.exists() and self.record.exists()
+
+    def _shape(self) -> tuple[int, int]:
+        height, width = image_hw(self.config)
+        patch = self.config.MODEL.PATCH_SIZE
+        return len(self.dataset), (height // patch) * (width // patch)
+
+    def _fill(self) -> None:
         draft = self.file.with_suffix(".partial")
-        height, width = image_hw(config)
-        num_tokens = (height // config.MODEL.PATCH_SIZE) * (width // config.MODEL.PATCH_SIZE)
-        shape = (len(self.dataset), num_tokens)
         if ranks.rank() == 0:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            dtype = np.uint16 if config.TOKENIZER.NUM_CODES <= 1 << 16 else np.int32
-            np.lib.format.open_memmap(draft, "w+", dtype, shape)
+            # Ids are smaller than the largest number of the type, which marks the rows that are not filled yet.
+            dtype = np.uint16 if self.config.TOKENIZER.NUM_CODES <= _UNFILLED else np.int32
+            _write_unfilled(draft, np.dtype(dtype), self._shape())
         ranks.barrier()
         ids = np.load(draft, mmap_mode="r+")
         sampler = EvalSampler(
             len(self.dataset),
-            batch_size=batch_size_eval(config),
+            batch_size=batch_size_eval(self.config),
             world_size=ranks.world_size(),
             rank=ranks.rank(),
         )
-        data = config.DATA
+        data = self.config.DATA
         with Loader(self.dataset, num_workers=data.NUM_WORKERS, timeout=data.WORKER_TIMEOUT) as loader:
             batches = loader(list(sampler))
             for batch in progress(batches, len(sampler), f"fill {self.file}", rank=ranks.rank()):
@@ -82,12 +118,88 @@ class TokenCache:
         ids.flush()
         ranks.barrier()
         if ranks.rank() == 0:
+            self._require_ids(draft)
+            record = self.identity | {_DIGEST: sha256_of(draft)}
             draft.replace(self.file)
-            write_text(self.record, json.dumps(self.identity, indent=2) + "\n")
+            write_text(self.record, json.dumps(record, indent=2) + "\n")
         ranks.barrier()
 
+    def _check(self) -> None:
+        try:
+            stored = json.loads(self.record.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            stored = None
+        if not isinstance(stored, dict):
+            raise ValueError(
+                f"{self.record} is damaged, it is not the record of a token cache; {self._remedy()}"
+            )
+        differing = [
+            name
+            for name, value in self.identity.items()
+            if stored.get(name, value if name in _ADDED else None) != value
+        ]
+        if differing:
+            raise ValueError(
+                f"DATA.TOKEN_CACHE={self.file} was made with another {', another '.join(differing)}: {self._remedy()}"
+            )
+        if ranks.rank() == 0:
+            ids = self._require_ids(self.file)
+            if _DIGEST not in stored:
+                self._warn_of_zeros(ids)
+            elif stored[_DIGEST] != sha256_of(self.file):
+                raise ValueError(
+                    f"DATA.TOKEN_CACHE={self.file} is damaged: its SHA-256 is not that in {self.record.name}; "
+                    f"{self._remedy()}"
+                )
 
-def identify(dataset: PretrainDataset, tokenizer: paddle.nn.Layer) -> dict[str, Any]:
+    def _require_ids(self, file: Path) -> np.ndarray:
+        """The ids of a file, once their type, number and range are checked."""
+        try:
+            ids = map_array(file)
+        except ValueError as error:
+            raise ValueError(f"{error}; {self._remedy()}") from None
+        if ids.dtype not in (np.uint16, np.int32) or ids.shape != self._shape():
+            raise ValueError(
+                f"{file} holds {ids.dtype} {list(ids.shape)}, expected token ids uint16 or int32 {list(self._shape())}; {self._remedy()}"
+            )
+        num_codes = self.config.TOKENIZER.NUM_CODES
+        for start in range(0, len(ids), _ROWS):
+            rows = ids[start : start + _ROWS]
+            wrong = np.flatnonzero((rows.min(axis=1) < 0) | (rows.max(axis=1) >= num_codes))
+            if len(wrong):
+                raise ValueError(
+                    f"{file} is incomplete or damaged: row {start + wrong[0]} has ids outside of 0 to {num_codes - 1} "
+                    f"(TOKENIZER.NUM_CODES={num_codes}); {self._remedy()}"
+                )
+        return ids
+
+    def _warn_of_zeros(self, ids: np.ndarray) -> None:
+        """Files of earlier versions have no digest; there, rows that were not filled are zero."""
+        zero = sum(
+            int((~ids[start : start + _ROWS].any(axis=1)).sum()) for start in range(0, len(ids), _ROWS)
+        )
+        if zero > 1:
+            warnings.warn(
+                f"DATA.TOKEN_CACHE={self.file}: {zero} of {len(ids)} images have the token 0 everywhere, as if two runs had "
+                f"filled the file at the same time; {self._remedy()}",
+                stacklevel=2,
+            )
+
+    def _remedy(self) -> str:
+        return f"name another file, or delete this one and {self.record.name} so that it is made anew"
+
+
+def _write_unfilled(file: Path, dtype: np.dtype, shape: tuple[int, int]) -> None:
+    """Write a `.npy` file of unfilled rows. Its space on the disk is taken here, where a full disk is an `OSError`."""
+    row = np.full(shape[1], np.iinfo(dtype).max, dtype).tobytes()
+    with file.open("wb") as stream:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for start in range(0, shape[0], _ROWS):
+            stream.write(row * min(_ROWS, shape[0] - start))
+
+
+def identify(dataset: PretrainDataset, tokenizer: paddle.nn.Layer, config: CfgNode) -> dict[str, Any]:
     """All that token ids depend on, as text and digests: tokenizer weights, images and their order, views, seed."""
     weights = hashlib.sha256()
     for name, tensor in sorted(tokenizer.state_dict().items()):
@@ -101,4 +213,6 @@ def identify(dataset: PretrainDataset, tokenizer: paddle.nn.Layer) -> dict[str, 
         "transform": repr(dataset.transform),
         "way of opening pictures": dict(dataset.open_options),
         "seed": dataset.seed,
+        "kind of tokenizer": config.TOKENIZER.TYPE,
+        "number of attention heads": config.TOKENIZER.NUM_HEADS if config.TOKENIZER.TYPE == "vqkd" else None,
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from yacs.config import CfgNode
 
 from beit.checkpoint.metadata import RUN_CONFIG
 from beit.config import dump
+from beit.files import lock
 from beit.parallel import ranks
 from beit.train.resume import LATEST
 
@@ -33,13 +32,13 @@ def output_folder(config: CfgNode) -> Iterator[Path]:
         raise ValueError(
             f"{folder} already holds a training run; continue it with -resume auto or choose another -output"
         )
-    lock = _prepare(folder, config) if ranks.rank() == 0 else None
+    handle = _prepare(folder, config) if ranks.rank() == 0 else None
     try:
         ranks.barrier()
         yield folder
     finally:
-        if lock is not None:
-            os.close(lock)
+        if handle is not None:
+            os.close(handle)
 
 
 def _prepare(folder: Path, config: CfgNode) -> int:
@@ -47,7 +46,10 @@ def _prepare(folder: Path, config: CfgNode) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
-        _lock(handle, folder)
+        if not lock(handle, wait=False):
+            raise ValueError(
+                f"another run is writing into {folder}; wait for its end or choose another -output"
+            )
         name = "eval_config.yaml" if config.EVAL else RUN_CONFIG
         (folder / name).write_text(dump(config), encoding="utf-8")
     except OSError as error:
@@ -55,13 +57,3 @@ def _prepare(folder: Path, config: CfgNode) -> int:
             error.errno, f"the output folder cannot be written: {error.strerror}", str(folder)
         ) from None
     return handle
-
-
-def _lock(handle: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # other errors: a network file system without such locks
-        if error.errno == errno.EWOULDBLOCK:
-            raise ValueError(
-                f"another run is writing into {folder}; wait for its end or choose another -output"
-            ) from None
