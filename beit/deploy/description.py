@@ -13,6 +13,7 @@ from PIL import Image
 
 from beit.data.images import OpenOptions, open_image
 from beit.data.model_input import prepare_image
+from beit.files import sha256_of
 from beit.preprocessing import Preprocessing
 
 FILE_NAME = "export.json"
@@ -36,6 +37,7 @@ class Description:
         class_names: of the K classes; None if they have no names.
         palette: colors of the K classes of a segmentation model, else empty.
         measured: differences from the model, as measured at the export.
+        files: name of each other file of the export -> its SHA-256; empty for exports of earlier versions.
     """
 
     task: str
@@ -47,6 +49,7 @@ class Description:
     class_names: tuple[str, ...] | None = None
     palette: tuple[tuple[int, int, int], ...] = ()
     measured: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     def open(self, path: str | Path) -> np.ndarray:
         """An image file, resized and cropped for the graph, uint8 `[3, height, width]`.
@@ -96,6 +99,8 @@ def read_description(folder: str | Path) -> Description:
         fields = content.pop("preprocessing")
         preprocessing = Preprocessing(**fields | {name: _tuple(fields[name]) for name in ("mean", "std")})
         names = content.pop("class_names")
+        if not all(isinstance(part, str) for item in content.get("files", {}).items() for part in item):
+            raise ValueError("its files have no SHA-256")
         return Description(
             **content
             | {"outputs": tuple(content["outputs"]), "image_size": tuple(content["image_size"])}
@@ -105,6 +110,26 @@ def read_description(folder: str | Path) -> Description:
         )
     except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} does not describe an export: {error}") from error
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of the files of an export, except `export.json` itself."""
+    return {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.name != FILE_NAME}
+
+
+def check_files(folder: Path, description: Description, suffixes: tuple[str, ...]) -> None:
+    """Compare the files with these extensions with their digests in the description; it may have none.
+
+    Raises:
+        ValueError: a file has changed since the export.
+    """
+    for name, digest in description.files.items():
+        file = folder / name
+        if file.suffix in suffixes and file.is_file() and sha256_of(file) != digest:
+            raise ValueError(
+                f"{file} has changed since the export: its SHA-256 is not that in {FILE_NAME}; copy the folder or export "
+                "the model again"
+            )
 
 
 def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:

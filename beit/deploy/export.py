@@ -14,7 +14,7 @@ import paddle
 from paddle import nn
 
 from beit.data.batch_transforms import normalize
-from beit.deploy.description import FILE_NAME, GRAPH, Description, write_description
+from beit.deploy.description import FILE_NAME, GRAPH, Description, digests, write_description
 from beit.deploy.graph import write_graph, write_int8, write_onnx
 from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools
 from beit.deploy.parity import TOLERANCE, Reference, agreement, largest_difference
@@ -128,7 +128,7 @@ def export(
             measured["int8"] = agreement(load_runner(work, "onnx", precision="int8"), reference, pixels)
         if bfloat16:
             measured["bfloat16"] = _bfloat16(work, reference, pixels)
-        description = replace(description, measured=measured)
+        description = replace(description, measured=measured, files=digests(work))
         write_description(work, description)
         _move(work, target)
     finally:
@@ -226,6 +226,8 @@ def _check_target(target: Path) -> None:
 def _move(work: Path, target: Path) -> None:
     """Move the finished folder to its place, where it replaces an earlier export."""
     work.chmod(0o755)  # temporary folders are private
-    if target.exists():
-        shutil.rmtree(target)
+    earlier = work.with_name(f"{work.name}.earlier")
+    if target.exists():  # removed last: a crash here loses nothing
+        target.rename(earlier)
     work.rename(target)
+    shutil.rmtree(earlier, ignore_errors=True)

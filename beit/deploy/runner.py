@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from beit.cpu import before_paddle
-from beit.deploy.description import GRAPH, Description, read_description
+from beit.deploy.description import GRAPH, Description, check_files, read_description
 
 Session = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -64,13 +64,14 @@ def load_runner(
 
     Raises:
         FileNotFoundError: a file of the export is missing.
-        ValueError: unknown backend or precision, or this machine cannot run it.
+        ValueError: unknown backend or precision, this machine cannot run it, or a file has changed since the export.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
     description = read_description(folder)
     if description.task == "segment" and precision == "bfloat16":
         raise ValueError("bfloat16 runs on oneDNN, which cannot resize class maps; use float32")
+    check_files(Path(folder), description, _SUFFIXES[backend])
     session = BACKENDS[backend](
         Path(folder) / GRAPH, precision, threads or os.cpu_count() or 1, description.task != "segment"
     )
@@ -135,6 +136,9 @@ def _onnx_session(target: Path, precision: str, threads: int, _: bool) -> Sessio
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})
 
+
+_SUFFIXES = {"paddle": (".json", ".pdmodel", ".pdiparams"), "onnx": (".onnx",)}
+"""Name of a backend -> extensions of its files."""
 
 BACKENDS: dict[str, Callable[[Path, str, int, bool], Session]] = {
     "paddle": _paddle_session,

@@ -46,7 +46,7 @@ def test_features_of_other_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="names 2 images, the data has 3"):
         open_features(tmp_path, "train", IMAGES)
     store(tmp_path, array[:, 0])
-    with pytest.raises(ValueError, match=r"is \[3, 2\], expected \[3, N, T\]"):
+    with pytest.raises(ValueError, match=r"is float32 \[3, 2\], expected floating \[3, N, T\]"):
         open_features(tmp_path, "train", IMAGES)
 
 

@@ -67,6 +67,13 @@ def test_best_classes_and_description(model, photographs, tmp_path):
         found["scores"], [[row["score"] for row in result["topk"]] for result in results], atol=1e-6
     )
     assert read_description(tmp_path / "out") == runner.description
+    assert set(runner.description.files) == {"model.json", "model.pdiparams"}
+    weights = tmp_path / "out" / "model.pdiparams"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="has changed since the export"):
+        load_runner(tmp_path / "out")
     assert runner.description.class_names == NAMES
     assert runner.description.preprocessing.mean == (0.5, 0.4, 0.3)
     assert runner.description.preprocessing.crop_pct == 0.8

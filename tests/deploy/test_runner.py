@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from beit.deploy.description import Description, read_description, write_description
+from beit.deploy.description import Description, digests, read_description, write_description
 from beit.deploy.runner import Runner, load_runner
 from beit.preprocessing import Preprocessing
 
@@ -60,3 +61,34 @@ def test_images_are_checked_and_normalized_and_results_are_named():
     for wrong in (images[:, :, :3], images[0], images.astype(np.float32)):
         with pytest.raises(ValueError, match=r"expected uint8 images \[B, 3, 4, 6\]"):
             Runner(DESCRIPTION, session)(wrong)
+
+
+def test_files_that_changed_since_the_export_are_refused(tmp_path):
+    for name in ("model.json", "model.pdiparams", "model.onnx"):
+        (tmp_path / name).write_bytes(name.encode())
+    description = replace(DESCRIPTION, files=digests(tmp_path))
+    write_description(tmp_path, description)
+    assert read_description(tmp_path) == description and set(description.files) == {
+        "model.json",
+        "model.pdiparams",
+        "model.onnx",
+    }
+    for name, backend in (("model.json", "paddle"), ("model.pdiparams", "paddle"), ("model.onnx", "onnx")):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        with pytest.raises(ValueError, match=rf"{name} has changed since the export.*export the model again"):
+            load_runner(tmp_path, backend)
+        (tmp_path / name).write_bytes(whole)
+
+
+def test_exports_of_earlier_versions_have_no_digests(tmp_path):
+    write_description(tmp_path, DESCRIPTION)
+    file = tmp_path / "export.json"
+    content = json.loads(file.read_text())
+    del content["files"]
+    file.write_text(json.dumps(content))
+    assert read_description(tmp_path) == DESCRIPTION
+    for files in ([], {"model.json": 3}, "x"):
+        file.write_text(json.dumps(content | {"files": files}))
+        with pytest.raises(ValueError, match="does not describe an export"):
+            read_description(tmp_path)
