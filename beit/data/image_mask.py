@@ -20,6 +20,7 @@ from beit.data.image_list import ImageList
 from beit.data.images import EXTENSIONS, open_image
 from beit.data.list_file import read_class_names
 from beit.figures import index_color
+from beit.files import write_text
 
 IGNORE = 255
 """Label of ignored pixels after reading, whatever value the files use."""
@@ -192,7 +193,7 @@ def read_palette(file: Path, num_classes: int) -> tuple[Color, ...]:
 
 def write_palette(file: Path, palette: Sequence[Color]) -> None:
     """Write a file for `read_palette`."""
-    file.write_text("".join(f"{red} {green} {blue}\n" for red, green, blue in palette), encoding="utf-8")
+    write_text(file, "".join(f"{red} {green} {blue}\n" for red, green, blue in palette))
 
 
 def even_palette(num_classes: int) -> tuple[Color, ...]:

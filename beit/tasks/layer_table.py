@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from beit.figures import figure_pixels
+from beit.files import write_text
 from beit.logging import format_table
 from beit.models.features import FeatureName
 from beit.tasks.task import Sums
@@ -95,8 +96,8 @@ class LayerTable:
         ]
         content = {"title": self.title, **self.facts, "count": self.count, "best": str(self.best)}
         content |= {"features": features}
-        (folder / f"{stem}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (folder / f"{stem}.txt").write_text(self.text(), encoding="utf-8")
+        write_text(folder / f"{stem}.json", json.dumps(content, indent=2) + "\n")
+        write_text(folder / f"{stem}.txt", self.text())
         plot = self._plot()
         Image.fromarray(plot).save(folder / f"{stem}.png")
         return {self.title: plot}

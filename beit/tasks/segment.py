@@ -17,6 +17,7 @@ from beit.data.batch_transforms import box_mask
 from beit.data.dataset import bad_images_file
 from beit.data.image_mask import IGNORE, class_names_and_palette, write_palette
 from beit.data.segmentation import SegmentationDataset, build_segmentation_dataset
+from beit.files import write_text
 from beit.logging import format_table
 from beit.models.segmentation_inference import build_protocol, segment
 from beit.models.upernet import build_upernet
@@ -116,10 +117,8 @@ class Segment(Task):
             },
             "classes": classes,
         }
-        (folder / "segmentation.json").write_text(
-            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        (folder / "segmentation.txt").write_text(_describe_classes(summary, classes), encoding="utf-8")
+        write_text(folder / "segmentation.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / "segmentation.txt", _describe_classes(summary, classes))
         return {}
 
     def preview(self, batch: Batch) -> np.ndarray:

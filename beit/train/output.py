@@ -11,27 +11,25 @@ from yacs.config import CfgNode
 
 from beit.checkpoint.metadata import RUN_CONFIG
 from beit.config import dump
-from beit.files import lock
+from beit.files import lock, write_text
 from beit.parallel import ranks
-from beit.train.resume import LATEST
+from beit.train.resume import BEST, LATEST, MODEL, kept_epochs
 
 
 @contextmanager
 def output_folder(config: CfgNode) -> Iterator[Path]:
-    """Lock the folder `config.SAVE` and write the resolved config into it.
+    """Lock the folder `config.SAVE`; write the resolved config where there is none yet, or that of an evaluation.
 
     Rank 0 holds the lock, so that no other process writes into the folder. It is a lock on the folder itself, and ends
-    with the process.
+    with the process. A run that is continued keeps its config until `write_config`.
 
     Raises:
         ValueError: the folder holds a training run that this one would overwrite, or another run writes into it.
         OSError: it cannot be written.
     """
     folder = Path(config.SAVE)
-    if not config.EVAL and not config.MODEL.RESUME and (folder / LATEST).exists():
-        raise ValueError(
-            f"{folder} already holds a training run; continue it with -resume auto or choose another -output"
-        )
+    if not config.EVAL:
+        _refuse_to_overwrite(folder, config.MODEL.RESUME)
     handle = _prepare(folder, config) if ranks.rank() == 0 else None
     try:
         ranks.barrier()
@@ -41,8 +39,40 @@ def output_folder(config: CfgNode) -> Iterator[Path]:
             os.close(handle)
 
 
+def write_config(config: CfgNode) -> None:
+    """Write the resolved config into the output folder, on rank 0.
+
+    Raises:
+        OSError: as `files.replacing`.
+    """
+    if ranks.rank() == 0:
+        name = "eval_config.yaml" if config.EVAL else RUN_CONFIG
+        write_text(Path(config.SAVE) / name, dump(config))
+
+
+def _refuse_to_overwrite(folder: Path, resume: str | None) -> None:
+    """Refuse a run that would overwrite another one: a new run, or one that continues the run of another folder."""
+    if not any((folder / name).exists() for name in (LATEST, BEST, MODEL)) and not kept_epochs(folder):
+        return
+    if not resume:
+        raise ValueError(
+            f"{folder} already holds a training run; continue it with -resume auto or choose another -output"
+        )
+    if resume == "auto":
+        if not (folder / LATEST).exists() and not kept_epochs(folder):
+            raise ValueError(
+                f"{folder} holds the weights of a run but no training state to continue; choose another -output, and "
+                "start from the weights with -pretrained FILE"
+            )
+    elif Path(resume).is_file() and Path(resume).resolve().parent != folder.resolve():
+        raise ValueError(
+            f"{folder} holds a training run of its own, which -resume {resume} would overwrite; choose another -output, "
+            "or continue it with -resume auto"
+        )
+
+
 def _prepare(folder: Path, config: CfgNode) -> int:
-    """Create and lock the folder and write the config; returns the handle that holds the lock."""
+    """Create and lock the folder and write a first config; returns the handle that holds the lock."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
@@ -50,10 +80,9 @@ def _prepare(folder: Path, config: CfgNode) -> int:
             raise ValueError(
                 f"another run is writing into {folder}; wait for its end or choose another -output"
             )
-        name = "eval_config.yaml" if config.EVAL else RUN_CONFIG
-        (folder / name).write_text(dump(config), encoding="utf-8")
+        if config.EVAL or not (folder / RUN_CONFIG).exists():
+            write_config(config)
     except OSError as error:
-        raise OSError(
-            error.errno, f"the output folder cannot be written: {error.strerror}", str(folder)
-        ) from None
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"the output folder cannot be written: {reason}", str(folder)) from None
     return handle

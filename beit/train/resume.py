@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import yaml
 from paddle import Tensor, nn
 from yacs.config import CfgNode
 
-from beit.checkpoint.errors import CheckpointError
+from beit.checkpoint.errors import CheckpointError, shown
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
 from beit.config import dump, with_options
 from beit.optim.schedule import SCHEDULE_KEYS, make_schedules, run_length
 from beit.parallel import ranks, sharding, watchdog
 from beit.schema import SCHEMA
 from beit.train.state import NonFiniteLossError, Training
+from beit.train.state_check import check_state
 
 LATEST, BEST, MODEL = "latest.pdparams", "best.pdparams", "model.pdparams"
 """Files in the output folder: the latest training state, the weights of the best evaluation, the final weights."""
@@ -65,8 +66,8 @@ def restore(run: Training, paths: Sequence[Path]) -> None:
     A damaged one is named in the log, and the next is tried.
 
     Raises:
-        ValueError: all are damaged; or the file is not a training checkpoint, is of another model, or was written by
-            a run with another order of images.
+        ValueError: all are damaged; or the file is not a training checkpoint of this package, is of another model, or was
+            written by a run with another order of images.
     """
     for path, is_last in zip(paths, [False] * (len(paths) - 1) + [True], strict=True):
         try:
@@ -85,17 +86,32 @@ def _restore(run: Training, path: Path, state: Any) -> None:
         raise ValueError(
             f"{path} holds weights, not a training state; start a new run from them with -pretrained {path}"
         )
+    check_state(path, state)
     _check_order(path, state["order"], _order(run))
     _load_model(run.task.model, state["model"], path)
-    sharding.load_optimizer_state(run.optimizer, state["optimizer"], _parameter_names(run))
+    names = _parameter_names(run)
+    _load_part(
+        path, lambda part: sharding.load_optimizer_state(run.optimizer, part, names), state["optimizer"]
+    )
     if run.ema is not None:
         if state["model_ema"] is None:
             raise ValueError(f"{path} has no moving average; continue without TRAIN.MODEL_EMA")
-        run.ema.load_state_dict(state["model_ema"])
+        _load_part(path, run.ema.load_state_dict, state["model_ema"])
     if run.scaler.is_enable() and state["scaler"]:
+        if state["scaler"].keys() != run.scaler.state_dict().keys():
+            raise ValueError(
+                f"{path} has the loss scaling of another version of Paddle; continue without -amp"
+            )
         run.scaler.load_state_dict(state["scaler"])
     run.step, run.best, run.is_resumed = int(state["step"]), float(state["best"]), True
     _report_changes(run, state["config"])
+
+
+def _load_part(path: Path, load: Callable[[Any], None], part: Any) -> None:
+    try:
+        load(part)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _report_changes(run: Training, stored: str) -> None:
@@ -163,7 +179,7 @@ def find_checkpoints(config: CfgNode) -> list[Path]:
         return []
     if wanted == "auto":
         latest = Path(config.SAVE) / LATEST
-        return [path for path in (latest, *reversed(_kept_epochs(Path(config.SAVE)))) if path.is_file()]
+        return [path for path in (latest, *reversed(kept_epochs(Path(config.SAVE)))) if path.is_file()]
     if not Path(wanted).is_file():
         raise FileNotFoundError(
             f"-resume {wanted}: no such file; -resume auto takes the newest of {config.SAVE}"
@@ -229,11 +245,16 @@ def _check_order(path: Path, stored: Mapping[str, Any], current: Mapping[str, An
 def _load_model(model: nn.Layer, stored: Mapping[str, np.ndarray], path: Path) -> None:
     own = model.state_dict()
     lines = [f"missing {name}" for name in own if name not in stored]
-    lines += [f"unknown {name}" for name in stored if name not in own]
+    lines += [f"unknown {shown(name)}" for name in stored if name not in own]
     lines += [
         f"{name} is {list(stored[name].shape)}, the model has {list(value.shape)}"
         for name, value in own.items()
         if name in stored and list(stored[name].shape) != list(value.shape)
+    ]
+    lines += [
+        f"{name} is {stored[name].dtype}, the model has {_dtype(value)}"
+        for name, value in own.items()
+        if name in stored and str(stored[name].dtype) != _dtype(value)
     ]
     if lines:
         more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
@@ -253,12 +274,12 @@ def _keep_epoch(folder: Path, epoch: int, keep: int) -> None:
         shutil.copyfile(folder / LATEST, partial)
     partial.replace(target)
     partial.unlink(missing_ok=True)  # rename does nothing if both names are links to the same file
-    for old in _kept_epochs(folder)[:-keep]:
+    for old in kept_epochs(folder)[:-keep]:
         old.unlink()
 
 
-def _kept_epochs(folder: Path) -> list[Path]:
-    """Oldest first."""
+def kept_epochs(folder: Path) -> list[Path]:
+    """The checkpoints of epochs in an output folder, oldest first."""
     return sorted(folder.glob("epoch_[0-9]*.pdparams"), key=lambda path: (len(path.name), path.name))
 
 
@@ -268,6 +289,10 @@ def _parameter_names(run: Training) -> dict[str, str]:
 
 def _arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in state.items()}
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("paddle.")
 
 
 def _plain(value: Any) -> Any:

@@ -29,7 +29,7 @@ from beit.parallel import ranks, sharding, watchdog
 from beit.parallel.stop import stop_signals
 from beit.tasks import TASKS, Task
 from beit.train.loop import evaluate, fit, write_report
-from beit.train.output import output_folder
+from beit.train.output import output_folder, write_config
 from beit.train.resume import LATEST, find_checkpoints, restore, save
 from beit.train.state import Evaluation, Training
 
@@ -108,7 +108,7 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
             "precision": amp_dtype or "float32",
             **metrics,
         }
-        (Path(config.SAVE) / "eval.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(Path(config.SAVE) / "eval.json", json.dumps(content, indent=2) + "\n")
     return metrics
 
 
@@ -130,7 +130,6 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
     assert dataset is not None
     _log_notes(dataset, log)
     _require_files(dataset, config.DATA.MAX_BAD_FRACTION)
-    _write_class_names(task, dataset)
     validation = task.dataset("val")
     if validation is None:
         log.text("evaluation data: none")
@@ -163,12 +162,26 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
             amp_dtype=amp_dtype,
             step=config.TRAIN.LAST_EPOCH * sampler.steps_per_epoch,
         )
-        if checkpoints:
-            restore(training, checkpoints)
-            # Resumed from another folder: every rank takes part in saving, whichever of them sees the file.
-            if ranks.all_reduce_sum({"absent": not (Path(config.SAVE) / LATEST).exists()})["absent"]:
-                save(training, "latest")
+        _begin(training, checkpoints)
         return fit(training)
+
+
+def _begin(training: Training, checkpoints: list[Path]) -> None:
+    """Continue from the checkpoints, if there are any, and describe the run in the output folder.
+
+    The folder may hold the run that is continued: its config and class names stay until all ranks have accepted the
+    checkpoint.
+    """
+    config, is_elsewhere = training.config, False
+    if checkpoints:
+        restore(training, checkpoints)
+        is_elsewhere = bool(
+            ranks.all_reduce_sum({"absent": not (Path(config.SAVE) / LATEST).exists()})["absent"]
+        )
+    write_config(config)
+    _write_class_names(training.task, training.dataset)
+    if is_elsewhere:  # every rank takes part in saving, whichever of them sees the file
+        save(training, "latest")
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from beit.train.output import output_folder
+from beit.config import dump
+from beit.train.output import output_folder, write_config
 from tests.tiny import tiny_config
 
 
@@ -35,3 +36,72 @@ def test_file_systems_without_locks_are_accepted(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(fcntl, "flock", unsupported)
     with output_folder(tiny_config(tmp_path, tmp_path / "run")) as folder:
         assert (folder / "config.yaml").exists()
+
+
+def test_the_config_of_a_run_stays_until_it_is_continued(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with output_folder(tiny_config(tmp_path, folder)):
+        pass
+    (folder / "latest.pdparams").write_bytes(b"")
+    before = (folder / "config.yaml").read_text()
+    config = tiny_config(tmp_path, folder, MODEL__RESUME="auto", TRAIN__BASE_LR=0.5)
+    with output_folder(config):
+        assert (folder / "config.yaml").read_text() == before
+        write_config(config)
+    assert (folder / "config.yaml").read_text() == dump(config)
+    with output_folder(tiny_config(tmp_path, folder, EVAL=True)):
+        assert (folder / "config.yaml").read_text() == dump(config) and (folder / "eval_config.yaml").exists()
+    assert not list(folder.glob(".*"))
+
+
+def test_the_config_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    config = tiny_config(tmp_path, folder)
+    with output_folder(config):
+        pass
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(
+        OSError, match=r"cannot write .*config.yaml: No space left.*the previous file is untouched"
+    ):
+        write_config(tiny_config(tmp_path, folder, TRAIN__BASE_LR=0.5))
+    assert (folder / "config.yaml").read_text() == dump(config)
+
+
+@pytest.mark.parametrize(
+    "name", ["latest.pdparams", "epoch_0003.pdparams", "best.pdparams", "model.pdparams"]
+)
+def test_a_run_does_not_overwrite_another_one(tmp_path: Path, name: str) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    for path in (folder, other):
+        (path / name).write_bytes(b"")
+    with (
+        pytest.raises(ValueError, match="run already holds a training run; continue it with -resume auto"),
+        output_folder(tiny_config(tmp_path, folder)),
+    ):
+        pass
+    with (
+        pytest.raises(
+            ValueError, match="run holds a training run of its own, which -resume .* would overwrite"
+        ),
+        output_folder(tiny_config(tmp_path, folder, MODEL__RESUME=str(other / name))),
+    ):
+        pass
+    with output_folder(tiny_config(tmp_path, folder, MODEL__RESUME=str(folder / "." / name))):
+        pass
+    with output_folder(tiny_config(tmp_path, tmp_path / "new", MODEL__RESUME=str(other / name))):
+        pass
+    with output_folder(tiny_config(tmp_path, folder, EVAL=True)):
+        pass
+    auto = output_folder(tiny_config(tmp_path, folder, MODEL__RESUME="auto"))
+    if name in ("best.pdparams", "model.pdparams"):
+        with pytest.raises(ValueError, match="holds the weights of a run but no training state"), auto:
+            pass
+    else:
+        with auto:
+            pass
