@@ -1,8 +1,11 @@
-"""Downloads weights into a cache: resumes interrupted transfers, verifies digests, locks against other processes.
+"""Downloads weights into a cache: resumes interrupted transfers, compares digests, locks against other processes.
+
+Beside each file is its SHA-256 (`NAME.sha256`, as sha256sum writes it), recorded when the file was first used. Every later
+use compares the file with it, and with the published digest where there is one.
 
 Environment: `BEIT_HOME` is the cache folder (default ~/.cache/beit); `BEIT_MIRROR` is the address of a folder that holds
 the files under their names in the cache, and replaces the publishers' addresses; `BEIT_OFFLINE=1` uses the cache only;
-`HF_ENDPOINT` replaces https://huggingface.co.
+`HF_ENDPOINT` replaces https://huggingface.co. Both may hold a user name and a password, which no message repeats.
 
 pooch, the usual library for this, restarts an interrupted transfer of 1.2 GB from its first byte and lets two ranks
 write the same file.
@@ -10,25 +13,36 @@ write the same file.
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import hashlib
 import http.client
 import os
+import re
+import ssl
 import sys
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
 from beit.checkpoint.containers import container_of
-from beit.checkpoint.errors import CheckpointError
+from beit.checkpoint.errors import CheckpointError, shown
+from beit.files import lock, sha256_of, write_text
 
 _TIMEOUT = 30.0  # seconds without receiving anything
 _ATTEMPTS = 5  # each continues where the one before stopped
 _CHUNK = 1 << 20
+_MAX_BYTES = 8 << 30  # the largest published file has 2.4 GB
+_PATIENCE = 60.0  # seconds, after which a transfer below _MIN_RATE counts as interrupted
+_MIN_RATE = 1000  # bytes per second
 _RANGE_NOT_SATISFIABLE = 416
+_HUB = "https://huggingface.co"
+_STRONG_TAG = re.compile(r'"[!#-~]*"')
 
 
 class DownloadError(OSError):
@@ -52,38 +66,106 @@ def fetch(url: str, name: str, *, sha256: str | None = None, page: str = "") -> 
         sha256: expected digest in hexadecimal, or its first digits; None if the publisher states none.
         page: web page of the file, for error messages.
     Raises:
-        DownloadError: no network, a dead link, a file that holds no weights, a wrong digest, or `BEIT_OFFLINE` is set.
+        DownloadError: no network, a dead link, a file that holds no weights or is too large, another digest than the
+            published one or than at the first use, or `BEIT_OFFLINE` is set.
     """
     target = cache_folder() / name
     by_hand = f"Download it by hand{f' ({page})' if page else ''} and save it as {target}"
     if target.is_file():
+        _compare_cached(target, sha256)
         return target
-    address = _address(url, name)
     if os.environ.get("BEIT_OFFLINE", "0") not in ("", "0"):
         raise DownloadError(f"{name} is not in the cache and BEIT_OFFLINE is set. {by_hand}")
-    if not address:
+    address = _address(url, name)
+    if address is None:
         raise DownloadError(f"{name} has no address that a program can read. {by_hand}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target):
         if not target.is_file():  # another process may have finished it meanwhile
             part = target.with_name(f"{target.name}.part")
             _download(address, part, by_hand)
-            _verify(part, address, sha256, by_hand)
+            digest = _verify(part, target, address, sha256, by_hand)
             part.replace(target)
             _tag_of(part).unlink(missing_ok=True)
+            _record(target, digest)
     return target
 
 
-def _address(url: str, name: str) -> str:
-    mirror = os.environ.get("BEIT_MIRROR")
+def _compare_cached(target: Path, sha256: str | None) -> None:
+    """Compare a file of the cache with its published and its recorded digest; record it where there is none."""
+    digest, recorded = sha256_of(target), _recorded(target)
+    again = f"delete {target} to download it again"
+    if sha256 and not digest.startswith(sha256.lower()):
+        raise DownloadError(
+            f"{target} is not the published file: its SHA-256 is {digest}, expected {sha256}; {again}"
+        )
+    if recorded is None:
+        _record(target, digest)
+    elif digest != recorded:
+        raise DownloadError(
+            f"{target} has changed since its first use: its SHA-256 is {digest}, recorded is {recorded}; {again}, or, if "
+            f"you have replaced it yourself, delete {_record_of(target)}"
+        )
+
+
+def _recorded(target: Path) -> str | None:
+    """The digest recorded beside a file of the cache."""
+    file = _record_of(target)
+    if not file.is_file():
+        return None
+    match = re.match(r"([0-9a-f]{64})\b", file.read_bytes()[:100].decode("latin-1"))
+    if match is None:
+        raise DownloadError(
+            f"{file} is damaged, it holds no SHA-256; delete it to record that of {target.name} again"
+        )
+    return match[1]
+
+
+def _record(target: Path, digest: str) -> None:
+    if _recorded(target) is None:
+        with contextlib.suppress(OSError):  # a shared cache that this user cannot write
+            write_text(_record_of(target), f"{digest}  {target.name}\n")
+
+
+def _record_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.sha256")
+
+
+class _Address(NamedTuple):
+    """An address without user name and password, and the header that states them (or "")."""
+
+    url: str
+    authorization: str
+
+
+def _address(url: str, name: str) -> _Address | None:
+    """The address of a file; None if it has none."""
+    mirror, hub = os.environ.get("BEIT_MIRROR"), os.environ.get("HF_ENDPOINT")
+    source = "its address in the table of published files"
     if mirror:
-        return f"{mirror.rstrip('/')}/{name}"
-    hub = os.environ.get("HF_ENDPOINT")
-    return url.replace("https://huggingface.co", hub.rstrip("/"), 1) if hub else url
+        url, source = f"{mirror.rstrip('/')}/{name}", "BEIT_MIRROR"
+    elif hub and url.startswith(_HUB):
+        url, source = url.replace(_HUB, hub.rstrip("/"), 1), "HF_ENDPOINT"
+    if not url:
+        return None
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_known = parts.scheme == "file" or (parts.scheme in ("http", "https") and bool(parts.hostname))
+        _ = parts.port  # raises an error if it is not a number
+    except ValueError:
+        is_known = False
+    if not is_known:  # the value is not repeated, it may hold a password
+        raise DownloadError(
+            f"{name} cannot be fetched: {source} is not a valid address that begins with https://"
+        )
+    login, _, place = parts.netloc.rpartition("@")
+    login = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
+    return _Address(parts._replace(netloc=place).geturl(), f"Basic {login}" if login else "")
 
 
-def _download(address: str, part: Path, by_hand: str) -> None:
+def _download(address: _Address, part: Path, by_hand: str) -> None:
     """Download `address` to `part`, continuing where an earlier attempt stopped."""
+    place = address.url
     reason = ""
     for _ in range(_ATTEMPTS):
         try:
@@ -95,60 +177,110 @@ def _download(address: str, part: Path, by_hand: str) -> None:
             if error.code == _RANGE_NOT_SATISFIABLE:  # `part` is longer than this file
                 part.unlink(missing_ok=True)
             elif error.code < 500:
-                raise DownloadError(
-                    f"{address} is a dead link: HTTP {error.code} {error.reason}. {by_hand}"
-                ) from error
-            reason = f"HTTP {error.code} {error.reason}"
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
+                reason = f"HTTP {error.code} {shown(str(error.reason))}"
+                raise DownloadError(f"{place} is a dead link: {reason}. {by_hand}") from error
+            reason = f"HTTP {error.code} {shown(str(error.reason))}"
+        except _RefusedError as error:
+            part.unlink(missing_ok=True)
+            raise DownloadError(f"{place} is refused: {error}. {by_hand}") from None
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            ConnectionError,
+            TimeoutError,
+            ssl.SSLError,
+        ) as error:
+            reason = shown(str(getattr(error, "reason", error))) or type(error).__name__
+        except OSError as error:  # of the disk
+            raise DownloadError(
+                f"{place} cannot be saved as {part}: {error.strerror or error}; what arrived is kept"
+            ) from error
     raise DownloadError(
-        f"{address} could not be fetched in {_ATTEMPTS} attempts: {reason}. Is there a network, or a proxy to set "
+        f"{place} could not be fetched in {_ATTEMPTS} attempts: {reason}. Is there a network, or a proxy to set "
         f"(https_proxy)? What arrived is kept and continued next time. {by_hand}"
     )
 
 
-def _transfer(address: str, part: Path) -> bool:
+def _transfer(address: _Address, part: Path) -> bool:
     """Make one request and return whether `part` is complete. Continues only if the server confirms the same file."""
     request = urllib.request.Request(
-        address, headers={"User-Agent": "beit-paddle", "Accept-Encoding": "identity"}
+        address.url, headers={"User-Agent": "beit-paddle", "Accept-Encoding": "identity"}
     )
+    if address.authorization:
+        request.add_unredirected_header("Authorization", address.authorization)
     have, tag = (part.stat().st_size, _read_tag(part)) if part.is_file() else (0, "")
     if have and tag:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", tag)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+    with urllib.request.build_opener(_SafeRedirects).open(request, timeout=_TIMEOUT) as response:
         resumed = response.status == http.client.PARTIAL_CONTENT
-        length = response.headers.get("Content-Length")
-        total = None if length is None else int(length) + (have if resumed else 0)
+        have = have if resumed else 0
+        length = response.headers.get("Content-Length") or ""
+        total = int(length) + have if length.isdecimal() else None
+        if total is not None and total > _MAX_BYTES:
+            raise _RefusedError(f"the file has {total / 1e9:.1f} GB, more than {_MAX_BYTES / 1e9:.1f} GB")
         # Without a strong tag an interrupted transfer is restarted.
         etag = response.headers.get("ETag") or ""
-        _tag_of(part).write_text("" if etag.startswith("W/") else etag, encoding="utf-8")
+        _tag_of(part).write_text(etag if _STRONG_TAG.fullmatch(etag) else "", encoding="utf-8")
         title = part.name.removesuffix(".part")
-        with part.open("ab" if resumed else "wb") as file, _bar(title, total, have if resumed else 0) as bar:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
+        with part.open("ab" if resumed else "wb") as file, _bar(title, total, have) as bar:
+            _copy(response, file, have, bar)
     return total is None or part.stat().st_size == total
 
 
-def _verify(part: Path, address: str, sha256: str | None, by_hand: str) -> None:
-    """Check that `part` is a checkpoint with this digest; remove it otherwise."""
-    with part.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-        file.seek(0)
-        problem = ""
-        if sha256 and not digest.hexdigest().startswith(sha256.lower()):
-            problem = f"its SHA-256 is {digest.hexdigest()}, expected {sha256}"
-        else:
-            try:
+def _copy(response: http.client.HTTPResponse, file: IO[bytes], have: int, bar: tqdm) -> None:
+    """Copy a body to a file that already has `have` bytes, within the bounds of size and rate."""
+    start, received = time.monotonic(), 0
+    while chunk := response.read1(_CHUNK):
+        received += len(chunk)
+        if have + received > _MAX_BYTES:
+            raise _RefusedError(f"the file has more than {_MAX_BYTES / 1e9:.1f} GB")
+        file.write(chunk)
+        bar.update(len(chunk))
+        seconds = time.monotonic() - start
+        if seconds > _PATIENCE and received < _MIN_RATE * seconds:
+            raise TimeoutError(f"{received} bytes arrived in {seconds:.0f} s")
+
+
+class _RefusedError(Exception):
+    """A response that is not accepted, however often it is requested."""
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from https to an unencrypted address."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and urllib.parse.urlsplit(newurl).scheme != "https":
+            fp.close()
+            raise _RefusedError("it redirects from https to an unencrypted address")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _verify(part: Path, target: Path, address: _Address, sha256: str | None, by_hand: str) -> str:
+    """Check that `part` is a checkpoint with this digest, and return its digest; remove it otherwise."""
+    digest, recorded, problem = sha256_of(part), _recorded(target), ""
+    if sha256 and not digest.startswith(sha256.lower()):
+        problem = f"its SHA-256 is {digest}, expected {sha256}"
+    elif recorded not in (None, digest):
+        problem = f"its SHA-256 is {digest}, that of the first download in {_record_of(target)} is {recorded}"
+    else:
+        try:
+            with part.open("rb") as file:
                 container_of(file, part.stat().st_size)
-            except CheckpointError as error:
-                problem = str(error)
+        except CheckpointError as error:
+            problem = str(error)
     if problem:
         part.unlink()
-        raise DownloadError(f"{address} did not give the weights: {problem}. {by_hand}")
+        raise DownloadError(f"{address.url} did not give the weights: {problem}. {by_hand}")
+    return digest
 
 
 def _bar(title: str, total: int | None, initial: int) -> tqdm:
@@ -170,12 +302,5 @@ def _read_tag(part: Path) -> str:
 def _locked(target: Path) -> Iterator[None]:
     """Hold the lock on the download of `target`, which ends with the process at the latest."""
     with target.with_name(f"{target.name}.lock").open("w") as file:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file.fileno(), wait=True)
         yield

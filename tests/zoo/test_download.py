@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import http.client
 import http.server
+import io
 import subprocess
 import sys
 import threading
+import traceback
+import urllib.request
 
 import numpy as np
 import pytest
@@ -20,6 +25,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         site = self.server
         ranged = self.headers.get("Range")
         site.requests.append((self.path, ranged))
+        site.logins.append(self.headers.get("Authorization"))
+        if self.path in site.redirects:
+            self.send_response(302)
+            self.send_header("Location", site.redirects[self.path])
+            self.end_headers()
+            return
         if self.path not in site.files:
             self.send_error(404)
             return
@@ -27,7 +38,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         same = self.headers.get("If-Range") == site.etag
         start = int(ranged.removeprefix("bytes=").rstrip("-")) if ranged and same and site.etag else 0
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body) - start))
+        if site.length is not None:
+            self.send_header("Content-Length", site.length.format(len(body) - start))
         if site.etag:
             self.send_header("ETag", site.etag)
         self.end_headers()
@@ -44,6 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def site(monkeypatch, tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.files, server.requests, server.cuts, server.etag = {}, [], [], '"1"'
+    server.logins, server.redirects, server.length = [], {}, "{}"
     server.url = f"http://127.0.0.1:{server.server_port}"
     write(tmp_path / "source.pdparams", {"cls_token": np.arange(5000, dtype=np.float32)})
     server.weights = (tmp_path / "source.pdparams").read_bytes()
@@ -69,7 +82,9 @@ def test_downloads_once(site):
     np.testing.assert_array_equal(read(path).tree["cls_token"], np.arange(5000, dtype=np.float32))
     assert download.fetch(f"{site.url}/w.pdparams", "w.pdparams") == path
     assert site.requests == [("/w.pdparams", None)]
-    assert left_behind() == ["w.pdparams"]
+    assert left_behind() == ["w.pdparams", "w.pdparams.sha256"]
+    record = download.cache_folder() / "w.pdparams.sha256"
+    assert record.read_text() == f"{digest}  w.pdparams\n"
 
 
 def test_an_interrupted_download_continues(site):
@@ -178,3 +193,147 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("BEIT_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert download.cache_folder() == tmp_path / "beit"
+
+
+def test_a_file_of_the_cache_is_compared_with_its_digests(site):
+    digest = hashlib.sha256(site.weights).hexdigest()
+    path = download.fetch(f"{site.url}/w.pdparams", "w.pdparams", sha256=digest[:8])
+    path.write_bytes(site.weights[:-1] + bytes([site.weights[-1] ^ 1]))
+    with pytest.raises(
+        download.DownloadError, match=f"is not the published file: its SHA-256 .* expected {digest[:8]}"
+    ):
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams", sha256=digest[:8])
+    with pytest.raises(
+        download.DownloadError, match=f"changed since its first use.*recorded is {digest}; delete"
+    ) as caught:
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+    assert str(path) in str(caught.value) and f"{path}.sha256" in str(caught.value)
+    path.unlink()
+    assert download.fetch(f"{site.url}/w.pdparams", "w.pdparams").read_bytes() == site.weights
+
+
+def test_a_digest_is_recorded_at_the_first_use_and_compared_with_later_downloads(site):
+    folder = download.cache_folder()
+    folder.mkdir(parents=True)
+    (folder / "w.pdparams").write_bytes(site.weights)  # downloaded by hand
+    download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+    record = folder / "w.pdparams.sha256"
+    assert record.read_text().startswith(hashlib.sha256(site.weights).hexdigest())
+    (folder / "w.pdparams").unlink()
+    write(folder.parent / "other.pdparams", {"cls_token": np.ones(3, np.float32)})
+    site.files["/w.pdparams"] = (folder.parent / "other.pdparams").read_bytes()
+    with pytest.raises(download.DownloadError, match="that of the first download in .*w.pdparams.sha256 is"):
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+    record.write_text("damaged")
+    with pytest.raises(
+        download.DownloadError, match="w.pdparams.sha256 is damaged, it holds no SHA-256; delete it"
+    ):
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+    record.unlink()
+    assert download.fetch(f"{site.url}/w.pdparams", "w.pdparams").read_bytes() == site.files["/w.pdparams"]
+
+
+@pytest.mark.parametrize("length", ["{}", None, "x", "-5"])
+def test_the_size_is_limited(site, monkeypatch, length):
+    """Whether the server states the size or not."""
+    site.length = length
+    monkeypatch.setattr(download, "_MAX_BYTES", len(site.weights))
+    assert download.fetch(f"{site.url}/w.pdparams", "w.pdparams").read_bytes() == site.weights
+    monkeypatch.setattr(download, "_MAX_BYTES", len(site.weights) - 1)
+    with pytest.raises(download.DownloadError, match="is refused: the file has .*GB.*Download it by hand"):
+        download.fetch(f"{site.url}/w.pdparams", "again.pdparams")
+    assert len(site.requests) == 2 and "again.pdparams.part" not in left_behind()
+
+
+def test_a_declared_size_is_refused_before_the_body(site):
+    site.length = str(9 << 30)
+    with pytest.raises(download.DownloadError, match="the file has 9.7 GB, more than 8.6 GB"):
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+
+
+def test_a_transfer_that_is_too_slow_counts_as_interrupted(site, monkeypatch):
+    site.etag = ""  # each attempt starts again
+    monkeypatch.setattr(download, "_PATIENCE", -1.0)
+    monkeypatch.setattr(download, "_MIN_RATE", 10**12)
+    with pytest.raises(download.DownloadError, match="in 5 attempts: .* bytes arrived in 0 s"):
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+
+
+def test_redirects_never_leave_https(site):
+    handler = download._SafeRedirects()
+    for old, new, accepted in (
+        ("https://a.org/w", "https://b.org/w", True),
+        ("https://a.org/w", "http://a.org/w", False),
+        ("https://a.org/w", "ftp://a.org/w", False),
+        ("http://a.org/w", "http://b.org/w", True),
+        ("http://a.org/w", "https://a.org/w", True),
+    ):
+        arguments = (urllib.request.Request(old), io.BytesIO(), 302, "Found", http.client.HTTPMessage(), new)
+        if accepted:
+            assert handler.redirect_request(*arguments).full_url == new
+        else:
+            with pytest.raises(download._RefusedError, match="from https to an unencrypted address"):
+                handler.redirect_request(*arguments)
+    site.redirects["/moved"] = f"{site.url}/w.pdparams"
+    assert download.fetch(f"{site.url}/moved", "w.pdparams").read_bytes() == site.weights
+    site.redirects["/file"] = "file:///etc/passwd"
+    with pytest.raises(download.DownloadError, match="is a dead link: HTTP 302"):
+        download.fetch(f"{site.url}/file", "file.pdparams")
+
+
+def test_the_password_of_a_mirror_is_sent_but_never_repeated(site, monkeypatch, caplog, capfd):
+    place = site.url.removeprefix("http://")
+    monkeypatch.setenv("BEIT_MIRROR", f"http://me:se%40cret@{place}")
+    assert download.fetch("https://example.org/x", "w.pdparams").read_bytes() == site.weights
+    assert site.logins == ["Basic " + base64.b64encode(b"me:se@cret").decode()]
+    messages = []
+    for mirror, name in (
+        (f"http://me:se%40cret@{place}", "gone.pdparams"),
+        ("http://me:se%40cret@127.0.0.1:1", "w2.pdparams"),
+        (f"me:se%40cret@{place}", "w3.pdparams"),
+        ("http://me:se%40cret@[", "w4.pdparams"),
+        ("http://me:se%40cret", "w5.pdparams"),
+        ("ftp://me:se%40cret@127.0.0.1", "w6.pdparams"),
+        ("https://", "w7.pdparams"),
+    ):
+        monkeypatch.setenv("BEIT_MIRROR", mirror)
+        with pytest.raises(download.DownloadError) as caught:
+            download.fetch("https://example.org/x", name)
+        messages.append("".join(traceback.format_exception(caught.value)))
+        assert "\n" not in str(caught.value)
+    assert "cret" not in "".join([*messages, caplog.text, *capfd.readouterr()])
+
+
+def test_the_password_is_not_sent_to_the_target_of_a_redirect(site, monkeypatch):
+    site.redirects["/w.pdparams"] = f"{site.url}/real.pdparams"
+    site.files["/real.pdparams"] = site.weights
+    monkeypatch.setenv("BEIT_MIRROR", site.url.replace("http://", "http://me:secret@"))
+    assert download.fetch("", "w.pdparams").read_bytes() == site.weights
+    assert [login is None for login in site.logins] == [False, True]
+
+
+def test_mirrors_in_the_file_system(site, monkeypatch, tmp_path):
+    monkeypatch.setenv("BEIT_MIRROR", tmp_path.as_uri())
+    assert download.fetch("", "source.pdparams").read_bytes() == site.weights
+
+
+def test_the_text_of_a_server_is_printed_without_control_characters(site, monkeypatch):
+    def answer(self):
+        self.send_response(404, "gone\x1b[31m")
+        self.end_headers()
+
+    monkeypatch.setattr(Handler, "do_GET", answer)
+    with pytest.raises(download.DownloadError, match="HTTP 404") as caught:
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
+    assert str(caught.value).isprintable()
+
+
+def test_a_full_disk(site, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(download, "_copy", full)
+    with pytest.raises(
+        download.DownloadError, match=r"cannot be saved as .*w\.pdparams\.part: No space left"
+    ):
+        download.fetch(f"{site.url}/w.pdparams", "w.pdparams")
