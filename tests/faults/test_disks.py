@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ from tests.faults.harness import (
     step_of,
     succeed,
 )
-from tests.tiny import command, different_weights
+from tests.tiny import PRETRAIN, command, different_weights, write_dataset
 
 KEYS = {"TRAIN__NUM_EPOCHS": 3, "SAVE_STEPS": 4, "KEEP_LAST": 1}
 
@@ -174,3 +176,54 @@ def test_slow_disk(data: Path, tmp_path: Path, row: Row) -> None:
     assert status == 0, text[-1500:]
     assert different_weights(tmp_path / "fast", tmp_path / "run") == []
     row.seen = f"finished after {seconds:.0f} s, bytes equal"
+
+
+def test_a_failed_resume_changes_nothing(data: Path, tmp_path: Path, row: Row) -> None:
+    row.fault = "-resume of a checkpoint that does not fit; -resume of another folder's checkpoint into a folder with a run"
+    row.expected = "status 2, one line; config, class names and weights of the runs unchanged"
+    first, second = tmp_path / "first", tmp_path / "second"
+    succeed(command("main_single_gpu.py", data, first, TRAIN__NUM_EPOCHS=1), first)
+    shutil.copytree(first, second)
+    kept = {
+        path: path.read_bytes()
+        for folder in (first, second)
+        for path in folder.glob("*.*")
+        if path.name != "log.txt"
+    }
+    said = []
+    for folder, words, keys in (
+        (first, "-resume=auto", {"MODEL__DEPTH": 3}),
+        (second, f"-resume={first / 'latest.pdparams'}", {}),
+    ):
+        status, text, row.seconds = finish(
+            command("main_single_gpu.py", data, folder, words, TRAIN__NUM_EPOCHS=2, **keys), tmp_path / "out"
+        )
+        assert status == 2 and "Traceback" not in text, text[-1500:]
+        said.append(message(text))
+    changed = [path.name for path, content in kept.items() if path.read_bytes() != content]
+    assert set(changed) <= {"metrics.jsonl"}, changed
+    row.seen = "; ".join(said)
+
+
+def test_two_runs_create_one_token_cache(tmp_path: Path, row: Row) -> None:
+    row.fault = "a second run starts while the first one creates DATA.TOKEN_CACHE"
+    row.expected = "status 2 and one line; the ids of the first run are those of one run with two ranks"
+    data = write_dataset(tmp_path / "data", train=1500)
+    keys: dict[str, Any] = PRETRAIN | {"TRAIN__MAX_STEPS": 1, "TRAIN__WARMUP_EPOCHS": 0.0}
+    keys |= {"DATA__TOKEN_CACHE": str(tmp_path / "ids.npy")}
+    first = start(command("main_single_gpu.py", data, tmp_path / "0", **keys), tmp_path / "0")
+    first.wait_for((tmp_path / "ids.partial").exists)
+    for pid in first.members():
+        os.kill(pid, signal.SIGSTOP)
+    assert (tmp_path / "ids.partial").exists()
+    status, text, row.seconds = finish(
+        command("main_single_gpu.py", data, tmp_path / "1", **keys), tmp_path / "1"
+    )
+    assert status == 2 and "another run is filling DATA.TOKEN_CACHE" in text, text[-1500:]
+    for pid in first.members():
+        os.kill(pid, signal.SIGCONT)
+    assert first.end() == 0, first.text()[-1500:]
+    alone = keys | {"DATA__TOKEN_CACHE": str(tmp_path / "alone.npy")}
+    succeed(command("main_multi_gpu.py", data, tmp_path / "2", "-nprocs=2", **alone), tmp_path / "2")
+    assert (tmp_path / "ids.npy").read_bytes() == (tmp_path / "alone.npy").read_bytes()
+    row.seen = message(text)
