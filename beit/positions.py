@@ -41,6 +41,17 @@ def positions_side(num_positions: int) -> int:
     return side if side * side == num_positions - 1 else 0
 
 
+def index_grid(index: np.ndarray) -> Grid | None:
+    """The (h, w) grid of a relative position index `[N, N]`; None if it is not one."""
+    if index.ndim != 2 or index.shape[0] != index.shape[1] or index.shape[0] < 2:
+        return None
+    first_patch = index[1, 1:]  # falls by one per column, by more at the end of a row
+    ends = np.flatnonzero(np.diff(first_patch) != -1)
+    width = int(ends[0]) + 1 if ends.size else first_patch.size
+    grid = first_patch.size // width, width
+    return grid if grid[0] * grid[1] == first_patch.size else None
+
+
 def relative_position_index(grid_size: Grid) -> np.ndarray:
     """Row of the relative position table for each (query, key) pair, int64 `[N, N]`; class token first, patches row-major.
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Triple = tuple[float, float, float]
+ImageSize = int | tuple[int, int]
+"""Side of a square image, or (height, width) of another, pixels."""
 
 HALF: Triple = (0.5, 0.5, 0.5)
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -24,9 +26,9 @@ class Preprocessing:
         mean, std: per channel, of RGB values in [0, 1].
         crop_pct: side of the central crop / shorter side after resizing, in (0, 1].
         interpolation: filter of the resize: "nearest", "lanczos", "bilinear" or "bicubic".
-        image_size: side of the model's square input in pixels.
+        image_size: of the model's input: side of a square, or (height, width), pixels.
         pooling: features that the head classifies: "mean" of the patch tokens, class "token", or "" for unknown.
-        squash: resize to a square without keeping the aspect ratio, and do not crop.
+        squash: resize to the image size without keeping the aspect ratio, and do not crop.
         source: how these values are known, for messages.
         exif_orientation: first rotate the image as its EXIF tag says.
 
@@ -38,7 +40,7 @@ class Preprocessing:
     std: Triple | None = None
     crop_pct: float | None = None
     interpolation: str = "bicubic"
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     pooling: str = ""
     squash: bool = False
     source: str = ""
@@ -62,11 +64,25 @@ def preprocessing_of(config: Any) -> Preprocessing:
         as_triple(data.IMAGENET_STD),
         data.CROP_PCT,
         data.INTERPOLATION,
-        data.IMAGE_SIZE if isinstance(data.IMAGE_SIZE, int) else None,
+        as_size(data.IMAGE_SIZE),
         "mean" if config.MODEL.USE_MEAN_POOLING else "token",
         source="config",
         exif_orientation=data.EXIF_ORIENTATION,
     )
+
+
+def as_size(value: object) -> ImageSize | None:
+    """Image size from a number or a list of height and width, which may be equal; None from anything else."""
+    sides: list[Any] = list(value) if isinstance(value, list | tuple) else [value, value]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        return None
+    height, width = sides
+    return height if height == width else (height, width)
+
+
+def height_width(size: ImageSize) -> tuple[int, int]:
+    """(height, width) of an image size."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def as_triple(value: object) -> Triple | None:

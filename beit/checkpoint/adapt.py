@@ -42,6 +42,7 @@ from beit.positions import (
 )
 
 Shapes = Mapping[str, tuple[int, ...]]
+Grids = tuple[Grid | None, Grid | None]  # (h, w) in patches, of the file and of the model
 
 _DESCRIPTIONS = {
     CLASSIFIER: "BEiT classifier",
@@ -72,14 +73,20 @@ class Changes:
 
 
 def adapt(
-    state: State, shapes: Shapes, *, grid: Grid | None = None, interpolation: Interpolation = "geometric"
+    state: State,
+    shapes: Shapes,
+    *,
+    source_grid: Grid | None = None,
+    grid: Grid | None = None,
+    interpolation: Interpolation = "geometric",
 ) -> tuple[State, Changes]:
     """The state as a model with tensors of these `shapes` can take it; whether all fits is for the caller to check.
 
     Args:
         state: canonical; not changed.
         shapes: of the model's tensors by canonical name.
-        grid: (h, w) of the model in patches; None for a square one that follows from its tables.
+        source_grid, grid: (h, w) of the file and of the model in patches; None for square ones that follow from their
+            tables.
         interpolation: of relative position tables.
     Raises:
         ValueError: the file holds another kind of network than the model.
@@ -93,7 +100,7 @@ def adapt(
     if source in DALLE:
         return state, changes
     if source == VQKD:
-        return _adapt_tokenizer(state, shapes, grid, changes), changes
+        return _adapt_tokenizer(state, shapes, (source_grid, grid), changes), changes
     bare = {name.removeprefix(BACKBONE_PREFIX): array for name, array in state.items()}
     wanted = {name.removeprefix(BACKBONE_PREFIX): shape for name, shape in shapes.items()}
     if source != target:
@@ -102,7 +109,7 @@ def adapt(
         depth = depth_of(wanted)
         bare = expand_shared_bias(bare, depth)
         changes.resized[SHARED_TABLE] = f"copied to each of {depth} blocks"
-    bare = _resize_all(bare, wanted, grid, interpolation, changes)
+    bare = _resize_all(bare, wanted, (source_grid, grid), interpolation, changes)
     if "mask_token" not in wanted:
         bare = changes.drop(bare, ("mask_token",), _PRETRAINING_ONLY)
     bare = _drop_other_classes(bare, wanted, changes)
@@ -148,7 +155,7 @@ def _change_kind(bare: State, source: str, target: str, wanted: Shapes, changes:
     return bare
 
 
-def _adapt_tokenizer(state: State, shapes: Shapes, grid: Grid | None, changes: Changes) -> State:
+def _adapt_tokenizer(state: State, shapes: Shapes, grids: Grids, changes: Changes) -> State:
     """A VQ-KD without its decoder if the model only encodes, its absolute positions at the model's grid."""
     result = dict(state)
     if "decode_task_layer.0.weight" not in shapes:
@@ -157,33 +164,40 @@ def _adapt_tokenizer(state: State, shapes: Shapes, grid: Grid | None, changes: C
         inner = {name[len(part) :]: array for name, array in result.items() if name.startswith(part)}
         target = {name[len(part) :]: shape for name, shape in shapes.items() if name.startswith(part)}
         own = Changes()
-        result |= {part + name: a for name, a in _resize_all(inner, target, grid, "geometric", own).items()}
+        result |= {part + name: a for name, a in _resize_all(inner, target, grids, "geometric", own).items()}
         changes.resized |= {part + name: what for name, what in own.resized.items()}
     return result
 
 
 def _resize_all(
-    bare: State, target: Shapes, grid: Grid | None, interpolation: Interpolation, changes: Changes
+    bare: State, target: Shapes, grids: Grids, interpolation: Interpolation, changes: Changes
 ) -> State:
     """Tables, absolute positions and the patch embedding at the model's size."""
     result = dict(bare)
     for name, array in bare.items():
         shape = target.get(name, array.shape)
-        if shape == array.shape or len(shape) != array.ndim:
+        if len(shape) != array.ndim:
             continue
         if name.endswith(TABLE) and shape[1] == array.shape[1]:
-            side, goal = table_side(array.shape[0]), grid or (table_side(shape[0]),) * 2
-            if side and num_table_rows(goal) == shape[0]:
-                result[name] = resize_relative_position_bias(array, (side, side), goal, interpolation)
+            here, goal = _pair(grids, table_side(array.shape[0]), table_side(shape[0]))
+            fits = num_table_rows(here) == array.shape[0] and num_table_rows(goal) == shape[0]
+            if fits and here != goal:
+                result[name] = resize_relative_position_bias(array, here, goal, interpolation)
         elif name == "pos_embed" and shape[2] == array.shape[2]:
-            side, goal = positions_side(array.shape[1]), grid or (positions_side(shape[1]),) * 2
-            if side and goal[0] * goal[1] + 1 == shape[1]:
-                result[name] = resize_absolute_position(array, (side, side), goal)
-        elif name == "patch_embed.proj.weight" and shape[:2] == array.shape[:2]:
+            here, goal = _pair(grids, positions_side(array.shape[1]), positions_side(shape[1]))
+            fits = here[0] * here[1] + 1 == array.shape[1] and goal[0] * goal[1] + 1 == shape[1]
+            if fits and here != goal:
+                result[name] = resize_absolute_position(array, here, goal)
+        elif name == "patch_embed.proj.weight" and shape[:2] == array.shape[:2] and shape != array.shape:
             result[name] = resample_patch_embedding(array, shape[-1])
         if result[name] is not array:
             changes.resized[name] = f"{list(array.shape)} to {list(result[name].shape)}"
     return result
+
+
+def _pair(grids: Grids, side: int, goal: int) -> tuple[Grid, Grid]:
+    """The two grids, each square of the given side if it is not known."""
+    return grids[0] or (side, side), grids[1] or (goal, goal)
 
 
 def _drop_other_classes(bare: State, target: Shapes, changes: Changes) -> State:

@@ -14,7 +14,8 @@ from functools import cache
 
 import numpy as np
 
-from beit.positions import positions_side, table_side
+from beit.positions import Grid, num_table_rows, positions_side, table_side
+from beit.preprocessing import ImageSize, as_size, height_width
 
 State = dict[str, np.ndarray]
 
@@ -202,7 +203,7 @@ class Architecture:
     num_heads: int
     mlp_width: int
     patch_size: int
-    grid_size: int
+    grid_size: Grid | None  # (h, w) in patches
     num_classes: int
     pooling: str  # "mean", "token", or "" without a final norm
     has_layer_scale: bool
@@ -211,13 +212,25 @@ class Architecture:
     has_shared_relative_positions: bool
 
     @property
-    def image_size(self) -> int:
-        """Side of the square image."""
-        return self.grid_size * self.patch_size
+    def image_size(self) -> ImageSize | None:
+        """Of the images whose patches fill the grid."""
+        return as_size([side * self.patch_size for side in self.grid_size]) if self.grid_size else None
 
 
-def describe(state: Mapping[str, np.ndarray], kind: str) -> Architecture:
-    """Architecture of a canonical state. DALL-E states have none of these numbers: all zero."""
+def describe(
+    state: Mapping[str, np.ndarray], kind: str, *, grids: Iterable[Grid] = (), sizes: Iterable[ImageSize] = ()
+) -> Architecture:
+    """Architecture of a canonical state. DALL-E states have none of these numbers: all zero.
+
+    The positions tell how many patches there are, not how many in a row. The grid is the first of `grids`, of those of
+    image `sizes`, and of the square one that fits them.
+
+    Args:
+        state: canonical.
+        kind: of model.
+        grids: (h, w) that the file may have.
+        sizes: of images that the files beside the weights state.
+    """
     all_shapes = shapes_of(state)
     prefix = _encoder_prefix(kind)
     shapes = {name[len(prefix) :]: shape for name, shape in all_shapes.items() if name.startswith(prefix)}
@@ -225,15 +238,16 @@ def describe(state: Mapping[str, np.ndarray], kind: str) -> Architecture:
     table = shapes.get(own, shapes.get(SHARED_TABLE))
     width = shapes.get("cls_token", (0,))[-1]
     positions = shapes.get("pos_embed")
-    grid = table_side(table[0]) if table else 0
+    patch = shapes.get("patch_embed.proj.weight", (0, 0, 0, 0))[-1]
+    stated = [(h // patch, w // patch) for h, w in map(height_width, sizes) if patch]
     head = "decode_head.conv_seg.bias" if kind == SEGMENTATION else "head.bias"
     return Architecture(
         depth=depth_of(shapes) if kind not in DALLE else 0,
         width=width,
         num_heads=table[1] if table else max(width // _HEAD_DIM, 1) if width else 0,
         mlp_width=shapes.get("blocks.0.mlp.fc1.bias", (0,))[0],
-        patch_size=shapes.get("patch_embed.proj.weight", (0, 0, 0, 0))[-1],
-        grid_size=grid or (positions_side(positions[1]) if positions else 0),
+        patch_size=patch,
+        grid_size=_grid(table[0] if table else 0, positions[1] if positions else 0, [*grids, *stated]),
         num_classes=all_shapes.get(head, (0,))[0],
         pooling="mean" if "fc_norm.weight" in shapes else "token" if "norm.weight" in shapes else "",
         has_layer_scale="blocks.0.gamma_1" in shapes,
@@ -241,6 +255,18 @@ def describe(state: Mapping[str, np.ndarray], kind: str) -> Architecture:
         has_relative_positions=own in shapes,
         has_shared_relative_positions=SHARED_TABLE in shapes,
     )
+
+
+def _grid(num_rows: int, num_positions: int, candidates: Iterable[Grid]) -> Grid | None:
+    """The first candidate that has so many table rows and positions (0: the model has none), or the square grid."""
+    if not num_rows and not num_positions:
+        return None
+    side = table_side(num_rows) or positions_side(num_positions)
+    for grid in (*candidates, (side, side)):
+        fits_table = not num_rows or num_table_rows(grid) == num_rows
+        if min(grid) > 0 and fits_table and num_positions in (0, grid[0] * grid[1] + 1):
+            return grid
+    return None
 
 
 def _encoder_prefix(kind: str) -> str:

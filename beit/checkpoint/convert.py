@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from beit.checkpoint.adapt import Changes
-from beit.checkpoint.canonical import missing_names
+from beit.checkpoint.canonical import TABLE, missing_names
 from beit.checkpoint.files import write
 from beit.checkpoint.key_format import NATIVE
 from beit.checkpoint.metadata import describe_weights, folder_files, sidecar_path, write_json
@@ -39,7 +39,8 @@ def convert(
     opened = open_checkpoint(source, ema=ema)
     _check_complete(opened)
     state, info = opened.state, opened.info
-    contents = from_canonical(state, publisher)
+    _check_grid(opened, publisher)
+    contents = from_canonical(state, publisher, info.architecture.grid_size)
     description = describe_weights(info.preprocessing, info.class_names)
     path = Path(target)
     if path.suffix not in (".pdparams", ".safetensors"):
@@ -49,7 +50,9 @@ def convert(
             )
         path.mkdir(parents=True, exist_ok=True)
         layers = info.feature_layers.get("trained", ())
-        for name, content in folder_files(publisher, state, info.preprocessing, layers).items():
+        for name, content in folder_files(
+            publisher, state, info.architecture, info.preprocessing, layers
+        ).items():
             write_json(path / name, content)
         path = path / "model.safetensors"
     metadata = {key: json.dumps(value) for key, value in description.items()}
@@ -68,6 +71,18 @@ def _check_complete(opened: Checkpoint) -> None:
             raise ValueError(
                 f"{info.name} ({info.publisher} {info.kind}) {title} {', '.join(names[:_SHOWN])}{more}"
             )
+
+
+def _check_grid(opened: Checkpoint, publisher: str) -> None:
+    """The forms of others state the image size; positions alone give it for square images only."""
+    state, info = opened
+    positions = [name for name in state if name.endswith((TABLE, "pos_embed"))]
+    if positions and info.architecture.grid_size is None and publisher != NATIVE:
+        raise ValueError(
+            f"{info.name}: {positions[0]} {list(state[positions[0]].shape)} is not of a square image, and no file beside "
+            f'the weights states its size: write {{"pretrained_cfg": {{"input_size": [3, height, width]}}}} to '
+            f"{sidecar_path(Path(info.name)).name} beside them"
+        )
 
 
 def _write(path: Path, contents: Mapping[str, object], metadata: Mapping[str, str]) -> None:

@@ -65,7 +65,13 @@ def load_pretrained(
     current = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in current.items()}
     # No other reference to the file's arrays: each is released as soon as its copy in memory order exists.
-    state, changes = adapt(state, shapes, grid=_grid(model), interpolation=interpolation)
+    state, changes = adapt(
+        state,
+        shapes,
+        source_grid=info.architecture.grid_size,
+        grid=_grid(model),
+        interpolation=interpolation,
+    )
     _check_fit(state, shapes, changes, info, allow_missing)
     for name in state:
         state[name] = _in_memory_order(state[name])

@@ -17,11 +17,20 @@ import numpy as np
 import yaml
 from yacs.config import CfgNode
 
-from beit.checkpoint.canonical import MIM_V1, SEGMENTATION, describe, kind_of, shapes_of
+from beit.checkpoint.canonical import MIM_V1, SEGMENTATION, Architecture, kind_of, shapes_of
 from beit.checkpoint.class_names import ClassNames
 from beit.checkpoint.errors import CheckpointError
 from beit.files import write_text
-from beit.preprocessing import OFFICIAL_CROP, PIL_FILTERS, Preprocessing, as_triple, preprocessing_of
+from beit.preprocessing import (
+    OFFICIAL_CROP,
+    PIL_FILTERS,
+    ImageSize,
+    Preprocessing,
+    as_size,
+    as_triple,
+    height_width,
+    preprocessing_of,
+)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weights in a folder of transformers or timm, the first that exists."""
@@ -75,6 +84,8 @@ def read_metadata(weights: Path, header: Mapping[str, str]) -> tuple[dict[str, o
                 metadata |= _read_folder_json(path)
     elif _RUN_WEIGHTS.fullmatch(weights.name):
         preprocessing = _run_preprocessing(weights.with_name(RUN_CONFIG))
+        if preprocessing is not None:
+            metadata["image_size"] = preprocessing.image_size
         names = [line.strip() for line in _read_text(weights.with_name(RUN_CLASS_NAMES)).splitlines()]
         if any(names):
             metadata["class_names"] = [name for name in names if name]
@@ -84,19 +95,30 @@ def read_metadata(weights: Path, header: Mapping[str, str]) -> tuple[dict[str, o
     return metadata, None if "pretrained_cfg" in metadata else preprocessing
 
 
+def stated_sizes(metadata: Mapping[str, object]) -> list[ImageSize]:
+    """Image sizes that the JSON states for the model, the most specific first; usually one."""
+    arguments, timm = metadata.get("model_args"), metadata.get("pretrained_cfg")
+    size = timm.get("input_size") if isinstance(timm, Mapping) else None  # [channels, height, width]
+    stated = (
+        arguments.get("img_size") if isinstance(arguments, Mapping) else None,
+        metadata.get("image_size"),
+        size[1:] if isinstance(size, list) else None,
+    )
+    return [size for size in map(as_size, stated) if size]
+
+
 def read_preprocessing(metadata: Mapping[str, object], known: Preprocessing) -> Preprocessing:
     """`known` with the values that timm's or transformers' JSON states instead."""
     timm, number = metadata.get("pretrained_cfg"), metadata.get("resample")
     if isinstance(timm, Mapping):
         crop, interpolation, size = timm.get("crop_pct"), timm.get("interpolation"), timm.get("input_size")
-        side = size[-1] if isinstance(size, list | tuple) and size else None
         return replace(
             known,
             mean=as_triple(timm.get("mean")) or known.mean,
             std=as_triple(timm.get("std")) or known.std,
             crop_pct=float(crop) if isinstance(crop, int | float) else known.crop_pct,
             interpolation=interpolation if isinstance(interpolation, str) else known.interpolation,
-            image_size=known.image_size or (side if isinstance(side, int) else None),
+            image_size=known.image_size or (as_size(size[1:]) if isinstance(size, list) else None),
             squash=timm["crop_mode"] == "squash" if "crop_mode" in timm else known.squash,
             source="config.json beside the weights",
             exif_orientation=bool(timm.get("exif_orientation", False)),
@@ -165,13 +187,14 @@ def describe_weights(preprocessing: Preprocessing, class_names: ClassNames | Non
 def folder_files(
     publisher: str,
     state: Mapping[str, np.ndarray],
+    found: Architecture,
     preprocessing: Preprocessing,
     feature_layers: tuple[int, ...] = (),
 ) -> dict[str, dict[str, object]]:
     """The JSON files that timm or transformers read from a model folder: contents by file name."""
     if publisher == "timm":
-        return {"config.json": _timm_config(state, preprocessing)}
-    files = {"config.json": _transformers_config(state, feature_layers)}
+        return {"config.json": _timm_config(found, preprocessing)}
+    files = {"config.json": _transformers_config(state, found, feature_layers)}
     if preprocessing.mean and preprocessing.std:
         files["preprocessor_config.json"] = _processor_config(preprocessing)
     return files
@@ -185,15 +208,14 @@ def _pretrained_cfg(preprocessing: Preprocessing) -> dict[str, object]:
         "std": preprocessing.std,
         "crop_pct": preprocessing.crop_pct,
         "interpolation": preprocessing.interpolation,
-        "input_size": [3, size, size] if size else None,
+        "input_size": [3, *height_width(size)] if size else None,
         "crop_mode": "squash" if preprocessing.squash else None,  # without it timm crops the center
         "exif_orientation": preprocessing.exif_orientation or None,  # not a key of timm's
     }
     return {key: value for key, value in entries.items() if value is not None}
 
 
-def _timm_config(state: Mapping[str, np.ndarray], preprocessing: Preprocessing) -> dict[str, object]:
-    found = describe(state, kind_of(shapes_of(state)))
+def _timm_config(found: Architecture, preprocessing: Preprocessing) -> dict[str, object]:
     version = "beitv2" if preprocessing.mean and preprocessing.mean[0] != 0.5 else "beit"
     shape = {
         "embed_dim": found.width,
@@ -225,10 +247,9 @@ def _timm_config(state: Mapping[str, np.ndarray], preprocessing: Preprocessing) 
 
 
 def _transformers_config(
-    state: Mapping[str, np.ndarray], feature_layers: tuple[int, ...]
+    state: Mapping[str, np.ndarray], found: Architecture, feature_layers: tuple[int, ...]
 ) -> dict[str, object]:
     kind = kind_of(shapes_of(state))
-    found = describe(state, kind)
     classifier = "BeitForImageClassification" if found.num_classes else "BeitModel"
     config: dict[str, object] = {
         "architectures": [_TRANSFORMERS_CLASSES.get(kind, classifier)],
@@ -264,7 +285,7 @@ def _processor_config(preprocessing: Preprocessing) -> dict[str, object]:
     return {
         "image_processor_type": "BeitImageProcessor",
         "do_resize": True,
-        "size": {"height": size, "width": size},
+        "size": dict(zip(("height", "width"), height_width(size), strict=True)) if size else {},
         "resample": PIL_FILTERS.index(preprocessing.interpolation),
         "do_center_crop": False,
         "do_rescale": True,

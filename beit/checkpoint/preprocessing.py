@@ -13,20 +13,28 @@ from dataclasses import replace
 from beit.checkpoint.canonical import DALLE, MIM, MIM_V1, MIM_V2, SEGMENTATION, VQKD, Architecture
 from beit.checkpoint.key_format import NATIVE
 from beit.checkpoint.metadata import read_preprocessing
-from beit.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD, OFFICIAL_CROP, Preprocessing
+from beit.preprocessing import (
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OFFICIAL_CROP,
+    ImageSize,
+    Preprocessing,
+    height_width,
+)
 
 _UNKNOWN = "unknown: BEiT v1 takes mean and std 0.5, v2 ImageNet's, and the weights do not show which this is"
 
 
 def published_preprocessing(
-    publisher: str, kind: str, version: int | None, image_size: int | None, *, is_large: bool = False
+    publisher: str, kind: str, version: int | None, image_size: ImageSize | None, *, is_large: bool = False
 ) -> Preprocessing:
     """How a publisher prepares images for its models; what is not known is None.
 
     Args:
         publisher, kind: as in `CheckpointInfo`.
         version: 1 for statistics 0.5, 2 for ImageNet's, None if unknown.
-        image_size: in pixels.
+        image_size: side, or (height, width), pixels.
         is_large: the large model, for which timm crops BEiT v2 more closely.
     """
     if kind in DALLE:
@@ -44,7 +52,7 @@ def published_preprocessing(
         crop = None  # pre-training has no evaluation; of other people's models it is not known
     elif publisher == "timm" and version == 2 and is_large:
         crop = 0.95
-    elif image_size and image_size >= 384:
+    elif image_size and min(height_width(image_size)) >= 384:
         crop = 1.0
     elif publisher in ("paddlevit", "passl", "timm", NATIVE):
         crop = 0.9
@@ -62,7 +70,7 @@ def find_preprocessing(
         metadata: the JSON beside it, see `beit.checkpoint.metadata`.
     """
     version, source = _version(publisher, kind, architecture, name)
-    size, is_large = architecture.image_size or None, architecture.depth == 24
+    size, is_large = architecture.image_size, architecture.depth == 24
     found = published_preprocessing(publisher, kind, version, size, is_large=is_large)
     return read_preprocessing(metadata, replace(found, pooling=architecture.pooling, source=source))
 

@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import SEGMENTATION, State
 from beit.checkpoint.translate import CheckpointInfo
+from beit.preprocessing import as_size
 
 _SHOWN = 6  # tensors named per reason; the rest is counted
 _TOLERANCE = 1e-4  # of means, standard deviations and crops
@@ -52,8 +53,8 @@ class LoadReport:
         for key, given, wanted in values:
             if wanted is not None and not _equal(given, wanted):
                 found.append(f"{key} is {given}, the checkpoint's is {wanted} ({expected.source})")
-        size = data.IMAGE_SIZE if isinstance(data.IMAGE_SIZE, int) else tuple(data.IMAGE_SIZE)
-        if expected.image_size and size not in (expected.image_size, (expected.image_size,) * 2):
+        size = as_size(data.IMAGE_SIZE)
+        if expected.image_size and size != expected.image_size:
             found.append(
                 f"DATA.IMAGE_SIZE is {size}, the checkpoint's is {expected.image_size}: positions are interpolated"
             )

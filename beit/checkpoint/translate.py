@@ -27,11 +27,12 @@ from beit.checkpoint.canonical import (
 from beit.checkpoint.class_names import ClassNames, find_class_names
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.key_format import KeyFormat, any_match, matches, rename, reverse
+from beit.checkpoint.metadata import stated_sizes
 from beit.checkpoint.preprocessing import find_preprocessing
 from beit.checkpoint.publishers import FORMATS, PUBLISHERS, TEACHER_FORMATS, describe_unsupported
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
 from beit.checkpoint.unwrap import TEACHER_KEYS, WEIGHT_KEYS, Wrapped, choose, find_states, flatten
-from beit.positions import relative_position_index, table_side
+from beit.positions import Grid, index_grid, num_table_rows, relative_position_index, table_side
 from beit.preprocessing import Preprocessing
 
 _INDEX = "relative_position_index"
@@ -115,7 +116,9 @@ def to_canonical(
     _check_codebook(state)
     unknown += [name for name in state if not is_canonical(name, kind)]
     state = {name: array for name, array in state.items() if is_canonical(name, kind)}
-    architecture = describe(state, kind)
+    buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(_INDEX))
+    grids = [grid for grid in (next(buffers, None),) if grid]
+    architecture = describe(state, kind, grids=grids, sizes=stated_sizes(metadata))
     info = CheckpointInfo(
         name=name,
         container=container,
@@ -137,11 +140,17 @@ def to_canonical(
     return Checkpoint(state, info)
 
 
-def from_canonical(state: Mapping[str, np.ndarray], publisher: str) -> dict[str, object]:
+def from_canonical(
+    state: Mapping[str, np.ndarray], publisher: str, grid: Grid | None = None
+) -> dict[str, object]:
     """The contents of the file that `publisher` would write for this canonical state, with wrapper and index buffers.
 
+    Args:
+        state: canonical.
+        publisher: whose names, layout and wrapper to use.
+        grid: (h, w) of the position tables in patches; None for a square one.
     Raises:
-        ValueError: unknown publisher, or one that has no such kind of model.
+        ValueError: unknown publisher, one that has no such kind of model, or position tables of another grid.
     """
     if publisher not in PUBLISHERS:
         raise ValueError(f"cannot write the format of {publisher!r}; known: {', '.join(PUBLISHERS)}")
@@ -157,7 +166,7 @@ def from_canonical(state: Mapping[str, np.ndarray], publisher: str) -> dict[str,
     if key_format.splits_qkv:
         state = split_qkv(state)
     if key_format.has_index_buffers:
-        state = {**state, **_index_buffers(state)}
+        state = {**state, **_index_buffers(state, grid)}
     written: State = {}
     for name, array in state.items():
         theirs = rename(name, reverse(key_format.rules))
@@ -262,14 +271,19 @@ def _check_codebook(state: State) -> None:
         )
 
 
-def _index_buffers(state: Mapping[str, np.ndarray]) -> State:
-    """Index buffers beside every table of a square grid."""
-    buffers: State = {}
-    for name, table in state.items():
-        side = table_side(table.shape[0]) if name.endswith(f".{TABLE}") else 0
-        if side:
-            buffers[name.removesuffix(TABLE) + _INDEX] = relative_position_index((side, side))
-    return buffers
+def _index_buffers(state: Mapping[str, np.ndarray], grid: Grid | None) -> State:
+    """An index buffer beside every position table. They are one array."""
+    tables = {name: table.shape[0] for name, table in state.items() if name.endswith(f".{TABLE}")}
+    if not tables:
+        return {}
+    rows = next(iter(tables.values()))
+    grid = grid or (table_side(rows),) * 2
+    if {num_table_rows(grid)} != set(tables.values()):
+        raise ValueError(
+            f"position tables of {rows} rows are not those of a grid of {grid[0]} x {grid[1]} patches"
+        )
+    index = relative_position_index(grid)
+    return {name.removesuffix(TABLE) + _INDEX: index for name in tables}
 
 
 def _torch_batch_norm(written: State) -> State:

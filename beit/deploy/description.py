@@ -14,7 +14,7 @@ from PIL import Image
 from beit.data.images import OpenOptions, open_image
 from beit.data.model_input import prepare_image
 from beit.files import sha256_of
-from beit.preprocessing import Preprocessing
+from beit.preprocessing import Preprocessing, as_size
 
 FILE_NAME = "export.json"
 GRAPH = "model"
@@ -97,7 +97,11 @@ def read_description(folder: str | Path) -> Description:
         if "normalised" in content:  # British spelling, in exports of earlier versions
             content["normalized"] = content.pop("normalised")
         fields = content.pop("preprocessing")
-        preprocessing = Preprocessing(**fields | {name: _tuple(fields[name]) for name in ("mean", "std")})
+        preprocessing = Preprocessing(
+            **fields
+            | {name: _tuple(fields[name]) for name in ("mean", "std")}
+            | {"image_size": as_size(fields["image_size"])}
+        )
         names = content.pop("class_names")
         if not all(isinstance(part, str) for item in content.get("files", {}).items() for part in item):
             raise ValueError("its files have no SHA-256")

@@ -16,7 +16,7 @@ from beit.layers.attention import Attention
 from beit.layers.block import Activation, Block
 from beit.layers.patch_embed import PatchEmbed
 from beit.positions import resize_absolute_position
-from beit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from beit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, height_width
 
 # B batch, N patches (row-major), D width, T channels of the features
 
@@ -127,13 +127,13 @@ def load_teacher(
         ValueError: the file is incomplete.
     """
     state, found = _read_beit(path) if kind == "beit" else _read_vision_transformer(path, kind)
-    if not (found.grid_size and found.patch_size and found.mlp_width):
+    if not (found.grid_size and found.image_size and found.mlp_width):
         raise ValueError(
             f"{path} is incomplete: no positions of a square grid, no patch embedding, or no blocks"
         )
     is_clip = kind == "clip"
     teacher = Teacher(
-        image_size=image_size or (found.image_size, found.image_size),
+        image_size=image_size or height_width(found.image_size),
         patch_size=found.patch_size,
         embed_dim=found.width,
         depth=found.depth,
@@ -148,7 +148,7 @@ def load_teacher(
         out_dim=state["proj.weight"].shape[1] if is_clip else None,
     )
     state["pos_embed"] = resize_absolute_position(
-        state["pos_embed"], (found.grid_size,) * 2, teacher.patch_embed.grid_size
+        state["pos_embed"], found.grid_size, teacher.patch_embed.grid_size
     )
     _fill(teacher, state, str(path))
     return teacher

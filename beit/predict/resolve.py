@@ -102,7 +102,7 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
         name: what to call it in messages.
 
     Raises:
-        ValueError: it is another kind of model, or its grid is not square; a config is needed then.
+        ValueError: it is another kind of model, or its image size is unknown; a config is needed then.
     """
     info = opened.info
     if info.kind not in (CLASSIFIER, BACKBONE):
@@ -115,7 +115,7 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
         raise ValueError(f"the image size of {name} is unknown: give its config (config=…, --cfg)")
     options = {
         "MODEL.NAME": Path(info.name).stem,
-        "DATA.IMAGE_SIZE": size,
+        "DATA.IMAGE_SIZE": size if isinstance(size, int) else list(size),
         **_model_options(info.architecture),
         "MODEL.QKV_BIAS": "blocks.0.attn.q_bias" in opened.state,
     }
