@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from beit.checkpoint.key_format import NATIVE
 
 PUBLISHED_LISTS = {1000: "imagenet-1k", 21841: "imagenet-21k"}
-"""Outputs of a published head -> list of `beit.data.imagenet_classes` that it was trained on."""
+"""Outputs of a published head -> list of `beit.imagenet_classes` that it was trained on."""
 
 ClassNames = tuple[str, ...] | str
-"""Names in the order of the outputs, or the name of a list of `beit.data.imagenet_classes`."""
+"""Names in the order of the outputs, or the name of a list of `beit.imagenet_classes`."""
 
 
 def find_class_names(publisher: str, num_classes: int, metadata: Mapping[str, object]) -> ClassNames | None:

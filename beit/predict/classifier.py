@@ -14,9 +14,9 @@ from PIL import Image
 from beit.beit import Beit, BeitOutput
 from beit.checkpoint.class_names import ClassNames
 from beit.cpu import split_batch
-from beit.data.imagenet_classes import class_names as names_of_list
-from beit.data.imagenet_classes import from_synsets
 from beit.data.model_input import prepare_image
+from beit.imagenet_classes import class_names as names_of_list
+from beit.imagenet_classes import from_synsets
 from beit.predict.attention_maps import attention_map, overlay, rollout
 from beit.predict.predictor import Predictor, fit_longer_side
 from beit.preprocessing import Preprocessing

@@ -10,7 +10,7 @@ import paddle
 
 from beit.checkpoint.class_names import ClassNames
 from beit.cpu import tune_cpu
-from beit.data.imagenet_classes import CLASS_LISTS
+from beit.imagenet_classes import CLASS_LISTS
 from beit.parallel import ranks
 from beit.predict.inference import load_predictor
 from beit.predict.predictor import Predictor

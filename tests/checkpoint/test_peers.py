@@ -12,7 +12,7 @@ import pytest
 from beit.checkpoint.convert import convert
 from beit.checkpoint.files import write
 from beit.checkpoint.open import open_checkpoint
-from beit.checkpoint.translate import from_canonical, to_canonical
+from beit.checkpoint.translate import from_canonical
 from beit.positions import (
     resample_patch_embedding,
     resize_absolute_position,
@@ -29,8 +29,7 @@ IMAGES = RNG.standard_normal((2, 3, 12, 12)).astype(np.float32)
 
 def unilm_of(path):
     """State in unilm's names from any file, by this package, and what it was."""
-    source = open_checkpoint(path)
-    state, info = to_canonical(source.tree, name=source.name, config=source.config)
+    state, info = open_checkpoint(path)
     assert info.unknown == ()
     return from_canonical(state, "unilm"), info
 
@@ -151,7 +150,7 @@ def test_flava_codebook(tmp_path):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     config = transformers.FlavaImageCodebookConfig(hidden_size=8, vocab_size=16)
     torch.save(transformers.FlavaImageCodebook(config).state_dict(), tmp_path / "codebook.bin")
-    state, info = to_canonical(open_checkpoint(tmp_path / "codebook.bin").tree)
+    state, info = open_checkpoint(tmp_path / "codebook.bin")
     assert (info.kind, info.unknown) == ("dalle_encoder", ())
     assert state.keys() == publishers.dalle(RNG).keys()
 

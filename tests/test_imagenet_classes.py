@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beit.data.imagenet_classes import class_names, from_synsets, synsets
+from beit.imagenet_classes import class_names, from_synsets, synsets
 
 DROPPED_SYNSETS = {9205: "n03931044", 15027: "n09859684"}
 """Index in the 21,843 synsets of ImageNet-21k to the synset that the published BEiT heads have no output for.

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 
 CLASS_LISTS = {"imagenet-1k": "imagenet_1k.txt", "imagenet-21k": "imagenet_21k.txt"}
-"""List name to its file in beit/data/class_names, lines `synset<TAB>lemmas` (WordNet; its license is beside them)."""
+"""List name to its file in beit/class_names, lines `synset<TAB>lemmas` (WordNet; its license is beside them)."""
 _LENGTHS = {"imagenet-1k": 1000, "imagenet-21k": 21841}
 
 
@@ -53,7 +53,7 @@ def _read(name: str) -> tuple[tuple[str, str], ...]:
         raise ValueError(
             f"no list of class names is called {name!r}; there are {', '.join(CLASS_LISTS)}{hint}"
         )
-    folder = resources.files("beit.data") / "class_names"
+    folder = resources.files("beit") / "class_names"
     text = (folder / CLASS_LISTS[name]).read_text(encoding="utf-8")
     pairs = (line.split("\t", 1) for line in text.splitlines())
     rows = tuple((synset, lemmas) for synset, lemmas in pairs)
