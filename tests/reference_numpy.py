@@ -28,9 +28,9 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
-def position_bias(table, side):
-    """[H, N, N], entry by entry: row of the query, column of the key, the class token first."""
-    n = side * side + 1
+def position_bias(table, height, width):
+    """[H, N, N] of a grid, entry by entry: row of the query, column of the key, the class token first."""
+    n = height * width + 1
     bias = np.empty((table.shape[1], n, n))
     for a in range(n):
         for b in range(n):
@@ -41,8 +41,8 @@ def position_bias(table, side):
             elif b == 0:
                 row = table[-2]
             else:
-                (ya, xa), (yb, xb) = divmod(a - 1, side), divmod(b - 1, side)
-                row = table[(ya - yb + side - 1) * (2 * side - 1) + (xa - xb + side - 1)]
+                (ya, xa), (yb, xb) = divmod(a - 1, width), divmod(b - 1, width)
+                row = table[(ya - yb + height - 1) * (2 * width - 1) + (xa - xb + width - 1)]
             bias[:, a, b] = row
     return bias
 
@@ -78,7 +78,8 @@ def encode(s, images, num_heads):
     """Tokens [B, N, D] after the last block."""
     s = {name: np.asarray(array, np.float64) for name, array in s.items()}
     x = patch_tokens(np.asarray(images, np.float64), s["patch_embed.proj.weight"], s["patch_embed.proj.bias"])
-    side = round(math.sqrt(x.shape[1]))
+    patch = s["patch_embed.proj.weight"].shape[-1]
+    height, width = images.shape[2] // patch, images.shape[3] // patch
     x = np.concatenate([np.broadcast_to(s["cls_token"], (len(x), 1, x.shape[2])), x], axis=1)
     if "pos_embed" in s:
         x = x + s["pos_embed"]
@@ -87,7 +88,7 @@ def encode(s, images, num_heads):
     while f"blocks.{i}.norm1.weight" in s:
         b = f"blocks.{i}."
         table = s.get(b + "attn.relative_position_bias_table", shared)
-        bias = None if table is None else position_bias(table, side)
+        bias = None if table is None else position_bias(table, height, width)
         normed = layer_norm(x, s[b + "norm1.weight"], s[b + "norm1.bias"])
         x = x + s.get(b + "gamma_1", 1.0) * attention(normed, s, b + "attn.", num_heads, bias)
         hidden = layer_norm(x, s[b + "norm2.weight"], s[b + "norm2.bias"])
@@ -127,7 +128,7 @@ def predict_tokens(s, images, mask, num_heads, early=0):
     if "pos_embed" in s:
         x = x + s["pos_embed"]
     table = s.get("rel_pos_bias.relative_position_bias_table")
-    bias = None if table is None else position_bias(table, side)
+    bias = None if table is None else position_bias(table, side, side)
     i, branches = 0, []
     while f"blocks.{i}.norm1.weight" in s:
         x = transform(x, s, f"blocks.{i}.", num_heads, bias)

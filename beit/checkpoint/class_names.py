@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from beit.checkpoint.key_format import NATIVE
 
@@ -18,7 +19,8 @@ def find_class_names(publisher: str, num_classes: int, metadata: Mapping[str, ob
     """Names of the classes of a checkpoint; None if they are unknown.
 
     Files beside the weights take precedence: `class_names.txt` of a run, `class_names` of a converted file, timm's
-    `label_names`, transformers' `id2label`. Otherwise a publisher's file with 1,000 or 21,841 outputs has ImageNet's.
+    `label_names` (with `label_descriptions`, those), transformers' `id2label`; then the `meta` of OpenMMLab's files.
+    Otherwise a publisher's file with 1,000 or 21,841 outputs has ImageNet's.
 
     Args:
         publisher: of the file; "canonical" files may come from anybody.
@@ -27,13 +29,7 @@ def find_class_names(publisher: str, num_classes: int, metadata: Mapping[str, ob
     """
     if not num_classes:
         return None
-    timm = metadata.get("pretrained_cfg")
-    candidates = (
-        metadata.get("class_names"),
-        timm.get("label_names") if isinstance(timm, Mapping) else None,
-        _from_labels(metadata.get("id2label")),
-    )
-    for names in candidates:
+    for names in _stated_names(metadata).values():
         if isinstance(names, str) and PUBLISHED_LISTS.get(num_classes) == names:
             return names
         if isinstance(names, list | tuple) and len(names) == num_classes:
@@ -41,12 +37,48 @@ def find_class_names(publisher: str, num_classes: int, metadata: Mapping[str, ob
     return PUBLISHED_LISTS.get(num_classes) if publisher != NATIVE else None
 
 
+def describe_unused_names(num_classes: int, metadata: Mapping[str, object]) -> list[str]:
+    """Sentences on lists of names that are not those of the head."""
+    return [
+        f"{source} names {len(names)} classes, the head has {num_classes} outputs: not used"
+        for source, names in _stated_names(metadata).items()
+        if num_classes and isinstance(names, list | tuple) and len(names) != num_classes
+    ]
+
+
+def _stated_names(metadata: Mapping[str, object]) -> dict[str, object]:
+    """Key -> names that it states, the most specific first."""
+    timm, meta = metadata.get("pretrained_cfg"), metadata.get("meta")
+    dataset = meta.get("dataset_meta", meta) if isinstance(meta, Mapping) else None
+    found = {
+        "class_names": metadata.get("class_names"),
+        "label_names": _from_timm(metadata),  # at the top of config.json, as its save_for_hf writes it
+        "label_names of pretrained_cfg": _from_timm(timm) if isinstance(timm, Mapping) else None,
+        "id2label": _from_labels(metadata.get("id2label")),
+        "meta": dataset.get("classes", dataset.get("CLASSES")) if isinstance(dataset, Mapping) else None,
+    }
+    return {source: names for source, names in found.items() if names}
+
+
+def _from_timm(stated: Mapping[str, object]) -> list[str] | None:
+    """timm's label names (a list, or {index: name}), by their descriptions where it has them."""
+    names, descriptions = stated.get("label_names", stated.get("labels")), stated.get("label_descriptions")
+    names = _in_order(names) if isinstance(names, Mapping) else names
+    if not isinstance(names, list | tuple):
+        return None
+    known = descriptions if isinstance(descriptions, Mapping) else {}
+    return [str(known.get(str(name), name)) for name in names]
+
+
 def _from_labels(labels: object) -> list[str] | None:
     """transformers' `{"0": "tench", …}` in order; None for its placeholders `LABEL_0`."""
-    if not isinstance(labels, Mapping):
-        return None
+    names = _in_order(labels) if isinstance(labels, Mapping) else None
+    return None if names is None or any(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+
+
+def _in_order(labels: Mapping[Any, object]) -> list[str] | None:
+    """The names of {index: name} in the order of the indices, in which transformers' list of ImageNet-21k has gaps."""
     try:
-        names = [str(labels[key]) for key in sorted(labels, key=int)]
+        return [str(labels[key]) for key in sorted(labels, key=int)]
     except (TypeError, ValueError):
         return None
-    return None if any(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

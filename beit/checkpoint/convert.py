@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import TABLE, missing_names
 from beit.checkpoint.files import write
-from beit.checkpoint.key_format import NATIVE
-from beit.checkpoint.metadata import describe_weights, folder_files, sidecar_path, write_json
+from beit.checkpoint.folders import JsonFiles, folder_files
+from beit.checkpoint.key_format import NATIVE, KeyFormat
+from beit.checkpoint.metadata import FOLDER_JSON, describe_weights, sidecar_path, write_json
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
-from beit.checkpoint.translate import Checkpoint, from_canonical
+from beit.checkpoint.translate import Checkpoint, from_canonical, written_format
 
 _FOLDER_PUBLISHERS = ("huggingface", "timm")
+_SUFFIXES = {"paddle": (".pdparams", ".safetensors"), "torch": (".pdparams", ".safetensors", ".pth")}
+"""Extensions of the files by the layout of a publisher's Linear weights."""
+_OTHER_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # of files, so that no folder is meant
 _SHOWN = 8  # tensors named in an error
 
 
@@ -26,11 +29,14 @@ def convert(
 ) -> LoadReport:
     """Write the weights of `source` to `target` in another publisher's form, and report what was done.
 
+    The report also names what the form has no place for.
+
     Args:
-        source: file, or folder of transformers or timm.
-        target: `.pdparams` or `.safetensors` file; for timm and transformers also a folder, which then holds
-            model.safetensors and the JSON files these libraries read. Files appear whole or not at all. Preprocessing
-            and class names of a `.pdparams` file go into `NAME.pretrained_cfg.json` beside it.
+        source: file, folder of transformers or timm, or output folder of a run.
+        target: `.pdparams` or `.safetensors` file, for publishers who use PyTorch also `.pth`; for timm and transformers
+            also a folder, which then holds model.safetensors and the JSON files these libraries read. Files appear whole
+            or not at all. Preprocessing and class names of a `.pdparams` or `.pth` file go into
+            `NAME.pretrained_cfg.json` beside it.
         publisher: whose names, layout and wrapper are written.
         ema: take averaged weights; None for what the publisher of `source` does.
     Raises:
@@ -38,28 +44,61 @@ def convert(
     """
     opened = open_checkpoint(source, ema=ema)
     _check_complete(opened)
-    state, info = opened.state, opened.info
     _check_grid(opened, publisher)
+    state, info = opened
     contents = from_canonical(state, publisher, info.architecture.grid_size)
-    description = describe_weights(info.preprocessing, info.class_names)
+    if publisher == "openmmlab" and isinstance(info.class_names, tuple):
+        contents |= {
+            "meta": {"dataset_meta": {"classes": list(info.class_names)}}
+        }  # where its init_model looks
+    description = describe_weights(
+        info.preprocessing, info.class_names, info.feature_layers.get("trained", ())
+    )
     path = Path(target)
-    if path.suffix not in (".pdparams", ".safetensors"):
-        if publisher not in _FOLDER_PUBLISHERS:
-            raise ValueError(
-                f"cannot write {path}: name a .pdparams or .safetensors file (a folder is for {_FOLDER_PUBLISHERS})"
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        layers = info.feature_layers.get("trained", ())
-        for name, content in folder_files(
-            publisher, state, info.architecture, info.preprocessing, layers
-        ).items():
-            write_json(path / name, content)
+    key_format = written_format(publisher, info.kind)
+    is_folder = _is_folder(path, publisher, key_format.layout)
+    omitted = [name for name in state if key_format.leaves_out(name)]
+    notes = [f"{publisher} has no place for {', '.join(omitted)}: left out"] if omitted else []
+    if is_folder:
+        files, more = folder_files(opened, publisher)
+        _write_folder(path, files)
+        notes += more
         path = path / "model.safetensors"
-    metadata = {key: json.dumps(value) for key, value in description.items()}
-    _write(path, contents, {"format": "pt" if publisher in _FOLDER_PUBLISHERS else "pd", **metadata})
-    if path.suffix == ".pdparams":
-        write_json(sidecar_path(path), description)
-    return report_of(info, state, Changes())
+    elif publisher != NATIVE:
+        notes.append(_describe_place(path, publisher))
+    _write(path, contents, key_format, description)
+    return report_of(replace(info, notes=(*info.notes, *notes)), state, Changes())
+
+
+def _is_folder(path: Path, publisher: str, layout: str) -> bool:
+    """Whether the target is a folder; a file has an extension that goes with the layout."""
+    suffixes = _SUFFIXES[layout]
+    if path.suffix in suffixes:
+        return False
+    if publisher not in _FOLDER_PUBLISHERS or path.suffix in _OTHER_SUFFIXES:
+        raise ValueError(
+            f"cannot write {path}: for {publisher} name a {' or '.join(suffixes)} file (a folder is for "
+            f"{' and '.join(_FOLDER_PUBLISHERS)})"
+        )
+    return True
+
+
+def _write_folder(folder: Path, files: JsonFiles) -> None:
+    stale = [name for name in FOLDER_JSON if name not in files and (folder / name).exists()]
+    if stale:
+        raise ValueError(
+            f"{folder} holds {', '.join(stale)} of other weights, for which these have no content: name a new folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_json(folder / name, content)
+
+
+def _describe_place(path: Path, publisher: str) -> str:
+    """A sentence on preprocessing and class names of a file that its publisher reads without them."""
+    place = "its metadata" if path.suffix == ".safetensors" else sidecar_path(path).name
+    in_folder = "; convert to a folder for that" if publisher in _FOLDER_PUBLISHERS else ""
+    return f"preprocessing and class names are in {place}, which {publisher} does not read{in_folder}"
 
 
 def _check_complete(opened: Checkpoint) -> None:
@@ -85,13 +124,19 @@ def _check_grid(opened: Checkpoint, publisher: str) -> None:
         )
 
 
-def _write(path: Path, contents: Mapping[str, object], metadata: Mapping[str, str]) -> None:
-    """Write the contents. A safetensors file is flat, without wrapper, and holds the metadata."""
-    wrapper = next((key for key, value in contents.items() if isinstance(value, dict)), None)
-    flat = contents[wrapper] if wrapper else contents
-    assert isinstance(flat, Mapping)  # from_canonical returns a state, or one under its wrapper
-    arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
+def _write(
+    path: Path, contents: Mapping[str, object], key_format: KeyFormat, description: Mapping[str, object]
+) -> None:
+    """Write the contents and their description. A safetensors file is flat, without wrapper, and holds both."""
     if path.suffix == ".safetensors":
-        write(path, arrays, metadata=metadata)
+        state = contents[key_format.wrapper] if key_format.wrapper else contents
+        framework = "pt" if key_format.publisher in _FOLDER_PUBLISHERS else "pd"
+        metadata = {key: json.dumps(value) for key, value in description.items()}
+        write(path, state, metadata={"format": framework, **metadata})
     else:
-        write(path, {wrapper: arrays} if wrapper else arrays)
+        write(path, contents)
+    sidecar = sidecar_path(path)
+    if (
+        path.suffix != ".safetensors" or sidecar.exists()
+    ):  # one of an earlier file would be read with this one
+        write_json(sidecar, description)

@@ -24,6 +24,7 @@ from beit.checkpoint.pickle_globals import StandIn
 from beit.checkpoint.pickles import Pickled
 from beit.checkpoint.safetensors_files import accepts, read_safetensors, write_safetensors
 from beit.checkpoint.torch_files import read_legacy, read_zip
+from beit.checkpoint.torch_writing import write_torch_zip
 from beit.files import replacing
 
 _CHUNK = 1 << 20
@@ -98,7 +99,9 @@ def read(path: str | os.PathLike[str]) -> Contents:
 
 
 def write(path: str | os.PathLike[str], tree: Any, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write `tree`, whole or not at all, as `.pdparams` or `.pdopt` (paddle.load reads them) or `.safetensors`.
+    """Write `tree`, whole or not at all.
+
+    As `.pdparams` or `.pdopt` (paddle.load reads them), `.pth` (torch.load reads it) or `.safetensors`.
 
     Args:
         tree: nested dicts, lists, tuples of NumPy arrays, numbers, text; for `.safetensors` a flat dict of arrays.
@@ -113,10 +116,16 @@ def write(path: str | os.PathLike[str], tree: Any, *, metadata: Mapping[str, str
         with replacing(path) as file:
             write_safetensors(file, tree, metadata)
         return
-    if suffix not in (".pdparams", ".pdopt"):
-        raise ValueError(f"cannot write {path}: the extension must be .pdparams, .pdopt or .safetensors")
+    if suffix not in (".pdparams", ".pdopt", ".pth"):
+        raise ValueError(
+            f"cannot write {path}: the extension must be .pdparams, .pdopt, .pth or .safetensors"
+        )
     if metadata is not None:
         raise ValueError(f"cannot write {path}: only .safetensors holds metadata")
+    if suffix == ".pth":
+        with replacing(path) as file:
+            write_torch_zip(file, tree)
+        return
     if isinstance(tree, dict) and tree and all(isinstance(value, np.ndarray) for value in tree.values()):
         tree = {**tree, NAME_TABLE: {name: name for name in tree}}  # as paddle.save marks a flat state dict
     write_checkpoint(path, tree)

@@ -27,7 +27,7 @@ class KeyFormat:
     kinds: tuple[str, ...]  # of `beit.checkpoint.canonical`; if there is only one, the file is of that kind
     # Recognition
     has: tuple[str, ...]  # patterns that must all occur
-    lacks: tuple[str, ...] = ()  # patterns that must not occur
+    lacks: tuple[str, ...] = ()  # patterns that must not occur; left out in writing
     recognized_by_layout: bool = False  # the names are ambiguous, the layout of Linear weights decides
     wrappers: tuple[str | None, ...] | None = (
         None  # the names are ambiguous, one of these keys holds the state
@@ -42,8 +42,12 @@ class KeyFormat:
     has_index_buffers: bool = False
     prefers_ema: bool = False  # the publisher's evaluation takes averaged weights if the file has them
     # Writing
-    writes: bool = True
+    written: tuple[str, ...] | None = None  # kinds that are written; None for all
     wrapper: str | None = None  # key under which the publisher's files hold the state
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether the publisher's models have no tensor of this canonical name, so that it is not written."""
+        return any(matches(pattern, name) for pattern in self.lacks)
 
 
 @cache

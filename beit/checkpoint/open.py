@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from beit.checkpoint.files import read
-from beit.checkpoint.metadata import WEIGHT_FILES, read_metadata
+from beit.checkpoint.metadata import RUN_CONFIG, RUN_WEIGHTS, WEIGHT_FILES, read_metadata
 from beit.checkpoint.translate import Checkpoint, to_canonical
 
 
@@ -18,7 +18,7 @@ def open_checkpoint(
     """Read and translate a checkpoint of any publisher.
 
     Args:
-        source: a file, a folder of transformers or timm, or a state in memory; an open checkpoint is returned as it is.
+        source: a file, a folder of transformers or timm, the output folder of a run, or a state in memory; an open checkpoint is returned as it is.
         ema, teacher: as in `translate.to_canonical`.
     Raises:
         FileNotFoundError: there is no such file, or the folder holds no weights.
@@ -47,12 +47,11 @@ def open_checkpoint(
 
 def _weights_file(path: Path) -> Path:
     if path.is_dir():
-        for file in map(path.joinpath, WEIGHT_FILES):
+        names = RUN_WEIGHTS if (path / RUN_CONFIG).is_file() else WEIGHT_FILES
+        for file in map(path.joinpath, names):
             if file.is_file():
                 return file
-        raise FileNotFoundError(
-            f"the folder {path} holds none of {', '.join(WEIGHT_FILES)}; name a weights file"
-        )
+        raise FileNotFoundError(f"the folder {path} holds none of {', '.join(names)}; name a weights file")
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     return path

@@ -30,13 +30,15 @@ def fuse_qkv(state: Mapping[str, np.ndarray]) -> State:
 
 
 def split_qkv(state: Mapping[str, np.ndarray]) -> State:
-    """The inverse of `fuse_qkv`."""
+    """The inverse of `fuse_qkv`. Biases of query and value that are missing are zeros."""
     result: State = {}
     for name, array in state.items():
         if name.endswith("attn.qkv.weight"):
             stem = name.removesuffix("qkv.weight")
             parts = np.split(array, 3, axis=1)
             result |= {f"{stem}{part}.weight": weight for part, weight in zip("qkv", parts, strict=True)}
+            biases = [f"{stem}q_bias", f"{stem}v_bias"]
+            result |= {bias: np.zeros(parts[0].shape[1], array.dtype) for bias in biases if bias not in state}
         else:
             result[name] = array
     return result

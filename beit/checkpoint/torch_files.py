@@ -33,7 +33,7 @@ _LEGACY_PROTOCOL = 1001
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and of the extra field
 
 # Class of a storage -> dtype of its elements; NumPy has no bfloat16, which arrives as its bits.
-_STORAGE_DTYPES = {
+STORAGE_DTYPES = {
     "torch.FloatStorage": "f4",
     "torch.DoubleStorage": "f8",
     "torch.HalfStorage": "f2",
@@ -174,11 +174,11 @@ def _storage(name: Any) -> tuple[str, np.dtype, int]:
     if not is_storage or name[0] != "storage":
         raise CheckpointError("a persistent id that is not a torch storage")
     kind, key, numel = name[1], name[2], name[4]
-    if not isinstance(kind, Global) or kind not in _STORAGE_DTYPES:
+    if not isinstance(kind, Global) or kind not in STORAGE_DTYPES:
         raise CheckpointError(f"a torch storage of class {shown(kind) if isinstance(kind, Global) else '?'}")
     if type(key) is not str or len(key) > MAX_KEY_LENGTH or type(numel) is not int:
         raise CheckpointError("a torch storage without key and size")
-    return key, np.dtype(_STORAGE_DTYPES[kind]), numel
+    return key, np.dtype(STORAGE_DTYPES[kind]), numel
 
 
 def _tensor(reader: Unpickler, elements: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:

@@ -24,10 +24,10 @@ from beit.checkpoint.canonical import (
     segmentation_name,
     shapes_of,
 )
-from beit.checkpoint.class_names import ClassNames, find_class_names
+from beit.checkpoint.class_names import ClassNames, describe_unused_names, find_class_names
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.key_format import KeyFormat, any_match, matches, rename, reverse
-from beit.checkpoint.metadata import stated_sizes
+from beit.checkpoint.metadata import OUT_INDICES, stated_sizes
 from beit.checkpoint.preprocessing import find_preprocessing
 from beit.checkpoint.publishers import FORMATS, PUBLISHERS, TEACHER_FORMATS, describe_unsupported
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
@@ -92,7 +92,7 @@ def to_canonical(
     Raises:
         CheckpointError: not one of the known formats (the message says what it is instead), or unusable as it is.
     """
-    metadata = metadata or {}
+    metadata = {"meta": contents.get("meta"), **(metadata or {})}
     states = find_states(contents, TEACHER_KEYS if teacher else WEIGHT_KEYS)
     sample = states.get(False) or states[True]
     key_format = _recognize(sample, name, teacher)
@@ -119,6 +119,7 @@ def to_canonical(
     buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(_INDEX))
     grids = [grid for grid in (next(buffers, None),) if grid]
     architecture = describe(state, kind, grids=grids, sizes=stated_sizes(metadata))
+    notes += describe_unused_names(architecture.num_classes, metadata)
     info = CheckpointInfo(
         name=name,
         container=container,
@@ -140,6 +141,24 @@ def to_canonical(
     return Checkpoint(state, info)
 
 
+def written_format(publisher: str, kind: str) -> KeyFormat:
+    """The format in which `publisher` writes models of a kind.
+
+    Raises:
+        ValueError: unknown publisher, or one that has no such kind of model.
+    """
+    if publisher not in PUBLISHERS:
+        raise ValueError(f"cannot write the format of {publisher!r}; known: {', '.join(PUBLISHERS)}")
+    formats = {
+        row.publisher: row for row in FORMATS if kind in (row.kinds if row.written is None else row.written)
+    }
+    if publisher not in formats:
+        raise ValueError(
+            f"{publisher} has no format for {kind} checkpoints; publishers that do: {', '.join(sorted(formats))}"
+        )
+    return formats[publisher]
+
+
 def from_canonical(
     state: Mapping[str, np.ndarray], publisher: str, grid: Grid | None = None
 ) -> dict[str, object]:
@@ -152,15 +171,8 @@ def from_canonical(
     Raises:
         ValueError: unknown publisher, one that has no such kind of model, or position tables of another grid.
     """
-    if publisher not in PUBLISHERS:
-        raise ValueError(f"cannot write the format of {publisher!r}; known: {', '.join(PUBLISHERS)}")
     kind = kind_of(shapes_of(state))
-    formats = {row.publisher: row for row in FORMATS if kind in row.kinds and row.writes}
-    if publisher not in formats:
-        raise ValueError(
-            f"{publisher} has no format for {kind} checkpoints; publishers that do: {', '.join(sorted(formats))}"
-        )
-    key_format = formats[publisher]
+    key_format = written_format(publisher, kind)
     if kind == SEGMENTATION:
         state = {name.removeprefix(BACKBONE_PREFIX): array for name, array in state.items()}
     if key_format.splits_qkv:
@@ -172,6 +184,8 @@ def from_canonical(
         theirs = rename(name, reverse(key_format.rules))
         if theirs is None:
             raise ValueError(f"{publisher} has no name for the tensor {name}")
+        if key_format.leaves_out(name):
+            continue
         written[theirs] = array.T if key_format.layout == "torch" and is_linear_weight(name) else array
     if key_format.layout == "torch" and kind == SEGMENTATION:
         written = _torch_batch_norm(written)
@@ -300,10 +314,9 @@ def _feature_layers(
 ) -> dict[str, tuple[int, ...]]:
     if kind != SEGMENTATION:
         return {}
-    layers = PUBLISHED_LAYERS.get(architecture.depth, ())
-    listed = metadata.get("out_indices", metadata.get("segmentation_indices"))
-    if publisher != "huggingface" or not isinstance(listed, list | tuple):
-        listed = layers
+    listed = metadata.get(OUT_INDICES, metadata.get("segmentation_indices"))
+    if not isinstance(listed, list | tuple):
+        listed = PUBLISHED_LAYERS.get(architecture.depth, ())
     found = {"trained": tuple(int(i) for i in listed)}
     if publisher == "huggingface":
         # transformers keeps hidden state k, the output of block k - 1, if k + 1 is listed

@@ -11,15 +11,12 @@ from yacs.config import CfgNode
 from beit.beit import Beit, build_beit
 from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, Architecture
 from beit.checkpoint.load import load_pretrained
-from beit.checkpoint.metadata import RUN_CONFIG, is_run_file
+from beit.checkpoint.metadata import RUN_CONFIG, RUN_WEIGHTS, is_run_file
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.translate import Checkpoint
 from beit.config import get_config
 from beit.zoo import fetch_published, published
 from beit.zoo.table import PUBLISHED
-
-_RUN_WEIGHTS = ("model.pdparams", "best.pdparams", "latest.pdparams")
-"""Weights in a run folder, in order of preference."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,9 @@ def find_weights(source: str | Path, config: CfgNode | str | Path | None = None)
     tree = get_config(config) if isinstance(config, str | Path) else config
     path = Path(source)
     if path.is_dir() and (path / RUN_CONFIG).is_file():
-        found = [path / name for name in _RUN_WEIGHTS if (path / name).is_file()]
+        found = [path / name for name in RUN_WEIGHTS if (path / name).is_file()]
         if not found:
-            raise FileNotFoundError(f"the run folder {path} holds none of {', '.join(_RUN_WEIGHTS)} yet")
+            raise FileNotFoundError(f"the run folder {path} holds none of {', '.join(RUN_WEIGHTS)} yet")
         return Weights(found[0], tree or get_config(path / RUN_CONFIG), str(source))
     if path.exists():
         if tree is None and is_run_file(path):

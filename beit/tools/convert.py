@@ -11,7 +11,8 @@ from beit.tools.arguments import verb_parser
 
 EXAMPLES = (
     "python -m beit convert output/run/model.pdparams model.safetensors",
-    "python -m beit convert output/run/model.pdparams folder --to timm",
+    "python -m beit convert output/run folder --to timm",
+    "python -m beit convert output/run unilm.pth --to unilm",
 )
 
 
@@ -19,10 +20,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Convert a checkpoint; print the report."""
     parser = verb_parser("convert", __doc__, EXAMPLES)
     parser.add_argument(
-        "source", metavar="SRC", help="checkpoint of any known format: a file, or a model folder"
+        "source",
+        metavar="SRC",
+        help="checkpoint of any known format: a file, a model folder, or a run folder",
     )
     parser.add_argument(
-        "target", metavar="DST", help=".pdparams or .safetensors file; a folder for timm, huggingface"
+        "target", metavar="DST", help=".pdparams, .safetensors or .pth file; a folder for timm, huggingface"
     )
     parser.add_argument(
         "--to", default="canonical", choices=PUBLISHERS, help="format to write (default: canonical)"

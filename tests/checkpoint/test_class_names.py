@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beit.checkpoint.class_names import find_class_names
+from beit.checkpoint.class_names import describe_unused_names, find_class_names
 
 THREE = ["a", "b", "c"]
 
@@ -14,6 +14,12 @@ THREE = ["a", "b", "c"]
     [
         {"class_names": THREE},
         {"pretrained_cfg": {"label_names": THREE}},
+        {"label_names": THREE, "pretrained_cfg": {"label_names": ["x", "y", "z"]}},
+        {"label_names": {"2": "c", "0": "a", "1": "b"}},
+        {"labels": THREE},
+        {"label_names": ["n1", "n2", "c"], "label_descriptions": {"n1": "a", "n2": "b"}},
+        {"meta": {"dataset_meta": {"classes": ("a", "b", "c")}}},
+        {"meta": {"CLASSES": THREE}},
         {"id2label": {"1": "b", "0": "a", "2": "c"}},
         {"class_names": ["of", "another", "head", "!"], "id2label": {"0": "a", "1": "b", "2": "c"}},
     ],
@@ -33,6 +39,14 @@ def test_names_from_files_beside_the_weights(config):
 )
 def test_names_are_unknown(config):
     assert find_class_names("timm", 3, config) is None
+
+
+def test_names_of_another_head_are_reported():
+    metadata = {"label_names": [*THREE, "d"], "id2label": {"0": "a", "1": "b", "2": "c"}}
+    assert describe_unused_names(3, metadata) == [
+        "label_names names 4 classes, the head has 3 outputs: not used"
+    ]
+    assert describe_unused_names(0, metadata) == []
 
 
 def test_published_heads_have_the_classes_of_imagenet():

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.files import describe_nonfinite, read, read_checkpoint, write, write_checkpoint
-from tests.checkpoint.container_writers import tensor, torch_legacy, torch_zip
+from tests.checkpoint.container_writers import tensor, torch_legacy
 
 RNG = np.random.default_rng(0)
 STATE = {
@@ -160,9 +160,8 @@ def peak_of(function, *arguments):
 
 @pytest.mark.parametrize("name", ["m.pdparams", "m.safetensors", "m.pth", "legacy.pth"])
 def test_each_array_is_in_memory_once(tmp_path, name):
-    if name.endswith(".pth"):
-        writer = torch_zip if name == "m.pth" else torch_legacy
-        (tmp_path / name).write_bytes(writer({key: tensor(array, key) for key, array in LARGE.items()}))
+    if name == "legacy.pth":
+        (tmp_path / name).write_bytes(torch_legacy({key: tensor(array, key) for key, array in LARGE.items()}))
     else:
         written, _ = peak_of(write, tmp_path / name, LARGE)
         assert written < (MEGABYTES / 8 + 2) * 2**20  # one array, and the buffers of files
@@ -270,7 +269,9 @@ def test_nonfinite_arrays_are_named_in_order():
 @pytest.mark.parametrize(
     ("name", "tree", "metadata", "text"),
     [
-        ("m.pth", STATE, None, "extension must be .pdparams"),
+        ("m.bin", STATE, None, "extension must be .pdparams"),
+        ("m.pth", STATE, {"a": "b"}, "only .safetensors holds metadata"),
+        ("m.pth", {"a": {"b": print}}, None, r"a\.b is a builtin_function_or_method"),
         ("m.pdparams", STATE, {"a": "b"}, "only .safetensors holds metadata"),
         ("m.pdparams", {"f": print}, None, "f is a builtin_function_or_method"),
         ("m.pdparams", {"a": {"b": np.array([None])}}, None, "a.b has dtype object"),

@@ -159,7 +159,7 @@ WRITERS = {
     "vqkd": {"canonical", "unilm"},
     "segmentation": {"canonical", "unilm", "huggingface", "openmmlab"},
     "dalle_encoder": {"canonical", "openai", "passl", "huggingface"},
-    "dalle_decoder": {"canonical", "openai", "passl", "huggingface"},
+    "dalle_decoder": {"canonical", "openai", "passl"},
 }
 
 

@@ -31,7 +31,7 @@ def reference(model, images):
     states, weights = [x], []
     for i in range(3):
         prefix = f"blocks.{i}."
-        bias = position_bias(s.get(prefix + "attn.relative_position_bias_table", shared), 2)
+        bias = position_bias(s.get(prefix + "attn.relative_position_bias_table", shared), 2, 2)
         normed = layer_norm(x, s[prefix + "norm1.weight"], s[prefix + "norm1.bias"])
         q, k, _ = np.split(normed @ s[prefix + "attn.qkv.weight"].T, 3, axis=-1)
         q = q + s[prefix + "attn.q_bias"]

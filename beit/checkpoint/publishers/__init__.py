@@ -17,7 +17,7 @@ FORMATS: tuple[KeyFormat, ...] = (
 )
 TEACHER_FORMATS: tuple[KeyFormat, ...] = teachers.FORMATS
 """Vision transformers of CLIP and DINO, which VQ-KD learns from and nothing else reads."""
-PUBLISHERS = tuple(sorted({row.publisher for row in FORMATS if row.writes}))
+PUBLISHERS = tuple(sorted({row.publisher for row in FORMATS if row.written != ()}))
 """Publishers whose files can be written."""
 
 # (a name pattern that only they have, what the file is); the first match counts.

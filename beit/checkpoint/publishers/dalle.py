@@ -5,7 +5,7 @@ Source: openai/DALL-E, dall_e/encoder.py and decoder.py.
 
 from __future__ import annotations
 
-from beit.checkpoint.canonical import DALLE
+from beit.checkpoint.canonical import DALLE, DALLE_ENCODER
 from beit.checkpoint.key_format import NATIVE, KeyFormat, under
 
 _BLOCK = "blocks.group_{i}.block_{j}."
@@ -36,6 +36,7 @@ FORMATS = (
             *under(_FLAVA_BLOCK, _PARTS, _BLOCK),
         ),
         aliases=(("image_codebook.*", "*"),),  # the codebook inside a FLAVA checkpoint
+        written=(DALLE_ENCODER,),  # FlavaImageCodebook has no decoder
     ),
     KeyFormat(publisher=NATIVE, kinds=DALLE, has=_OPENAI, layout="paddle"),
 )

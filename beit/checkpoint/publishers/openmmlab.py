@@ -60,6 +60,6 @@ FORMATS = (
         kinds=(VQKD,),
         has=("encoder.layers.{i}.attn.qkv.weight", "quantize.embedding.weight"),
         rules=(*under("encoder.", (("ln1.*", "fc_norm.*"), *_ENCODER), "encoder."), ("*", "*")),
-        writes=False,
+        written=(),
     ),
 )

@@ -24,7 +24,7 @@ FORMATS = (
         drops=(("proj", "projection of the CLIP model in the same file, unused by BEiT"),),
         layout="paddle",
         has_index_buffers=True,
-        writes=False,
+        written=(),
     ),
     # No file with patch aggregation is published; its names follow from the wrapper, which prefixes all of them.
     KeyFormat(

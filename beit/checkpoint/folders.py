@@ -1,0 +1,262 @@
+"""The JSON files of a model folder, written as timm and transformers read them, and what they have no place for.
+
+Source: timm/models/_hub.py `save_config_for_hf`; transformers, models/beit/configuration_beit.py and
+models/flava/configuration_flava.py.
+"""
+
+from __future__ import annotations
+
+from beit.checkpoint.canonical import (
+    DALLE_ENCODER,
+    MIM_V1,
+    SEGMENTATION,
+    State,
+    depth_of,
+)
+from beit.checkpoint.metadata import pretrained_cfg
+from beit.checkpoint.translate import Checkpoint, CheckpointInfo
+from beit.imagenet_classes import class_names as names_of_list
+from beit.preprocessing import PIL_FILTERS, Preprocessing, height_width
+
+JsonFiles = dict[str, dict[str, object]]
+
+_BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "mlp_ratio": 4.0}
+_LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16, "patch_size": 16, "mlp_ratio": 4.0}
+_TIMM_NAMES = (
+    *("beit_base_patch16_224", "beit_base_patch16_384", "beit_large_patch16_224", "beit_large_patch16_384"),
+    *("beit_large_patch16_512", "beitv2_base_patch16_224", "beitv2_large_patch16_224"),
+)
+_TIMM_KEYS = (
+    "mean",
+    "std",
+    "crop_pct",
+    "interpolation",
+    "input_size",
+    "crop_mode",
+)  # others stop its PretrainedCfg
+_TRANSFORMERS_CLASSES = {MIM_V1: "BeitForMaskedImageModeling", SEGMENTATION: "BeitForSemanticSegmentation"}
+
+
+def folder_files(opened: Checkpoint, publisher: str) -> tuple[JsonFiles, list[str]]:
+    """The JSON files of a folder by name, and sentences on what they do not hold.
+
+    Args:
+        opened: the weights in the folder.
+        publisher: "timm" or "huggingface".
+    Raises:
+        ValueError: the library has no such model.
+    """
+    state, info = opened
+    _check_model(state, info, publisher)
+    if publisher == "timm":
+        return {"config.json": _timm_config(state, info)}, _timm_notes(info)
+    if info.kind == DALLE_ENCODER:
+        return {"config.json": _codebook_config(state), "preprocessor_config.json": _CODEBOOK_PROCESSOR}, []
+    files = {"config.json": _transformers_config(state, info)}
+    if info.preprocessing.mean and info.preprocessing.std:
+        files["preprocessor_config.json"] = _processor_config(info.preprocessing)
+    return files, _transformers_notes(state, info)
+
+
+def _check_model(state: State, info: CheckpointInfo, publisher: str) -> None:
+    found = info.architecture
+    qkv = next((array for name, array in state.items() if name.endswith("blocks.0.attn.qkv.weight")), None)
+    if qkv is not None and qkv.shape[1] != 3 * found.width:
+        raise ValueError(
+            f"{info.name}: its heads have {qkv.shape[1] // 3 // found.num_heads} channels; the BEiT of {publisher} has only "
+            f"width / heads, {found.width} / {found.num_heads}"
+        )
+    if publisher != "huggingface" or info.kind != SEGMENTATION:
+        return
+    channels = state["decode_head.fpn_bottleneck.conv.weight"].shape[0]
+    if channels != found.width:
+        raise ValueError(
+            f"{info.name}: its segmentation head has {channels} channels; that of transformers has the encoder's {found.width}"
+        )
+    if len(info.feature_layers.get("trained", ())) != 4:
+        raise ValueError(
+            f"{info.name}: which four blocks feed its segmentation head is not stated; convert the run folder, whose "
+            "config.yaml has MODEL.OUT_INDICES"
+        )
+
+
+# ---- timm ----------------------------------------------------------------------------------------------------------
+
+
+def _timm_config(state: State, info: CheckpointInfo) -> dict[str, object]:
+    found, preprocessing = info.architecture, info.preprocessing
+    version = "beitv2" if preprocessing.mean and preprocessing.mean[0] != 0.5 else "beit"
+    shape = {
+        "embed_dim": found.width,
+        "depth": found.depth,
+        "num_heads": found.num_heads,
+        "patch_size": found.patch_size,
+        "mlp_ratio": found.mlp_width / found.width,
+    }
+    size = "large" if shape == _LARGE else "base"
+    name = f"{version}_{size}_patch16_{found.image_size}"
+    stated = {key: value for key, value in pretrained_cfg(preprocessing).items() if key in _TIMM_KEYS}
+    config: dict[str, object] = {
+        "architecture": name if name in _TIMM_NAMES else f"{version}_{size}_patch16_224",
+        "num_classes": found.num_classes,
+        "num_features": found.width,
+        "global_pool": "avg" if found.pooling == "mean" else "token",
+        "pretrained_cfg": {**stated, "num_classes": found.num_classes},
+    }
+    if isinstance(info.class_names, tuple):  # timm has the lists of ImageNet itself
+        config["label_names"] = list(info.class_names)
+    arguments: dict[str, object] = {} if shape in (_BASE, _LARGE) else dict(shape)
+    unusual = (
+        (name not in _TIMM_NAMES, "img_size", found.image_size),
+        (found.pooling == "token", "global_pool", "token"),
+        ("blocks.0.attn.q_bias" not in state, "qkv_bias", False),
+        (not found.has_layer_scale, "init_values", None),
+        (found.has_absolute_positions, "use_abs_pos_emb", True),
+        (not found.has_relative_positions, "use_rel_pos_bias", False),
+        (found.has_shared_relative_positions, "use_shared_rel_pos_bias", True),
+    )
+    arguments |= {key: value for applies, key, value in unusual if applies}
+    return config | ({"model_args": arguments} if arguments else {})
+
+
+def _timm_notes(info: CheckpointInfo) -> list[str]:
+    unknown = info.preprocessing.unknown
+    notes = [f"timm takes its own defaults for what is not known: {', '.join(unknown)}"] if unknown else []
+    return notes + _exif_notes(info, "timm")
+
+
+def _exif_notes(info: CheckpointInfo, library: str) -> list[str]:
+    if not info.preprocessing.exif_orientation:
+        return []
+    return [f"{library} does not turn images by their EXIF orientation, as these weights expect"]
+
+
+# ---- transformers --------------------------------------------------------------------------------------------------
+
+
+def _transformers_config(state: State, info: CheckpointInfo) -> dict[str, object]:
+    found, size = info.architecture, info.architecture.image_size or info.preprocessing.image_size
+    classifier = "BeitForImageClassification" if found.num_classes else "BeitModel"
+    config: dict[str, object] = {
+        "architectures": [_TRANSFORMERS_CLASSES.get(info.kind, classifier)],
+        "model_type": "beit",
+        "hidden_size": found.width,
+        "num_hidden_layers": found.depth,
+        "num_attention_heads": found.num_heads,
+        "intermediate_size": found.mlp_width,
+        "image_size": list(size) if isinstance(size, tuple) else size,
+        "patch_size": found.patch_size,
+        "layer_norm_eps": 1e-6,  # of the training; transformers' default is 1e-12
+        "use_mask_token": "mask_token" in state,
+        "use_absolute_position_embeddings": found.has_absolute_positions,
+        "use_relative_position_bias": found.has_relative_positions,
+        "use_shared_relative_position_bias": found.has_shared_relative_positions,
+        "layer_scale_init_value": 0.1 if found.has_layer_scale else 0.0,
+        # In pre-training the only norm is the one before lm_head; False would add another inside the encoder.
+        "use_mean_pooling": info.kind == MIM_V1 or found.pooling != "token",
+    }
+    if info.kind == MIM_V1:
+        config["vocab_size"] = state["lm_head.weight"].shape[1]
+    if info.kind == SEGMENTATION:
+        auxiliary = depth_of(state, "auxiliary_head.convs.")
+        config["out_indices"] = list(info.feature_layers["trained"])
+        config["use_auxiliary_head"] = auxiliary > 0
+        if auxiliary:
+            config["auxiliary_num_convs"] = auxiliary
+            config["auxiliary_channels"] = state["auxiliary_head.convs.0.conv.weight"].shape[0]
+    if found.num_classes:
+        names = _names(info) or [f"LABEL_{i}" for i in range(found.num_classes)]
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
+    return config
+
+
+def _names(info: CheckpointInfo) -> tuple[str, ...] | None:
+    """Names of the classes, those of a published list written out."""
+    return names_of_list(info.class_names) if isinstance(info.class_names, str) else info.class_names
+
+
+def _processor_config(preprocessing: Preprocessing) -> dict[str, object]:
+    """Of `BeitImageProcessor`, which resizes to the size, or of `CLIPImageProcessor`, which resizes the shorter side."""
+    height, width = height_width(preprocessing.image_size or 224)
+    config: dict[str, object] = {
+        "do_resize": True,
+        "resample": PIL_FILTERS.index(preprocessing.interpolation),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean or ()),
+        "image_std": list(preprocessing.std or ()),
+    }
+    sides = {"height": height, "width": width}
+    if preprocessing.crop_pct and not preprocessing.squash and height == width:
+        return config | {
+            "image_processor_type": "CLIPImageProcessor",
+            "size": {"shortest_edge": int(height / preprocessing.crop_pct)},
+            "do_center_crop": True,
+            "crop_size": sides,
+            "do_convert_rgb": True,
+        }
+    return config | {"image_processor_type": "BeitImageProcessor", "size": sides, "do_center_crop": False}
+
+
+def _transformers_notes(state: State, info: CheckpointInfo) -> list[str]:
+    notes, size = _exif_notes(info, "transformers"), info.architecture.image_size
+    preprocessing = info.preprocessing
+    if not (preprocessing.mean and preprocessing.std):
+        notes.append("no preprocessor_config.json is written: mean and std are not known")
+    elif isinstance(size, tuple) and preprocessing.crop_pct and not preprocessing.squash:
+        notes.append(
+            f"transformers cannot crop images to {size[0]}x{size[1]} after resizing them to cover it: "
+            "preprocessor_config.json resizes them to that size instead"
+        )
+    if isinstance(size, tuple) and not info.architecture.has_absolute_positions:
+        notes.append(
+            "transformers takes position tables of images that are not square for transposed ones, and its outputs "
+            "differ: after from_pretrained, for each module that has `relative_position_bias_table`, set "
+            "module.window_size = module.window_size[::-1]"
+        )
+    if "blocks.0.attn.q_bias" not in state and "backbone.blocks.0.attn.q_bias" not in state:
+        notes.append("transformers always has biases of query and value: zeros are written")
+    if info.kind == SEGMENTATION:
+        trained = info.feature_layers["trained"]
+        notes.append(
+            f"transformers takes the outputs of blocks {', '.join(str(i - 2) for i in trained)} (from 0), the "
+            f"head was trained on {', '.join(map(str, trained))}: after from_pretrained set model.config._out_indices = "
+            f"{[i + 2 for i in trained]}"
+        )
+    return notes
+
+
+# ---- transformers: DALL-E, which FLAVA has as its codebook ----------------------------------------------------------
+
+
+# Defaults of FlavaImageProcessor, without those of its own encoder. map_pixels is x * 0.8 + 0.1.
+_CODEBOOK_PROCESSOR: dict[str, object] = {
+    "image_processor_type": "FlavaImageProcessor",
+    "return_codebook_pixels": True,
+    "codebook_do_resize": True,
+    "codebook_size": {"height": 112, "width": 112},
+    "codebook_resample": PIL_FILTERS.index("lanczos"),
+    "codebook_do_center_crop": True,
+    "codebook_crop_size": {"height": 112, "width": 112},
+    "codebook_do_rescale": True,
+    "codebook_rescale_factor": 1 / 255,
+    "codebook_do_map_pixels": True,
+    "codebook_do_normalize": True,
+    "codebook_image_mean": [0.0, 0.0, 0.0],
+    "codebook_image_std": [1.0, 1.0, 1.0],
+}
+
+
+def _codebook_config(state: State) -> dict[str, object]:
+    width, channels = state["blocks.input.w"].shape[:2]
+    return {
+        "architectures": ["FlavaImageCodebook"],
+        "model_type": "flava_image_codebook",
+        "num_groups": depth_of(state, "blocks.group_") - 1,  # groups and blocks count from 1
+        "num_blocks_per_group": depth_of(state, "blocks.group_1.block_") - 1,
+        "input_channels": channels,
+        "hidden_size": width,
+        "vocab_size": state["blocks.output.conv.w"].shape[0],
+    }
