@@ -9,6 +9,7 @@ from pathlib import Path
 
 from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import TABLE, missing_names
+from beit.checkpoint.errors import listed
 from beit.checkpoint.files import write
 from beit.checkpoint.folders import JsonFiles, folder_files
 from beit.checkpoint.key_format import NATIVE, KeyFormat
@@ -21,7 +22,6 @@ _FOLDER_PUBLISHERS = ("huggingface", "timm")
 _SUFFIXES = {"paddle": (".pdparams", ".safetensors"), "torch": (".pdparams", ".safetensors", ".pth")}
 """Extensions of the files by the layout of a publisher's Linear weights."""
 _OTHER_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # of files, so that no folder is meant
-_SHOWN = 8  # tensors named in an error
 
 
 def convert(
@@ -58,7 +58,7 @@ def convert(
     key_format = written_format(publisher, info.kind)
     is_folder = _is_folder(path, publisher, key_format.layout)
     omitted = [name for name in state if key_format.leaves_out(name)]
-    notes = [f"{publisher} has no place for {', '.join(omitted)}: left out"] if omitted else []
+    notes = [f"{publisher} has no place for {listed(omitted)}: left out"] if omitted else []
     if is_folder:
         files, more = folder_files(opened, publisher)
         _write_folder(path, files)
@@ -106,10 +106,7 @@ def _check_complete(opened: Checkpoint) -> None:
     problems = (("lacks", missing_names(opened.state, info.kind)), ("holds unknown tensors:", info.unknown))
     for title, names in problems:
         if names:
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            raise ValueError(
-                f"{info.name} ({info.publisher} {info.kind}) {title} {', '.join(names[:_SHOWN])}{more}"
-            )
+            raise ValueError(f"{info.name} ({info.publisher} {info.kind}) {title} {listed(names)}")
 
 
 def _check_grid(opened: Checkpoint, publisher: str) -> None:

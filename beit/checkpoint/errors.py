@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
+
 _SHOWN_CHARACTERS = 80
 
 
@@ -11,6 +14,12 @@ class CheckpointError(ValueError):
 
 class UnsafeFileError(CheckpointError):
     """The file names functions that could run code when other programs load it; none was imported or called."""
+
+
+def listed(names: Collection[str], limit: int = 6) -> str:
+    """The first names with commas, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(islice(names, limit)) + more
 
 
 def shown(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,10 @@ from yacs.config import CfgNode
 
 from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import SEGMENTATION, State
+from beit.checkpoint.errors import listed
 from beit.checkpoint.translate import CheckpointInfo
 from beit.preprocessing import as_size
 
-_SHOWN = 6  # tensors named per reason; the rest is counted
 _TOLERANCE = 1e-4  # of means, standard deviations and crops
 
 
@@ -94,11 +94,11 @@ class LoadReport:
                 for dtype, count in info.dtype_casts.items()
             ),
             *(f"  note: {note}" for note in info.notes),
-            *([f"  note: not read: {_names(info.left_out)}"] if info.left_out else []),
+            *([f"  note: not read: {listed(info.left_out)}"] if info.left_out else []),
             *_features(info.feature_layers),
         ]
         if self.non_finite:
-            lines.append(f"  warning: NaN or Inf in {_names(self.non_finite)}")
+            lines.append(f"  warning: NaN or Inf in {listed(self.non_finite)}")
         return "\n".join([*lines, f"  images: {_describe_preprocessing(info)}"])
 
 
@@ -152,16 +152,10 @@ def _numbers(values: tuple[float, ...]) -> str:
     return str(values[0]) if len(set(values)) == 1 else "/".join(str(value) for value in values)
 
 
-def _names(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
 def _grouped(title: str, reasons: Mapping[str, str]) -> list[str]:
     """One line per reason, with its tensors."""
     counts = Counter(reasons.values())
     return [
-        f"  {title} {count} ({reason}): {_names(name for name, why in reasons.items() if why == reason)}"
+        f"  {title} {count} ({reason}): {listed([name for name, why in reasons.items() if why == reason])}"
         for reason, count in counts.items()
     ]
