@@ -159,19 +159,18 @@ def test_conversion_keeps_preprocessing_and_class_names(run, image_file, tmp_pat
 
 
 def test_squash_and_exif_orientation(published, tmp_path):
-    """Files of transformers squash images to a square; EXIF orientation is applied if the preprocessing says so."""
-    folder = tmp_path / "hf"
-    convert(published, folder, publisher="huggingface")
-    predictor = load_predictor(folder)
+    """A conversion keeps how images are resized; EXIF orientation is applied if the preprocessing says so."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 60, 3), np.uint8))
+    convert(published, tmp_path / "cropped", publisher="huggingface")
     np.testing.assert_array_equal(
-        predictor.view(image),
-        image.resize(
-            (12, 12),
-            Image.Resampling.BILINEAR
-            if predictor.preprocessing.interpolation == "bilinear"
-            else Image.Resampling.BICUBIC,
-        ),
+        load_predictor(tmp_path / "cropped").view(image), load_predictor(published).view(image)
+    )
+    sidecar = published.with_suffix(".pretrained_cfg.json")
+    sidecar.write_text('{"pretrained_cfg": {"crop_mode": "squash", "crop_pct": 1.0}}')
+    convert(published, tmp_path / "squashed", publisher="huggingface")
+    sidecar.unlink()
+    np.testing.assert_array_equal(
+        load_predictor(tmp_path / "squashed").view(image), image.resize((12, 12), Image.Resampling.BICUBIC)
     )
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
