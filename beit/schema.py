@@ -222,6 +222,7 @@ SCHEMA: dict[str, Key] = {
     "DATA.EXIF_ORIENTATION": Key(False, flag, "rotate images by their EXIF tag; the published protocol does not"),
     "DATA.SCALED_DECODING": Key(True, flag, "training on single crops: decode a JPEG at 1/2, 1/4 or 1/8 size if the crop still has at least the pixels it is resized to; pixel values then differ by 1 of 255 on average. Evaluation always decodes at full size"),
     "DATA.MAX_PIXELS": Key(178956970, integer(1), "images with more pixels are refused before decoding"),
+    "DATA.MATCH_CLASS_NAMES": Key(True, flag, "where weights and data name their classes, match labels by name and refuse other names; False: label k is output k whatever the names are"),
     "DATA.MAX_BAD_FRACTION": Key(0.01, number(0.0, 1.0), "fraction of the training images that may be unreadable; the run stops when it is exceeded"),
     # ---- model
     "MODEL.NAME": Key("beit", text(), "name of the variant, shown in logs and stored with the weights"),

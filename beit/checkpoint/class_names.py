@@ -70,6 +70,22 @@ def _from_timm(stated: Mapping[str, object]) -> list[str] | None:
     return [str(known.get(str(name), name)) for name in names]
 
 
+def parse_class_names(text: str) -> tuple[str, ...]:
+    """The names in a text with one class per line, in the order of the labels.
+
+    Only line feeds end a line; empty lines and blanks at the ends of a line are ignored. Where every line begins with
+    a class number, as in the label lists of PaddleClas (`0 tench, Tinca tinca`), the numbers give the order and are no
+    part of the names.
+    """
+    lines = [line.strip(" \t\r\v\f") for line in text.removeprefix("\ufeff").split("\n")]
+    lines = [line for line in lines if line]
+    numbered = [re.fullmatch(r"([0-9]{1,9})[ \t]+(.+)", line, re.DOTALL) for line in lines]
+    by_label = {int(match[1]): match[2] for match in numbered if match}
+    if lines and all(numbered) and set(by_label) == set(range(len(lines))):
+        return tuple(by_label[label] for label in range(len(lines)))
+    return tuple(lines)
+
+
 def _from_labels(labels: object) -> list[str] | None:
     """transformers' `{"0": "tench", …}` in order; None for its placeholders `LABEL_0`."""
     names = _in_order(labels) if isinstance(labels, Mapping) else None

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from beit.checkpoint.class_names import ClassNames
+from beit.checkpoint.class_names import ClassNames, parse_class_names
 from beit.checkpoint.errors import CheckpointError
 from beit.files import write_text
 from beit.preprocessing import (
@@ -83,9 +83,9 @@ def read_metadata(weights: Path, header: Mapping[str, str]) -> tuple[dict[str, o
     elif _RUN_WEIGHTS.fullmatch(weights.name):
         stated, preprocessing = _read_run_config(weights.with_name(RUN_CONFIG))
         metadata |= stated
-        names = [line.strip() for line in _read_text(weights.with_name(RUN_CLASS_NAMES)).splitlines()]
-        if any(names):
-            metadata["class_names"] = [name for name in names if name]
+        names = parse_class_names(_read_text(weights.with_name(RUN_CLASS_NAMES)))
+        if names:
+            metadata["class_names"] = list(names)
     sidecar = _parse_json(_read_text(sidecar_path(weights)))
     if isinstance(sidecar, dict):
         metadata |= {key: sidecar[key] for key in _OWN_KEYS if key in sidecar}

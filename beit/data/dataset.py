@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from yacs.config import CfgNode
 
+from beit.data.class_matching import KnownClasses
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError, ImageFile, OpenOptions
 from beit.data.sampler import Sample
@@ -120,17 +121,28 @@ class ClassificationDataset(ImageDataset):
 
 
 def build_dataset(
-    config: CfgNode, split: Literal["train", "val"], *, bad_images: Path | None = None
+    config: CfgNode,
+    split: Literal["train", "val"],
+    *,
+    bad_images: Path | None = None,
+    classes: KnownClasses | None = None,
 ) -> ClassificationDataset:
     """The labeled images of a split: random crops for "train", the center crop for "val".
 
+    Args:
+        config: of the run.
+        split: "train" or "val".
+        bad_images: see `ImageDataset`.
+        classes: of the model's head, for which the images are labeled; None if it has none yet.
+
     Raises:
         FileNotFoundError: see `open_split`.
-        ValueError: see `open_split` and `parse_policy`.
+        ValueError: see `open_split`, `parse_policy` and `KnownClasses.order`.
     """
     transform: Transform = build_train_transform(config) if split == "train" else build_eval_transform(config)
+    images = open_split(config, split)
     return ClassificationDataset(
-        open_split(config, split),
+        images if classes is None else classes.relabel(images),
         transform,
         seed=config.SEED,
         open_options=open_options(config),

@@ -60,12 +60,14 @@ class MaskReader:
         ignore_label: value of ignored pixels in the files.
         reduce_zero_label: ignore pixels of value 0 too; value v is then class v - 1.
         max_pixels: see `ImageFile`.
+        order: the class that each class of the files becomes; None for the same.
     """
 
     num_classes: int
     ignore_label: int = 255
     reduce_zero_label: bool = False
     max_pixels: int = 178_956_970
+    order: tuple[int, ...] | None = None
 
     def __call__(self, path: Path, size: tuple[int, int]) -> np.ndarray:
         """Classes from 0 to K - 1 and `IGNORE`, uint8 `[H, W]`.
@@ -108,7 +110,10 @@ class MaskReader:
                 f"value {found} in {int(wrong.sum())} pixels; MODEL.NUM_CLASSES={self.num_classes} allows {first} to "
                 f"{last}, and {self.ignore_label} for ignored pixels{hint}",
             )
-        return np.where(ignored, IGNORE, labels).astype(np.uint8)
+        labels = np.where(ignored, IGNORE, labels).astype(np.uint8)
+        if self.order is None:
+            return labels
+        return np.array([*self.order, *range(self.num_classes, IGNORE + 1)], np.uint8)[labels]
 
 
 class ImageMasks(NamedTuple):

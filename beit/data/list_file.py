@@ -11,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
+from beit.checkpoint.class_names import parse_class_names
 from beit.data.image_list import ImageList, pack_offsets
 from beit.files import replacing
 
@@ -82,12 +83,12 @@ def write_lines(file: Path, lines: Iterable[str]) -> None:
 
 
 def read_class_names(file: Path, num_classes: int) -> tuple[str, ...]:
-    """Class names, one per line in the order of the labels.
+    """Class names, one per line in the order of the labels; see `parse_class_names`.
 
     Raises:
         ValueError: the file does not hold `num_classes` names, or is not UTF-8.
     """
-    names = tuple(line.strip() for line in _read_utf8(file).decode().splitlines() if line.strip())
+    names = parse_class_names(_read_utf8(file).decode())
     if len(names) != num_classes:
         raise ValueError(
             f"{file} has {len(names)} class names for MODEL.NUM_CLASSES={num_classes}; "

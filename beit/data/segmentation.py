@@ -9,7 +9,7 @@ Shapes: H, W input size of the model in training; K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from beit.config import image_hw
+from beit.data.class_matching import KnownClasses, reordered
 from beit.data.dataset import ImageDataset, open_options
 from beit.data.image_list import ImageList
 from beit.data.image_mask import IGNORE, MaskReader, open_image_masks
@@ -262,13 +263,23 @@ class SegmentationDataset(ImageDataset):
 
 
 def build_segmentation_dataset(
-    config: CfgNode, split: Literal["train", "val"], *, bad_images: Path | None = None
+    config: CfgNode,
+    split: Literal["train", "val"],
+    *,
+    bad_images: Path | None = None,
+    classes: KnownClasses | None = None,
 ) -> SegmentationDataset:
     """The images and label maps of a split: random crops for "train", whole images for "val".
 
+    Args:
+        config: of the run.
+        split: "train" or "val".
+        bad_images: see `ImageDataset`.
+        classes: of the model's head, for which the masks are labeled; None if it has none yet.
+
     Raises:
         FileNotFoundError: see `open_image_masks`.
-        ValueError: see `open_image_masks`; or there are more classes than 8-bit labels can hold, or
+        ValueError: see `open_image_masks` and `KnownClasses.order`; or there are more classes than 8-bit labels can hold, or
             `TRAIN.INTERPOLATION` is a filter that segmentation does not have.
     """
     data = config.DATA
@@ -282,8 +293,14 @@ def build_segmentation_dataset(
         )
     reader = MaskReader(config.MODEL.NUM_CLASSES, data.IGNORE_LABEL, data.REDUCE_ZERO_LABEL, data.MAX_PIXELS)
     pairs = open_image_masks(config, split)
+    images, names = pairs.images, pairs.images.class_names
+    order = None if classes is None or names is None else classes.order(names)
+    if classes is not None and names is not None and order is not None:
+        note = classes.describe_order(names, order)
+        images = replace(images, class_names=reordered(names, order), notes=(*images.notes, note))
+        reader = replace(reader, order=order)
     return SegmentationDataset(
-        pairs.images,
+        images,
         pairs.masks,
         build_train_transform(config) if split == "train" else build_eval_transform(config),
         reader,

@@ -10,7 +10,6 @@ import numpy as np
 import paddle
 from yacs.config import CfgNode
 
-from beit.checkpoint.load import load_pretrained
 from beit.config import batch_size_eval
 from beit.cpu import split_batch
 from beit.data.batch_transforms import to_device
@@ -55,13 +54,13 @@ def validation_predictions(config: CfgNode) -> Predictions:
     """The predictions of the weights of MODEL.PRETRAINED for the validation images of a config.
 
     Raises:
-        ValueError: no weights are named, or the task is not classification.
+        ValueError: no weights are named, or the task is not classification; or as `Task.load` and `KnownClasses.order`.
     """
     if config.TASK != "classify" or not config.MODEL.PRETRAINED:
         raise ValueError("predictions need TASK: classify and weights: -pretrained FILE")
     paddle.set_device(ranks.choose_device(config.DEVICE))
     task = Classify(config)
-    load_pretrained(task.model, config.MODEL.PRETRAINED)
+    task.load(config.MODEL.PRETRAINED)
     task.eval()
     dataset = task.dataset("val")
     sampler = EvalSampler(len(dataset), batch_size=batch_size_eval(config))

@@ -38,7 +38,8 @@ class Classify(Task):
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
         """Images with class labels: augmented for "train", center crops for "val"."""
-        return build_dataset(self.config, split, bad_images=bad_images_file(self.config, split))
+        bad_images = bad_images_file(self.config, split)
+        return build_dataset(self.config, split, bad_images=bad_images, classes=self.classes)
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """`loss`, and the `accuracy` of the batch in percent."""

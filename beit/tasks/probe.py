@@ -121,7 +121,8 @@ class Probe(Task):
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
         """Images with class labels, as for fine-tuning."""
-        return build_dataset(self.config, split, bad_images=bad_images_file(self.config, split))
+        bad_images = bad_images_file(self.config, split)
+        return build_dataset(self.config, split, bad_images=bad_images, classes=self.classes)
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """`loss`, the sum over all classifiers, and their mean `accuracy` in percent."""

@@ -14,8 +14,9 @@ from yacs.config import CfgNode
 
 from beit.config import batch_size_eval
 from beit.data.batch_transforms import box_mask
+from beit.data.class_matching import reordered
 from beit.data.dataset import bad_images_file
-from beit.data.image_mask import IGNORE, class_names_and_palette, write_palette
+from beit.data.image_mask import IGNORE, Color, class_names_and_palette, write_palette
 from beit.data.segmentation import SegmentationDataset, build_segmentation_dataset
 from beit.files import write_text
 from beit.logging import format_table
@@ -57,7 +58,8 @@ class Segment(Task):
 
     def dataset(self, split: Literal["train", "val"]) -> SegmentationDataset:
         """Images with label maps: random crops for "train", whole images at each test scale for "val"."""
-        return build_segmentation_dataset(self.config, split, bad_images=bad_images_file(self.config, split))
+        bad_images = bad_images_file(self.config, split)
+        return build_segmentation_dataset(self.config, split, bad_images=bad_images, classes=self.classes)
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """`loss`, the losses of both heads if there are two, and the pixel `accuracy` in percent."""
@@ -94,7 +96,7 @@ class Segment(Task):
     def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
         """Write IoU and recall of each class (`segmentation.json`, `segmentation.txt`), and the classes' colors."""
         confusion = self._confusion(sums)
-        names, palette = class_names_and_palette(self.config)
+        names, palette = self._names_and_palette()
         write_palette(folder / "palette.txt", palette)  # for the images that `beit predict` draws
         names = names or tuple(f"class {k}" for k in range(self.model.num_classes))
         summary, scores = segmentation_metrics(confusion), segmentation_scores(confusion)
@@ -127,9 +129,17 @@ class Segment(Task):
         crops = self._train_images({name: value[:_PREVIEW_IMAGES] for name, value in batch.items()})
         images = denormalize(crops, data.IMAGENET_MEAN, data.IMAGENET_STD)  # [n, H, W, 3]
         palette = np.zeros((IGNORE + 1, 3), np.uint8)
-        palette[: self.model.num_classes] = class_names_and_palette(self.config)[1]
+        palette[: self.model.num_classes] = self._names_and_palette()[1]
         labels = palette[batch["label"][:_PREVIEW_IMAGES].numpy()]  # [n, H, W, 3]
         return np.concatenate([np.concatenate(list(row), axis=1) for row in (images, labels)])
+
+    def _names_and_palette(self) -> tuple[tuple[str, ...] | None, tuple[Color, ...]]:
+        """Names and colors of the data in the order of the head."""
+        names, palette = class_names_and_palette(self.config)
+        order = None if names is None or self.classes is None else self.classes.order(names)
+        if names is None or order is None:
+            return names, palette
+        return reordered(names, order), reordered(palette, order)
 
     def _confusion(self, sums: Sums) -> np.ndarray:
         """The confusion matrix `[K, K]`; sums of a single class arrive as a number."""

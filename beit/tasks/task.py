@@ -12,9 +12,12 @@ import paddle
 from paddle import Tensor, nn
 from yacs.config import CfgNode
 
+from beit.checkpoint.class_names import parse_class_names
 from beit.checkpoint.load import load_pretrained
+from beit.checkpoint.metadata import RUN_CLASS_NAMES
 from beit.checkpoint.report import LoadReport
 from beit.data.batch_transforms import normalize
+from beit.data.class_matching import KnownClasses
 from beit.data.dataset import ImageDataset
 from beit.optim.groups import Group, is_no_decay, parameter_groups
 from beit.tasks.previews import tile
@@ -39,14 +42,26 @@ class Task(nn.Layer):
     Attributes:
         model: the Layer whose weights checkpoints hold; never the task itself.
         config: the frozen config.
+        classes: of the head, where it came from a file that names them; `dataset` labels the images for it.
     """
 
     model: nn.Layer
     config: CfgNode
+    classes: KnownClasses | None = None
 
     def load(self, path: str) -> LoadReport:
         """Load initial weights from a checkpoint (`-pretrained`). Raises as `load_pretrained`, also on NaN."""
-        return load_pretrained(self.model, path, require_finite=True)
+        report = load_pretrained(self.model, path, require_finite=True)
+        names, has_new_head = report.info.class_names, any("head" in name for name in report.new)
+        if names is not None and not has_new_head and self.config.DATA.MATCH_CLASS_NAMES:
+            self.classes = KnownClasses(names, path)
+        return report
+
+    def resume_classes(self, checkpoint: Path) -> None:
+        """Take the classes of the run that wrote a checkpoint, where the run named them."""
+        file = checkpoint.with_name(RUN_CLASS_NAMES)
+        if file.is_file() and self.config.DATA.MATCH_CLASS_NAMES:
+            self.classes = KnownClasses(parse_class_names(file.read_text(encoding="utf-8")), str(file))
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset | None:
         """The training or validation dataset; None for "val" if there is no validation data."""

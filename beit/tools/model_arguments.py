@@ -8,7 +8,7 @@ from pathlib import Path
 
 import paddle
 
-from beit.checkpoint.class_names import ClassNames
+from beit.checkpoint.class_names import ClassNames, parse_class_names
 from beit.cpu import tune_cpu
 from beit.imagenet_classes import CLASS_LISTS
 from beit.parallel import ranks
@@ -66,5 +66,4 @@ def model_from(given: argparse.Namespace) -> Predictor:
 def _class_names(given: str | None) -> ClassNames | None:
     if given is None or given in CLASS_LISTS:
         return given
-    lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+    return parse_class_names(Path(given).read_text(encoding="utf-8"))

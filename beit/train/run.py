@@ -119,6 +119,7 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         log.text(f"-resume auto: no checkpoint in {config.SAVE} yet")
     if checkpoints:
         log.text(f"initial weights: continue {checkpoints[0]}")
+        task.resume_classes(checkpoints[0])
     elif config.MODEL.PRETRAINED:
         _load(task, log)
     else:

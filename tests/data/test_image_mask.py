@@ -120,6 +120,12 @@ def test_zero_and_ignored_labels(tmp_path):
     np.testing.assert_array_equal(MaskReader(3, ignore_label=7)(path, (4, 1)), [[0, 1, 2, IGNORE]])
 
 
+def test_classes_in_another_order(tmp_path):
+    path = save(tmp_path / "mask.png", [[0, 1, 2, 255]])
+    read = MaskReader(3, order=(2, 0, 1))(path, (4, 1))
+    np.testing.assert_array_equal(read, [[2, 0, 1, IGNORE]])
+
+
 def test_errors_of_wrong_masks_name_file_and_cause(tmp_path):
     path = save(tmp_path / "mask.png", [[0, 3, 150, 150]])
     with pytest.raises(

@@ -192,6 +192,34 @@ def test_resuming_a_finished_run_only_evaluates(data: Path, tmp_path: Path) -> N
     assert len(losses(tmp_path)) == 12
 
 
+def test_classes_are_matched_by_name(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In an evaluation, a fine-tuning that keeps the head, and a resume."""
+    (data / "class_names.txt").write_text("cat\ndog\nemu\n")
+    trained = run(tiny_config(data, tmp_path / "run", SAVE_FREQ=1, **QUIET))
+    moved = write_dataset(tmp_path / "moved")
+    for split in ("train", "val"):
+        lines = (moved / f"{split}_list.txt").read_text().splitlines()
+        swapped = [f"{line[:-1]}{(int(line[-1]) + 1) % 3}" for line in lines]
+        (moved / f"{split}_list.txt").write_text("\n".join(swapped) + "\n")
+    (moved / "class_names.txt").write_text("emu\ncat\ndog\n")
+    weights = {"MODEL__PRETRAINED": str(tmp_path / "run/model.pdparams")}
+    again = run(tiny_config(moved, tmp_path / "eval", EVAL=True, **weights, **QUIET))
+    assert (again["top1"], again["loss"]) == (trained["top1"], trained["loss"])
+    assert "labels are matched by name: 'emu' is label 0 of the data and output 2" in capsys.readouterr().out
+    by_number = run(
+        tiny_config(moved, tmp_path / "eval2", EVAL=True, DATA__MATCH_CLASS_NAMES=False, **weights, **QUIET)
+    )
+    assert by_number["loss"] != trained["loss"]
+    run(tiny_config(moved, tmp_path / "tuned", **weights, **QUIET))
+    assert (tmp_path / "tuned/class_names.txt").read_text() == "cat\ndog\nemu\n"
+    run(tiny_config(moved, tmp_path / "run", MODEL__RESUME="auto", SAVE_FREQ=1, **QUIET))
+    assert (tmp_path / "run/class_names.txt").read_text() == "cat\ndog\nemu\n"
+    (moved / "class_names.txt").write_text("bus\ncar\nvan\n")
+    for keys in (weights, weights | {"EVAL": True}):
+        with pytest.raises(ValueError, match=r"of the data \(bus, car, van\) are not .* \(cat, dog, emu\)"):
+            run(tiny_config(moved, tmp_path / f"other{len(keys)}", **keys, **QUIET))
+
+
 def test_accumulation_equals_a_larger_batch(data: Path, tmp_path: Path) -> None:
     keys = QUIET | {"TRAIN__NUM_EPOCHS": 5}
     run(tiny_config(data, tmp_path / "large", DATA__BATCH_SIZE=6, **keys))
