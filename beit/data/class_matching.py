@@ -12,8 +12,8 @@ import numpy as np
 from beit.checkpoint.class_names import ClassNames
 from beit.data.folders import shortened_list
 from beit.data.image_list import ImageList
-from beit.data.imagenet_classes import class_names as names_of_list
-from beit.data.imagenet_classes import from_synsets, synsets
+from beit.imagenet_classes import class_names as names_of_list
+from beit.imagenet_classes import from_synsets, synsets
 
 Item = TypeVar("Item")
 

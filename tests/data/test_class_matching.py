@@ -10,7 +10,7 @@ import pytest
 from beit.checkpoint.class_names import parse_class_names
 from beit.data.class_matching import KnownClasses, reordered
 from beit.data.image_list import ImageList
-from beit.data.imagenet_classes import class_names, synsets
+from beit.imagenet_classes import class_names, synsets
 
 
 def known(*names):
