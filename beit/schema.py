@@ -334,6 +334,7 @@ SCHEMA: dict[str, Key] = {
     "PROBE.TEMPERATURE": Key(0.07, number(1e-6), "kNN: a neighbor votes with exp(cosine / TEMPERATURE)"),
     "PROBE.KNN_IMAGES": Key(None, optional(integer(1)), "kNN: training images to compare with, spread evenly over the data set; None: all"),
     # ---- segment (TASK: segment)
+    "DATA.ALLOW_ABSENT_CLASSES": Key(False, flag, "train although a class has no pixel in any mask, or all pixels are ignored"),
     "DATA.REDUCE_ZERO_LABEL": Key(False, flag, "mask value 0 means no class and is ignored, 1 is the first class (ADE20K)"),
     "DATA.IGNORE_LABEL": Key(255, integer(0), "mask value of pixels that are ignored in loss and metrics"),
     "DATA.RESIZE_LIMITS": Key((2048, 512), both(integer(1)), "pixels: images are scaled to the largest size within these limits of the longer and the shorter side"),

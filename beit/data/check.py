@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from beit.data.dataset import ImageDataset
-from beit.data.images import ImageError, OpenOptions, open_image
+from beit.data.image_mask import IGNORE, MaskError, MaskReader
+from beit.data.images import ImageError, ImageFile, OpenOptions
+from beit.data.mask_counts import describe_counts, pixel_counts
+from beit.data.segmentation import SegmentationDataset
 from beit.logging import progress
 
 _CHUNK = 64  # images sent to a worker at a time
 _LISTED = 20  # problems that are printed
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """The result for one file: size (width, height) in pixels and digest, or the reason why it cannot be read."""
+    """The result for one file: size (width, height) in pixels, EXIF orientation and digest, or why it cannot be read."""
 
     path: str
     size: tuple[int, int] = (0, 0)
     digest: bytes = b""
+    reason: str = ""
+    orientation: int = 1
+
+
+@dataclass(frozen=True)
+class MaskCheck:
+    """The result for one label map: its `pixel_counts`, or the reason why it is wrong."""
+
+    path: str
+    counts: np.ndarray | None = None
     reason: str = ""
 
 
@@ -48,10 +65,11 @@ class SplitReport:
 def check_split(
     name: str, dataset: ImageDataset, num_classes: int | None, smallest: int, *, workers: int
 ) -> SplitReport:
-    """Open every image of a split, in several processes.
+    """Open every image of a split and every label map, in several processes.
 
-    Problems are images that cannot be read, and classes without images in the training split. Remarks are images
-    smaller than the model's input, and classes with less than a tenth of the images of the largest class.
+    Problems are images and label maps that cannot be read or are wrong, and classes without images or pixels in the
+    training split. Remarks are images smaller than the model's input or with an EXIF orientation, and classes with less
+    than a tenth of the images of the largest class.
 
     Args:
         name: of the split: "train" or "val".
@@ -62,15 +80,17 @@ def check_split(
     """
     images = dataset.images
     paths = [str(images.path(index)) for index in range(len(images))]
-    checks = list(
-        progress(_check_all(paths, dataset.open_options, workers), len(paths), f"open {name}", rank=0)
-    )
+    check = partial(_check, options=dataset.open_options)
+    checks = list(progress(_map(check, paths, workers), len(paths), f"open {name}", rank=0))
     report = SplitReport(name, checks, class_names=images.class_names)
     report.remarks += images.notes
     report.problems += [f"{image.path}: {image.reason}" for image in checks if image.reason]
     if images.labels is not None and num_classes:
         report.counts = np.bincount(images.labels, minlength=num_classes)
         _check_classes(report)
+    if isinstance(dataset, SegmentationDataset):
+        _check_masks(report, dataset, workers)
+    _remark_on_orientation(report, dataset)
     small = [image for image in checks if not image.reason and min(image.size) < smallest]
     if small:
         report.remarks.append(
@@ -136,19 +156,53 @@ def _check_classes(report: SplitReport) -> None:
         )
 
 
-def _check_all(paths: list[str], options: OpenOptions, workers: int) -> Iterator[ImageCheck]:
+def _check_masks(report: SplitReport, dataset: SegmentationDataset, workers: int) -> None:
+    sizes = [None if image.reason else image.size for image in report.checks]
+    pairs = [(str(dataset.masks.path(index)), size) for index, size in enumerate(sizes)]
+    check = partial(_check_mask, reader=dataset.read_mask)
+    masks = list(progress(_map(check, pairs, workers), len(pairs), f"open masks of {report.name}", rank=0))
+    report.problems += [f"{mask.path}: {mask.reason}" for mask in masks if mask.reason]
+    counts = sum((mask.counts for mask in masks if mask.counts is not None), np.zeros(IGNORE + 1, np.int64))
+    problems, fact = describe_counts(counts, dataset.read_mask, report.class_names)
+    report.remarks.append(fact)
+    (report.problems if report.name == "train" else report.remarks).extend(
+        f"{report.name}: {problem}" for problem in problems
+    )
+
+
+def _remark_on_orientation(report: SplitReport, dataset: ImageDataset) -> None:
+    turned = [image for image in report.checks if image.orientation != 1]
+    if turned:
+        is_used = dataset.open_options.get("exif_orientation", False)
+        report.remarks.append(
+            f"{len(turned)} of {len(report.checks)} images have an EXIF orientation, by which they are "
+            f"{'turned' if is_used else 'not turned'} (DATA.EXIF_ORIENTATION {is_used}), e.g. {turned[0].path}"
+            + ("; masks must be drawn alike" if isinstance(dataset, SegmentationDataset) else "")
+        )
+
+
+def _map(check: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
     if not workers:
-        yield from (_check(path, options) for path in paths)
+        yield from map(check, items)
         return
     # Spawned, because a fork of a process with Paddle's threads may hang.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(partial(_check, options=options), paths, chunksize=_CHUNK)
+        yield from pool.map(check, items, chunksize=_CHUNK)
+
+
+def _check_mask(pair: tuple[str, tuple[int, int] | None], reader: MaskReader) -> MaskCheck:
+    path, size = pair
+    try:
+        return MaskCheck(path, pixel_counts(reader, path, size))
+    except (ImageError, MaskError) as error:
+        return MaskCheck(path, reason=error.reason)
 
 
 def _check(path: str, options: OpenOptions) -> ImageCheck:
     try:
-        image = open_image(path, **options)
+        with ImageFile(path, **options) as file:
+            orientation, image = file.orientation, file.decode()
         digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
     except ImageError as error:
         return ImageCheck(path, reason=error.reason)
-    return ImageCheck(path, image.size, digest)
+    return ImageCheck(path, image.size, digest, orientation=orientation)

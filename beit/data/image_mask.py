@@ -61,6 +61,7 @@ class MaskReader:
         reduce_zero_label: ignore pixels of value 0 too; value v is then class v - 1.
         max_pixels: see `ImageFile`.
         order: the class that each class of the files becomes; None for the same.
+        exif_orientation: turn a label map by its own EXIF tag, as its image by that of the image.
     """
 
     num_classes: int
@@ -68,19 +69,22 @@ class MaskReader:
     reduce_zero_label: bool = False
     max_pixels: int = 178_956_970
     order: tuple[int, ...] | None = None
+    exif_orientation: bool = False
 
-    def __call__(self, path: Path, size: tuple[int, int]) -> np.ndarray:
+    def __call__(self, path: Path, size: tuple[int, int] | None) -> np.ndarray:
         """Classes from 0 to K - 1 and `IGNORE`, uint8 `[H, W]`.
 
         Args:
             path: of the label map.
-            size: (width, height) of its image, pixels.
+            size: (width, height) of its image, pixels; None accepts any.
 
         Raises:
             ImageError: the file cannot be read.
             MaskError: it is not a label map, has another size than its image, or values beyond the classes.
         """
-        image = open_image(path, max_pixels=self.max_pixels, keep_mode=True)
+        image = open_image(
+            path, max_pixels=self.max_pixels, keep_mode=True, exif_orientation=self.exif_orientation
+        )
         values = np.asarray(image)
         if values.ndim != 2 or values.dtype.kind not in "bui":
             raise MaskError(
@@ -88,9 +92,15 @@ class MaskReader:
                 f"an image of mode {image.mode}, expected one channel with the class number of each pixel "
                 "(mode L or P); translate colors into class numbers first",
             )
-        if image.size != size:
+        if size is not None and image.size != size:
+            hint = ""
+            if image.size == size[::-1]:
+                hint = (
+                    f"; if the image has an EXIF orientation, DATA.EXIF_ORIENTATION {not self.exif_orientation} makes "
+                    "the two alike"
+                )
             raise MaskError(
-                path, f"{image.size[0]} x {image.size[1]} pixels, its image has {size[0]} x {size[1]}"
+                path, f"{image.size[0]} x {image.size[1]} pixels, its image has {size[0]} x {size[1]}{hint}"
             )
         return self._labels(path, values.astype(np.int64))
 

@@ -135,6 +135,13 @@ class ImageFile:
         """
         return self._jpeg_size or self.decode().size
 
+    @property
+    def orientation(self) -> int:
+        """The EXIF orientation, 1 to 8; 1 is upright and what a file without the tag has. Read it before `decode`."""
+        with self._image_errors():
+            value = self._image.getexif().get(ExifTags.Base.Orientation, 1)
+        return value if value in range(1, 9) else 1
+
     def decode(self, draft_scale: int = 1) -> Image.Image:
         """The pixels in mode RGB; of an animation or a multi-page file, the first frame. Decodes once.
 

@@ -291,7 +291,13 @@ def build_segmentation_dataset(
         raise ValueError(
             f"MODEL.NUM_CLASSES={config.MODEL.NUM_CLASSES}; label maps hold at most {IGNORE - 1}"
         )
-    reader = MaskReader(config.MODEL.NUM_CLASSES, data.IGNORE_LABEL, data.REDUCE_ZERO_LABEL, data.MAX_PIXELS)
+    reader = MaskReader(
+        config.MODEL.NUM_CLASSES,
+        data.IGNORE_LABEL,
+        data.REDUCE_ZERO_LABEL,
+        data.MAX_PIXELS,
+        exif_orientation=data.EXIF_ORIENTATION,
+    )
     pairs = open_image_masks(config, split)
     images, names = pairs.images, pairs.images.class_names
     order = None if classes is None or names is None else classes.order(names)

@@ -1,6 +1,6 @@
 """`python -m beit check`: find what would stop or spoil a long run, before it starts.
 
-Opens every image of both splits, compares the splits, and tries one step. The exit status is 1 if there are problems.
+Opens every image and every mask of both splits, compares the splits, and tries one step. The exit status is 1 if there are problems.
 """
 
 from __future__ import annotations

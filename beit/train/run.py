@@ -18,7 +18,9 @@ from beit.config import batch_size_eval, dump, head_dim
 from beit.data.dataset import ImageDataset
 from beit.data.image_list import require_files
 from beit.data.loader import Loader
+from beit.data.mask_counts import require_classes
 from beit.data.sampler import EvalSampler, TrainSampler, build_train_sampler
+from beit.data.segmentation import SegmentationDataset
 from beit.files import write_text
 from beit.layers import fused_attention
 from beit.logging import RunLog
@@ -131,6 +133,12 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
     assert dataset is not None
     _log_notes(dataset, log)
     _require_files(dataset, config.DATA.MAX_BAD_FRACTION)
+    if (
+        isinstance(dataset, SegmentationDataset)
+        and ranks.rank() == 0
+        and not config.DATA.ALLOW_ABSENT_CLASSES
+    ):
+        require_classes(dataset)
     validation = task.dataset("val")
     if validation is None:
         log.text("evaluation data: none")

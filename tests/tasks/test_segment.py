@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import paddle
@@ -51,6 +52,18 @@ def test_trains_evaluates_and_writes_results(scenes, tmp_path):
     assert {k: again[k] for k in ("mIoU", "mAcc", "aAcc")} == {
         k: metrics[k] for k in ("mIoU", "mAcc", "aAcc")
     }
+
+
+def test_absent_classes_stop_a_run_unless_allowed(scenes, tmp_path):
+    keys = {"MODEL__NUM_CLASSES": 6, "TRAIN__MAX_STEPS": 1}
+    root = shutil.copytree(scenes, tmp_path / "data")
+    for name in ("class_names.txt", "palette.txt"):
+        (root / name).unlink()
+    with pytest.raises(
+        ValueError, match="1 of 6 classes have no pixel in the masks: 5; .*ALLOW_ABSENT_CLASSES"
+    ):
+        run.run(config_of(root, tmp_path / "out", **keys))
+    run.run(config_of(root, tmp_path / "out", DATA__ALLOW_ABSENT_CLASSES=True, **keys))
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(scenes, tmp_path):
