@@ -13,6 +13,7 @@ import numpy as np
 
 from beit.checkpoint.class_names import parse_class_names
 from beit.data.image_list import ImageList, pack_offsets
+from beit.data.list_paths import relative_names
 from beit.files import replacing
 
 _SHOWN = 80  # characters of a bad line that a message shows; the file may be something else than a list
@@ -24,7 +25,7 @@ def read_list_file(list_file: Path, root: Path, num_classes: int | None) -> Imag
 
     A line is a path relative to `root`, a blank or tab, and the class number, counted from 0. The last blank
     separates the two, so names may contain blanks. A byte order mark, CRLF, surrounding blanks and empty lines are
-    accepted.
+    accepted, and paths as other programs write them (`relative_names`), which the notes of the list count.
 
     Args:
         list_file: UTF-8 text.
@@ -58,10 +59,12 @@ def read_list_file(list_file: Path, root: Path, num_classes: int | None) -> Imag
         raise ValueError(f"{list_file} is empty; expected lines `path label`")
     if num_classes is not None and max(labels) >= num_classes:
         raise ValueError(_describe_bad_label(labels, num_classes, numbers, list_file))
+    names, notes = relative_names(names, root)
     _check_paths(names, numbers, list_file, root)
     _warn_of_duplicates(names, labels, list_file)
     offsets = pack_offsets(np.fromiter(map(len, names), np.int64, len(names)))
-    return ImageList(root, b"".join(names), offsets, np.array(labels, np.int64))
+    notes = tuple(f"{list_file}: {note}" for note in notes)
+    return ImageList(root, b"".join(names), offsets, np.array(labels, np.int64), notes=notes)
 
 
 def format_line(root: Path, name: str, label: int) -> str:
@@ -144,8 +147,10 @@ def _check_paths(names: Sequence[bytes], numbers: Sequence[int], list_file: Path
         if b".." in name or name[0] in b"/\\" or name[1:2] == b":":
             path = PureWindowsPath(name.decode())  # accepts both kinds of slashes
             if path.drive or path.root or ".." in path.parts:
+                shown = name.decode()
+                shown = f"{shown[:_SHOWN]}…" if len(shown) > _SHOWN else shown
                 raise ValueError(
-                    f"{list_file}:{number}: path {name.decode()!r} leaves the data folder; "
+                    f"{list_file}:{number}: path {shown!r} leaves the data folder; "
                     f"paths must be relative to {root}"
                 )
 

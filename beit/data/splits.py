@@ -84,7 +84,7 @@ def _open_list(root: Path, split: str, num_classes: int | None) -> ImageList:
     if num_classes is None or not names_file.is_file():
         return images
     class_names = read_class_names(names_file, num_classes)
-    return ImageList(images.root, images.names, images.offsets, images.labels, class_names)
+    return replace(images, class_names=class_names)
 
 
 def _open_folder(root: Path, split: str, num_classes: int) -> ImageList:

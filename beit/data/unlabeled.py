@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from beit.data.class_folders import split_folder
 from beit.data.folders import walk_files
 from beit.data.image_list import ImageList
 from beit.data.images import EXTENSIONS
+from beit.data.list_paths import relative_names
 
 HOLDOUT = "val_images.txt"
 """File in the data folder that lists the validation images, one relative path per line."""
@@ -49,10 +51,11 @@ def _read_holdout(root: Path) -> set[str]:
     if not file.is_file():
         return set()
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from error
-    return {line.strip().removeprefix("./") for line in lines if line.strip()}
+    names = [line.strip(" \t\r").removeprefix("./").encode() for line in lines if line.strip(" \t\r")]
+    return {os.fsdecode(name) for name in relative_names(names, root)[0]}
 
 
 def _read(folder: Path) -> ImageList:
