@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import pytest
@@ -178,7 +180,9 @@ def test_every_kind_of_model(tiny, tmp_path, monkeypatch, name):
     state = {key: value.numpy() for key, value in model.state_dict().items()}
     if "quantize.embedding.initted" in state:  # as a codebook that was trained
         state["quantize.embedding.initted"] = np.ones_like(state["quantize.embedding.initted"])
-    file = zoo.published(name).file_name
+    entry = replace(zoo.published(name), sha256=None)  # the file is not the published one
+    monkeypatch.setattr(zoo, "published", lambda _: entry)
+    file = entry.file_name
     written = tmp_path / f"{name.replace('/', '--')}.pdparams"
     write(written, state)
     written.rename(tmp_path / file)
