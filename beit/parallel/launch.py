@@ -18,11 +18,13 @@ from paddle import distributed
 
 from beit.cpu import cores, given_threads
 from beit.parallel.signals import (
+    EXIT_BEFORE_TRAINING,
     EXIT_INTERRUPTED,
     EXIT_STOPPED,
     STOP_SIGNALS,
     blocked_for_children,
     exit_on_stop_signals,
+    report_early_exit,
 )
 
 
@@ -66,7 +68,7 @@ def leave(status: int) -> NoReturn:
 
 def _run_rank(worker: Callable[..., Any], arguments: tuple[Any, ...], grace: float) -> NoReturn:
     """The whole life of a rank; exceptions are reported by the caller, Paddle's spawn."""
-    with exit_on_stop_signals():  # they are blocked since the process was started
+    with exit_on_stop_signals(is_rank=True):  # they are blocked since the process was started
         _stop_with_launcher(grace)
     try:
         worker(*arguments)
@@ -91,7 +93,10 @@ def _stop_with_launcher(grace: float) -> None:
 
 
 def _supervise(processes: list[Any], errors: list[Any], grace: float) -> int:
+    received: list[int] = []
+
     def forward(number: int, _frame: Any) -> None:
+        received.append(number)
         for process in processes:
             if process.is_alive():
                 os.kill(process.pid, number)
@@ -104,6 +109,9 @@ def _supervise(processes: list[Any], errors: list[Any], grace: float) -> int:
             for sentinel in wait(list(running)):
                 index = running.pop(sentinel)
                 processes[index].join()
+                if processes[index].exitcode == EXIT_BEFORE_TRAINING:
+                    _end(processes, grace)
+                    return report_early_exit(received[0] if received else signal.SIGTERM)
                 if processes[index].exitcode not in (0, EXIT_STOPPED, EXIT_INTERRUPTED):
                     return _end_all(processes, errors, index, grace)
         return max(int(process.exitcode) for process in processes)
@@ -129,6 +137,12 @@ def _end_all(processes: list[Any], errors: list[Any], failed: int, grace: float)
                 f"error: rank {index} of {len(processes)} is stopped (SIGSTOP, or a debugger)",
                 file=sys.stderr,
             )
+    _end(processes, grace)
+    return 128 - code if code < 0 else code
+
+
+def _end(processes: list[Any], grace: float) -> None:
+    """Send SIGTERM to all ranks that still run, and SIGKILL after `grace` seconds."""
     deadline = time.monotonic() + grace
     for process in processes:
         if process.is_alive():
@@ -138,7 +152,6 @@ def _end_all(processes: list[Any], errors: list[Any], failed: int, grace: float)
         if process.is_alive():
             process.kill()
             process.join()
-    return 128 - code if code < 0 else code
 
 
 def _is_suspended(pid: int) -> bool:

@@ -16,8 +16,12 @@ EXIT_STOPPED, EXIT_INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 """Exit statuses: a requested stop (in training, after saving the state); Ctrl-C outside of training, or pressed twice."""
 
 
+EXIT_BEFORE_TRAINING = 75
+"""Status with which a rank tells its launcher that a signal ended it before training: the others may wait for it."""
+
+
 @contextmanager
-def exit_on_stop_signals() -> Iterator[None]:
+def exit_on_stop_signals(*, is_rank: bool = False) -> Iterator[None]:
     """Import Paddle in this block; after it, until training starts, `STOP_SIGNALS` end the process with one line.
 
     The signals are blocked inside the block: while it is imported, Paddle installs handlers that print a page of C++ frames.
@@ -27,7 +31,7 @@ def exit_on_stop_signals() -> Iterator[None]:
         yield
     finally:
         for number in STOP_SIGNALS:
-            signal.signal(number, _exit)
+            signal.signal(number, _exit_rank if is_rank else _exit)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
@@ -47,7 +51,8 @@ def blocked_for_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _exit(number: int, _frame: FrameType | None) -> None:
+def report_early_exit(number: int) -> int:
+    """Print that a signal ended the run before training; returns the exit status."""
     is_interrupt = number == signal.SIGINT
     message = (
         "interrupted"
@@ -55,4 +60,12 @@ def _exit(number: int, _frame: FrameType | None) -> None:
         else f"stopped by {signal.Signals(number).name}; no training step had begun"
     )
     print(message, file=sys.stderr, flush=True)
-    sys.exit(EXIT_INTERRUPTED if is_interrupt else EXIT_STOPPED)
+    return EXIT_INTERRUPTED if is_interrupt else EXIT_STOPPED
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    sys.exit(report_early_exit(number))
+
+
+def _exit_rank(number: int, _frame: FrameType | None) -> None:
+    sys.exit(EXIT_BEFORE_TRAINING)

@@ -149,9 +149,9 @@ def test_a_step_does_not_synchronize_with_the_device(version, monkeypatch):
         patch.setattr(paddle.Tensor, "__getitem__", index_by_host)
         scalars = task(batch, rng)
         scalars["loss"].backward()
-    assert {name: float(value) for name, value in scalars.items()} == {
-        name: float(value) for name, value in asking.items()
-    }
+    assert scalars.keys() == asking.keys()
+    for name, value in asking.items():  # the matrix library rounds by the alignment of its operands
+        assert float(scalars[name]) == pytest.approx(float(value), rel=1e-6), name
 
 
 @pytest.mark.parametrize("version", [1, 2])
