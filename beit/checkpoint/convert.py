@@ -9,14 +9,14 @@ from pathlib import Path
 
 from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import TABLE, missing_names
-from beit.checkpoint.errors import listed
-from beit.checkpoint.files import write
 from beit.checkpoint.folders import JsonFiles, folder_files
 from beit.checkpoint.key_format import NATIVE, KeyFormat
 from beit.checkpoint.metadata import FOLDER_JSON, describe_weights, sidecar_path, write_json
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, from_canonical, written_format
+from beit.containers.errors import listed
+from beit.containers.files import write
 
 _FOLDER_PUBLISHERS = ("huggingface", "timm")
 _SUFFIXES = {"paddle": (".pdparams", ".safetensors"), "torch": (".pdparams", ".safetensors", ".pth")}

@@ -17,7 +17,7 @@ import yaml
 from yacs.config import CfgNode
 
 from beit.checkpoint.class_names import ClassNames, parse_class_names
-from beit.checkpoint.errors import CheckpointError
+from beit.containers.errors import CheckpointError
 from beit.files import write_text
 from beit.preprocessing import (
     OFFICIAL_CROP,

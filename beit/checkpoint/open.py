@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from beit.checkpoint.files import read
 from beit.checkpoint.metadata import RUN_CONFIG, RUN_WEIGHTS, WEIGHT_FILES, read_metadata
 from beit.checkpoint.translate import Checkpoint, to_canonical
+from beit.containers.files import read
 
 
 def open_checkpoint(

@@ -11,8 +11,8 @@ from yacs.config import CfgNode
 
 from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import SEGMENTATION, State
-from beit.checkpoint.errors import listed
 from beit.checkpoint.translate import CheckpointInfo
+from beit.containers.errors import listed
 from beit.preprocessing import as_size
 
 _TOLERANCE = 1e-4  # of means, standard deviations and crops

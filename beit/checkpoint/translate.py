@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.checkpoint.arrays import widen_bfloat16
 from beit.checkpoint.canonical import (
     BACKBONE_PREFIX,
     PUBLISHED_LAYERS,
@@ -25,13 +24,14 @@ from beit.checkpoint.canonical import (
     shapes_of,
 )
 from beit.checkpoint.class_names import ClassNames, describe_unused_names, find_class_names
-from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.key_format import KeyFormat, any_match, matches, rename, reverse
 from beit.checkpoint.metadata import OUT_INDICES, stated_sizes
 from beit.checkpoint.preprocessing import find_preprocessing
 from beit.checkpoint.publishers import FORMATS, PUBLISHERS, TEACHER_FORMATS, describe_unsupported
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
 from beit.checkpoint.unwrap import TEACHER_KEYS, WEIGHT_KEYS, Wrapped, choose, find_states, flatten
+from beit.containers.arrays import widen_bfloat16
+from beit.containers.errors import CheckpointError
 from beit.positions import Grid, index_grid, num_table_rows, relative_position_index, table_side
 from beit.preprocessing import Preprocessing
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from beit.checkpoint.canonical import State
-from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.pickle_files import NAME_TABLE
+from beit.containers.errors import CheckpointError
+from beit.containers.paddle_files import NAME_TABLE
 
 WEIGHT_KEYS = ("model", "module", "state_dict", "weights")
 """Keys under which training checkpoints hold the weights, in the order of the official loaders."""

@@ -10,8 +10,8 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from beit.checkpoint.canonical import Architecture, State
-from beit.checkpoint.errors import CheckpointError
 from beit.checkpoint.open import open_checkpoint
+from beit.containers.errors import CheckpointError
 from beit.layers.attention import Attention
 from beit.layers.block import Activation, Block
 from beit.layers.patch_embed import PatchEmbed

@@ -193,9 +193,9 @@ def _clip(state: TrainState, limit: float | None) -> Tensor:
 def _end_epoch(run: Training, epoch: int, is_last: bool) -> dict[str, float]:
     """Evaluate and keep checkpoints as configured; the metrics, if an evaluation was due."""
     config, metrics = run.config, {}
-    if run.evaluate is not None and (due(epoch, config.VALIDATE_FREQ) or is_last):
+    if run.validation is not None and (due(epoch, config.VALIDATE_FREQ) or is_last):
         with run.ema.swapped() if run.ema is not None else nullcontext():
-            evaluation = run.evaluate()
+            evaluation = evaluate(run.task, *run.validation, amp_dtype=run.amp_dtype)
             metrics = evaluation.metrics
             score = run.task.selection_metric(metrics)
             is_best = score > run.best

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from beit.tasks import TASKS, Task
 from beit.train.loop import evaluate, fit, write_report
 from beit.train.output import output_folder, write_config
 from beit.train.resume import LATEST, find_checkpoints, restore, save
-from beit.train.state import Evaluation, Training
+from beit.train.state import Training
 
 
 def run(config: CfgNode) -> dict[str, float]:
@@ -91,8 +91,8 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
     dataset = task.dataset("val")
     if dataset is None:
         raise ValueError(f"-eval: there are no validation images in DATA.DATA_PATH={config.DATA.DATA_PATH}")
-    with _evaluation(task, dataset, amp_dtype, log) as evaluation:
-        result = evaluation()
+    with _validation(task, dataset, log) as validation:
+        result = evaluate(task, *validation, amp_dtype=amp_dtype)
     metrics = result.metrics
     log.scalars("eval", metrics, 0)
     write_report(task, result, log, 0)
@@ -139,17 +139,17 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         and not config.DATA.ALLOW_ABSENT_CLASSES
     ):
         require_classes(dataset)
-    validation = task.dataset("val")
-    if validation is None:
+    val_dataset = task.dataset("val")
+    if val_dataset is None:
         log.text("evaluation data: none")
     else:
-        _warn_of_overlap(dataset, validation, log)
+        _warn_of_overlap(dataset, val_dataset, log)
     sampler = build_train_sampler(config, len(dataset), world_size=ranks.world_size(), rank=ranks.rank())
     groups = task.param_groups()
     _describe(task, sampler, groups, log)
     with (
         Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader,
-        nullcontext() if validation is None else _evaluation(task, validation, amp_dtype, log) as evaluation,
+        nullcontext() if val_dataset is None else _validation(task, val_dataset, log) as validation,
         stop_signals() as stop,
     ):
         parallel, optimizer = sharding.distribute(
@@ -165,7 +165,7 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
             dataset=dataset,
             sampler=sampler,
             loader=loader,
-            evaluate=evaluation,
+            validation=validation,
             log=log,
             stop=stop,
             amp_dtype=amp_dtype,
@@ -194,10 +194,8 @@ def _begin(training: Training, checkpoints: list[Path]) -> None:
 
 
 @contextmanager
-def _evaluation(
-    task: Task, dataset: ImageDataset, amp_dtype: str | None, log: RunLog
-) -> Iterator[Callable[[], Evaluation]]:
-    """A function that evaluates the task on its validation data; the data workers start at its first call."""
+def _validation(task: Task, dataset: ImageDataset, log: RunLog) -> Iterator[tuple[Loader, EvalSampler]]:
+    """The loader of the validation data and this rank's part of them; the data workers start with the first evaluation."""
     config = task.config
     log.text(f"evaluation data: {len(dataset)} images")
     _log_notes(dataset, log)
@@ -209,7 +207,7 @@ def _evaluation(
         rank=ranks.rank(),
     )
     with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
-        yield lambda: evaluate(task, loader, sampler, amp_dtype=amp_dtype)
+        yield loader, sampler
 
 
 def _load(task: Task, log: RunLog) -> LoadReport:

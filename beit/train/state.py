@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from yacs.config import CfgNode
 
 from beit.data.dataset import ImageDataset
 from beit.data.loader import Loader
-from beit.data.sampler import TrainSampler
+from beit.data.sampler import EvalSampler, TrainSampler
 from beit.logging import RunLog
 from beit.optim.ema import Ema
 from beit.parallel.stop import StopVote
@@ -72,7 +71,7 @@ class Training(TrainState):
 
     Args:
         dataset, sampler, loader: the training data.
-        evaluate: evaluates the task on its validation data; None where there are none.
+        validation: loader and sampler of the validation data; None where there are none.
         log: log lines, scalars and images.
         stop: lets all ranks stop after the same step.
         best: highest score of an evaluation so far.
@@ -82,7 +81,7 @@ class Training(TrainState):
     dataset: ImageDataset
     sampler: TrainSampler
     loader: Loader
-    evaluate: Callable[[], Evaluation] | None
+    validation: tuple[Loader, EvalSampler] | None
     log: RunLog
     stop: StopVote
     best: float = -math.inf

@@ -30,8 +30,8 @@ from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
-from beit.checkpoint.containers import container_of
-from beit.checkpoint.errors import CheckpointError, shown
+from beit.containers.errors import CheckpointError, shown
+from beit.containers.recognize import container_of
 from beit.files import lock, sha256_of, write_text
 
 _TIMEOUT = 30.0  # seconds without receiving anything

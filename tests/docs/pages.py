@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from beit.checkpoint.files import write
+from beit.containers.files import write
 from tests.checkpoint import publishers
 from tests.models.teacher_numpy import clip_state
 from tests.tiny import ROOT

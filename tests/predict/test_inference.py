@@ -9,8 +9,8 @@ from PIL import Image
 
 import beit
 from beit.checkpoint.convert import convert
-from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
+from beit.containers.files import write
 from beit.data.dataset import build_dataset
 from beit.data.sampler import Sample
 from beit.predict.inference import extract_feat, inference_model, load_predictor

@@ -27,7 +27,7 @@ def training(tmp_path: Path) -> Training:
         dataset=dataset,
         sampler=TrainSampler(4, batch_size=4),
         loader=Loader(dataset, num_workers=1),
-        evaluate=None,
+        validation=None,
         log=RunLog(None, 0, stream=io.StringIO()),
         stop=StopVote(),
     )

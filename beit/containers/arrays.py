@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from beit.checkpoint.errors import CheckpointError
+from beit.containers.errors import CheckpointError
 
 MEMORY_MULTIPLE = 16
 """Reading a file takes at most this many times its size in memory, and `MEMORY_MINIMUM` more.

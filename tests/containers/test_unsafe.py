@@ -9,10 +9,10 @@ import struct
 
 import pytest
 
-from beit.checkpoint.errors import CheckpointError, UnsafeFileError
-from beit.checkpoint.files import read, read_checkpoint
-from beit.checkpoint.pickles import ACTIONS, VALUES
-from tests.checkpoint.container_writers import Call, Name, Persistent, body, dumps, torch_legacy, torch_zip
+from beit.containers.errors import CheckpointError, UnsafeFileError
+from beit.containers.files import read, read_checkpoint
+from beit.containers.pickles import ACTIONS, VALUES
+from tests.containers.container_writers import Call, Name, Persistent, body, dumps, torch_legacy, torch_zip
 
 FOUR_BYTES = (1, (1,), Call("numpy", "dtype", ("f4", False, True)), False, b"1234")
 CONTAINERS = {"m.pdparams": lambda code: code, "m.pth": torch_zip, "legacy.pkl": torch_legacy}

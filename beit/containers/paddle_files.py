@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from beit.checkpoint.arrays import Budget
-from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.pickle_globals import is_number
-from beit.checkpoint.pickles import MAX_DEPTH, MAX_KEY, MAX_KEY_LENGTH, Pickled, Unpickler
+from beit.containers.arrays import Budget
+from beit.containers.errors import CheckpointError
+from beit.containers.pickle_globals import MAX_KEY, MAX_KEY_LENGTH, is_number
+from beit.containers.pickles import MAX_DEPTH, Pickled, Unpickler
 
 # Entries that paddle.save adds: the map of names, and the list of arrays cut in slices (protocols 2 and 3,
 # above 1 GB). The second name is misspelt in Paddle. Source: paddle/framework/io_utils.py.

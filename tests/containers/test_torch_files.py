@@ -7,9 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from beit.checkpoint.errors import CheckpointError, UnsafeFileError
-from beit.checkpoint.files import read
-from tests.checkpoint.container_writers import (
+from beit.containers.errors import CheckpointError, UnsafeFileError
+from beit.containers.files import read
+from tests.containers.container_writers import (
     STORAGES,
     Call,
     Name,

@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beit.checkpoint.arrays import OBJECT_BYTES, Budget, widen_bfloat16
-from beit.checkpoint.errors import CheckpointError, shown
-from beit.checkpoint.pickle_globals import (
+from beit.containers.arrays import OBJECT_BYTES, Budget, widen_bfloat16
+from beit.containers.errors import CheckpointError, shown
+from beit.containers.pickle_globals import (
     CONSTRUCTORS,
     Constructor,
     Global,
+    Guard,
     StandIn,
-    check_name,
     fill_array,
     is_number,
     make_set,
@@ -38,10 +38,6 @@ from beit.checkpoint.pickle_globals import (
 
 MAX_DEPTH = 100
 """Levels of nested containers; more are neither read nor written."""
-MAX_KEY = 2**60
-"""Integer keys of dictionaries are smaller than this."""
-MAX_KEY_LENGTH = 1024
-"""Characters of a text that is a key of a dictionary, or the name of a class or function."""
 _MAX_INTEGER_BYTES = 1024
 _MAX_LINE = 4096
 _MAX_ARGUMENTS = 16  # of the functions in tables of constructors
@@ -61,7 +57,7 @@ class Pickled(NamedTuple):
     left_out: tuple[str, ...]
 
 
-class Unpickler:
+class Unpickler(Guard):
     """Reads one pickle from a binary file, from its position to the STOP opcode.
 
     Args:
@@ -82,13 +78,13 @@ class Unpickler:
         persistent_load: Callable[[Any], Any] | None = None,
         paddle: bool = False,
     ) -> None:
-        self.file, self.size, self.budget = file, size, budget
+        super().__init__(budget)
+        self.file, self.size = file, size
         self.constructors, self.persistent_load, self.paddle = constructors, persistent_load, paddle
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []  # the stack below each MARK
         self.memo: dict[int, Any] = {}
         self.dtypes_cast: dict[str, str] = {}
-        self.left_out: dict[str, None] = {}
         self._float32: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by id: bfloat16 bits, and as float32
 
     def read(self) -> Pickled:
@@ -238,26 +234,7 @@ class Unpickler:
                 target[key] = value
         return target
 
-    def is_key(self, key: Any, entries: int) -> bool:
-        """Whether `key` may be hashed, in a container of `entries`; entries with other keys are left out."""
-        if isinstance(key, str | bytes):
-            usual = len(key) <= MAX_KEY_LENGTH
-        else:
-            usual = key is None or (isinstance(key, int) and abs(key) < MAX_KEY)
-            if usual and key is not None and abs(key) > entries:
-                # Chosen integers collide, so that each is compared with the ones before it; 0, 1, 2, ... never do.
-                self.budget.charge(entries // 4)
-        if not usual:
-            self.left_out[f"dictionary entries whose key is a {type(key).__name__}, or long"] = None
-        return usual
-
     # Classes, functions and their calls
-
-    def name(self, module: Any, name: Any) -> Global:
-        if type(module) is not str or type(name) is not str or len(module) + len(name) > MAX_KEY_LENGTH:
-            raise CheckpointError("a class or function whose name is no short text")
-        self.budget.charge(len(module) + len(name))
-        return check_name(module, name)
 
     def call(self, function: Any, arguments: Any, keywords: Any = None) -> Any:
         """What a call makes: the value of a constructor in the table, or a stand-in."""
@@ -270,10 +247,6 @@ class Unpickler:
         if keywords or len(arguments) > _MAX_ARGUMENTS:
             raise CheckpointError(f"a call of {shown(function)} with keywords or very many arguments")
         return constructor(self, *arguments)
-
-    def stand_in(self, name: str) -> StandIn:
-        self.left_out[name] = None
-        return StandIn(name)
 
     def call_values(self, values: list[Any]) -> Any:
         return self.call(values[0], tuple(values[1:]))

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from beit.checkpoint.arrays import MAX_AXES, OBJECT_BYTES, Budget, read_bytes, widen_bfloat16
-from beit.checkpoint.errors import CheckpointError, shown
+from beit.containers.arrays import MAX_AXES, OBJECT_BYTES, Budget, read_bytes, widen_bfloat16
+from beit.containers.errors import CheckpointError, shown
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors package
 _ALIGNMENT = 8

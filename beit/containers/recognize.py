@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 
-from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.torch_files import LEGACY_MAGIC
+from beit.containers.errors import CheckpointError
+from beit.containers.torch_files import LEGACY_MAGIC
 
 _HEAD_BYTES = 512
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from beit.checkpoint.containers import container_of
-from beit.checkpoint.errors import CheckpointError, shown
-from beit.checkpoint.pickle_files import NAME_TABLE, read_pickle, read_training_state, write_pickle
-from beit.checkpoint.pickle_globals import StandIn
-from beit.checkpoint.pickles import Pickled
-from beit.checkpoint.safetensors_files import accepts, read_safetensors, write_safetensors
-from beit.checkpoint.torch_files import read_legacy, read_zip
-from beit.checkpoint.torch_writing import write_torch_zip
+from beit.containers.errors import CheckpointError, shown
+from beit.containers.paddle_files import NAME_TABLE, read_pickle, read_training_state, write_pickle
+from beit.containers.pickle_globals import StandIn
+from beit.containers.pickles import Pickled
+from beit.containers.recognize import container_of
+from beit.containers.safetensors_files import accepts, read_safetensors, write_safetensors
+from beit.containers.torch_files import read_legacy, read_zip
+from beit.containers.torch_writing import write_torch_zip
 from beit.files import replacing
 
 _CHUNK = 1 << 20

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.checkpoint.container_writers import (
+from tests.containers.container_writers import (
     Call,
     Name,
     Persistent,
@@ -35,9 +35,9 @@ SECONDS = 60  # for one file, on a machine that is busy with other work; the slo
 READER = f"""
 import os, resource, signal, sys, time
 from pathlib import Path
-from beit.checkpoint.arrays import MEMORY_MINIMUM, MEMORY_MULTIPLE
-from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.files import read
+from beit.containers.arrays import MEMORY_MINIMUM, MEMORY_MULTIPLE
+from beit.containers.errors import CheckpointError
+from beit.containers.files import read
 
 def kibibytes(name):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -16,12 +16,12 @@ import types
 import numpy as np
 import pytest
 
-from beit.checkpoint import pickle_files
-from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.files import read, read_checkpoint, write_checkpoint
 from beit.checkpoint.open import open_checkpoint
+from beit.containers import paddle_files
+from beit.containers.errors import CheckpointError
+from beit.containers.files import read, read_checkpoint, write_checkpoint
 from tests.checkpoint import publishers
-from tests.checkpoint.container_writers import Call, Name, dumps, module, tensor, torch_legacy, torch_zip
+from tests.containers.container_writers import Call, Name, dumps, module, tensor, torch_legacy, torch_zip
 
 WEIGHTS = {"a.weight": np.arange(6, dtype="f4").reshape(2, 3), "a.bias": np.ones(2)}
 STORED = {name: tensor(array, name) for name, array in WEIGHTS.items()}
@@ -149,7 +149,7 @@ def test_large_integer_keys_are_read(tmp_path):
 
 def test_a_training_state_of_this_package_has_no_such_objects(tmp_path):
     with (tmp_path / "m.pdparams").open("wb") as file:
-        output = pickle_files._ChecksumWriter(file)
+        output = paddle_files._ChecksumWriter(file)
         output.write(dumps({"w": Call("m", "C", ())}))
         file.write(b"\nBEIT-SHA256 " + output.digest.hexdigest().encode() + b"\n")
     with pytest.raises(CheckpointError, match="objects that this package does not write"):

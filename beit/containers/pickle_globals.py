@@ -9,18 +9,19 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from beit.checkpoint.arrays import OBJECT_BYTES
-from beit.checkpoint.errors import CheckpointError, UnsafeFileError, shown
-
-if TYPE_CHECKING:
-    from beit.checkpoint.pickles import Unpickler
+from beit.containers.arrays import OBJECT_BYTES, Budget
+from beit.containers.errors import CheckpointError, UnsafeFileError, shown
 
 Constructor = Callable[..., Any]
 """Called with the unpickler and the arguments in the pickle; returns what the named function would have made."""
+MAX_KEY = 2**60
+"""Integer keys of dictionaries are smaller than this."""
+MAX_KEY_LENGTH = 1024
+"""Characters of a text that is a key of a dictionary, or the name of a class or function."""
 
 
 class Global(str):
@@ -99,87 +100,124 @@ def _unsafe(name: str) -> UnsafeFileError:
     )
 
 
+class Guard:
+    """What a pickle may name, hash and allocate.
+
+    Args:
+        budget: memory that the value of the pickle may take.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.left_out: dict[
+            str, None
+        ] = {}  # classes whose objects became stand-ins, kinds of entries that were dropped
+
+    def name(self, module: Any, name: Any) -> Global:
+        if type(module) is not str or type(name) is not str or len(module) + len(name) > MAX_KEY_LENGTH:
+            raise CheckpointError("a class or function whose name is no short text")
+        self.budget.charge(len(module) + len(name))
+        return check_name(module, name)
+
+    def is_key(self, key: Any, entries: int) -> bool:
+        """Whether `key` may be hashed, in a container of `entries`; entries with other keys are left out."""
+        if isinstance(key, str | bytes):
+            usual = len(key) <= MAX_KEY_LENGTH
+        else:
+            usual = key is None or (isinstance(key, int) and abs(key) < MAX_KEY)
+            if usual and key is not None and abs(key) > entries:
+                # Chosen integers collide, so that each is compared with the ones before it; 0, 1, 2, ... never do.
+                self.budget.charge(entries // 4)
+        if not usual:
+            self.left_out[f"dictionary entries whose key is a {type(key).__name__}, or long"] = None
+        return usual
+
+    def stand_in(self, name: str) -> StandIn:
+        self.left_out[name] = None
+        return StandIn(name)
+
+
 # Python's own types
 
 
-def first_argument(reader: Unpickler, value: Any = None, *_: Any) -> Any:
+def first_argument(guard: Guard, value: Any = None, *_: Any) -> Any:
     """The argument itself: the value of a number or text, the tensor of a parameter."""
     return value
 
 
-def make_list(reader: Unpickler, items: Any = (), *_: Any) -> list[Any]:
+def make_list(guard: Guard, items: Any = (), *_: Any) -> list[Any]:
     if not isinstance(items, list | tuple):
         raise CheckpointError(f"a list made of a {type(items).__name__}")
-    reader.budget.charge(OBJECT_BYTES * (1 + len(items)))
+    guard.budget.charge(OBJECT_BYTES * (1 + len(items)))
     return list(items)
 
 
-def make_tuple(reader: Unpickler, *items: Any) -> tuple[Any, ...]:
-    return tuple(make_list(reader, *items))
+def make_tuple(guard: Guard, *items: Any) -> tuple[Any, ...]:
+    return tuple(make_list(guard, *items))
 
 
-def make_set(reader: Unpickler, *items: Any) -> set[Any]:
-    listed = make_list(reader, *items)
-    return {item for item in listed if reader.is_key(item, len(listed))}
+def make_set(guard: Guard, *items: Any) -> set[Any]:
+    listed = make_list(guard, *items)
+    return {item for item in listed if guard.is_key(item, len(listed))}
 
 
-def _dict(reader: Unpickler, given: Any = (), *_: Any) -> dict[Any, Any]:
+def _dict(guard: Guard, given: Any = (), *_: Any) -> dict[Any, Any]:
     """dict, OrderedDict, defaultdict or Counter, made of another dictionary, of pairs, or of a function for missing keys."""
     items = given.items() if isinstance(given, dict) else given if isinstance(given, list) else ()
-    reader.budget.charge(OBJECT_BYTES * len(items))
-    return {key: value for key, value in items if reader.is_key(key, len(items))}
+    guard.budget.charge(OBJECT_BYTES * len(items))
+    return {key: value for key, value in items if guard.is_key(key, len(items))}
 
 
-def _complex(reader: Unpickler, real: Any, imaginary: Any) -> complex:
+def _complex(guard: Guard, real: Any, imaginary: Any) -> complex:
     if not isinstance(real, int | float) or not isinstance(imaginary, int | float):
         raise CheckpointError("a complex number that is not made of numbers")
     return complex(real, imaginary)
 
 
-def _attribute(reader: Unpickler, owner: Any, name: Any = None) -> Global:
+def _attribute(guard: Guard, owner: Any, name: Any = None) -> Global:
     """Protocols 2 and 3 name the method of a class by getattr(class, name)."""
     if not isinstance(owner, Global) or type(name) is not str:
         raise _unsafe("builtins.getattr")
-    return reader.name(str(owner), name)
+    return guard.name(str(owner), name)
 
 
-def _encode(reader: Unpickler, text: Any = "", *_: Any) -> bytes:
-    return _bytes(reader, text)
+def _encode(guard: Guard, text: Any = "", *_: Any) -> bytes:
+    return _bytes(guard, text)
 
 
-def _bytes(reader: Unpickler, data: Any) -> bytes:
+def _bytes(guard: Guard, data: Any) -> bytes:
     """Protocol 2 has no bytes: Python 3 writes them as text, each character one byte."""
     if isinstance(data, str):
-        reader.budget.charge(len(data))
+        guard.budget.charge(len(data))
         return data.encode("latin-1")
     if not isinstance(data, bytes):
         raise CheckpointError("an array without bytes")
     return data
 
 
-def set_state(reader: Unpickler, target: StandIn, state: Any) -> None:
+def set_state(guard: Guard, target: StandIn, state: Any) -> None:
     """Keep the attributes of a namespace, and the tensors of a torch module and its submodules by dotted name."""
     state = state[0] if isinstance(state, tuple) and state else state
     if not isinstance(state, dict):
         return
     if target.name == "argparse.Namespace":
-        reader.budget.charge(OBJECT_BYTES * len(state))
+        guard.budget.charge(OBJECT_BYTES * len(state))
         target.update(state)
     elif "_parameters" in state and "_modules" in state:
         for group in (state["_parameters"], state.get("_buffers"), state["_modules"]):
-            _keep_tensors(reader, target, group)
+            _keep_tensors(guard, target, group)
     elif target.name.startswith("__torch__."):  # TorchScript: parameters and submodules are attributes
-        _keep_tensors(reader, target, state)
+        _keep_tensors(guard, target, state)
     else:
         return
-    reader.left_out.pop(target.name, None)
+    guard.left_out.pop(target.name, None)
 
 
-def _keep_tensors(reader: Unpickler, target: StandIn, group: Any) -> None:
+def _keep_tensors(guard: Guard, target: StandIn, group: Any) -> None:
     for name, entry in list(group.items()) if isinstance(group, dict) else []:
         found = {str(name): entry}
         if isinstance(entry, StandIn):
-            reader.budget.charge(sum(OBJECT_BYTES + len(str(name)) + len(str(key)) for key in entry))
+            guard.budget.charge(sum(OBJECT_BYTES + len(str(name)) + len(str(key)) for key in entry))
             found = {f"{name}.{key}": tensor for key, tensor in entry.items()}
         target.update((key, tensor) for key, tensor in found.items() if isinstance(tensor, np.ndarray))
 
@@ -194,7 +232,7 @@ def is_number(dtype: np.dtype) -> bool:
     return dtype.kind in "fiubc"
 
 
-def fill_array(reader: Unpickler, array: np.ndarray, shape: Any, dtype: Any, fortran: Any, data: Any) -> None:
+def fill_array(guard: Guard, array: np.ndarray, shape: Any, dtype: Any, fortran: Any, data: Any) -> None:
     """Give `array` its content, as NumPy does when it loads a pickle: it views large `data`, which is never copied."""
     if array.dtype.kind != _UNFILLED:
         raise CheckpointError("an array that is filled twice")
@@ -202,27 +240,27 @@ def fill_array(reader: Unpickler, array: np.ndarray, shape: Any, dtype: Any, for
         return  # texts or objects: `Unpickler.read` replaces the array
     if not isinstance(dtype, np.dtype):
         raise CheckpointError("an array without a dtype")
-    count = reader.budget.charge_array(shape, dtype.itemsize)
-    raw = _bytes(reader, data)
+    count = guard.budget.charge_array(shape, dtype.itemsize)
+    raw = _bytes(guard, data)
     if len(raw) != count * dtype.itemsize:
         raise CheckpointError(f"an array {list(shape)} of {dtype} has {len(raw):,} bytes")
     array.__setstate__((1, tuple(shape), dtype, bool(fortran), raw))  # type: ignore[arg-type]
 
 
-def _array(reader: Unpickler, *_: Any) -> np.ndarray:
+def _array(guard: Guard, *_: Any) -> np.ndarray:
     """An array that the pickle fills afterwards."""
     return np.empty(0, f"{_UNFILLED}1")
 
 
-def _array_of_buffer(reader: Unpickler, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    array = _array(reader)
-    fill_array(reader, array, shape, dtype, type(order) is str and order == "F", data)
+def _array_of_buffer(guard: Guard, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    array = _array(guard)
+    fill_array(guard, array, shape, dtype, type(order) is str and order == "F", data)
     return array
 
 
-def _dtype(reader: Unpickler, name: Any, *_: Any) -> np.dtype | StandIn:
+def _dtype(guard: Guard, name: Any, *_: Any) -> np.dtype | StandIn:
     if type(name) is not str or not _NUMBER_DTYPE.fullmatch(name):
-        return reader.stand_in("numpy.dtype")
+        return guard.stand_in("numpy.dtype")
     return np.dtype(name, copy=True)  # the pickle can change the byte order of the copy
 
 
@@ -231,16 +269,16 @@ def set_byte_order(dtype: np.dtype, state: tuple[Any, ...]) -> None:
         dtype.__setstate__((3, ">", None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
 
 
-def _scalar(reader: Unpickler, dtype: Any, data: Any = b"") -> Any:
+def _scalar(guard: Guard, dtype: Any, data: Any = b"") -> Any:
     if not isinstance(dtype, np.dtype):
-        return reader.stand_in("numpy.generic")
-    return np.frombuffer(_bytes(reader, data), dtype, 1)[0]
+        return guard.stand_in("numpy.generic")
+    return np.frombuffer(_bytes(guard, data), dtype, 1)[0]
 
 
 def _scalar_of(name: str) -> Constructor:
     make = np.dtype(name).type
 
-    def scalar(reader: Unpickler, value: Any = 0) -> Any:
+    def scalar(guard: Guard, value: Any = 0) -> Any:
         if not isinstance(value, int | float | complex):
             raise CheckpointError(f"a {name} made of a {type(value).__name__}")
         return make(value)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from beit.checkpoint.torch_files import STORAGE_DTYPES
+from beit.containers.torch_files import STORAGE_DTYPES
 
 _FOLDER = "archive"
 _STORAGES = {np.dtype(code): name for name, code in STORAGE_DTYPES.items() if name != "torch.BFloat16Storage"}

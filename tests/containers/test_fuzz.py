@@ -19,10 +19,10 @@ from types import FrameType
 import numpy as np
 import pytest
 
-from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.files import read, write, write_checkpoint
-from beit.checkpoint.pickles import ACTIONS, VALUES
-from tests.checkpoint.container_writers import (
+from beit.containers.errors import CheckpointError
+from beit.containers.files import read, write, write_checkpoint
+from beit.containers.pickles import ACTIONS, VALUES
+from tests.containers.container_writers import (
     Call,
     Name,
     Tensor,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.checkpoint.errors import CheckpointError
-from beit.checkpoint.files import read, read_checkpoint, write, write_checkpoint
-from tests.checkpoint.container_writers import tensor, torch_legacy, torch_zip
+from beit.containers.errors import CheckpointError
+from beit.containers.files import read, read_checkpoint, write, write_checkpoint
+from tests.containers.container_writers import tensor, torch_legacy, torch_zip
 
 STATE = {"a.weight": np.arange(12, dtype="f4").reshape(3, 4), "b": np.arange(3)}
 TENSORS = {"model": {name: tensor(array, name) for name, array in STATE.items()}, "epoch": 3}

@@ -15,17 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from beit.checkpoint.arrays import Budget, read_bytes
-from beit.checkpoint.errors import CheckpointError, shown
-from beit.checkpoint.pickle_globals import (
+from beit.containers.arrays import Budget, read_bytes
+from beit.containers.errors import CheckpointError, shown
+from beit.containers.pickle_globals import (
     CONSTRUCTORS,
+    MAX_KEY_LENGTH,
     Constructor,
     Global,
     first_argument,
     is_number,
     make_tuple,
 )
-from beit.checkpoint.pickles import MAX_KEY_LENGTH, Pickled, Unpickler
+from beit.containers.pickles import Pickled, Unpickler
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled number that every legacy file begins with: torch/serialization.py, MAGIC_NUMBER."""
