@@ -92,11 +92,6 @@ def dump(config: CfgNode) -> str:
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
 
 
-def describe_keys() -> str:
-    """All keys with default and meaning, one per line."""
-    return "\n".join(f"{key} = {entry.default!r}: {entry.meaning}" for key, entry in SCHEMA.items())
-
-
 def batch_size_eval(config: CfgNode) -> int:
     """Images per rank in evaluation."""
     return int(config.DATA.BATCH_SIZE_EVAL or config.DATA.BATCH_SIZE)

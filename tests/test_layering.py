@@ -1,8 +1,10 @@
-"""Imports inside the package go from higher to lower levels only."""
+"""The structure of the package: imports go from higher to lower levels only, nothing is dead, everything is described."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -48,7 +50,7 @@ def package(module: str) -> str:
 
 def imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -112,3 +114,73 @@ def test_the_model_knows_nothing_of_threads_and_processors() -> None:
     assert not [
         (path.name, word) for path in files for word in words if word in path.read_text(encoding="utf-8")
     ]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    known = modules()
+    below = {}
+    for module, path in known.items():
+        found = imports(path) & known.keys() - {module}
+        # `from package import module` runs the package's `__init__` too; what counts is the module.
+        below[module] = {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
+    while leaves := {module for module, imported in below.items() if not imported & below.keys()}:
+        for module in leaves:
+            del below[module]
+    assert sorted(below) == []
+
+
+def test_every_public_function_has_a_docstring() -> None:
+    """A method that overrides another one has that one's."""
+    classes = [
+        node
+        for path in modules().values()
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ClassDef)
+    ]
+    described = {
+        name for node in classes for name, function in functions(node) if ast.get_docstring(function)
+    }
+    missing = []
+    for module, path in modules().items():
+        tree = parse(path)
+        public = [
+            node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        ]
+        for owner in [tree, *public]:
+            overrides = described if isinstance(owner, ast.ClassDef) and owner.bases else set()
+            missing += [
+                f"{module}.{name}"
+                for name, function in functions(owner)
+                if not name.startswith("_") and name not in overrides and not ast.get_docstring(function)
+            ]
+    assert not missing, missing
+
+
+def test_no_function_is_used_by_tests_only() -> None:
+    """Each name occurs twice in the code, or in a page of the documentation, or is a hook that a library calls."""
+    hooks = {"reducer_override"}
+    root = PACKAGE.parent
+    code = [path for folder in (PACKAGE, root / "examples") for path in folder.rglob("*.py")] + [
+        *root.glob("*.py")
+    ]
+    counts = Counter(word for path in code for word in re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    pages = [root / "README.md", *(root / "docs").glob("*.md")]
+    documented = {word for page in pages for word in re.findall(r"\w+", page.read_text(encoding="utf-8"))}
+    unused = [
+        f"{module}.{node.name}"
+        for module, path in modules().items()
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and counts[node.name] == 1
+        and not node.name.startswith("__")
+        and node.name not in documented | hooks
+    ]
+    assert unused == []
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def functions(owner: ast.Module | ast.ClassDef) -> list[tuple[str, ast.FunctionDef]]:
+    return [(node.name, node) for node in owner.body if isinstance(node, ast.FunctionDef)]

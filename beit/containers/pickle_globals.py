@@ -114,6 +114,7 @@ class Guard:
         ] = {}  # classes whose objects became stand-ins, kinds of entries that were dropped
 
     def name(self, module: Any, name: Any) -> Global:
+        """A class or function that the pickle names; see `check_name`."""
         if type(module) is not str or type(name) is not str or len(module) + len(name) > MAX_KEY_LENGTH:
             raise CheckpointError("a class or function whose name is no short text")
         self.budget.charge(len(module) + len(name))
@@ -133,6 +134,7 @@ class Guard:
         return usual
 
     def stand_in(self, name: str) -> StandIn:
+        """An empty object in place of one whose class is not known here; the class is listed in `left_out`."""
         self.left_out[name] = None
         return StandIn(name)
 
@@ -146,6 +148,7 @@ def first_argument(guard: Guard, value: Any = None, *_: Any) -> Any:
 
 
 def make_list(guard: Guard, items: Any = (), *_: Any) -> list[Any]:
+    """A list made of a list or tuple."""
     if not isinstance(items, list | tuple):
         raise CheckpointError(f"a list made of a {type(items).__name__}")
     guard.budget.charge(OBJECT_BYTES * (1 + len(items)))
@@ -153,10 +156,12 @@ def make_list(guard: Guard, items: Any = (), *_: Any) -> list[Any]:
 
 
 def make_tuple(guard: Guard, *items: Any) -> tuple[Any, ...]:
+    """A tuple made of a list or tuple."""
     return tuple(make_list(guard, *items))
 
 
 def make_set(guard: Guard, *items: Any) -> set[Any]:
+    """A set made of a list or tuple, without items that may not be hashed."""
     listed = make_list(guard, *items)
     return {item for item in listed if guard.is_key(item, len(listed))}
 
@@ -229,6 +234,7 @@ _UNFILLED = "V"  # kind of an array that has no content yet
 
 
 def is_number(dtype: np.dtype) -> bool:
+    """Whether arrays of this dtype hold booleans, integers, real or complex numbers."""
     return dtype.kind in "fiubc"
 
 
@@ -265,6 +271,7 @@ def _dtype(guard: Guard, name: Any, *_: Any) -> np.dtype | StandIn:
 
 
 def set_byte_order(dtype: np.dtype, state: tuple[Any, ...]) -> None:
+    """Give `dtype` the byte order of its pickled state."""
     if type(state[1]) is str and state[1] == ">":
         dtype.__setstate__((3, ">", None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
 

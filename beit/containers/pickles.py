@@ -169,56 +169,67 @@ class Unpickler(Guard):
         return data
 
     def number(self, layout: str) -> Any:
+        """The next number, in a layout of `struct`."""
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
 
     def integer(self, layout: str) -> int:
+        """The next integer of any size, after its number of bytes in `layout`."""
         count = self.number(layout)
         if not 0 <= count <= _MAX_INTEGER_BYTES:
             raise CheckpointError(f"an integer of {count:,} bytes")
         return int.from_bytes(self.take(count), "little", signed=True)
 
     def text(self, layout: str, encoding: str = "utf-8") -> str:
+        """The next text, after its number of bytes in `layout`."""
         # Surrogates are what Python 3 writes for bytes that were no text; paddle.load accepts them too.
         text = self.take(self.number(layout)).decode(encoding, "surrogatepass")
         self.budget.charge(sys.getsizeof(text))  # one character can make each of the others take four bytes
         return text
 
     def line(self, encoding: str = "utf-8") -> str:
+        """The next line, without its end."""
         line = self.file.readline(_MAX_LINE)
         if not line.endswith(b"\n"):
             raise EOFError("the pickle stops in the middle of a line")
         return line[:-1].decode(encoding)
 
     def quoted_line(self) -> str:
+        """The next line, which is a text in quotes."""
         line = self.line()
         if len(line) < 2 or line[0] != line[-1] or line[0] not in "'\"":
             raise CheckpointError("a pickled text without quotes")
         return line[1:-1]
 
     def integer_line(self) -> int:
+        """The next line, which is an integer, or 00 and 01 for False and True."""
         line = self.line()
         return {"00": False, "01": True}[line] if line in ("00", "01") else int(line.removesuffix("L"))
 
     # Stack, memo and containers
 
     def mark(self) -> None:
+        """Begin a group of values: they are pushed on an empty stack."""
         self.marked.append(self.stack)
         self.stack = []
 
     def pop_to_mark(self) -> list[Any]:
+        """The values since the last mark; the stack is the one below it again."""
         values, self.stack = self.stack, self.marked.pop()
         return values
 
     def pop_tuple(self, count: int) -> tuple[Any, ...]:
+        """The last `count` values of the stack."""
         return tuple([self.stack.pop() for _ in range(count)][::-1])
 
     def memoize(self, index: int) -> None:
+        """Keep the last value of the stack under a number, for later references."""
         # Picklers count from 0 or 1; chosen integers could collide in the table.
         if not 0 <= index <= 2 * len(self.memo) + 1000:
             raise CheckpointError(f"a memo of {len(self.memo):,} entries is given one of another order")
         self.memo[index] = self.stack[-1]
 
     def append(self, values: list[Any], target: Any) -> None:
+        """Add values to a list or set; what a stand-in would hold is dropped."""
         if isinstance(target, list):
             target += values
         elif isinstance(target, set):
@@ -227,6 +238,7 @@ class Unpickler(Guard):
             raise CheckpointError(f"a pickle appends to a {type(target).__name__}")
 
     def set_items(self, values: list[Any], target: Any) -> Any:
+        """Add keys and values, which alternate in `values`, to a dictionary."""
         if not isinstance(target, dict):
             raise CheckpointError(f"a pickle stores items in a {type(target).__name__}")
         for key, value in zip(values[::2], values[1::2], strict=True):
@@ -249,9 +261,11 @@ class Unpickler(Guard):
         return constructor(self, *arguments)
 
     def call_values(self, values: list[Any]) -> Any:
+        """`call` of the first value with the others as arguments."""
         return self.call(values[0], tuple(values[1:]))
 
     def load_persistent(self, name: Any) -> Any:
+        """The object behind a persistent id."""
         if self.persistent_load is None:
             raise CheckpointError("the pickle refers to data outside of itself")
         return self.persistent_load(name)
