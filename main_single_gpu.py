@@ -4,8 +4,10 @@ import sys
 
 if __name__ == "__main__":
     from beit.cpu import before_paddle
+    from beit.install import require_paddle
     from beit.parallel.signals import exit_on_stop_signals
 
+    require_paddle()
     before_paddle()
     with exit_on_stop_signals():
         from beit.train.entry import main

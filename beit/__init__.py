@@ -10,6 +10,8 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from beit.install import check_paddle
+
 if TYPE_CHECKING:
     from beit.beit import Beit, BeitOutput, build_backbone, build_beit, build_head
     from beit.checkpoint.load import load_pretrained
@@ -73,7 +75,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
-        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+        try:
+            module = importlib.import_module(_MODULE_OF[name])
+        except ModuleNotFoundError as error:
+            if error.name == "paddle":
+                check_paddle()
+            raise
+        return getattr(module, name)
     raise AttributeError(f"module 'beit' has no attribute {name!r}")
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from beit.cpu import before_paddle
+from beit.install import require_paddle
 from beit.parallel.signals import exit_on_stop_signals
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"error: unknown verb {words[0]!r}; there are {', '.join(VERBS)}", file=sys.stderr)
         return 2
+    require_paddle()
     before_paddle()
     with exit_on_stop_signals():
         module = importlib.import_module(VERBS[verb][0])

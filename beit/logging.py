@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import io
 import json
 import math
@@ -35,7 +36,7 @@ class RunLog:
     Args:
         folder: output folder, created when missing; None writes to the stream only.
         rank: rank of this process.
-        visualdl: also write for VisualDL.
+        visualdl: also write for VisualDL if it is installed.
         stream: where text is written; stdout by default.
 
     Raises:
@@ -55,7 +56,11 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._text_file = _LineFile(folder / "log.txt")
         self._metrics_file = _LineFile(folder / "metrics.jsonl", is_whole=_is_json)
-        if visualdl:
+        if visualdl and importlib.util.find_spec("visualdl") is None:
+            self.text(
+                "VisualDL is not installed: the numbers are in metrics.jsonl alone (beit visualize curves draws them)"
+            )
+        elif visualdl:
             self._visualdl = _open_visualdl(folder / "visualdl")
 
     def text(self, message: str) -> None:

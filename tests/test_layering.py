@@ -20,6 +20,7 @@ LEVELS: dict[str, int] = {
     "beit.imagenet_classes": 0,
     "beit.figures": 0,
     "beit.cpu": 0,
+    "beit.install": 0,
     "beit.containers": 1,
     "beit.layers": 2,
     "beit.optim": 2,

@@ -15,7 +15,7 @@ from beit.deploy.network import ExportedNetwork
 
 _OPSET = 17  # the newest that paddle2onnx 2.1 writes directly
 _NO_ONNX = (
-    'ONNX needs paddle2onnx and onnxruntime, which are not installed: pip install "beit-paddle[onnx]" (paddle2onnx '
+    'ONNX needs paddle2onnx and onnxruntime[quantization], which are not installed: pip install "beit-paddle[onnx]" (paddle2onnx '
     "2.1.0 needs onnx 1.16.1 to 1.17.0; if another package needs a newer one, use a separate environment)"
 )
 
@@ -97,10 +97,17 @@ def write_int8(target: Path) -> Path:
     """Write the ONNX file of a graph with the weights of matrix products in 8 bits; the file, `target` + `.int8.onnx`.
 
     Activations are quantized at run time (onnxruntime's dynamic quantization), so no calibration is needed.
-    """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    Raises:
+        ValueError: a package that quantizes is not installed.
+    """
+    try:
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except (
+        ImportError
+    ) as error:  # also without ml_dtypes, which onnxruntime installs for [quantization] alone
+        raise ValueError(_NO_ONNX) from error
     source, file = target.with_suffix(".onnx"), target.with_suffix(".int8.onnx")
     graph = onnx.load(str(source)).graph
     weights = {tensor.name for tensor in graph.initializer}
