@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 CONFIGS = [
     "configs",
-    *(f"configs/{path.name}" for path in sorted((ROOT / "configs").iterdir()) if path.is_dir()),
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "configs").rglob("*")) if path.is_dir()),
 ]
 PLACES = {f"beit.{folder.replace('/', '.')}": folder for folder in CONFIGS}
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from beit.files import expand_path
+from beit.config_files import config_path
 from beit.schema import RENAMED, RETIRED, SCHEMA, clean_legacy, shorten
 
 _MAX_FILES = 64
@@ -24,8 +24,8 @@ def get_config(path: str | Path | None = None, opts: Sequence[Any] | None = None
     """Build the frozen config tree: defaults, then the files of `BASE`, then the file, then `opts`.
 
     Args:
-        path: YAML file, or the bare name of a config that comes with the package (`beit_base_patch16_224`); None for
-            the defaults.
+        path: YAML file, or the name of a config that comes with the package (`beit_base_patch16_224`, see
+            `config_path`); None for the defaults.
         opts: flat list `[KEY, value, KEY, value, ...]` as in yacs, e.g. `["MODEL.DEPTH", 3]`; strings are parsed as
             YAML.
 
@@ -58,33 +58,6 @@ def with_options(config: CfgNode, opts: Sequence[Any]) -> CfgNode:
     _merge_options(values, opts)
     _check_relations(values)
     return _tree(values)
-
-
-def config_path(name: str | Path) -> Path:
-    """Path of a config file: as given, or by its bare name among the shipped configs.
-
-    Raises:
-        FileNotFoundError: neither exists; the nearest shipped names are given.
-    """
-    path = Path(expand_path(str(name)))
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise FileNotFoundError(f"config {path} is a folder; name a YAML file in it")
-    shipped = {
-        file.stem: file for file in sorted(_config_folder().rglob("*.yaml")) if "_base_" not in file.parts
-    }
-    if path.parent == Path() and path.stem in shipped and path.suffix in ("", ".yaml"):
-        return shipped[path.stem]
-    near = difflib.get_close_matches(path.stem, shipped, n=3, cutoff=0.4)
-    hint = f"; shipped configs of that kind: {', '.join(near)}" if near else ""
-    raise FileNotFoundError(f"config file {path} does not exist{hint}")
-
-
-def _config_folder() -> Path:
-    """`configs` inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
 
 
 def dump(config: CfgNode) -> str:

@@ -12,11 +12,11 @@ from beit.config import (
     FLAGS,
     batch_size_eval,
     config_from_arguments,
-    config_path,
     dump,
     get_config,
     image_hw,
 )
+from beit.config_files import config_path
 from beit.schema import RENAMED, RETIRED, SCHEMA
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +76,28 @@ def test_bare_names_are_the_shipped_configs() -> None:
         config_path("beit_base_patch16_225")
     with pytest.raises(FileNotFoundError, match="is a folder"):
         config_path(ROOT / "configs")
+
+
+def test_the_end_of_a_path_names_a_shipped_config() -> None:
+    """As mmpretrain writes paths. The folder tells apart configs with the same file name."""
+    folder, name = ROOT / "configs" / "mmpretrain", "benchmarks/beit-base-p16_8xb64_in1k"
+    for version in ("beit", "beitv2"):
+        path = folder / version / f"{name}.yaml"
+        for written in (f"configs/{version}/{name}.py", f"{version}/{name}.yaml", f"./{version}/{name}"):
+            assert config_path(written) == path
+    with pytest.warns(
+        UserWarning, match=r"two configs are called .*mmpretrain/beit/bench.*beitv2/benchmarks/.* used"
+    ):
+        assert config_path("beit-base-p16_8xb64_in1k") == folder / "beitv2" / f"{name}.yaml"
+    for wrong in (
+        "benchmark/beit-base-p16_8xb64_in1k",
+        "_base_/arch_base",
+        "configs",
+        "",
+        "beit_base_patch16_224.pth",
+    ):
+        with pytest.raises(FileNotFoundError):
+            config_path(wrong)
 
 
 @pytest.mark.parametrize(

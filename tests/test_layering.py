@@ -12,6 +12,7 @@ PACKAGE = TESTS.parent / "beit"
 
 LEVELS: dict[str, int] = {
     "beit.config": 0,
+    "beit.config_files": 0,
     "beit.schema": 0,
     "beit.logging": 0,
     "beit.positions": 0,

@@ -253,35 +253,33 @@ def _openmmlab() -> Iterator[Published]:
     v2 = "mmselfsup/1.x/beitv2/beitv2_vit-base-p16_8xb256-amp-coslr-300e_in1k"
     tuned = "vit-base-p16_ft-8xb128-coslr-100e_in1k"
     # fmt: off
-    rows: tuple[tuple[str, str, str, int, str, dict[str, float]], ...] = (
-        # name, kind, config, version of the images, path, metrics
-        ("beit_beit-base-p16_8xb256-amp-coslr-300e_in1k", "mim_v1", "beit_base_patch16_224_pt1k", 2,
+    rows: tuple[tuple[str, str, int, str, dict[str, float]], ...] = (
+        # name, which is also that of its config; kind, version of the images, path, metrics
+        ("beit_beit-base-p16_8xb256-amp-coslr-300e_in1k", "mim_v1", 2,
          f"{v1}/beit_vit-base-p16_8xb256-amp-coslr-300e_in1k_20221128-ab79e626.pth", {}),
-        ("beit-base-p16_beit-pre_8xb128-coslr-100e_in1k", "classifier", "beit_base_patch16_224_pt22k_ft1k", 1,
+        ("beit-base-p16_beit-pre_8xb128-coslr-100e_in1k", "classifier", 1,
          f"{v1}/{tuned}/{tuned}_20221128-0ca393e9.pth", _accuracy(83.1)),
-        ("beit-base-p16_beit-in21k-pre_3rdparty_in1k", "classifier", "beit_base_patch16_224_pt22k_ft22kto1k", 1,
+        ("beit-base-p16_beit-in21k-pre_3rdparty_in1k", "classifier", 1,
          "mmclassification/v0/beit/beit-base_3rdparty_in1k_20221114-c0a4df23.pth", _accuracy(85.28, 97.59)),
-        ("beitv2_beit-base-p16_8xb256-amp-coslr-300e_in1k", "mim_v2", "beitv2_base_patch16_224_pt1k_300e", 2,
+        ("beitv2_beit-base-p16_8xb256-amp-coslr-300e_in1k", "mim_v2", 2,
          f"{v2}/beitv2_vit-base-p16_8xb256-amp-coslr-300e_in1k_20221212-a157be30.pth", {}),
-        ("beit-base-p16_beitv2-pre_8xb128-coslr-100e_in1k", "classifier", "beitv2_base_patch16_224_pt1k_300e_ft1k", 2,
+        ("beit-base-p16_beitv2-pre_8xb128-coslr-100e_in1k", "classifier", 2,
          f"{v2}/{tuned}/{tuned}_20221212-d1c0789e.pth", _accuracy(85.0)),
-        ("beit-base-p16_beitv2-in21k-pre_3rdparty_in1k", "classifier", "beitv2_base_patch16_224_pt1k_ft21kto1k", 2,
+        ("beit-base-p16_beitv2-in21k-pre_3rdparty_in1k", "classifier", 2,
          "mmclassification/v0/beit/beitv2-base_3rdparty_in1k_20221114-73e11905.pth", _accuracy(86.47, 97.99)),
     )
     # fmt: on
-    for name, kind, config, version, path, metrics in rows:
+    for name, kind, version, path, metrics in rows:
         # OpenMMLab ends its file names with eight digits of the SHA-256 (mmpretrain, tools/…/publish_model.py).
         more: dict[str, Any] = {"metrics": metrics, "sha256": path.rpartition("-")[2].removesuffix(".pth")}
         if kind != MIM_V2:
             more["num_parameters"] = 86.53
         if kind != CLASSIFIER:
-            more["classifier_config"] = {
-                MIM_V1: "beit_base_patch16_224_pt22k_ft1k",
-                MIM_V2: f"{config}_ft1k",
-            }[kind]
+            origin = name.partition("_")[0]
+            more["classifier_config"] = f"beit-base-p16_{origin}-pre_8xb128-coslr-100e_in1k"
         page = f"{_MMPRETRAIN_PAGE}/{'beitv2' if 'beitv2' in name else 'beit'}"
         classes = 1000 if kind == CLASSIFIER else _TOKENS
-        yield _openmmlab_entry(name, kind, config, version, 224, classes, path, page, **more)
+        yield _openmmlab_entry(name, kind, name, version, 224, classes, path, page, **more)
     for name, miou, flip, digest in (
         ("upernet_beit-base_8x2_640x640_160k_ade20k", 53.08, 53.84, "eead221d"),
         ("upernet_beit-large_fp16_8x1_640x640_160k_ade20k", 56.33, 56.84, "8fc0dd5d"),
