@@ -10,13 +10,14 @@ import numpy as np
 import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
+from paddle.nn import functional as F
 from yacs.config import CfgNode
 
 from beit.checkpoint.class_names import ClassNames
 from beit.checkpoint.unwrap import EMA_KEYS, WEIGHT_KEYS
 from beit.config import head_dim, image_hw
 from beit.layers.attention import Attention
-from beit.layers.block import LN_EPSILON, Block
+from beit.layers.block import LN_EPSILON, Activation, Block
 from beit.layers.init import init_uniform, init_weights, make_head, rescale_block, truncated_normal
 from beit.layers.layer_norm import LayerNorm
 from beit.layers.patch_embed import PatchEmbed
@@ -74,6 +75,7 @@ class Beit(nn.Layer):
         use_rel_pos_bias: one relative position table per block.
         use_shared_rel_pos_bias: one relative position table for all blocks.
         use_mean_pooling: classify LayerNorm of the mean patch token, else the class token after a LayerNorm.
+        epsilon: of all LayerNorms; activation: of the MLPs.
         recompute_blocks: in training, recompute the activations inside blocks in the backward pass.
     """
 
@@ -100,6 +102,8 @@ class Beit(nn.Layer):
         use_rel_pos_bias: bool = True,
         use_shared_rel_pos_bias: bool = False,
         use_mean_pooling: bool = True,
+        epsilon: float = LN_EPSILON,
+        activation: Activation = F.gelu,
         recompute_blocks: bool = False,
     ) -> None:
         super().__init__()
@@ -145,11 +149,13 @@ class Beit(nn.Layer):
                 drop=drop_rate,
                 drop_path_rate=float(rate),
                 init_values=init_values,
+                epsilon=epsilon,
+                activation=activation,
             )
             for rate in rates
         )
-        self.norm = nn.Identity() if use_mean_pooling else LayerNorm(embed_dim, epsilon=LN_EPSILON)
-        self.fc_norm = LayerNorm(embed_dim, epsilon=LN_EPSILON) if use_mean_pooling else None
+        self.norm = nn.Identity() if use_mean_pooling else LayerNorm(embed_dim, epsilon=epsilon)
+        self.fc_norm = LayerNorm(embed_dim, epsilon=epsilon) if use_mean_pooling else None
         self._init_encoder()
         # Initialized last, so that `build_backbone` followed by `build_head` draws the same random numbers.
         self.head = make_head(embed_dim, num_classes, init_scale) if num_classes else nn.Identity()

@@ -7,14 +7,14 @@ Source: arXiv 2106.08254; unilm/beit/run_class_finetuning.py L346-411 (geometric
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 # h, w grid in patches; N = h w + 1 tokens; T = (2h-1)(2w-1)+3 table rows; H heads; D width; C channels; P patch side
 
 Grid = tuple[int, int]
-Interpolation = Literal["geometric", "linear"]
+Interpolation = Literal["geometric", "linear", "bilinear"]
 
 CLASS_ROWS = 3
 """Last rows of a relative position table: class token to patch, patch to class token, class token to itself."""
@@ -88,7 +88,8 @@ def resize_relative_position_bias(
         source, target: (h, w) in patches.
         interpolation: "geometric" is the official rule: source offsets at geometric distances, so that near ones keep
             their spacing, and a cubic not-a-knot spline. "linear" interpolates linearly between the same coordinates,
-            as timm does.
+            as timm does. "bilinear" is the rule of transformers: source offsets at equal distances, scaled to the
+            target's range as the pixels of an image are.
     Raises:
         ValueError: the number of rows is not that of the source grid, or the interpolation is unknown.
     """
@@ -97,8 +98,10 @@ def resize_relative_position_bias(
             f"a relative position table of a {source[0]} x {source[1]} grid has {num_table_rows(source)} rows, "
             f"got {table.shape[0]}"
         )
-    if interpolation not in ("geometric", "linear"):
-        raise ValueError(f"interpolation is {interpolation!r}; known: 'geometric', 'linear'")
+    if interpolation not in get_args(Interpolation):
+        raise ValueError(
+            f"interpolation is {interpolation!r}; known: {', '.join(map(repr, get_args(Interpolation)))}"
+        )
     if source == target:
         return table
     offsets, class_rows = table[:-CLASS_ROWS], table[-CLASS_ROWS:]
@@ -134,6 +137,8 @@ def offset_matrix(num_source: int, num_target: int, interpolation: Interpolation
     """Matrix `[num_target, num_source]` that resizes one axis of a table from source to target offsets."""
     if num_source == num_target:
         return np.eye(num_source)
+    if interpolation == "bilinear":
+        return bilinear_matrix(num_source, num_target)
     source = geometric_offsets(num_source, num_target)
     half = num_target // 2
     target = np.clip(np.arange(-half, half + 1), source[0], source[-1])
@@ -210,6 +215,16 @@ def resample_patch_embedding(weight: np.ndarray, patch_size: int) -> np.ndarray:
     return np.einsum("ji,dcjk,kl->dcil", down, weight.astype(np.float64), across, optimize=True).astype(
         weight.dtype
     )
+
+
+def bilinear_matrix(num_source: int, num_target: int) -> np.ndarray:
+    """Matrix `[num_target, num_source]` of torch's bilinear `interpolate` on one axis, without `align_corners`.
+
+    Beyond the centers of the first and last pixel their values are repeated.
+    """
+    centers = (np.arange(num_target) + 0.5) * num_source / num_target - 0.5
+    pixels = np.arange(num_source)
+    return np.stack([np.interp(centers, pixels, unit) for unit in np.eye(num_source)], axis=1)
 
 
 def bicubic_matrix(num_source: int, num_target: int) -> np.ndarray:

@@ -164,6 +164,23 @@ def test_antialiased_matrix_equals_that_of_pillow():
         np.testing.assert_allclose(positions.antialiased_bicubic_matrix(16, size) @ line, resized, atol=1e-6)
 
 
+def test_bilinear_matrix_equals_that_of_torch():
+    """`torch.nn.functional.interpolate(x[None, None, :, None], size=(n, 1), mode="bilinear")`, torch 2.14."""
+    line = np.array([1.0, 4.0, 2.0, 8.0, 5.0])
+    expected = {3: [2, 2, 6], 9: [1, 2, 11 / 3, 28 / 9, 2, 16 / 3, 23 / 3, 6, 5]}
+    for size, values in expected.items():
+        np.testing.assert_allclose(positions.bilinear_matrix(5, size) @ line, values, atol=1e-9)
+
+
+def test_bilinear_tables_are_resized_as_images_of_equal_pixels():
+    table = np.random.default_rng(5).standard_normal((5 * 7 + 3, HEADS)).astype(np.float32)
+    resized = positions.resize_relative_position_bias(table, (3, 4), (5, 2), "bilinear")
+    down, across = positions.bilinear_matrix(5, 9), positions.bilinear_matrix(7, 3)
+    expected = np.einsum("ij,jkh,lk->ilh", down, table[:-3].reshape(5, 7, HEADS), across)
+    np.testing.assert_allclose(resized[:-3].reshape(9, 3, HEADS), expected, atol=1e-6)
+    np.testing.assert_array_equal(resized[-3:], table[-3:])
+
+
 def test_errors():
     with pytest.raises(ValueError, match="of a 3 x 3 grid has 28 rows, got 27"):
         positions.resize_relative_position_bias(np.ones((27, 1)), (3, 3), (4, 4))

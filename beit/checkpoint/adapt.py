@@ -112,6 +112,8 @@ def adapt(
     bare = _resize_all(bare, wanted, (source_grid, grid), interpolation, changes)
     if "mask_token" not in wanted:
         bare = changes.drop(bare, ("mask_token",), _PRETRAINING_ONLY)
+    if "norm.weight" not in wanted and "fc_norm.weight" not in wanted:
+        bare = changes.drop(bare, ("norm.", "fc_norm."), "the model returns tokens before the final norm")
     bare = _drop_other_classes(bare, wanted, changes)
     if target == SEGMENTATION:
         bare = {segmentation_name(name): array for name, array in bare.items()}
@@ -127,7 +129,7 @@ def expand_shared_bias(state: State, depth: int) -> State:
 def _change_kind(bare: State, source: str, target: str, wanted: Shapes, changes: Changes) -> State:
     """Drop the heads of the source's task, declare those of the target's new."""
     if source in MIM and target not in MIM:
-        bare = changes.drop(bare, ("lm_head.", "mask_token", "cls_pt_"), _PRETRAINING_ONLY)
+        bare = changes.drop(bare, ("lm_head.", "cls_pt_"), _PRETRAINING_ONLY)
         # The final norm of pre-training acts on every token. A classifier of the class token keeps it; fc_norm, which
         # acts on the mean of the patch tokens, starts fresh.
         if "norm.weight" not in wanted:

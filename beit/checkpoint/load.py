@@ -61,15 +61,50 @@ def load_pretrained(
         model = beit.build_beit(beit.get_config("beit_base_patch16_224"))
         report = beit.load_pretrained(model, "beit_base_patch16_224.pdparams")
     """
-    state, info = open_checkpoint(path_or_state, ema=ema)
     current = model.state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in current.items()}
+    state, report = fit(
+        path_or_state,
+        {name: tuple(tensor.shape) for name, tensor in current.items()},
+        grid=_grid(model),
+        ema=ema,
+        interpolation=interpolation,
+        allow_missing=allow_missing,
+        require_finite=require_finite,
+    )
+    # Tensors that keep their values are passed as well, so that Paddle does not report them as missing.
+    model.set_state_dict({name: state.get(name, tensor) for name, tensor in current.items()})
+    if "head.weight" not in report.new:  # a model with a new head will be trained, as its config says
+        _attach_metadata(model, report.info)
+    return report
+
+
+def fit(
+    path_or_state: str | Path | Mapping[str, object] | Checkpoint,
+    shapes: Shapes,
+    *,
+    grid: tuple[int, int] | None,
+    ema: bool | None = None,
+    interpolation: Interpolation = "geometric",
+    allow_missing: Sequence[str] = (),
+    require_finite: bool = False,
+) -> tuple[State, LoadReport]:
+    """The tensors of a checkpoint as a model with tensors of these `shapes` takes them, in row-major order.
+
+    Args:
+        shapes: of the model's tensors by canonical name.
+        grid: (h, w) of the model in patches; None for one without patches, or for a square one.
+        path_or_state, ema, interpolation, allow_missing, require_finite: as in `load_pretrained`.
+
+    Raises:
+        ValueError: the contents do not fit the model; or as `load_pretrained`.
+    """
+    state, info = open_checkpoint(path_or_state, ema=ema)
     # No other reference to the file's arrays: each is released as soon as its copy in memory order exists.
     state, changes = adapt(
         state,
         shapes,
         source_grid=info.architecture.grid_size,
-        grid=_grid(model),
+        grid=grid,
         interpolation=interpolation,
     )
     _check_fit(state, shapes, changes, info, allow_missing)
@@ -83,13 +118,9 @@ def load_pretrained(
         )
     if non_finite:
         warnings.warn(
-            f"{info.name}: NaN or Inf in {len(non_finite)} tensors, e.g. {non_finite[0]}", stacklevel=2
+            f"{info.name}: NaN or Inf in {len(non_finite)} tensors, e.g. {non_finite[0]}", stacklevel=3
         )
-    # Tensors that keep their values are passed as well, so that Paddle does not report them as missing.
-    model.set_state_dict({name: state.get(name, tensor) for name, tensor in current.items()})
-    if "head.weight" not in changes.new:  # a model with a new head will be trained, as its config says
-        _attach_metadata(model, info)
-    return report_of(info, state, changes, non_finite)
+    return state, report_of(info, state, changes, non_finite)
 
 
 def _attach_metadata(model: Any, info: CheckpointInfo) -> None:

@@ -144,20 +144,27 @@ class BeitForMaskedImageModeling(Beit):
 
     def _run_masked(self, images: paddle.Tensor, mask: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Tokens `[B, N, D]` after block `early_layers` and after the last one."""
-        x = self.patch_embed(images)  # [B, L, D]
-        if mask.dtype != paddle.bool or list(mask.shape) != list(x.shape[:2]):
-            raise ValueError(
-                f"the mask is {mask.dtype} {list(mask.shape)}; expected bool [batch, patches] = {list(x.shape[:2])}"
-            )
-        is_masked = mask.unsqueeze(-1).astype(x.dtype)
-        # A product instead of `paddle.where`: as in the official code, and its gradient is a single reduction.
-        x = x * (1 - is_masked) + self.mask_token.astype(x.dtype) * is_masked
-        x = self.add_class_token(x)
+        x = self.add_class_token(mask_patches(self.patch_embed(images), mask, self.mask_token))
         if not self.early_layers:
             return x, self.run_blocks(x).last
         early = self.early_layers - 1
         outputs = self.run_blocks(x, hidden_states=[early])
         return outputs.hidden_states[early], outputs.last
+
+
+def mask_patches(x: paddle.Tensor, mask: paddle.Tensor, mask_token: paddle.Tensor) -> paddle.Tensor:
+    """Patch tokens `[B, L, D]` with `mask_token` `[1, 1, D]` in place of those that the mask, bool `[B, L]`, is True for.
+
+    Raises:
+        ValueError: the mask is not bool `[B, L]`.
+    """
+    if mask.dtype != paddle.bool or list(mask.shape) != list(x.shape[:2]):
+        raise ValueError(
+            f"the mask is {mask.dtype} {list(mask.shape)}; expected bool [batch, patches] = {list(x.shape[:2])}"
+        )
+    is_masked = mask.unsqueeze(-1).astype(x.dtype)
+    # A product instead of `paddle.where`: as in the official code, and its gradient is a single reduction.
+    return x * (1 - is_masked) + mask_token.astype(x.dtype) * is_masked
 
 
 def find_masked_indices(mask: paddle.Tensor) -> paddle.Tensor:

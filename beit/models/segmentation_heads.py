@@ -111,14 +111,24 @@ class UperHead(nn.Layer):
 
 
 class FcnHead(nn.Layer):
-    """One 3x3 convolution and a classifier, applied to one level.
+    """3x3 convolutions and a classifier, applied to one level.
 
-    Source: mmseg/models/decode_heads/fcn_head.py (`num_convs=1, concat_input=False`).
+    Source: mmseg/models/decode_heads/fcn_head.py (`concat_input=False`).
+
+    Args:
+        in_channels: D.
+        channels: C.
+        num_classes: K.
+        num_convs: number of convolutions, 1 or more; the published models have one.
+        dropout: probability with which a channel is dropped before the classifier, in [0, 1).
     """
 
-    def __init__(self, in_channels: int, *, channels: int, num_classes: int, dropout: float = 0.1) -> None:
+    def __init__(
+        self, in_channels: int, *, channels: int, num_classes: int, num_convs: int = 1, dropout: float = 0.1
+    ) -> None:
         super().__init__()
-        self.convs = nn.LayerList([ConvModule(in_channels, channels, 3)])
+        widths = [in_channels, *[channels] * (num_convs - 1)]
+        self.convs = nn.LayerList(ConvModule(width, channels, 3) for width in widths)
         self.dropout = nn.Dropout2D(dropout)
         self.conv_seg = make_classifier(channels, num_classes)
 

@@ -66,9 +66,7 @@ class UperNet(nn.Layer):
         for block in list(backbone.blocks)[max(out_indices) + 1 :]:
             for parameter in block.parameters():
                 parameter.stop_gradient = True
-        # In published files these layers belong to the encoder.
-        backbone.fpn1 = nn.Sequential(_upsample(width), SyncBatchNorm(width), nn.GELU(), _upsample(width))
-        backbone.fpn2 = nn.Sequential(_upsample(width))
+        add_pyramid(backbone, width)  # in published files these layers belong to the encoder
         self.decode_head = UperHead(
             width, channels=channels, num_classes=num_classes, pool_scales=pool_scales, dropout=dropout
         )
@@ -114,14 +112,7 @@ class UperNet(nn.Layer):
         tokens = self.backbone.forward_outputs(
             images, hidden_states=self.out_indices, final=False, any_size=True
         ).hidden_states
-        width = self.backbone.embed_dim
-        maps = [x[:, 1:].transpose([0, 2, 1]).reshape([-1, width, *grid]) for x in tokens]  # [B, D, h, w]
-        return [
-            self.backbone.fpn1(maps[0]),
-            self.backbone.fpn2(maps[1]),
-            maps[2],
-            F.max_pool2d(maps[3], kernel_size=2, stride=2),
-        ]
+        return run_pyramid(self.backbone, [feature_map(x, grid) for x in tokens])
 
     def layer_id(self, name: str) -> int:
         """Layer of a parameter for layer-wise rate decay; pyramid and heads are the last layer, with the full rate.
@@ -134,6 +125,32 @@ class UperNet(nn.Layer):
     def freeze_layers(self, count: int) -> None:
         """Freeze the first `count` layers of the encoder (1: the embedding, k + 1: also the first k blocks)."""
         self.backbone.freeze_layers(count)
+
+
+def feature_map(tokens: paddle.Tensor, grid: Sequence[int]) -> paddle.Tensor:
+    """The patch tokens of `[B, N, D]` as a map `[B, D, h, w]`; `grid` is (h, w) in patches."""
+    return tokens[:, 1:].transpose([0, 2, 1]).reshape([-1, tokens.shape[-1], *grid])
+
+
+def add_pyramid(layer: nn.Layer, width: int) -> None:
+    """Give a layer the sublayers `fpn1` and `fpn2`, which enlarge maps of `width` channels four and two times."""
+    layer.fpn1 = nn.Sequential(_upsample(width), SyncBatchNorm(width), nn.GELU(), _upsample(width))
+    layer.fpn2 = nn.Sequential(_upsample(width))
+
+
+def run_pyramid(layer: nn.Layer, maps: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
+    """Maps `[B, D, 4h, 4w]`, `[B, D, 2h, 2w]`, `[B, D, h, w]`, `[B, D, h/2, w/2]`.
+
+    Args:
+        layer: with the sublayers of `add_pyramid`.
+        maps: four maps `[B, D, h, w]`.
+    """
+    return [
+        layer.fpn1(maps[0]),
+        layer.fpn2(maps[1]),
+        maps[2],
+        F.max_pool2d(maps[3], kernel_size=2, stride=2),
+    ]
 
 
 def _upsample(width: int) -> nn.Conv2DTranspose:

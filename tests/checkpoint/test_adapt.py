@@ -127,6 +127,21 @@ def test_a_pretrained_encoder_becomes_a_classifier(source, pooling, new):
         np.testing.assert_array_equal(state["norm.weight"], source["norm.weight"])
 
 
+def test_an_encoder_without_final_norm_takes_the_tokens_only():
+    shapes = {name: shape for name, shape in target().items() if not name.startswith(("head.", "fc_norm."))}
+    for source in (CLASSIFIER, MIM_V1):
+        state, changes = adapt.adapt(source, shapes)
+        assert state.keys() == shapes.keys() and not changes.new
+    assert changes.dropped["norm.weight"] == "norm of pre-training; it does not become fc_norm"
+
+
+def test_an_encoder_with_a_mask_token_takes_that_of_pretraining():
+    shapes = target() | {"mask_token": (1, 1, 24)}
+    state, changes = adapt.adapt(MIM_V1, shapes)
+    np.testing.assert_array_equal(state["mask_token"], MIM_V1["mask_token"])
+    assert state.keys() | changes.new.keys() == shapes.keys()
+
+
 def test_a_classifier_becomes_a_segmentation_model_and_back():
     shapes = shapes_of(SEGMENTATION)
     shallow = {
