@@ -21,6 +21,7 @@ from yacs.config import CfgNode
 from beit.config import image_hw
 from beit.data.images import DRAFT_SCALES, ImageFile, Size
 from beit.data.randaugment import RandAugment, parse_policy
+from beit.data.resampling import resize_part
 
 Arrays = dict[str, np.ndarray]
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, Pillow's order
@@ -31,8 +32,9 @@ FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# An image of 1 x 20000 pixels would be resized to 5 million rows, of which the center crop uses 224.
-_MAX_ELONGATION = 64
+MAX_RESIZED_PIXELS = 2**26
+"""An image that becomes larger than this when its aspect ratio is kept is refused (`resize_shorter_side`)."""
+_WHOLE_PIXELS = 2**24  # resized images up to this size are computed whole; of larger ones only the crop is
 
 
 class Transform(ABC):
@@ -82,23 +84,64 @@ def resized_crop_box(
     return left, top, left + crop_width, top + crop_height
 
 
-def resize_shorter_side(
-    image: Image.Image, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.BICUBIC
-) -> Image.Image:
-    """The image resized to the smallest size of the same aspect ratio that covers `size`.
+def covering_size(size: Size, target: tuple[int, int]) -> Size:
+    """The smallest (width, height) of the same aspect ratio that covers `target`.
 
-    For a square `size` the shorter side becomes `size` and the longer int(size * long / short), as in torchvision.
+    For a square target the shorter side becomes `side` and the longer int(side * long / short), as in torchvision.
     For a rectangle one side fits exactly and the other is at least as long.
 
     Args:
-        size: (height, width) to cover, pixels.
+        size: (width, height), pixels.
+        target: (height, width) to cover, pixels.
     """
-    height, width = size
-    if image.width * height >= image.height * width:  # wider than `size`: the height fits
-        resized = (image.width * height // image.height, height)
-    else:
-        resized = (width, image.height * width // image.width)
+    (width, height), (target_height, target_width) = size, target
+    if width * target_height >= height * target_width:  # wider than the target: the height fits
+        return width * target_height // height, target_height
+    return target_width, height * target_width // width
+
+
+def resize_shorter_side(
+    image: Image.Image, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """The image resized to `covering_size`.
+
+    Args:
+        image: to resize.
+        size: (height, width) to cover, pixels.
+        resample: filter.
+
+    Raises:
+        ValueError: the result has more than `MAX_RESIZED_PIXELS` pixels.
+    """
+    resized = covering_size(image.size, size)
+    if resized[0] * resized[1] > MAX_RESIZED_PIXELS:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels are too elongated: resized they become {resized[0]} x {resized[1]}"
+        )
     return image if resized == image.size else image.resize(resized, resample)
+
+
+def resize_and_crop(
+    image: Image.Image,
+    size: tuple[int, int],
+    crop: tuple[int, int],
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """The center crop of the image resized by `resize_shorter_side`, in bounded memory for every aspect ratio.
+
+    Args:
+        image: in mode L or RGB.
+        size: (height, width) that the resized image covers, pixels.
+        crop: (height, width) of the result, pixels.
+        resample: one of `FILTERS`.
+    """
+    resized = covering_size(image.size, size)
+    if resized[0] * resized[1] <= _WHOLE_PIXELS:
+        return center_crop(resize_shorter_side(image, size, resample), crop)
+    left, top, right, bottom = _center_box(resized, crop)
+    part = max(left, 0), max(top, 0), min(right, resized[0]), min(bottom, resized[1])
+    pixels = resize_part(image, resized, part, resample)
+    return pixels.crop((left - part[0], top - part[1], right - part[0], bottom - part[1]))
 
 
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -107,10 +150,13 @@ def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     Source: torchvision `center_crop`: its margins round half to even, its padding puts the odd pixel to the right
     and bottom.
     """
-    height, width = size
-    left = _crop_margin(image.width, width)
-    top = _crop_margin(image.height, height)
-    return image.crop((left, top, left + width, top + height))
+    return image.crop(_center_box(image.size, size))
+
+
+def _center_box(size: Size, crop: tuple[int, int]) -> Box:
+    height, width = crop
+    left, top = _crop_margin(size[0], width), _crop_margin(size[1], height)
+    return left, top, left + width, top + height
 
 
 def _crop_margin(length: int, cropped: int) -> int:
@@ -257,12 +303,8 @@ class EvalTransform(Transform):
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> Arrays:
         height, width = self.size
-        longest = _MAX_ELONGATION * min(image.size)
-        if max(image.size) > longest:
-            image = center_crop(image, (min(image.height, longest), min(image.width, longest)))
         resized = int(height / self.crop_pct), int(width / self.crop_pct)
-        image = resize_shorter_side(image, resized, self.resample)
-        return {"image": channels_first(center_crop(image, self.size))}
+        return {"image": channels_first(resize_and_crop(image, resized, self.size, self.resample))}
 
 
 def build_train_transform(config: CfgNode, *, jitter_first: bool = False) -> TrainTransform:

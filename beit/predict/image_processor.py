@@ -19,8 +19,9 @@ import paddle
 from PIL import Image
 
 from beit.data.images import to_rgb
+from beit.data.resampling import KERNELS
 from beit.data.segmentation import fitting_size, resize_bilinear, resize_labels
-from beit.data.transforms import center_crop, resize_shorter_side
+from beit.data.transforms import center_crop, resize_and_crop, resize_shorter_side
 from beit.models.segmentation_heads import resize_bilinear as resize_logits
 from beit.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD
 
@@ -235,10 +236,7 @@ class BeitImageProcessor:
 
     def _process_image(self, pixels: np.ndarray) -> np.ndarray:
         """All steps for an image `[C, H, W]`."""
-        if self.do_resize:
-            pixels = self._resize(pixels, self.resample)
-        if self.do_center_crop:
-            pixels = self._crop(pixels)
+        pixels = self._resize_and_crop(pixels, self.resample)
         if self.do_rescale:
             pixels = (pixels.astype(np.float64) * self.rescale_factor).astype(np.float32)
         if self.do_normalize:
@@ -257,17 +255,25 @@ class BeitImageProcessor:
             labels = np.where((labels == 0) | (labels == 255), 255, labels.astype(np.int64) - 1)
         labels = labels.astype(np.uint8)[None]
         resample = self.resample if self.label_resample is None else self.label_resample
+        if self.do_resize and resample != NEAREST:
+            warnings.warn(
+                "label maps are resized with the filter of the images, as in transformers, which mixes class "
+                "numbers at the borders of classes; pass label_resample=0 for the nearest pixel",
+                stacklevel=4,
+            )
+        return self._resize_and_crop(labels, resample)[0].astype(np.int64)
+
+    def _resize_and_crop(self, pixels: np.ndarray, resample: int) -> np.ndarray:
+        """`[C, H, W]` after both steps, or those of them that are switched on."""
+        assert isinstance(self.size, Mapping) and isinstance(self.crop_size, Mapping)  # `__post_init__`
+        both = self.do_resize and self.do_center_crop
+        if both and set(self.size) == {"shortest_edge"} and pixels.dtype == np.uint8 and resample in KERNELS:
+            side, crop = self.size["shortest_edge"], (self.crop_size["height"], self.crop_size["width"])
+            image = resize_and_crop(_to_pillow(pixels), (side, side), crop, Image.Resampling(resample))
+            return _planes(np.asarray(image))
         if self.do_resize:
-            if resample != NEAREST:
-                warnings.warn(
-                    "label maps are resized with the filter of the images, as in transformers, which mixes class "
-                    "numbers at the borders of classes; pass label_resample=0 for the nearest pixel",
-                    stacklevel=4,
-                )
-            labels = self._resize(labels, resample)
-        if self.do_center_crop:
-            labels = self._crop(labels)
-        return labels[0].astype(np.int64)
+            pixels = self._resize(pixels, resample)
+        return self._crop(pixels) if self.do_center_crop else pixels
 
     def _resize(self, pixels: np.ndarray, resample: int) -> np.ndarray:
         """`[C, H, W]` resized to `size` by Pillow, in 8 bits."""

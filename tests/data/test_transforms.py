@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tracemalloc
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,20 +72,51 @@ def test_a_rectangle_is_covered_and_one_side_fits(width, height):
     assert EvalTransform((24, 40), 0.9)(noise_image(width, height))["image"].shape == (3, 24, 40)
 
 
-@pytest.mark.parametrize("size", [(1, 20000), (20000, 1)])
-def test_an_elongated_image_is_cropped_before_it_is_resized(size, monkeypatch):
-    pixels = np.zeros((size[1], size[0], 3), np.uint8)
-    pixels[9000:11000] = pixels[:, 9000:11000] = 77
-    seen = []
-    resize = transforms.resize_shorter_side
-    monkeypatch.setattr(
-        transforms,
-        "resize_shorter_side",
-        lambda image, *rest: seen.append(image.size) or resize(image, *rest),
-    )
-    found = EvalTransform((32, 32), 1.0)(Image.fromarray(pixels))["image"]
-    assert (found == 77).all()
-    assert sorted(seen[0]) == [1, 64]
+TORCHVISION_CROPS = {
+    (65, 1, 224, 0.875): 3960968353,
+    (1, 65, 224, 0.875): 2928311179,
+    (6501, 100, 224, 0.875): 1936542554,
+    (100, 6501, 224, 0.9): 1005178609,
+    (500, 375, 224, 0.9): 975681353,
+    (300, 20, 32, 1.0): 3931048613,
+    (1, 700, 224, 0.9): 1687986465,
+    (2, 1000, 384, 1.0): 812422025,
+    (2000, 3, 224, 0.875): 839681030,
+    (7, 5000, 64, 0.875): 2304475096,
+    (640, 320, 224, 0.875): 887394889,
+}
+"""zlib.crc32 of the bytes of Compose([Resize(int(side / pct), InterpolationMode.BICUBIC), CenterCrop(side)]) for
+Image.fromarray(elongated(width, height)), by width, height, side and pct. From torchvision 0.29 with Pillow 12.3."""
+
+
+def elongated(width, height):
+    """An image without random numbers, so that any library computes the same."""
+    y, x = np.mgrid[:height, :width].astype(np.int64)
+    return ((x * x * 7 + y * y * 11 + x * y * 3)[..., None] * np.array([1, 3, 5]) % 251).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("width", "height", "side", "pct"), TORCHVISION_CROPS)
+def test_an_elongated_image_is_resized_whole_as_torchvision(width, height, side, pct):
+    found = EvalTransform((side, side), pct)(Image.fromarray(elongated(width, height)))["image"]
+    assert zlib.crc32(found.transpose(1, 2, 0).tobytes()) == TORCHVISION_CROPS[width, height, side, pct]
+
+
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (3, 60_000), (1, 1_000_000)])
+def test_an_elongated_image_needs_the_memory_of_its_crop(size):
+    """Resized, these have up to 65 billion pixels."""
+    image = Image.fromarray(elongated(*size))
+    tracemalloc.start()
+    found = EvalTransform((224, 224), 0.875)(image)["image"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.shape == (3, 224, 224) and peak < 30e6
+
+
+def test_without_a_crop_an_elongated_image_is_refused():
+    with pytest.raises(
+        ValueError, match="1 x 20000 pixels are too elongated: resized they become 256 x 5120000"
+    ):
+        transforms.resize_shorter_side(Image.new("RGB", (1, 20000)), (256, 256))
 
 
 def test_center_crop_rounds_half_to_even_as_torchvision():

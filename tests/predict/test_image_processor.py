@@ -192,3 +192,13 @@ def test_results_equal_those_of_the_installed_transformers(case):
     ours = process(BeitImageProcessor(**options), IMAGE, MAP)
     np.testing.assert_allclose(ours["pixel_values"][0], np.asarray(theirs["pixel_values"][0]), atol=1e-6)
     np.testing.assert_array_equal(ours["labels"][0], np.asarray(theirs["labels"][0]))
+
+
+def test_an_elongated_image_is_resized_whole_before_the_crop():
+    """Computed whole it would have 131 billion pixels."""
+    pixels = np.zeros((1, 2_000_000, 3), np.uint8)
+    pixels[:, 999_990:1_000_010] = 200
+    found = BeitImageProcessor.official(224).preprocess(
+        pixels, do_rescale=False, do_normalize=False, input_data_format="channels_last"
+    )
+    assert (found["pixel_values"][0] == 200).all() and found["pixel_values"][0].shape == (3, 224, 224)
