@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from beit.models.upernet import build_upernet
     from beit.predict.image_processor import BeitImageProcessor
     from beit.predict.inference import extract_feat, inference_model, load_predictor
+    from beit.predict.inferencers import FeatureExtractor, ImageClassificationInferencer
     from beit.preprocessing import Preprocessing
     from beit.zoo import get_model, list_models
 
@@ -37,6 +38,8 @@ _MODULE_OF = {
     "extract_feat": "beit.predict.inference",
     "inference_model": "beit.predict.inference",
     "load_predictor": "beit.predict.inference",
+    "ImageClassificationInferencer": "beit.predict.inferencers",
+    "FeatureExtractor": "beit.predict.inferencers",
     "BeitImageProcessor": "beit.predict.image_processor",
     "build_beit": "beit.beit",
     "build_backbone": "beit.beit",
@@ -56,6 +59,8 @@ __all__ = [
     "BeitOutput",
     "Preprocessing",
     "BeitImageProcessor",
+    "FeatureExtractor",
+    "ImageClassificationInferencer",
     "build_backbone",
     "build_beit",
     "build_head",

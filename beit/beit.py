@@ -181,9 +181,9 @@ class Beit(nn.Layer):
         """
         return self.pool(self.run_blocks(self.embed(images)).last)
 
-    def extract_feat(self, images: paddle.Tensor) -> paddle.Tensor:
-        """`forward_features` under mmpretrain's name; `beit.extract_feat` takes image files."""
-        return self.forward_features(images)
+    def extract_feat(self, images: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
+        """`forward_features` as mmpretrain returns it, a tuple of one tensor; `beit.extract_feat` takes image files."""
+        return (self.forward_features(images),)
 
     def forward_outputs(
         self,

@@ -176,7 +176,7 @@ def _reference(model: nn.Layer, description: Description) -> Reference:
     """A function from uint8 images to the results of the model itself."""
     mean, std = description.preprocessing.mean, description.preprocessing.std
     assert mean is not None and std is not None  # no predictor is built without
-    run = model.extract_feat if description.output == "features" else model
+    run = model.forward_features if description.output == "features" else model
 
     def reference(pixels: np.ndarray) -> np.ndarray:
         with paddle.no_grad():

@@ -113,20 +113,25 @@ class BeitForMaskedImageModeling(Beit):
                 init_uniform(linear)
             rescale_block(block, number)
 
-    def forward(  # type: ignore[override]  # the encoder alone needs no mask
-        self, images: paddle.Tensor, mask: paddle.Tensor, masked_indices: paddle.Tensor | None = None
-    ) -> paddle.Tensor | MimLogits:
+    def forward(
+        self,
+        images: paddle.Tensor,
+        mask: paddle.Tensor | None = None,
+        masked_indices: paddle.Tensor | None = None,
+    ) -> paddle.Tensor | MimLogits | tuple[paddle.Tensor, ...]:
         """Logits `[M, K]` of the masked patches, image by image and row-major in each; v2: of both branches.
 
         Args:
             images: normalized, `[B, 3, height, width]`.
-            mask: bool `[B, L]`, True for masked patches.
+            mask: bool `[B, L]`, True for masked patches; None for `extract_feat(images)`, as in mmpretrain.
             masked_indices: `numpy.flatnonzero(mask)`, int64 `[M]`, if the host has computed it; None computes it on the
                 device, for which the host waits on a GPU.
 
         Raises:
             ValueError: the mask is not bool `[B, L]`, or the images have another size than the model.
         """
+        if mask is None:
+            return self.extract_feat(images)
         early, last = self._run_masked(images, mask)
         if masked_indices is None:
             masked_indices = find_masked_indices(mask)
@@ -141,6 +146,17 @@ class BeitForMaskedImageModeling(Beit):
         norm = self.norm if self.cls_pt_norm is None else self.cls_pt_norm
         head = self.lm_head if self.cls_pt_lm_head is None else self.cls_pt_lm_head
         return MimLogits(main, head(norm(branch.flatten(0, 1).gather(rows))))
+
+    def extract_feat(self, images: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
+        """Tokens `[B, N, D]` of whole images, as mmpretrain returns them: in BEiT after the final norm.
+
+        In BEiT v2 two tensors, after block `early_layers` and after the last one, without norm.
+        Source: mmpretrain/models/selfsup/beit.py, `BEiT.extract_feat`.
+        """
+        if not self.early_layers:
+            return (self.norm(self.run_blocks(self.embed(images)).last),)
+        blocks = [self.early_layers - 1, self.depth - 1]
+        return self.forward_outputs(images, hidden_states=blocks, final=False).hidden_states
 
     def _run_masked(self, images: paddle.Tensor, mask: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Tokens `[B, N, D]` after block `early_layers` and after the last one."""

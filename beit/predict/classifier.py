@@ -77,7 +77,7 @@ class Classifier(Predictor):
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Pooled features of RGB images, float32 `[B, D]`."""
         with _evaluating(self.model):
-            return split_batch(self.model.extract_feat, self.tensor(images)).numpy()
+            return split_batch(self.model.forward_features, self.tensor(images)).numpy()
 
     def outputs(
         self,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from yacs.config import CfgNode
 
 from beit.beit import Beit
-from beit.checkpoint.canonical import CLASSIFIER
+from beit.checkpoint.canonical import CLASSIFIER, SEGMENTATION
 from beit.checkpoint.class_names import PUBLISHED_LISTS
 from beit.checkpoint.load import load_pretrained
 from beit.config import get_config
@@ -36,16 +36,41 @@ _TOKENIZERS: dict[str, Callable[[CfgNode], Network]] = {
 _LOGGER = logging.getLogger(__name__)
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of published checkpoints, sorted.
+_TASKS = {CLASSIFIER: "Image Classification", SEGMENTATION: "Semantic Segmentation"}
+"""Kind of a checkpoint -> mmpretrain's name of its task; others have "null"."""
+
+
+def list_models(
+    pattern: str | None = None, exclude_patterns: Sequence[str] | None = None, task: str | None = None
+) -> list[str]:
+    """Names of published checkpoints, sorted. The arguments are mmpretrain's.
 
     Args:
-        pattern: shell pattern (`*`, `?`) that the names must match.
+        pattern: shell pattern (`*`, `?`, `[…]`) that the whole name must match, or, without these characters, its
+            beginning; None for all.
+        exclude_patterns: such patterns of names that are left out.
+        task: "Image Classification", "Semantic Segmentation", or "null" for pre-trained models and tokenizers.
+
+    Raises:
+        ValueError: there is no such task.
 
     Example:
         beit.list_models("beitv2_*_ft1k")
     """
-    return sorted(name for name in PUBLISHED if fnmatch.fnmatchcase(name, pattern))
+    tasks = {*_TASKS.values(), "null"}
+    if task is not None and task not in tasks:
+        raise ValueError(f"task={task!r}; expected one of {', '.join(map(repr, sorted(tasks)))}")
+    return sorted(
+        name
+        for name, entry in PUBLISHED.items()
+        if (pattern is None or _matches(name, pattern))
+        and not any(_matches(name, excluded) for excluded in exclude_patterns or ())
+        and task in (None, _TASKS.get(entry.kind, "null"))
+    )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern if set(pattern) & set("*?[") else f"{pattern}*")
 
 
 def published(name: str) -> Published:
@@ -64,7 +89,9 @@ def published(name: str) -> Published:
 
 
 def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int | None = None) -> Network:
-    """Build the network of a published checkpoint, with its weights on request. What was loaded is logged.
+    """The network of a published checkpoint in evaluation mode, with its weights on request. What was loaded is logged.
+
+    Call its `train()` before you train it.
 
     Args:
         name: from `list_models()`. A pre-training checkpoint gives the model that predicts masked patches, or, with
@@ -83,12 +110,13 @@ def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int
     kind, config = entry.kind, entry.config
     options = list(entry.options)
     if num_classes is not None:
-        if kind not in (CLASSIFIER, "segmentation") and not entry.classifier_config:
+        if kind not in (CLASSIFIER, SEGMENTATION) and not entry.classifier_config:
             raise ValueError(f"{name} is a {kind}, which has no classes: leave num_classes out")
         options += ["MODEL.NUM_CLASSES", num_classes]
         if entry.classifier_config:
             kind, config = CLASSIFIER, entry.classifier_config
     model: Network = _TOKENIZERS.get(kind, build_model)(get_config(config, options))
+    model.eval()
     if pretrained is not False:
         path = fetch_published(entry) if pretrained is True else Path(pretrained)
         _LOGGER.info("%s", load_pretrained(model, path, allow_missing=TRAINING_STATE))

@@ -56,7 +56,10 @@ def test_hidden_states_and_attention_weights_equal_the_reference(options):
         np.testing.assert_allclose(got.numpy().sum(-1), 1.0, rtol=1e-5)
     np.testing.assert_array_equal(out.last_hidden_state.numpy(), out.hidden_states[0].numpy())
     np.testing.assert_allclose(
-        out.pooler_output.numpy(), model.extract_feat(paddle.to_tensor(IMAGES)).numpy(), rtol=1e-5, atol=1e-6
+        out.pooler_output.numpy(),
+        model.forward_features(paddle.to_tensor(IMAGES)).numpy(),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
