@@ -10,6 +10,7 @@ if __name__ == "__main__":
     require_paddle()
     before_paddle()
     with exit_on_stop_signals():
+        from beit.flags import training_parser
         from beit.train.entry import main
 
-    sys.exit(main("main_multi_gpu.py", single=False))
+    sys.exit(main(training_parser("main_multi_gpu.py"), single=False))

@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import platform
 import sys
 from collections.abc import Sequence
 
+from beit import __version__
 from beit.cpu import before_paddle
-from beit.install import require_paddle
+from beit.install import paddle_version, require_paddle
 from beit.parallel.signals import exit_on_stop_signals
-
-VERBS: dict[str, tuple[str, str]] = {
-    "predict": ("beit.tools.predict", "predict images, folders of images, patterns"),
-    "train": ("beit.tools.train", "train a model by a config"),
-    "evaluate": ("beit.tools.evaluate", "evaluate weights on the validation images"),
-    "check": ("beit.tools.check", "check data and config before a long run: all images, one dry step"),
-    "make-lists": ("beit.tools.make_lists", "write list files for a tree of class folders"),
-    "config": ("beit.tools.config", "print a resolved config, or describe its keys"),
-    "report": ("beit.tools.report", "count parameters, multiply-adds and memory of a config"),
-    "visualize": (
-        "beit.tools.visualize",
-        "draw attention, predictions, curves, augmentation, schedules, tokens",
-    ),
-    "bench": ("beit.tools.bench", "compare the speed with that of other installed packages"),
-    "convert": ("beit.tools.convert", "convert a checkpoint to the format of another publisher"),
-    "export": (
-        "beit.tools.export",
-        "write a model as a static graph or ONNX, after comparing it with the model",
-    ),
-    "serve": ("beit.tools.serve", "open a web page that predicts the images dropped on it"),
-}
-"""Verb -> module with `main(argv)`, which returns the exit status (None: 0), and a short description."""
-
-ALIASES = {"visualise": "visualize"}
-"""Other spelling of a verb -> verb."""
+from beit.tools import ALIASES, VERBS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb with its arguments; returns the exit status, 2 after a mistake of the user, which one line describes."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        lines = [f"  {verb:10} {description}" for verb, (_, description) in VERBS.items()]
-        print(
-            "\n".join(["usage: python -m beit VERB …", "", *lines, "", "Flags: python -m beit VERB --help"])
-        )
-        return 0 if words else 2
-    verb = ALIASES.get(words[0], words[0])
+    if words[:1] in (["help"], ["--help"], ["-h"]):
+        if not words[1:]:
+            print(_usage())
+            return 0
+        words = [words[1], "--help"]
+    if not words:
+        print(_usage())
+        return 2
+    if words[0] in ("version", "--version", "-V"):
+        paddle = paddle_version() or "not installed"
+        print(f"beit {__version__}, Paddle {paddle}, Python {platform.python_version()}")
+        return 0
+    verb = ALIASES.get(words[0], words[0]).replace("_", "-")
     if verb not in VERBS:
-        print(f"error: unknown verb {words[0]!r}; there are {', '.join(VERBS)}", file=sys.stderr)
+        near = difflib.get_close_matches(verb, [*VERBS, *ALIASES], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
+        print(f"error: unknown verb {words[0]!r}; {hint}", file=sys.stderr)
         return 2
     require_paddle()
     before_paddle()
@@ -58,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _usage() -> str:
+    lines = [f"  {verb:12} {description}" for verb, (_, description) in VERBS.items()]
+    end = "Flags of a verb: beit help VERB. They take one dash or two. beit --version prints the versions."
+    return "\n".join(["usage: beit VERB … (or: python -m beit VERB …)", "", *lines, "", end])
 
 
 if __name__ == "__main__":

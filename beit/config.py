@@ -1,12 +1,10 @@
-"""From a YAML file, options and flags to one frozen config tree."""
+"""From a YAML file and options to one frozen config tree; `beit.flags` makes options of command line flags."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +111,9 @@ def _merge_file(values: dict[str, Any], path: Path, parents: tuple[Path, ...], m
 
 def _merge_options(values: dict[str, Any], opts: Sequence[Any]) -> None:
     if len(opts) % 2:
-        raise ValueError(f"options come as KEY VALUE pairs, got {len(opts)} items: {shorten(list(opts))}")
+        raise ValueError(
+            f"options come as KEY VALUE or KEY=VALUE, got {len(opts)} items: {shorten(list(opts))}"
+        )
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         _assign(values, str(key), _parse_text(str(key), value), "options")
 
@@ -284,84 +284,3 @@ def _plain(node: CfgNode) -> dict[str, Any]:
         else value
         for name, value in node.items()
     }
-
-
-# --------------------------------------------------------------------------------------------------- flags
-
-FLAGS: dict[str, tuple[str, str]] = {
-    "dataset": ("DATA.DATASET", "imagenet2012 (list files), folder (class folders) or flat (no labels)"),
-    "data_path": ("DATA.DATA_PATH", "folder that holds the data"),
-    "output": ("SAVE", "folder for logs and checkpoints"),
-    "batch_size": ("DATA.BATCH_SIZE", "images per device; with -eval also in evaluation"),
-    "batch_size_eval": ("DATA.BATCH_SIZE_EVAL", "images per device in evaluation"),
-    "image_size": ("DATA.IMAGE_SIZE", "pixels"),
-    "accum_iter": ("TRAIN.ACCUM_ITER", "micro-batches per optimizer step"),
-    "pretrained": ("MODEL.PRETRAINED", "weights to start from or to evaluate"),
-    "resume": ("MODEL.RESUME", "training checkpoint to continue, or auto"),
-    "last_epoch": ("TRAIN.LAST_EPOCH", "epochs already done"),
-    "eval": ("EVAL", "evaluate only"),
-    "amp": ("AMP", "mixed precision"),
-    "device": ("DEVICE", "auto, cpu or gpu"),
-    "nprocs": ("NPROCS", "ranks on this machine; auto: one per GPU or CPU core"),
-}
-"""Command line flag -> config key and help. Flags take one dash or two."""
-
-
-def config_from_arguments(
-    argv: Sequence[str] | None = None, program: str = "main_multi_gpu.py", epilog: str = ""
-) -> CfgNode:
-    """Build the frozen config from the documented flags, e.g. `-cfg=... -dataset=... -batch_size=256 -eval -amp`.
-
-    Every other key is set with `-opts KEY VALUE ...`. For an unknown or abbreviated flag the process ends with status 2
-    and one line that names the nearest flag.
-
-    Args:
-        argv: flags; None for those of the process.
-        program: name in the help text.
-        epilog: end of the help text.
-
-    Raises:
-        FileNotFoundError, ValueError: as `get_config`.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog=program,
-        allow_abbrev=False,
-        description="Train or evaluate BEiT.",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("-cfg", "--cfg", help="YAML config file")
-    for name, (key, meaning) in FLAGS.items():
-        is_switch = isinstance(SCHEMA[key].default, bool)
-        switch: dict[str, Any] = {"nargs": "?", "const": "True"} if is_switch else {}
-        parser.add_argument(f"-{name}", f"--{name}", help=f"{meaning} ({key})", metavar="VALUE", **switch)
-    parser.add_argument(
-        "-opts", "--opts", nargs="*", action="extend", default=[], help="KEY VALUE … for any other key"
-    )
-    _refuse_unknown_flags(argv, ["cfg", "opts", "h", "help", *FLAGS], parser)
-    given = vars(parser.parse_args(argv))
-    opts: list[Any] = []
-    for name, (key, _) in FLAGS.items():
-        if given[name] is not None:
-            opts += [key, given[name]]
-    config = get_config(given["cfg"], [*opts, *given["opts"]])
-    sets_eval_batch = given["batch_size_eval"] is not None or "DATA.BATCH_SIZE_EVAL" in given["opts"]
-    if config.EVAL and given["batch_size"] is not None and not sets_eval_batch:
-        # As in PaddleViT, -batch_size with -eval is the evaluation batch.
-        return with_options(config, ["DATA.BATCH_SIZE_EVAL", given["batch_size"]])
-    return config
-
-
-def _refuse_unknown_flags(argv: Iterable[str], known: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """Refuse unknown and abbreviated flags, which argparse would complete, and name the nearest flag."""
-    for word in argv:
-        name = word.lstrip("-").split("=", 1)[0]
-        if not word.startswith("-") or not name or name[0].isdigit() or name[0] == "." or name in known:
-            continue
-        near = difflib.get_close_matches(name, known, n=1) or [
-            flag for flag in known if flag.startswith(name)
-        ]
-        parser.error(
-            f"unknown flag {word.split('=', 1)[0]}" + (f"; did you mean -{near[0]}?" if near else "")
-        )

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from beit.config import (
-    FLAGS,
     batch_size_eval,
-    config_from_arguments,
     dump,
     get_config,
     image_hw,
 )
 from beit.config_files import config_path
+from beit.flags import FLAGS, config_from_arguments
 from beit.schema import RENAMED, RETIRED, SCHEMA
 
 ROOT = Path(__file__).parent.parent
@@ -152,7 +151,7 @@ def test_errors_name_the_key_and_the_file(tmp_path: Path, text: str, message: st
 
 
 def test_invalid_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="KEY VALUE pairs, got 1 items"):
+    with pytest.raises(ValueError, match="KEY VALUE or KEY=VALUE, got 1 items"):
         get_config(None, ["MODEL.DEPTH"])
 
 
@@ -264,6 +263,30 @@ def test_flags_with_two_dashes_zero_false_and_options() -> None:
     )
     assert (config.AMP, config.EVAL, config.TRAIN.WARMUP_EPOCHS, config.SEED) == (False, False, 0.0, 7)
     assert (config.NPROCS, config.MODEL.NAME, batch_size_eval(config)) == (2, "x", 3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-c beit_tiny_patch16_224 -o TRAIN.BASE_LR=1e-3 MODEL.NAME=a=b -o SEED 7",
+        "--cfg beit_tiny_patch16_224 --opts TRAIN.BASE_LR 1e-3 MODEL.NAME a=b SEED=7",
+        "-cfg=beit_tiny_patch16_224 -opts SEED=7 TRAIN.BASE_LR 1e-3 MODEL.NAME=a=b",
+    ],
+)
+def test_options_with_and_without_an_equals_sign(words: str) -> None:
+    config = config_from_arguments(words.split())
+    assert (config.MODEL.NAME, config.TRAIN.BASE_LR, config.SEED, config.MODEL.EMBED_DIM) == (
+        "a=b",
+        1e-3,
+        7,
+        192,
+    )
+
+
+@pytest.mark.parametrize("flag", ["-batch_size", "--batch_size", "--batch-size", "-batch-size"])
+def test_a_flag_takes_one_dash_or_two_and_either_separator(flag: str) -> None:
+    assert config_from_arguments([flag, "3"]).DATA.BATCH_SIZE == 3
+    assert config_from_arguments([f"{flag}=3"]).DATA.BATCH_SIZE == 3
 
 
 def test_batch_size_eval_overrides_batch_size_in_evaluation() -> None:

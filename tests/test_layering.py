@@ -22,6 +22,7 @@ LEVELS: dict[str, int] = {
     "beit.figures": 0,
     "beit.cpu": 0,
     "beit.install": 0,
+    "beit.flags": 0,
     "beit.containers": 1,
     "beit.layers": 2,
     "beit.optim": 2,

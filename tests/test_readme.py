@@ -12,7 +12,8 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.config import config_from_arguments, get_config
+from beit.config import get_config
+from beit.flags import config_from_arguments
 from beit.zoo.table import PUBLISHED
 from tests.tiny import ROOT, environment
 

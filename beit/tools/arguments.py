@@ -1,42 +1,24 @@
-"""Command lines of the verbs: help with examples, which the tests run, and arguments that several verbs share."""
+"""Command lines of the verbs: parsers, and arguments that several verbs share."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from yacs.config import CfgNode
-
-from beit.config import config_from_arguments
+from beit.flags import Parser, add_config_flags
 from beit.preprocessing import Preprocessing
 
-CONFIG_FLAGS = (
-    "All flags of training work too: -cfg -data_path -dataset -output … -opts KEY VALUE (beit train --help)."
-)
+
+def verb_parser(verb: str, description: str | None, examples: Sequence[str]) -> Parser:
+    """The parser of a verb, whose help ends with examples."""
+    return Parser(f"python -m beit {verb}", description, examples)
 
 
-def verb_parser(verb: str, description: str | None, examples: Sequence[str]) -> argparse.ArgumentParser:
-    """A parser whose help ends with examples."""
-    return argparse.ArgumentParser(
-        prog=f"python -m beit {verb}",
-        description=description,
-        epilog=examples_text(examples) if examples else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-def examples_text(examples: Sequence[str]) -> str:
-    """The examples as the last part of a help text."""
-    return "\n".join([f"example{'s' if len(examples) > 1 else ''}:", *(f"  {line}" for line in examples)])
-
-
-def with_config(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> tuple[argparse.Namespace, CfgNode]:
-    """The parser's own arguments, and the config that all other arguments describe (the flags of training)."""
-    own, rest = parser.parse_known_args(argv)
-    return own, config_from_arguments(rest, program=parser.prog)
+def config_parser(verb: str, description: str | None, examples: Sequence[str]) -> Parser:
+    """The parser of a verb that takes the flags of training; `beit.flags.config_from` makes the config of them."""
+    parser = verb_parser(verb, description, examples)
+    add_config_flags(parser)
+    return parser
 
 
 def add_preprocessing(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ import paddle
 from beit.bench.benchmarks import MODES, Settings
 from beit.bench.timing import GEMM, Benchmark, Candidate, Result, run_benchmark
 from beit.figures import pyplot, save_figure
+from beit.flags import Parser
 from beit.logging import format_table
 from beit.tools.arguments import verb_parser
 
@@ -116,7 +117,8 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def build_parser() -> Parser:
+    """The parser of the verb's arguments."""
     parser = verb_parser("bench", __doc__, EXAMPLES)
     parser.add_argument("modes", nargs="*", metavar="MODE", help=f"{', '.join(MODES)} (default: infer)")
     parser.add_argument("--model", nargs="+", default=["beit_base_patch16_224"], help="names of configs")
@@ -146,7 +148,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", metavar="FOLDER", help="JPEG files for `data` (default: generated ones)")
     parser.add_argument("--json", metavar="FILE", help="write all numbers")
     parser.add_argument("--picture", metavar="FILE", help="write a PNG plot of the rates")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    given = build_parser().parse_args(argv)
     unknown = [mode for mode in given.modes if mode not in MODES]
     if unknown:
         raise ValueError(f"unknown mode {unknown[0]!r}; there are {', '.join(MODES)}")

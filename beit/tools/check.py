@@ -14,10 +14,11 @@ from yacs.config import CfgNode
 
 from beit.config import image_hw
 from beit.data.check import SplitReport, check_split, describe_split, overlap, shortened
+from beit.flags import Parser, config_from
 from beit.optim.groups import describe_groups
 from beit.parallel import ranks
 from beit.tasks import TASKS, Task
-from beit.tools.arguments import CONFIG_FLAGS, verb_parser, with_config
+from beit.tools.arguments import config_parser
 from beit.train.recipe_check import check_recipe
 from beit.train.step_check import dry_step, settings_without_effect
 
@@ -27,16 +28,21 @@ PROBLEMS = 1
 _GIB = 2**30
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print facts and problems; returns 1 if there are problems, else 0."""
-    parser = verb_parser("check", f"{__doc__}\n{CONFIG_FLAGS}", EXAMPLES)
+def build_parser() -> Parser:
+    """The parser of the verb's arguments."""
+    parser = config_parser("check", __doc__, EXAMPLES)
     parser.add_argument(
         "--ranks", type=int, default=1, help="devices of the run, for the total batch (default: 1)"
     )
     parser.add_argument("--skip-pictures", action="store_true", help="do not open the images")
     parser.add_argument("--skip-step", action="store_true", help="do not try a step")
-    given, config = with_config(parser, argv)
-    problems = check(config, given)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print facts and problems; returns 1 if there are problems, else 0."""
+    given = build_parser().parse_args(argv)
+    problems = check(config_from(given), given)
     if not problems:
         print("no problems found")
         return 0

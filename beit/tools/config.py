@@ -6,8 +6,9 @@ import fnmatch
 from collections.abc import Sequence
 
 from beit.config import dump
+from beit.flags import Parser, config_from
 from beit.schema import SCHEMA
-from beit.tools.arguments import CONFIG_FLAGS, verb_parser, with_config
+from beit.tools.arguments import config_parser
 
 EXAMPLES = (
     "python -m beit config -cfg=beit_base_patch16_224 -batch_size=64",
@@ -15,13 +16,19 @@ EXAMPLES = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the config as YAML that `-cfg` reads, or keys with their defaults and descriptions."""
-    parser = verb_parser("config", f"{__doc__}\n\n{CONFIG_FLAGS}", EXAMPLES)
+def build_parser() -> Parser:
+    """The parser of the verb's arguments."""
+    parser = config_parser("config", __doc__, EXAMPLES)
     parser.add_argument(
         "--keys", nargs="?", const="*", metavar="PATTERN", help="describe the matching keys, e.g. 'MODEL.*'"
     )
-    given, config = with_config(parser, argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the config as YAML that `-cfg` reads, or keys with their defaults and descriptions."""
+    given = build_parser().parse_args(argv)
+    config = config_from(given)
     if given.keys is None:
         print(dump(config), end="")
         return

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from beit.checkpoint.convert import convert
 from beit.checkpoint.publishers import PUBLISHERS
+from beit.flags import Parser
 from beit.tools.arguments import verb_parser
 
 EXAMPLES = (
@@ -16,8 +17,8 @@ EXAMPLES = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Convert a checkpoint; print the report."""
+def build_parser() -> Parser:
+    """The parser of the verb's arguments."""
     parser = verb_parser("convert", __doc__, EXAMPLES)
     parser.add_argument(
         "source",
@@ -35,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         action=argparse.BooleanOptionalAction,
         help="use the averaged weights of a training checkpoint, or not (default: as its publisher evaluates)",
     )
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert a checkpoint; print the report."""
+    given = build_parser().parse_args(argv)
     print(convert(given.source, given.target, publisher=given.to, ema=given.ema))
     print(f"written as {given.to}: {given.target}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from beit.tools.arguments import examples_text
+from beit.flags import Parser, training_parser
 from beit.train.entry import main as run_main
 
 EXAMPLES = (
@@ -13,8 +13,11 @@ EXAMPLES = (
 )
 
 
+def build_parser() -> Parser:
+    """The parser of the verb's arguments."""
+    return training_parser("python -m beit evaluate", EXAMPLES)
+
+
 def main(argv: Sequence[str]) -> int:
     """Evaluate; returns the exit status."""
-    return run_main(
-        "python -m beit evaluate", single=False, argv=["-eval", *argv], epilog=examples_text(EXAMPLES)
-    )
+    return run_main(build_parser(), single=False, argv=["-eval=True", *argv])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from beit.deploy.description import Description
 from beit.deploy.export import export
 from beit.deploy.network import OUTPUTS
 from beit.deploy.parity import TOLERANCE
+from beit.flags import Parser
 from beit.predict.inputs import find_images
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_model, model_from
@@ -22,7 +22,7 @@ EXAMPLES = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export a model; print what was written and how much it differs from the model."""
-    given = _arguments(argv)
+    given = build_parser().parse_args(argv)
     description = export(
         model_from(given),
         given.folder,
@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(describe(Path(given.folder), description))
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def build_parser() -> Parser:
+    """The parser of the verb's arguments."""
     parser = verb_parser("export", __doc__, EXAMPLES)
     add_model(parser)
     parser.add_argument("folder", metavar="FOLDER", help="folder to write")
@@ -67,7 +68,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--tolerance", type=float, default=TOLERANCE, metavar="SHARE",
         help=f"largest difference, relative to the model's largest value (default: {TOLERANCE:g})",
     )  # fmt: skip
-    return parser.parse_args(argv)
+    return parser
 
 
 def describe(folder: Path, description: Description) -> str:

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beit.data.train_val_split import make_lists
+from beit.flags import Parser
 from beit.tools.arguments import verb_parser
 
 EXAMPLES = ("python -m beit make-lists flowers --val 0.2 --seed 0",)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write the list files; print their sizes and the flags to train with them."""
+def build_parser() -> Parser:
+    """The parser of the verb's arguments."""
     parser = verb_parser("make-lists", __doc__, EXAMPLES)
     parser.add_argument(
         "folder",
@@ -28,7 +29,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--val", type=float, default=0.2, help="share of each class for validation (default: 0.2)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the list files; print their sizes and the flags to train with them."""
+    given = build_parser().parse_args(argv)
     lists = make_lists(given.folder, val=given.val, seed=given.seed)
     counts, number = lists.counts, len(lists.class_names)
     print(

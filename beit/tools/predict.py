@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from beit.flags import Parser
 from beit.logging import progress
 from beit.predict.inference import predict_each
 from beit.predict.inputs import find_images
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return FAILED if failed else 0
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def build_parser() -> Parser:
+    """The parser of the verb's arguments."""
     parser = verb_parser("predict", __doc__, EXAMPLES)
     add_model(parser)
     add_images(parser)
@@ -59,10 +61,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     form.add_argument("--csv", action="store_true", help="print CSV: image, rank, class, label, score, error")
     parser.add_argument(
         "--save",
+        "--output",
         metavar="FOLDER",
         help="segmentation and pre-training: also draw the results into this folder",
     )
     add_device(parser)
+    return parser
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
     given = parser.parse_args(argv)
     for flag, value in (("--topk", given.topk), ("--batch-size", given.batch_size)):
         if value < 1:

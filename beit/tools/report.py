@@ -11,8 +11,9 @@ import paddle
 
 from beit.bench.counting import CONVENTIONS
 from beit.bench.model_report import model_report
+from beit.flags import Parser, config_from
 from beit.logging import format_table
-from beit.tools.arguments import CONFIG_FLAGS, verb_parser, with_config
+from beit.tools.arguments import config_parser
 
 EXAMPLES = (
     "python -m beit report -cfg=beit_base_patch16_224 --batch 64",
@@ -28,12 +29,18 @@ _MEMORY_PARTS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the report."""
-    parser = verb_parser("report", f"{__doc__}\n\n{CONFIG_FLAGS}", EXAMPLES)
+def build_parser() -> Parser:
+    """The parser of the verb's arguments."""
+    parser = config_parser("report", __doc__, EXAMPLES)
     parser.add_argument("--batch", type=int, help="images per device: estimate the memory of a training step")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    given, config = with_config(parser, argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the report."""
+    given = build_parser().parse_args(argv)
+    config = config_from(given)
     paddle.set_device("cpu")
     result = model_report(config, given.batch)
     print(json.dumps(result, indent=2) if given.json else _text(result))

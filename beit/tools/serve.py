@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 import paddle
 
 from beit.data.images import ImageError
+from beit.flags import Parser
 from beit.predict.page import PagePredictor
 from beit.predict.page_access import Access, RefusedError, require_upload
 from beit.tools.arguments import verb_parser
@@ -37,7 +37,7 @@ _NO_GRADIO = 'the page needs gradio, which is not installed: pip install "beit-p
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
-    given = _arguments(argv)
+    given = build_parser().parse_args(argv)
     use_device(given.device)
     predictor = PagePredictor(
         model_from(given),
@@ -204,7 +204,8 @@ def _gradio() -> Any:
     return gradio
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def build_parser() -> Parser:
+    """The parser of the verb's arguments."""
     parser = verb_parser("serve", __doc__, EXAMPLES)
     add_model(parser)
     parser.add_argument(
@@ -223,4 +224,4 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--max-megapixels", type=float, default=25, metavar="MP", help="largest image (default: 25)"
     )
     add_device(parser)
-    return parser.parse_args(argv)
+    return parser

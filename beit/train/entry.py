@@ -13,9 +13,9 @@ import paddle
 from paddle import distributed
 from yacs.config import CfgNode
 
-from beit.config import config_from_arguments
 from beit.cpu import cores
 from beit.data.loader import WorkerError
+from beit.flags import Parser, config_from
 from beit.parallel import ranks
 from beit.parallel.launch import launch, leave
 from beit.parallel.signals import EXIT_INTERRUPTED, EXIT_STOPPED, STOP_SIGNALS
@@ -32,16 +32,15 @@ _MEMORY_ADVICE = (
 )
 
 
-def main(program: str, *, single: bool, argv: Sequence[str] | None = None, epilog: str = "") -> int:
+def main(parser: Parser, *, single: bool, argv: Sequence[str] | None = None) -> int:
     """Parse flags, run, and return the exit status.
 
     Args:
-        program: name in the help text.
+        parser: of `beit.flags.training_parser`.
         single: run one rank, however many devices there are.
         argv: flags; None for those of the process.
-        epilog: end of the help text.
     """
-    status = exit_status(lambda: _launch_or_run(config_from_arguments(argv, program, epilog), single=single))
+    status = exit_status(lambda: _launch_or_run(config_from(parser.parse_args(argv)), single=single))
     if distributed.is_initialized():  # a rank of paddle.distributed.launch
         leave(status)
     return status

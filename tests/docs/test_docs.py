@@ -15,7 +15,8 @@ import pytest
 
 import beit.config
 from beit.__main__ import main
-from beit.config import config_from_arguments, get_config
+from beit.config import get_config
+from beit.flags import config_from_arguments
 from tests.docs.pages import OTHERS, PAGES, SMALLER, Step, shorten, smaller, steps, write_files_of
 from tests.tiny import ROOT, environment
 
@@ -73,7 +74,7 @@ def reason(step: Step) -> str | None:
 def check_flags(words: tuple[str, ...]) -> None:
     """Check that the flags, config and keys of a command exist, without running it."""
     if words[:4] == ("python", "-m", "beit", "serve"):
-        importlib.import_module("beit.tools.serve")._arguments(words[4:])
+        importlib.import_module("beit.tools.serve").build_parser().parse_args(words[4:])
     elif words[:4] == ("python", "-m", "beit", "bench"):
         importlib.import_module("beit.tools.bench")._arguments(words[4:])
     elif "main_multi_gpu.py" in words:

@@ -210,7 +210,7 @@ def test_arguments_of_the_run_scripts_override_theirs(tmp_path: Path, script: st
     )  # fmt: skip
     devices, program, *words = result.stdout.splitlines()
     assert (devices, program, words[-1]) == ("0,1,2,3,4,5,6,7", "main_multi_gpu.py", "-data_path=my data")
-    from beit.config import config_from_arguments
+    from beit.flags import config_from_arguments
 
     config = config_from_arguments(words)
     assert (config.DATA.BATCH_SIZE, config.DATA.DATA_PATH, config.AMP) == (7, "my data", True)
