@@ -111,7 +111,8 @@ def config_from(given: argparse.Namespace) -> CfgNode:
         FileNotFoundError, ValueError: as `get_config`.
     """
     values = vars(given)
-    opts: list[Any] = []
+    # The key that a config states is for the file that the config names.
+    opts: list[Any] = [] if given.pretrained is None else ["MODEL.PRETRAINED_KEY", ""]
     for name, (key, _) in FLAGS.items():
         if values[name] is not None:
             opts += [key, values[name]]

@@ -227,6 +227,7 @@ SCHEMA: dict[str, Key] = {
     # ---- model
     "MODEL.NAME": Key("beit", text(), "name of the variant, shown in logs and stored with the weights"),
     "MODEL.PRETRAINED": Key(None, optional_path, "weights to start from or to evaluate"),
+    "MODEL.PRETRAINED_KEY": Key("", text(), "key or prefix of the state dict to take from MODEL.PRETRAINED, such as ema or teacher; '': as its publisher evaluates"),
     "MODEL.RESUME": Key(None, optional_path, "training checkpoint to continue; 'auto': the newest in the output folder"),
     "MODEL.NUM_CLASSES": Key(1000, integer(0, 10**7), "classes; 0: no head"),
     "MODEL.PATCH_SIZE": Key(16, integer(1, 4096), "pixels: side of a patch"),

@@ -25,7 +25,12 @@ _OTHER_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # of files, so that 
 
 
 def convert(
-    source: str | Path, target: str | Path, *, publisher: str = NATIVE, ema: bool | None = None
+    source: str | Path,
+    target: str | Path,
+    *,
+    publisher: str = NATIVE,
+    ema: bool | None = None,
+    key: str | None = None,
 ) -> LoadReport:
     """Write the weights of `source` to `target` in another publisher's form, and report what was done.
 
@@ -39,10 +44,11 @@ def convert(
             `NAME.pretrained_cfg.json` beside it.
         publisher: whose names, layout and wrapper are written.
         ema: take averaged weights; None for what the publisher of `source` does.
+        key: take the state dict under this key of `source`, as in `load_pretrained`.
     Raises:
         ValueError: unreadable source, incomplete or unknown tensors, or a publisher that has no such model.
     """
-    opened = open_checkpoint(source, ema=ema)
+    opened = open_checkpoint(source, ema=ema, key=key)
     _check_complete(opened)
     _check_grid(opened, publisher)
     state, info = opened

@@ -26,7 +26,7 @@ class KeyFormat:
     publisher: str
     kinds: tuple[str, ...]  # of `beit.checkpoint.canonical`; if there is only one, the file is of that kind
     # Recognition
-    has: tuple[str, ...]  # patterns that must all occur
+    has: tuple[str, ...]  # patterns that must all occur, the first in a name that the rules translate
     lacks: tuple[str, ...] = ()  # patterns that must not occur; left out in writing
     recognized_by_layout: bool = False  # the names are ambiguous, the layout of Linear weights decides
     wrappers: tuple[str | None, ...] | None = (
@@ -47,7 +47,8 @@ class KeyFormat:
 
     def leaves_out(self, name: str) -> bool:
         """Whether the publisher's models have no tensor of this canonical name, so that it is not written."""
-        return any(matches(pattern, name) for pattern in self.lacks)
+        theirs = rename(name, reverse(self.rules)) or name
+        return any(matches(pattern, theirs) for pattern in self.lacks)
 
 
 @cache

@@ -30,6 +30,7 @@ def load_pretrained(
     path_or_state: str | Path | Mapping[str, object] | Checkpoint,
     *,
     ema: bool | None = None,
+    key: str | None = None,
     interpolation: Interpolation = "geometric",
     allow_missing: Sequence[str] = (),
     require_finite: bool = False,
@@ -42,9 +43,12 @@ def load_pretrained(
 
     Args:
         model: a model of this package. Its `patch_embed.grid_size` (h, w), where it has one, is the target grid.
-        path_or_state: a file, a folder of transformers or timm, a state dict in memory, or an open checkpoint.
+        path_or_state: a file, a folder of transformers or timm, a state dict in memory (tensors or arrays), or an open
+            checkpoint.
         ema: take the averaged weights; None for what the publisher's evaluation does (PaddleViT does, unilm does not).
             An open checkpoint has made this choice.
+        key: take the state dict under this key of the file (`ema`, `teacher`, `callbacks.average`), or the tensors with
+            this prefix, where the file holds several.
         interpolation: of relative position tables: "geometric" as the official code, or "linear" as timm.
         allow_missing: patterns (`*`, `?`) of model tensors that may keep their initial values.
         require_finite: refuse NaN and infinities instead of warning about them.
@@ -67,6 +71,7 @@ def load_pretrained(
         {name: tuple(tensor.shape) for name, tensor in current.items()},
         grid=_grid(model),
         ema=ema,
+        key=key,
         interpolation=interpolation,
         allow_missing=allow_missing,
         require_finite=require_finite,
@@ -84,6 +89,7 @@ def fit(
     *,
     grid: tuple[int, int] | None,
     ema: bool | None = None,
+    key: str | None = None,
     interpolation: Interpolation = "geometric",
     allow_missing: Sequence[str] = (),
     require_finite: bool = False,
@@ -93,12 +99,12 @@ def fit(
     Args:
         shapes: of the model's tensors by canonical name.
         grid: (h, w) of the model in patches; None for one without patches, or for a square one.
-        path_or_state, ema, interpolation, allow_missing, require_finite: as in `load_pretrained`.
+        path_or_state, ema, key, interpolation, allow_missing, require_finite: as in `load_pretrained`.
 
     Raises:
         ValueError: the contents do not fit the model; or as `load_pretrained`.
     """
-    state, info = open_checkpoint(path_or_state, ema=ema)
+    state, info = open_checkpoint(path_or_state, ema=ema, key=key)
     # No other reference to the file's arrays: each is released as soon as its copy in memory order exists.
     state, changes = adapt(
         state,

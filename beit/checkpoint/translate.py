@@ -24,20 +24,17 @@ from beit.checkpoint.canonical import (
     shapes_of,
 )
 from beit.checkpoint.class_names import ClassNames, describe_unused_names, find_class_names
-from beit.checkpoint.key_format import KeyFormat, any_match, matches, rename, reverse
+from beit.checkpoint.key_format import KeyFormat, rename, reverse
 from beit.checkpoint.metadata import OUT_INDICES, stated_sizes
 from beit.checkpoint.preprocessing import find_preprocessing
-from beit.checkpoint.publishers import FORMATS, PUBLISHERS, TEACHER_FORMATS, describe_unsupported
+from beit.checkpoint.publishers import FORMATS, PUBLISHERS
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
-from beit.checkpoint.unwrap import TEACHER_KEYS, WEIGHT_KEYS, Wrapped, choose, find_states, flatten
+from beit.checkpoint.recognize import BATCH_COUNT, BATCH_NORM, INDEX, layout_of, rename_all
+from beit.checkpoint.unwrap import CHOOSE, TEACHER_KEYS, WEIGHT_KEYS, choose, find_states, is_average
 from beit.containers.arrays import widen_bfloat16
-from beit.containers.errors import CheckpointError
+from beit.containers.errors import CheckpointError, listed
 from beit.positions import Grid, index_grid, num_table_rows, relative_position_index, table_side
 from beit.preprocessing import Preprocessing
-
-_INDEX = "relative_position_index"
-_BATCH_NORM = (("*.running_mean", "*._mean"), ("*.running_var", "*._variance"))  # (PyTorch, Paddle)
-_BATCH_COUNT = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class CheckpointInfo:
     container: str  # file type, see `files.Contents`, or "memory"
     publisher: str
     kind: str  # of model, see `canonical`
-    wrapper: str | None  # key that holds the state; None at the top level
+    wrapper: str | None  # key that holds the state, keys of nested dicts with dots; None at the top level
     ema: bool  # whether the state is the moving average of the weights
     architecture: Architecture
     preprocessing: Preprocessing
@@ -75,6 +72,7 @@ def to_canonical(
     contents: Mapping[str, object],
     *,
     ema: bool | None = None,
+    key: str | None = None,
     name: str = "state in memory",
     container: str = "memory",
     metadata: Mapping[str, object] | None = None,
@@ -85,6 +83,7 @@ def to_canonical(
     Args:
         contents: of the file: nested dicts of arrays. It is not changed; arrays are shared where possible.
         ema: take the averaged weights; None for what the publisher's own evaluation does.
+        key: take the state dict under this key of the file, or with this prefix; nested keys with dots between them.
         name: of the file; for some classifiers the only evidence of BEiT v1 or v2.
         container: type of the file.
         metadata: the JSON beside the weights, see `beit.checkpoint.metadata`.
@@ -93,14 +92,12 @@ def to_canonical(
         CheckpointError: not one of the known formats (the message says what it is instead), or unusable as it is.
     """
     metadata = {"meta": contents.get("meta"), **(metadata or {})}
-    states = find_states(contents, TEACHER_KEYS if teacher else WEIGHT_KEYS)
-    sample = states.get(False) or states[True]
-    key_format = _recognize(sample, name, teacher)
-    is_average = choose(states, ema, key_format.prefers_ema)
-    arrays, dropped = flatten(states[is_average].state)
+    states = find_states(contents, name, teacher=teacher)
+    chosen = choose(states, key=key, ema=ema, keys=TEACHER_KEYS if teacher else WEIGHT_KEYS)
+    arrays, key_format = chosen.arrays, chosen.key_format
 
-    state, left_out, unknown = _rename_all(arrays, key_format)
-    is_torch = (_layout_of(state) or key_format.layout) == "torch"
+    state, left_out, unknown = rename_all(arrays, key_format)
+    is_torch = (layout_of(state) or key_format.layout) == "torch"
     state, dtype_casts = _as_float32(state)
 
     def is_transposed(name: str) -> bool:
@@ -108,7 +105,8 @@ def to_canonical(
 
     state = {name: array.T if is_transposed(name) else array for name, array in state.items()}
     state, with_key_bias = split_qkv_bias(fuse_qkv(state))
-    notes = [f"{name}: the key bias is not zero; left out, softmax cancels it" for name in with_key_bias]
+    notes = [f"the prefix {chosen.prefix} of the tensor names is stripped"] if chosen.prefix else []
+    notes += [f"{name}: the key bias is not zero; left out, softmax cancels it" for name in with_key_bias]
     kind = key_format.kinds[0] if len(key_format.kinds) == 1 else kind_of(shapes_of(state))
     if kind == SEGMENTATION:
         state = {segmentation_name(name): array for name, array in state.items()}
@@ -116,21 +114,24 @@ def to_canonical(
     _check_codebook(state)
     unknown += [name for name in state if not is_canonical(name, kind)]
     state = {name: array for name, array in state.items() if is_canonical(name, kind)}
-    buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(_INDEX))
+    buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(INDEX))
     grids = [grid for grid in (next(buffers, None),) if grid]
     architecture = describe(state, kind, grids=grids, sizes=stated_sizes(metadata))
     notes += describe_unused_names(architecture.num_classes, metadata)
+    if len(states) > 1:
+        others = listed([other.name for other in states if other is not chosen])
+        notes.append(f"the file also holds the weights {others}: choose them by {CHOOSE}")
     info = CheckpointInfo(
         name=name,
         container=container,
         publisher=key_format.publisher,
         kind=kind,
-        wrapper=states[is_average].key,
-        ema=is_average,
+        wrapper=".".join(chosen.keys) or None,
+        ema=is_average(chosen),
         architecture=architecture,
         preprocessing=find_preprocessing(key_format.publisher, kind, architecture, name, metadata),
         class_names=find_class_names(key_format.publisher, architecture.num_classes, metadata),
-        dropped=dropped | left_out,
+        dropped=chosen.left_out | left_out,
         unknown=tuple(unknown),
         transposed=frozenset(filter(is_transposed, state)),
         dtype_casts=dtype_casts,
@@ -192,62 +193,6 @@ def from_canonical(
     return {key_format.wrapper: written} if key_format.wrapper else dict(written)
 
 
-def _recognize(sample: Wrapped, name: str, teacher: bool) -> KeyFormat:
-    """The first format that fits the names and, where they are ambiguous, the wrapper or the layout."""
-    arrays, _ = flatten(sample.state)
-    for key_format in TEACHER_FORMATS if teacher else FORMATS:
-        if (
-            (key_format.wrappers is None or sample.key in key_format.wrappers)
-            and all(any_match(pattern, arrays) for pattern in key_format.has)
-            and not any(any_match(pattern, arrays) for pattern in key_format.lacks)
-            and (
-                not key_format.recognized_by_layout
-                or _layout_of(_rename_all(arrays, key_format)[0]) == key_format.layout
-            )
-        ):
-            return key_format
-    what, known = ("a teacher", "CLIP or DINO") if teacher else ("a BEiT", "BEiT, VQ-KD, DALL-E or UPerNet")
-    raise CheckpointError(f"{name}: not {what} checkpoint: {describe_unsupported(arrays, known)}")
-
-
-def _rename_all(
-    arrays: Mapping[str, np.ndarray], key_format: KeyFormat
-) -> tuple[State, dict[str, str], list[str]]:
-    """The state under canonical names (q, k, v still separate), names left out with the reason, unknown names."""
-    state: State = {}
-    dropped: dict[str, str] = {}
-    unknown: list[str] = []
-    for name, array in arrays.items():
-        known = name
-        while (other := rename(known, key_format.aliases)) is not None:
-            known = other
-        reason = next((why for pattern, why in key_format.drops if matches(pattern, known)), None)
-        if known.endswith(_INDEX):
-            reason = "index buffer, rebuilt from the grid"
-        elif known.endswith(_BATCH_COUNT):
-            reason = "counter without use outside Torch"
-        canonical = rename(known, key_format.rules)
-        if reason is not None:
-            dropped[name] = reason
-        elif canonical is None:
-            unknown.append(name)
-        else:
-            state[rename(canonical, _BATCH_NORM) or canonical] = array
-    return state, dropped, unknown
-
-
-def _layout_of(state: Mapping[str, np.ndarray]) -> str | None:
-    """ "paddle" (in, out) or "torch" (out, in), by the first Linear weight whose shape tells them apart."""
-    for name, array in state.items():
-        for suffix in (".attn.qkv.weight", ".mlp.fc1.weight"):
-            norm = state.get(f"{name.removesuffix(suffix)}.norm1.weight") if name.endswith(suffix) else None
-            if norm is None or array.ndim != 2 or array.shape[0] == array.shape[1]:
-                continue
-            if norm.shape[0] in array.shape:
-                return "paddle" if array.shape[0] == norm.shape[0] else "torch"
-    return None
-
-
 def _as_float32(state: State) -> tuple[State, dict[str, int]]:
     """The state in float32, and how many arrays had another type. Paddle hands out bfloat16 as uint16."""
     casts: Counter[str] = Counter()
@@ -297,15 +242,15 @@ def _index_buffers(state: Mapping[str, np.ndarray], grid: Grid | None) -> State:
             f"position tables of {rows} rows are not those of a grid of {grid[0]} x {grid[1]} patches"
         )
     index = relative_position_index(grid)
-    return {name.removesuffix(TABLE) + _INDEX: index for name in tables}
+    return {name.removesuffix(TABLE) + INDEX: index for name in tables}
 
 
 def _torch_batch_norm(written: State) -> State:
     result: State = {}
     for name, array in written.items():
-        result[rename(name, reverse(_BATCH_NORM)) or name] = array
+        result[rename(name, reverse(BATCH_NORM)) or name] = array
         if name.endswith("._variance"):
-            result[name.replace("._variance", f".{_BATCH_COUNT}")] = np.zeros((), np.int64)
+            result[name.replace("._variance", f".{BATCH_COUNT}")] = np.zeros((), np.int64)
     return result
 
 

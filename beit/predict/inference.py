@@ -145,7 +145,9 @@ def load_predictor(
     if task in loaders:
         if preprocessing is not None or class_names is not None:
             raise ValueError(f"TASK: {task} takes its preprocessing and class names from its config alone")
-        return loaders[task](with_options(weights.config, ["MODEL.PRETRAINED", str(weights.path)]))
+        return loaders[task](
+            with_options(weights.config, ["MODEL.PRETRAINED", str(weights.path), "MODEL.PRETRAINED_KEY", ""])
+        )
     if task != "classify":
         raise ValueError(f"{weights.name} is a run of TASK: {task}, whose models do not predict from images")
     return classifier(

@@ -140,7 +140,7 @@ def load_masked_model(config: CfgNode) -> MaskedModel:
     if not config.MODEL.PRETRAINED:
         raise ValueError("MODEL.PRETRAINED is not set; name the weights to predict with")
     model = build_mim(config)
-    load_pretrained(model, config.MODEL.PRETRAINED)
+    load_pretrained(model, config.MODEL.PRETRAINED, key=config.MODEL.PRETRAINED_KEY)
     model.eval()
     tokenizer = build_tokenizer(config) if config.TOKENIZER.PRETRAINED else None
     return MaskedModel(

@@ -98,7 +98,7 @@ def load_segmenter(config: CfgNode) -> Segmenter:
     if not config.MODEL.PRETRAINED:
         raise ValueError("MODEL.PRETRAINED is not set; name the weights to predict with: -pretrained FILE")
     model = build_upernet(config)
-    load_pretrained(model, config.MODEL.PRETRAINED)
+    load_pretrained(model, config.MODEL.PRETRAINED, key=config.MODEL.PRETRAINED_KEY)
     model.eval()
     weights = Path(config.MODEL.PRETRAINED)
     names, palette = class_names_and_palette(config, weights if weights.is_dir() else weights.parent)

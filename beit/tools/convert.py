@@ -36,11 +36,16 @@ def build_parser() -> Parser:
         action=argparse.BooleanOptionalAction,
         help="use the averaged weights of a training checkpoint, or not (default: as its publisher evaluates)",
     )
+    parser.add_argument(
+        "--key",
+        metavar="KEY",
+        help="where SRC holds several state dicts: the key or prefix of the one to take",
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert a checkpoint; print the report."""
     given = build_parser().parse_args(argv)
-    print(convert(given.source, given.target, publisher=given.to, ema=given.ema))
+    print(convert(given.source, given.target, publisher=given.to, ema=given.ema, key=given.key))
     print(f"written as {given.to}: {given.target}")

@@ -26,7 +26,7 @@ LATEST, BEST, MODEL = "latest.pdparams", "best.pdparams", "model.pdparams"
 """Files in the output folder: the latest training state, the weights of the best evaluation, the final weights."""
 
 
-_OF_THE_START = ("MODEL.PRETRAINED", "MODEL.RESUME", "TRAIN.LAST_EPOCH")
+_OF_THE_START = ("MODEL.PRETRAINED", "MODEL.PRETRAINED_KEY", "MODEL.RESUME", "TRAIN.LAST_EPOCH")
 """Keys that only say where a run starts."""
 
 

@@ -185,6 +185,7 @@ def _segmentation(root: Path, rng: np.random.Generator) -> None:
 def _converting(root: Path, rng: np.random.Generator) -> None:
     model = publishers.unilm_classifier(rng, classes=1000, depth=12, **_SIZES)
     _weights(root / "beit_base_patch16_224_pt22k_ft22kto1k.pth", model)
+    write(root / "training_checkpoint.pth", {"student": model, "teacher": model})
     _weights(root / "vqkd_encoder_base_decoder_3x768x12_clip.pth", publishers.unilm_vqkd(rng, codes=16))
     write(root / "dalle.pdparams", publishers.dalle(rng))
     (root / "dalle.pdparams").rename(root / "encoder.pkl")

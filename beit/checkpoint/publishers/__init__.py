@@ -21,19 +21,30 @@ PUBLISHERS = tuple(sorted({row.publisher for row in FORMATS if row.written != ()
 """Publishers whose files can be written."""
 
 # (a name pattern that only they have, what the file is); the first match counts.
-_UNSUPPORTED = (
-    ("data2vec_vision.*", "Data2VecVision, another training of BEiT's architecture, not a BEiT checkpoint"),
-    ("beit3.*", "BEiT-3, a multimodal model with another architecture"),
-    ("regressor_and_decoder.*", "CAE, which has a regressor and a decoder beside a BEiT-like encoder"),
+_WITH_AN_ENCODER = (
+    ("*data2vec_vision.*", "Data2VecVision, another training of BEiT's architecture, not a BEiT checkpoint"),
+    ("*regressor_and_decoder.*", "CAE, which has a regressor and a decoder beside a BEiT-like encoder"),
     ("*pretrained.model.blocks.{i}.*", "a MiDaS or DPT depth model, which wraps timm's BEiT"),
+)
+"""Models with a part whose tensors have the names of a BEiT."""
+_UNSUPPORTED = (
+    *_WITH_AN_ENCODER,
+    ("*beit3.*", "BEiT-3, a multimodal model with another architecture"),
     ("*blocks.{i}.attn.q_proj.weight", "EVA, another architecture (SwiGLU, rotary positions)"),
     ("*blocks.{i}.mlp.fc1_g.weight", "EVA, another architecture (SwiGLU, rotary positions)"),
     ("codebook.weight", "a 'customized' discrete VAE, which no published BEiT was trained with"),
     ("*blocks.{i}.attn.qkv.bias", "a plain vision transformer: its keys have a bias, BEiT's have none"),
-    ("vit.encoder.layer.{i}.*", "a plain vision transformer of transformers, not a BEiT"),
+    ("*attention.attention.key.bias", "a plain vision transformer of transformers, not a BEiT"),
+    ("*vit.encoder.layer.{i}.*", "a plain vision transformer of transformers, not a BEiT"),
     ("*layers.{i}.blocks.{j}.*", "a Swin transformer or another hierarchical model"),
     ("*layer1.0.conv1.weight", "a ResNet"),
 )
+
+
+def wraps_an_encoder(names: Iterable[str]) -> bool:
+    """Whether tensor names are those of another model, a part of which could be taken for a BEiT."""
+    names = list(names)
+    return any(any_match(pattern, names) for pattern, _ in _WITH_AN_ENCODER)
 
 
 def describe_unsupported(names: Iterable[str], known: str) -> str:

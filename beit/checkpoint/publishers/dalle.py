@@ -35,7 +35,6 @@ FORMATS = (
             *under(_FLAVA_BLOCK + "res_path.path.", _PARTS, _BLOCK + "res_path."),
             *under(_FLAVA_BLOCK, _PARTS, _BLOCK),
         ),
-        aliases=(("image_codebook.*", "*"),),  # the codebook inside a FLAVA checkpoint
         written=(DALLE_ENCODER,),  # FlavaImageCodebook has no decoder
     ),
     KeyFormat(publisher=NATIVE, kinds=DALLE, has=_OPENAI, layout="paddle"),

@@ -93,7 +93,7 @@ FORMATS = (
     _huggingface(
         kinds=(CLASSIFIER, BACKBONE),
         has=(_CLS_TOKEN,),
-        lacks=("data2vec_vision.*",),
+        lacks=("*data2vec_vision.*", "*attention.attention.key.bias"),
         rules=(
             *_ENCODER,
             ("beit.layernorm.*", "norm.*"),

@@ -19,7 +19,7 @@ FORMATS = (
     KeyFormat(
         publisher="paddleclas",
         kinds=(CLASSIFIER, BACKBONE),
-        has=(_QKV_BIAS, "blocks.{i}.gamma_1", "blocks.{i}.attn.relative_position_bias_table"),
+        has=("blocks.{i}.gamma_1", "blocks.{i}.attn.relative_position_bias_table", _QKV_BIAS),
         rules=(("head.fc_head.*", "head.*"), ("*", "*")),
         drops=(("proj", "projection of the CLIP model in the same file, unused by BEiT"),),
         layout="paddle",
@@ -31,10 +31,11 @@ FORMATS = (
         publisher="passl",
         kinds=(CLASSIFIER, BACKBONE, MIM_V1, MIM_V2),
         has=("backbone." + _QKV,),
-        lacks=("decode_head.*",),
+        lacks=("decode_head.*", "backbone.head.*", "head.weight"),
         rules=(("head.fc_cls.*", "head.*"), ("backbone.*", "*")),
         aliases=(("head.head.*", "head.fc_cls.*"),),  # BEiTFTHead, of PASSL's own fine-tuning
         drops=(("d_vae.*", "frozen DALL-E tokenizer saved along with the model"),),
+        recognized_by_layout=True,
         layout="paddle",
         has_index_buffers=True,
     ),

@@ -79,7 +79,7 @@ FORMATS = (
     KeyFormat(
         publisher="dino",
         kinds=(DINO,),
-        has=("*blocks.{i}.attn.qkv.bias",),
+        has=("*blocks.{i}.attn.qkv.weight", "*blocks.{i}.attn.qkv.bias"),
         aliases=(("backbone.*", "*"),),
         drops=(("head.*", "projection head of DINO's training"), ("mask_token", "used in pre-training only")),
     ),
