@@ -147,16 +147,16 @@ def training_parser(program: str, examples: Sequence[str] = ()) -> Parser:
     return parser
 
 
-def config_from_arguments(argv: Sequence[str] | None = None, program: str = "main_multi_gpu.py") -> CfgNode:
+def config_from_arguments(argv: Sequence[str] | None = None, parser: Parser | None = None) -> CfgNode:
     """Build the frozen config from the documented flags, e.g. `-cfg=... -dataset=... -batch_size=256 -eval -amp`.
 
     Every other key is set with `-opts KEY VALUE ...`.
 
     Args:
         argv: flags; None for those of the process.
-        program: name in messages.
+        parser: of `training_parser`; None for that of main_multi_gpu.py.
 
     Raises:
         FileNotFoundError, ValueError: as `get_config`.
     """
-    return config_from(training_parser(program).parse_args(argv))
+    return config_from((parser or training_parser("main_multi_gpu.py")).parse_args(argv))

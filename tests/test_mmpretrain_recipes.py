@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from beit.config import config_from_arguments, get_config
+from beit.config import get_config
+from beit.flags import config_from_arguments
 from beit.zoo.table import PUBLISHED
 
 HALF, IMAGENET = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406)

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from beit.cpu import cores
 from beit.data.loader import WorkerError
-from beit.flags import Parser, config_from
+from beit.flags import Parser, config_from_arguments
 from beit.parallel import ranks
 from beit.parallel.launch import launch, leave
 from beit.parallel.signals import EXIT_INTERRUPTED, EXIT_STOPPED, STOP_SIGNALS
@@ -40,7 +40,7 @@ def main(parser: Parser, *, single: bool, argv: Sequence[str] | None = None) -> 
         single: run one rank, however many devices there are.
         argv: flags; None for those of the process.
     """
-    status = exit_status(lambda: _launch_or_run(config_from(parser.parse_args(argv)), single=single))
+    status = exit_status(lambda: _launch_or_run(config_from_arguments(argv, parser), single=single))
     if distributed.is_initialized():  # a rank of paddle.distributed.launch
         leave(status)
     return status
