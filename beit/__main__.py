@@ -12,6 +12,7 @@ from beit import __version__
 from beit.cpu import before_paddle
 from beit.install import paddle_version, require_paddle
 from beit.parallel.signals import exit_on_stop_signals
+from beit.printable import printable_lines
 from beit.tools import ALIASES, VERBS
 
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return module.main(words[1:]) or 0
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable_lines(f"error: {error}"), file=sys.stderr)
         return 2
 
 

@@ -19,6 +19,8 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from beit.printable import printable_lines
+
 Item = TypeVar("Item")
 
 # VisualDL shows only the last file of a folder, so that a resumed run has to go on in the same one.
@@ -64,10 +66,10 @@ class RunLog:
             self._visualdl = _open_visualdl(folder / "visualdl")
 
     def text(self, message: str) -> None:
-        """Writes a message with a time stamp."""
+        """Writes a message with a time stamp. Control characters, which names of files can hold, are written as escapes."""
         if not self._writes:
             return
-        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}"
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable_lines(message)}"
         tqdm.write(line, file=self._stream)  # prints above a progress bar
         self._stream.flush()
         if self._text_file is not None:

@@ -43,7 +43,8 @@ def positions_side(num_positions: int) -> int:
 
 def index_grid(index: np.ndarray) -> Grid | None:
     """The (h, w) grid of a relative position index `[N, N]`; None if it is not one."""
-    if index.ndim != 2 or index.shape[0] != index.shape[1] or index.shape[0] < 2:
+    is_square = index.ndim == 2 and index.shape[0] == index.shape[1] > 1
+    if not is_square or index.dtype.kind not in "iu":
         return None
     first_patch = index[1, 1:]  # falls by one per column, by more at the end of a row
     ends = np.flatnonzero(np.diff(first_patch) != -1)

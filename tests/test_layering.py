@@ -18,6 +18,7 @@ LEVELS: dict[str, int] = {
     "beit.positions": 0,
     "beit.preprocessing": 0,
     "beit.files": 0,
+    "beit.printable": 0,
     "beit.imagenet_classes": 0,
     "beit.figures": 0,
     "beit.cpu": 0,

@@ -30,6 +30,7 @@ from beit.checkpoint.canonical import (
     segmentation_name,
     shapes_of,
 )
+from beit.checkpoint.shapes import check_shapes
 from beit.positions import (
     Grid,
     Interpolation,
@@ -90,7 +91,9 @@ def adapt(
         interpolation: of relative position tables.
     Raises:
         ValueError: the file holds another kind of network than the model.
+        CheckpointError: the shapes of the state contradict its names or each other.
     """
+    check_shapes(shapes_of(state))
     source, target = kind_of(shapes_of(state)), kind_of(shapes)
     if source != target and not (source in _BEIT and target in _BEIT):
         raise ValueError(
@@ -177,8 +180,8 @@ def _resize_all(
     """Tables, absolute positions and the patch embedding at the model's size."""
     result = dict(bare)
     for name, array in bare.items():
-        shape = target.get(name, array.shape)
-        if len(shape) != array.ndim:
+        shape = target.get(name)
+        if shape is None or len(shape) != array.ndim:
             continue
         if name.endswith(TABLE) and shape[1] == array.shape[1]:
             here, goal = _pair(grids, table_side(array.shape[0]), table_side(shape[0]))

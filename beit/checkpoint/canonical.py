@@ -89,6 +89,8 @@ _DALLE_CONVS = (
 )
 _DALLE = tuple(f"{conv}.{part}" for conv in _DALLE_CONVS for part in ("w", "b"))
 
+INDEX = "[0-9]{1,3}"
+"""Regular expression of the number of a block or layer: no model has a thousand, so names make no loop long."""
 NAMES: dict[str, tuple[str, ...]] = {
     BACKBONE: (*_ENCODER, "mask_token", *_affine("norm", "fc_norm")),
     CLASSIFIER: (*_ENCODER, "mask_token", *_affine("norm", "fc_norm", "head")),
@@ -124,9 +126,7 @@ def is_linear_weight(name: str) -> bool:
 
 @cache
 def _vocabulary(kind: str) -> re.Pattern[str]:
-    alternatives = (
-        re.escape(name).replace(r"\{i\}", r"\d+").replace(r"\{j\}", r"\d+") for name in NAMES[kind]
-    )
+    alternatives = (re.escape(name).replace(r"\{i\}", INDEX).replace(r"\{j\}", INDEX) for name in NAMES[kind])
     return re.compile("|".join(alternatives))
 
 
@@ -146,7 +146,7 @@ def kind_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
         return VQKD
     if "blocks.input.w" in shapes:
         # The encoder reads three color channels, the decoder 8192 one-hot ones.
-        return DALLE_ENCODER if shapes["blocks.input.w"][1] == 3 else DALLE_DECODER
+        return DALLE_ENCODER if shapes["blocks.input.w"][1:2] == (3,) else DALLE_DECODER
     if any(name.startswith("decode_head.") for name in shapes):
         return SEGMENTATION
     if any(name.startswith("cls_pt_") for name in shapes):
@@ -163,7 +163,7 @@ def shapes_of(state: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 
 def depth_of(names: Iterable[str], prefix: str = "blocks.") -> int:
     """Highest index after `prefix`, plus one; 0 if no name has the prefix."""
-    found = re.compile(re.escape(prefix) + r"(\d+)\.")
+    found = re.compile(f"{re.escape(prefix)}({INDEX})\\.")
     return max((int(match[1]) + 1 for name in names if (match := found.match(name))), default=0)
 
 
@@ -177,7 +177,7 @@ def missing_names(state: Mapping[str, np.ndarray], kind: str) -> list[str]:
     for stack in ("blocks.", "backbone.blocks.", "encoder.blocks.", "decoder.blocks.", "cls_pt_layers."):
         depth = depth_of(state, stack)
         inner = {
-            name[len(stack) :].split(".", 1)[1] for name in state if re.match(re.escape(stack) + r"\d", name)
+            match[1] for name in state if (match := re.fullmatch(rf"{re.escape(stack)}{INDEX}\.(.+)", name))
         }
         inner |= {"attn.qkv.weight", *_affine("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")}
         expected |= {f"{stack}{i}.{name}" for i in range(depth) for name in inner if kind not in DALLE}

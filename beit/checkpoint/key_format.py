@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from beit.checkpoint.canonical import SEGMENTATION_HEADS
+from beit.checkpoint.canonical import INDEX, SEGMENTATION_HEADS
 
 NATIVE = "canonical"
 """The publisher of this package's own files (`python -m beit convert --to canonical`)."""
@@ -57,7 +57,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     if pattern.startswith("!"):
         return re.compile(f"(?!(?:{_compile(pattern[1:]).pattern})$).*")
     expression = re.escape(pattern).replace(r"\*", "(?P<rest>.*)", 1).replace(r"\*", ".*")
-    return re.compile(re.sub(r"\\{([ij])\\}", r"(?P<\1>\\d+)", expression))
+    return re.compile(re.sub(r"\\{([ij])\\}", rf"(?P<\1>{INDEX})", expression))
 
 
 def matches(pattern: str, name: str) -> bool:

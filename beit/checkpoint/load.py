@@ -17,6 +17,7 @@ from beit.checkpoint.canonical import TABLE, Architecture, State, describe, kind
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
+from beit.containers.errors import shown
 from beit.containers.files import describe_nonfinite
 from beit.positions import Interpolation
 from beit.preprocessing import Preprocessing
@@ -192,7 +193,7 @@ def _check_fit(
     }
     for title, names in entries.items():
         more = [f"… and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-        lines += [f"  {title}: {name}" for name in [*names[:_SHOWN], *more]]
+        lines += [f"  {title}: {name}" for name in [*map(shown, names[:_SHOWN]), *more]]
     raise ValueError("\n".join(lines))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from beit.checkpoint.canonical import SEGMENTATION, State, is_canonical, segmentation_name
 from beit.checkpoint.key_format import KeyFormat, any_match, matches, rename
+from beit.containers.errors import CheckpointError, shown
 
 INDEX = "relative_position_index"
 BATCH_NORM = (("*.running_mean", "*._mean"), ("*.running_var", "*._variance"))  # (PyTorch, Paddle)
@@ -59,8 +60,13 @@ def is_known(name: str, key_format: KeyFormat) -> bool:
 def rename_all(
     arrays: Mapping[str, np.ndarray], key_format: KeyFormat
 ) -> tuple[State, dict[str, str], list[str]]:
-    """The state under canonical names (q, k, v still separate), names left out with the reason, unknown names."""
+    """The state under canonical names (q, k, v still separate), names left out with the reason, unknown names.
+
+    Raises:
+        CheckpointError: the file holds one tensor under two names.
+    """
     state: State = {}
+    origins: dict[str, str] = {}  # canonical name -> name in the file
     dropped: dict[str, str] = {}
     unknown: list[str] = []
     for name, array in arrays.items():
@@ -76,7 +82,13 @@ def rename_all(
         elif canonical is None:
             unknown.append(name)
         else:
-            state[rename(canonical, BATCH_NORM) or canonical] = array
+            canonical = rename(canonical, BATCH_NORM) or canonical
+            if canonical in state:
+                raise CheckpointError(
+                    f"{shown(origins[canonical])} and {shown(name)} are two names of one tensor ({canonical}): "
+                    "which of them counts is not stated"
+                )
+            state[canonical], origins[canonical] = array, name
     return state, dropped, unknown
 
 
@@ -91,7 +103,7 @@ def layout_of(state: Mapping[str, np.ndarray]) -> str | None:
     for name, array in state.items():
         for suffix in (".attn.qkv.weight", ".mlp.fc1.weight"):
             norm = state.get(f"{name.removesuffix(suffix)}.norm1.weight") if name.endswith(suffix) else None
-            if norm is None or array.ndim != 2 or array.shape[0] == array.shape[1]:
+            if norm is None or norm.ndim != 1 or array.ndim != 2 or array.shape[0] == array.shape[1]:
                 continue
             if norm.shape[0] in array.shape:
                 return "paddle" if array.shape[0] == norm.shape[0] else "torch"

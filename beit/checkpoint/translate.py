@@ -30,9 +30,10 @@ from beit.checkpoint.preprocessing import find_preprocessing
 from beit.checkpoint.publishers import FORMATS, PUBLISHERS
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
 from beit.checkpoint.recognize import BATCH_COUNT, BATCH_NORM, INDEX, layout_of, rename_all
+from beit.checkpoint.shapes import check_shapes
 from beit.checkpoint.unwrap import CHOOSE, TEACHER_KEYS, WEIGHT_KEYS, choose, find_states, is_average
 from beit.containers.arrays import widen_bfloat16
-from beit.containers.errors import CheckpointError, listed
+from beit.containers.errors import CheckpointError, listed, shown
 from beit.positions import Grid, index_grid, num_table_rows, relative_position_index, table_side
 from beit.preprocessing import Preprocessing
 
@@ -91,8 +92,23 @@ def to_canonical(
     Raises:
         CheckpointError: not one of the known formats (the message says what it is instead), or unusable as it is.
     """
-    metadata = {"meta": contents.get("meta"), **(metadata or {})}
-    states = find_states(contents, name, teacher=teacher)
+    try:
+        return _translate(contents, ema, key, name, container, metadata or {}, teacher)
+    except CheckpointError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _translate(
+    contents: Mapping[str, object],
+    ema: bool | None,
+    key: str | None,
+    name: str,
+    container: str,
+    metadata: Mapping[str, object],
+    teacher: bool,
+) -> Checkpoint:
+    metadata = {"meta": contents.get("meta"), **metadata}
+    states = find_states(contents, teacher=teacher)
     chosen = choose(states, key=key, ema=ema, keys=TEACHER_KEYS if teacher else WEIGHT_KEYS)
     arrays, key_format = chosen.arrays, chosen.key_format
 
@@ -105,15 +121,18 @@ def to_canonical(
 
     state = {name: array.T if is_transposed(name) else array for name, array in state.items()}
     state, with_key_bias = split_qkv_bias(fuse_qkv(state))
-    notes = [f"the prefix {chosen.prefix} of the tensor names is stripped"] if chosen.prefix else []
-    notes += [f"{name}: the key bias is not zero; left out, softmax cancels it" for name in with_key_bias]
+    notes = [f"the prefix {shown(chosen.prefix)} of the tensor names is stripped"] if chosen.prefix else []
+    notes += [
+        f"{shown(name)}: the key bias is not zero; left out, softmax cancels it" for name in with_key_bias
+    ]
     kind = key_format.kinds[0] if len(key_format.kinds) == 1 else kind_of(shapes_of(state))
     if kind == SEGMENTATION:
         state = {segmentation_name(name): array for name, array in state.items()}
     notes += _complete(state)
-    _check_codebook(state)
     unknown += [name for name in state if not is_canonical(name, kind)]
     state = {name: array for name, array in state.items() if is_canonical(name, kind)}
+    check_shapes(shapes_of(state))
+    _check_codebook(state)
     buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(INDEX))
     grids = [grid for grid in (next(buffers, None),) if grid]
     architecture = describe(state, kind, grids=grids, sizes=stated_sizes(metadata))
@@ -184,7 +203,7 @@ def from_canonical(
     for name, array in state.items():
         theirs = rename(name, reverse(key_format.rules))
         if theirs is None:
-            raise ValueError(f"{publisher} has no name for the tensor {name}")
+            raise ValueError(f"{publisher} has no name for the tensor {shown(name)}")
         if key_format.leaves_out(name):
             continue
         written[theirs] = array.T if key_format.layout == "torch" and is_linear_weight(name) else array
@@ -194,16 +213,23 @@ def from_canonical(
 
 
 def _as_float32(state: State) -> tuple[State, dict[str, int]]:
-    """The state in float32, and how many arrays had another type. Paddle hands out bfloat16 as uint16."""
+    """The state in float32, and how many arrays had another type. Paddle hands out bfloat16 as uint16.
+
+    Raises:
+        CheckpointError: an array holds something else than real numbers.
+    """
     casts: Counter[str] = Counter()
     result: State = {}
     for name, array in state.items():
         if array.dtype == np.uint16:
             casts["bfloat16"] += 1
             array = widen_bfloat16(array)
+        elif array.dtype.kind not in "fiub":
+            raise CheckpointError(f"tensor {shown(name)} is of {array.dtype}, not of real numbers")
         elif array.dtype != np.float32:
             casts[str(array.dtype)] += 1
-            array = array.astype(np.float32)
+            with np.errstate(over="ignore"):  # infinities are reported by name
+                array = array.astype(np.float32)
         result[name] = array
     return result, dict(casts)
 
@@ -216,7 +242,7 @@ def _complete(state: State) -> list[str]:
     for prefix in ("", BACKBONE_PREFIX):  # PaddleClas and CLIP have no bias
         weight = state.get(f"{prefix}patch_embed.proj.weight")
         if weight is not None and f"{prefix}patch_embed.proj.bias" not in state:
-            state[f"{prefix}patch_embed.proj.bias"] = np.zeros(weight.shape[0], np.float32)
+            state[f"{prefix}patch_embed.proj.bias"] = np.zeros(weight.shape[:1], np.float32)
             return ["patch_embed.proj.bias is not in the file: zeros"]
     return []
 
@@ -260,9 +286,13 @@ def _feature_layers(
     if kind != SEGMENTATION:
         return {}
     listed = metadata.get(OUT_INDICES, metadata.get("segmentation_indices"))
-    if not isinstance(listed, list | tuple):
+    if listed is None:
         listed = PUBLISHED_LAYERS.get(architecture.depth, ())
-    found = {"trained": tuple(int(i) for i in listed)}
+    if not isinstance(listed, list | tuple) or not all(type(i) is int and 0 <= i < 1000 for i in listed):
+        raise CheckpointError(
+            f"{OUT_INDICES} beside the weights is {shown(str(listed))}, expected a list of blocks such as [3, 5, 7, 11]"
+        )
+    found = {"trained": tuple(listed)}
     if publisher == "huggingface":
         # transformers keeps hidden state k, the output of block k - 1, if k + 1 is listed
         # (BeitForSemanticSegmentation.forward).

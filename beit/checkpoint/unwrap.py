@@ -48,12 +48,11 @@ class Found:
         return ".".join(self.path) or "the top level"
 
 
-def find_states(contents: Mapping[str, object], name: str, *, teacher: bool = False) -> list[Found]:
+def find_states(contents: Mapping[str, object], *, teacher: bool = False) -> list[Found]:
     """The states of known publishers in a file: under any keys, with any prefix.
 
     Args:
         contents: of the file: nested dicts and lists of arrays.
-        name: of the file, for messages.
         teacher: expect a vision transformer of CLIP or DINO instead of a BEiT.
     Raises:
         CheckpointError: there is no tensor in it, or none of a known model; the message says what it is instead.
@@ -79,7 +78,7 @@ def find_states(contents: Mapping[str, object], name: str, *, teacher: bool = Fa
         what, known = (
             ("a teacher", "CLIP or DINO") if teacher else ("a BEiT", "BEiT, VQ-KD, DALL-E or UPerNet")
         )
-        raise CheckpointError(f"{name}: not {what} checkpoint: {describe_unsupported(largest, known)}")
+        raise CheckpointError(f"not {what} checkpoint: {describe_unsupported(largest, known)}")
     return found
 
 

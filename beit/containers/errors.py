@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import islice
 
+from beit.printable import printable
+
 _SHOWN_CHARACTERS = 80
 
 
@@ -17,13 +19,11 @@ class UnsafeFileError(CheckpointError):
 
 
 def listed(names: Collection[str], limit: int = 6) -> str:
-    """The first names with commas, and how many more there are."""
+    """The first names with commas, each as `shown`, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(islice(names, limit)) + more
+    return ", ".join(map(shown, islice(names, limit))) + more
 
 
 def shown(text: str) -> str:
     """The beginning of a text that a file contains, for a message: without line breaks and control characters."""
-    cut = text[:_SHOWN_CHARACTERS]
-    safe = cut if cut.isprintable() else cut.encode("unicode_escape").decode("ascii")
-    return f"{safe}…" if len(text) > _SHOWN_CHARACTERS else safe
+    return printable(text[:_SHOWN_CHARACTERS]) + ("…" if len(text) > _SHOWN_CHARACTERS else "")

@@ -9,12 +9,13 @@ from typing import Any
 from yacs.config import CfgNode
 
 from beit.beit import Beit, build_beit
-from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, Architecture
+from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, Architecture, missing_names
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.metadata import RUN_CONFIG, RUN_WEIGHTS, is_run_file
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.translate import Checkpoint
 from beit.config import get_config
+from beit.containers.errors import listed
 from beit.zoo import fetch_published, published
 from beit.zoo.table import PUBLISHED
 
@@ -99,13 +100,18 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
         name: what to call it in messages.
 
     Raises:
-        ValueError: it is another kind of model, or its image size is unknown; a config is needed then.
+        ValueError: it is another kind of model, or its image size is unknown; a config is needed then. Or tensors are
+            missing: their sizes are those of the model, so that no file makes a larger model than it holds.
     """
     info = opened.info
     if info.kind not in (CLASSIFIER, BACKBONE):
         raise ValueError(
             f"{name} holds a {info.kind} model, whose architecture cannot be derived from the file: give the config it "
             "was trained with (config=…, on the command line --cfg)"
+        )
+    if missing := missing_names(opened.state, info.kind):
+        raise ValueError(
+            f"{name} ({info.publisher} {info.kind}) lacks {listed(missing)}: the file is incomplete"
         )
     size = info.architecture.image_size or info.preprocessing.image_size
     if not size:

@@ -19,6 +19,7 @@ from beit.flags import Parser, config_from_arguments
 from beit.parallel import ranks
 from beit.parallel.launch import launch, leave
 from beit.parallel.signals import EXIT_INTERRUPTED, EXIT_STOPPED, STOP_SIGNALS
+from beit.printable import printable_lines
 from beit.train.run import run
 from beit.train.state import StoppedError
 
@@ -60,7 +61,7 @@ def exit_status(action: Callable[[], int]) -> int:
         print(f"error: out of memory: {_first_line(error)}. {_MEMORY_ADVICE}", file=sys.stderr, flush=True)
         return MACHINE_ERROR
     except WorkerError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(printable_lines(f"error: {error}"), file=sys.stderr, flush=True)
         return MACHINE_ERROR
     except (ValueError, OSError, FloatingPointError) as error:
         if _comes_from_paddle(error):
@@ -68,7 +69,7 @@ def exit_status(action: Callable[[], int]) -> int:
         if os.environ.get("BEIT_DEBUG"):
             traceback.print_exc()
         where = f"rank {ranks.rank()}: " if ranks.world_size() > 1 else ""
-        print(f"error: {where}{error}", file=sys.stderr, flush=True)
+        print(printable_lines(f"error: {where}{error}"), file=sys.stderr, flush=True)
         return USER_ERROR
     if status == EXIT_STOPPED:
         # Launchers repeat these signals until the process is gone; they must not change its exit status.

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from beit.checkpoint.key_format import KeyFormat, any_match
 from beit.checkpoint.publishers import dalle, huggingface, openmmlab, paddle, teachers, unilm
+from beit.containers.errors import listed
 
 # The first format that fits is taken: distinctive names first, names shared by several publishers last.
 FORMATS: tuple[KeyFormat, ...] = (
@@ -53,4 +54,4 @@ def describe_unsupported(names: Iterable[str], known: str) -> str:
     for pattern, description in _UNSUPPORTED:
         if any_match(pattern, names):
             return description
-    return f"no known format of {known} (its first tensors: {', '.join(names[:4]) or 'none'})"
+    return f"no known format of {known} (its first tensors: {listed(names, 4) or 'none'})"

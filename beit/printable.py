@@ -1,0 +1,19 @@
+"""Text of a stranger's file made fit for a terminal."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters but the tab, line and paragraph separators, marks that reorder the text around them, and surrogates,
+# which cannot be encoded. The joiners of Persian, Hindi and emoji are none of these.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text on one line, with control characters as escapes (`\\x1b`), which no terminal obeys."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
