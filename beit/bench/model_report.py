@@ -15,6 +15,7 @@ from beit.bench.counting import (
     count_parameters,
     estimate_training_memory,
 )
+from beit.bench.mmpretrain_counts import mmpretrain_counts
 from beit.config import image_hw
 from beit.models.build import build_model
 
@@ -23,8 +24,9 @@ def model_report(config: CfgNode, batch: int | None = None) -> dict[str, Any]:
     """Numbers of the network of a config, on a device that was set before.
 
     The keys are `model`, `task`, `image_size` (height and width), `parameters`, `parameters_by_part`, `multiply_adds`
-    of one image by convention (`counting.CONVENTIONS`; not for tokenizers), and with a batch size `batch` and
-    `memory`: the bytes of a training step by what they hold, in float32 and with -amp.
+    of one image by convention (`counting.CONVENTIONS`; not for tokenizers), `mmpretrain` for classifiers and
+    pre-training (`mmpretrain_counts`), and with a batch size `batch` and `memory`: the bytes of a training step by what
+    they hold, in float32 and with -amp.
 
     Args:
         config: DATA.IMAGE_SIZE is the size at which operations are counted.
@@ -39,8 +41,11 @@ def model_report(config: CfgNode, batch: int | None = None) -> dict[str, Any]:
         "parameters_by_part": count_by_part(model),
     }
     if config.TASK != "tokenizer":
-        counts = count_multiply_adds(model, *_inputs(config, model))
-        result["multiply_adds"] = {name: counts.under(name) for name in CONVENTIONS}
+        operations = count_multiply_adds(model, *_inputs(config, model))
+        result["multiply_adds"] = {name: operations.under(name) for name in CONVENTIONS}
+    counts = mmpretrain_counts(config, model)
+    if counts is not None:
+        result["mmpretrain"] = counts._asdict()
     if batch and config.TASK != "tokenizer":
         result["batch"] = batch
         result["memory"] = {

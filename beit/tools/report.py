@@ -57,6 +57,11 @@ def _text(result: dict[str, Any]) -> str:
         lines += _rows(
             [(name, f"{number:,}") for name, number in counts.items()], [CONVENTIONS[name] for name in counts]
         )
+    if "mmpretrain" in result:
+        counts = result["mmpretrain"]
+        lines.append(
+            f"in mmpretrain's tables: {counts['parameters'] / 1e6:.2f} M parameters, {counts['flops'] / 1e9:.2f} G FLOPs"
+        )
     if "memory" in result:
         float32, amp = result["memory"]["float32"], result["memory"]["amp"]
         lines.append(f"memory of a training step, {result['batch']} images on one device, estimated, GiB")

@@ -8,7 +8,10 @@ from paddle.base import core
 
 from beit.beit import Beit, build_beit
 from beit.bench.counting import count_by_part, count_multiply_adds, count_parameters, estimate_training_memory
+from beit.bench.mmpretrain_counts import mmpretrain_counts
 from beit.bench.model_report import model_report
+from beit.config import get_config
+from beit.models.build import build_model
 from tests.tiny import TINIEST_PRETRAIN, TOKENIZER, tiny_config, upernet_config
 
 
@@ -51,7 +54,23 @@ def test_other_tasks(kind):
         config = tiny_config(**(TOKENIZER if kind == "tokenizer" else {"TASK": kind}))
     result = model_report(config, batch=2)
     assert result["parameters"] > 0
+    assert ("mmpretrain" in result) == (kind == "pretrain")
     assert ("multiply_adds" in result) == (kind != "tokenizer") == ("memory" in result)
+
+
+# Parameters and FLOPs of mmpretrain's files configs/beit/metafile.yml and configs/beitv2/metafile.yml.
+MMPRETRAIN = {
+    "beit_beit-base-p16_8xb256-amp-coslr-300e_in1k": (86_530_984, 17_581_219_584),
+    "beit-base-p16_beit-in21k-pre_3rdparty_in1k": (86_530_984, 17_581_219_584),
+    "beitv2_beit-base-p16_8xb256-amp-coslr-300e_in1k": (192_811_376, 17_581_223_424),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MMPRETRAIN)
+def test_mmpretrains_numbers(name):
+    config = get_config(name)
+    assert mmpretrain_counts(config, build_model(config)) == MMPRETRAIN[name]
 
 
 def test_memory_depends_on_batch_precision_recomputation_and_average():
