@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 # Control characters but the tab, line and paragraph separators, marks that reorder the text around them, and surrogates,
 # which cannot be encoded. The joiners of Persian, Hindi and emoji are none of these.
@@ -17,3 +19,15 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """The same for a text of several lines."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def printable_json(value: Any) -> str:
+    """JSON in which such characters are escapes, which readers turn back.
+
+    Raises:
+        ValueError: the value holds a NaN or an infinity, for which JSON has no numbers.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return "\n".join(
+        _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in text.split("\n")
+    )

@@ -16,7 +16,7 @@ from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, from_canonical, written_format
 from beit.containers.errors import listed
-from beit.containers.files import write
+from beit.containers.files import describe_nonfinite, write
 
 _FOLDER_PUBLISHERS = ("huggingface", "timm")
 _SUFFIXES = {"paddle": (".pdparams", ".safetensors"), "torch": (".pdparams", ".safetensors", ".pth")}
@@ -34,7 +34,7 @@ def convert(
 ) -> LoadReport:
     """Write the weights of `source` to `target` in another publisher's form, and report what was done.
 
-    The report also names what the form has no place for.
+    The report also names what the form has no place for, and warns of weights that are NaN or infinite.
 
     Args:
         source: file, folder of transformers or timm, or output folder of a run.
@@ -73,7 +73,8 @@ def convert(
     elif publisher != NATIVE:
         notes.append(_describe_place(path, publisher))
     _write(path, contents, key_format, description)
-    return report_of(replace(info, notes=(*info.notes, *notes)), state, Changes())
+    non_finite = tuple(describe_nonfinite(state))
+    return report_of(replace(info, notes=(*info.notes, *notes)), state, Changes(), non_finite)
 
 
 def _is_folder(path: Path, publisher: str, layout: str) -> bool:

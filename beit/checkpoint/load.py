@@ -34,7 +34,7 @@ def load_pretrained(
     key: str | None = None,
     interpolation: Interpolation = "geometric",
     allow_missing: Sequence[str] = (),
-    require_finite: bool = False,
+    require_finite: bool = True,
 ) -> LoadReport:
     """Load a checkpoint of any known publisher into `model` and report what was done.
 
@@ -52,7 +52,7 @@ def load_pretrained(
             this prefix, where the file holds several.
         interpolation: of relative position tables: "geometric" as the official code, or "linear" as timm.
         allow_missing: patterns (`*`, `?`) of model tensors that may keep their initial values.
-        require_finite: refuse NaN and infinities instead of warning about them.
+        require_finite: refuse weights that are NaN or infinite; False: warn and name them in the report.
 
     Returns:
         What was taken, changed, left out and new. `print` it; `report.mismatches(config)` compares it with a config.
@@ -60,7 +60,7 @@ def load_pretrained(
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is unreadable, unsafe, or of no known publisher; the message says what it is.
-        ValueError: the contents do not fit the model. The model is left as it was.
+        ValueError: the contents do not fit the model, or are not finite. The model is left as it was.
 
     Example:
         model = beit.build_beit(beit.get_config("beit_base_patch16_224"))
@@ -93,7 +93,7 @@ def fit(
     key: str | None = None,
     interpolation: Interpolation = "geometric",
     allow_missing: Sequence[str] = (),
-    require_finite: bool = False,
+    require_finite: bool = True,
 ) -> tuple[State, LoadReport]:
     """The tensors of a checkpoint as a model with tensors of these `shapes` takes them, in row-major order.
 

@@ -18,7 +18,7 @@ from beit.data.model_input import prepare_image
 from beit.imagenet_classes import class_names as names_of_list
 from beit.imagenet_classes import from_synsets
 from beit.predict.attention_maps import attention_map, overlay, rollout
-from beit.predict.predictor import Predictor, fit_longer_side
+from beit.predict.predictor import Predictor, finite, fit_longer_side
 from beit.preprocessing import Preprocessing
 
 # B images; H, W input size; D width; K classes; H heads, h, w patch grid, N = h * w + 1 tokens of attention weights
@@ -54,7 +54,7 @@ class Classifier(Predictor):
             raise ValueError(f"topk={topk}; expected 1 or more")
         with _evaluating(self.model):
             logits = split_batch(self.model, self.tensor(images)).astype("float32")
-            scores = paddle.nn.functional.softmax(logits, axis=-1).numpy()
+            scores = finite(paddle.nn.functional.softmax(logits, axis=-1))
         return [self._result(row, topk) for row in scores]
 
     def summary(self, result: dict[str, Any], topk: int = 5) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Classifier(Predictor):
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Pooled features of RGB images, float32 `[B, D]`."""
         with _evaluating(self.model):
-            return split_batch(self.model.forward_features, self.tensor(images)).numpy()
+            return finite(split_batch(self.model.forward_features, self.tensor(images)))
 
     def outputs(
         self,
@@ -106,7 +106,7 @@ class Classifier(Predictor):
             blocks: numbers of the blocks, from 0; None for all.
         """
         blocks = range(self.model.depth) if blocks is None else blocks
-        return [weights[0].numpy() for weights in self.outputs([image], attentions=blocks).attentions]
+        return [finite(weights[0]) for weights in self.outputs([image], attentions=blocks).attentions]
 
     def attention_map(self, weights: np.ndarray) -> np.ndarray:
         """How much the pooled token attends to each patch, `[H, h, w]`, for the weights `[H, N, N]` of a block."""

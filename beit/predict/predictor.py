@@ -110,6 +110,20 @@ class Predictor(ABC):
         return normalize(paddle.to_tensor(images), mean, std)
 
 
+def finite(output: paddle.Tensor) -> np.ndarray:
+    """An output of a model as a float32 array.
+
+    Raises:
+        ValueError: it holds a NaN or an infinity, though all weights are finite.
+    """
+    values = output.astype("float32").numpy()
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "the output of the model is NaN or infinite: its weights are damaged, or of another model; take other weights"
+        )
+    return values
+
+
 def fit_longer_side(size: tuple[int, int], side: int) -> tuple[int, int]:
     """(width, height) scaled, aspect kept, so that the longer of the two is `side`; at least 1 pixel each."""
     scale = side / max(size)

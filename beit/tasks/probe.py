@@ -108,9 +108,7 @@ class Probe(Task):
         # Not in `load`, which a resumed run does not call: its checkpoint does not hold the encoder.
         self._loaded = None
         if config.MODEL.PRETRAINED:
-            self._loaded = load_pretrained(
-                backbone, config.MODEL.PRETRAINED, key=config.MODEL.PRETRAINED_KEY, require_finite=True
-            )
+            self._loaded = load_pretrained(backbone, config.MODEL.PRETRAINED, key=config.MODEL.PRETRAINED_KEY)
         self._features = build_features(config, backbone)
         self.model = LinearProbes(
             self._features.widths, config.MODEL.NUM_CLASSES, batch_norm=config.PROBE.BATCH_NORM

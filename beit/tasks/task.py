@@ -52,7 +52,7 @@ class Task(nn.Layer):
     def load(self, path: str) -> LoadReport:
         """Load initial weights from a checkpoint (`-pretrained`). Raises as `load_pretrained`, also on NaN."""
         key = self.config.MODEL.PRETRAINED_KEY
-        report = load_pretrained(self.model, path, key=key, require_finite=True)
+        report = load_pretrained(self.model, path, key=key)
         names, has_new_head = report.info.class_names, any("head" in name for name in report.new)
         if names is not None and not has_new_head and self.config.DATA.MATCH_CLASS_NAMES:
             self.classes = KnownClasses(names, path)

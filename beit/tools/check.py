@@ -17,6 +17,7 @@ from beit.data.check import SplitReport, check_split, describe_split, overlap, s
 from beit.flags import Parser, config_from
 from beit.optim.groups import describe_groups
 from beit.parallel import ranks
+from beit.printable import printable
 from beit.tasks import TASKS, Task
 from beit.tools.arguments import config_parser
 from beit.train.recipe_check import check_recipe
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("no problems found")
         return 0
     print(f"{len(problems)} problem(s):")
-    print("\n".join(f"  {line}" for line in shortened(problems)))
+    print("\n".join(f"  {printable(line)}" for line in shortened(problems)))
     return PROBLEMS
 
 
@@ -98,7 +99,7 @@ def _check_images(task: Task) -> list[str]:
             print(f"{split}: none")
             continue
         reports[split] = check_split(split, dataset, num_classes, min(image_hw(config)), workers=workers)
-        print("\n".join(describe_split(reports[split])))
+        print("\n".join(map(printable, describe_split(reports[split]))))
         problems += reports[split].problems
     if len(reports) == len(("train", "val")):
         shared = overlap(reports["train"], reports["val"])

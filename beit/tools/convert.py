@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from beit.checkpoint.convert import convert
 from beit.checkpoint.publishers import PUBLISHERS
 from beit.flags import Parser
+from beit.printable import printable_lines
 from beit.tools.arguments import verb_parser
 
 EXAMPLES = (
@@ -47,5 +48,6 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert a checkpoint; print the report."""
     given = build_parser().parse_args(argv)
-    print(convert(given.source, given.target, publisher=given.to, ema=given.ema, key=given.key))
+    report = convert(given.source, given.target, publisher=given.to, ema=given.ema, key=given.key)
+    print(printable_lines(str(report)))
     print(f"written as {given.to}: {given.target}")

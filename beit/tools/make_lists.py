@@ -11,6 +11,7 @@ from pathlib import Path
 
 from beit.data.train_val_split import make_lists
 from beit.flags import Parser
+from beit.printable import printable
 from beit.tools.arguments import verb_parser
 
 EXAMPLES = ("python -m beit make-lists flowers --val 0.2 --seed 0",)
@@ -41,5 +42,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{given.folder}: {counts['train']} training and {counts['val']} validation images of {number} classes"
     )
     for note in lists.notes:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     print(f"train with: -dataset=imagenet2012 -data_path={given.folder} -opts MODEL.NUM_CLASSES {number}")

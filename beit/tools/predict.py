@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from beit.logging import progress
 from beit.predict.inference import predict_each
 from beit.predict.inputs import find_images
 from beit.predict.predictor import Predictor
+from beit.printable import printable, printable_json
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device, add_images, add_model, model_from, use_device
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print(entries, given)
     failed = [entry for entry in entries if "error" in entry]
     for entry in failed:
-        print(f"error: {entry['image']}: {entry['error']}", file=sys.stderr)
+        print(printable(f"error: {entry['image']}: {entry['error']}"), file=sys.stderr)
     return FAILED if failed else 0
 
 
@@ -92,22 +92,23 @@ def _files(sources: Sequence[str]) -> tuple[list[Path], list[dict[str, Any]]]:
 
 def _print(entries: list[dict[str, Any]], given: argparse.Namespace) -> None:
     if given.json:
-        print(json.dumps(entries, indent=2, ensure_ascii=False))
+        print(printable_json(entries))
     elif given.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(("image", "rank", "class", "label", "score", "error"))
         for entry in entries:
             rows = entry.get("topk") or [{"class": "", "label": "", "score": entry.get("mask_accuracy", "")}]
             for rank, row in enumerate(rows, start=1):
-                cells = (row["class"], row["label"], row["score"])
-                writer.writerow((entry["image"], rank, *cells, entry.get("error", "")))
+                image, name, error = map(printable, (entry["image"], row["class"], entry.get("error", "")))
+                writer.writerow((image, rank, name, row["label"], row["score"], error))
     else:
         print(_table([entry for entry in entries if "error" not in entry]))
 
 
 def _table(entries: list[dict[str, Any]]) -> str:
-    width = max((len(entry["image"]) for entry in entries), default=0)
-    return "\n".join(f"{entry['image']:{width}}  {'  |  '.join(_cells(entry))}" for entry in entries)
+    rows = [(printable(entry["image"]), printable("  |  ".join(_cells(entry)))) for entry in entries]
+    width = max((len(image) for image, _ in rows), default=0)
+    return "\n".join(f"{image:{width}}  {cells}" for image, cells in rows)
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:

@@ -209,14 +209,13 @@ def test_bfloat16_in_uint16_arrays_is_cast(unilm):
 def test_nan_is_warned_about_or_refused(unilm):
     unilm["blocks.1.gamma_1"][3] = np.nan
     with pytest.warns(UserWarning, match=r"NaN or Inf in 1 tensors, e.g. blocks\.1\.gamma_1"):
-        report = load_pretrained(tiny_beit(), publishers.unilm_file(unilm))
+        report = load_pretrained(tiny_beit(), publishers.unilm_file(unilm), require_finite=False)
     assert report.non_finite == ("blocks.1.gamma_1",)
     assert "warning: NaN or Inf in blocks.1.gamma_1" in str(report)
     refused(
         tiny_beit(),
         publishers.unilm_file(unilm),
         "NaN or infinity in 1 tensors, first blocks.1.gamma_1",
-        require_finite=True,
     )
 
 

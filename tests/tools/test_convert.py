@@ -409,3 +409,13 @@ def test_the_folder_of_a_run_is_a_source(tmp_path):
     convert(run, tmp_path / "timm", publisher="timm")
     config = json.loads((tmp_path / "timm/config.json").read_text())
     assert (config["label_names"], config["pretrained_cfg"]["crop_pct"]) == (list(NAMES), 0.7)
+
+
+def test_weights_that_are_not_finite_are_converted_with_a_warning(tmp_path, capsys):
+    tree = publishers.paddlevit(UNILM)
+    tree["blocks.1.gamma_1"] = tree["blocks.1.gamma_1"].copy()
+    tree["blocks.1.gamma_1"][3] = np.inf
+    write(tmp_path / "source.pdparams", tree)
+    main([str(tmp_path / "source.pdparams"), str(tmp_path / "target.safetensors")])
+    assert "warning: NaN or Inf in blocks.1.gamma_1" in capsys.readouterr().out
+    assert np.isinf(load_file(tmp_path / "target.safetensors")["blocks.1.gamma_1"][3])

@@ -75,3 +75,42 @@ def test_masked_images_of_pretraining(images, tmp_path, capsys):
 def test_a_classifier_draws_nothing(images, tmp_path, capsys):
     run = write_run(tmp_path / "run", tiny_config(), build_beit(tiny_config()))
     assert predict(run, images, tmp_path / "out", capsys)[2] == set()
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+def test_weights_that_are_not_finite_are_refused(images, tmp_path, capsys, form):
+    model = build_beit(tiny_config())
+    model.blocks[1].mlp.fc1.weight.set_value(paddle.full_like(model.blocks[1].mlp.fc1.weight, np.nan))
+    run = write_run(tmp_path / "run", tiny_config(), model)
+    assert main(["predict", str(run), str(images), "--device", "cpu", *form]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "NaN or infinity in 1 tensors, first blocks.1.mlp.fc1.weight" in err
+    assert [line for line in err.splitlines() if not line.startswith("CPU settings")] == [
+        err.splitlines()[-1]
+    ]
+
+
+def test_a_result_that_is_not_finite_is_refused(images, tmp_path, capsys):
+    model = build_beit(tiny_config())
+    model.head.weight.set_value(paddle.full_like(model.head.weight, 3e38))
+    run = write_run(tmp_path / "run", tiny_config(), model)
+    assert main(["predict", str(run), str(images), "--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "the output of the model is NaN or infinite" in err
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        load_predictor(run)([Image.new("RGB", (16, 16))])
+
+
+def test_names_of_classes_and_images_cannot_control_the_terminal(images, tmp_path, capsys):
+    run = write_run(tmp_path / "run", tiny_config(), build_beit(tiny_config()))
+    names = "\x1b[2Jcat\ndog \x9b31m\nbird\u202e\n"
+    (run / "class_names.txt").write_text(names, encoding="utf-8")
+    (images / "a.png").rename(images / "\x1b]0;title\x07.png")
+    for form in ([], ["--csv"], ["--json"]):
+        (images / "broken\x1b.jpg").write_bytes(b"nothing")
+        assert main(["predict", str(run), str(images), "--device", "cpu", *form]) == 1
+        out, err = capsys.readouterr()
+        assert all(line.isprintable() for line in (out + err).splitlines()), repr(out + err)
+        assert ("\\u001b[2Jcat" if form == ["--json"] else "\\x1b[2Jcat") in out
+    known = {row["class"] for entry in json.loads(out) for row in entry.get("topk", [])}
+    assert known == {line.strip() for line in names.split("\n")} - {""}
