@@ -73,7 +73,7 @@ def use_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Kernel], l
 
         fused_attention.check_kernel.cache_clear()
         monkeypatch.setattr(fused_attention, "_kernel", recorded)
-        monkeypatch.setattr(fused_attention, "_is_on_gpu", lambda _: True)
+        monkeypatch.setattr(fused_attention, "_is_on_gpu", lambda: True)
         return biases
 
     yield install

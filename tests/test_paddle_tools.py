@@ -1,0 +1,121 @@
+"""Paddle's own tools on the model: `summary`, `flops`, forward hooks, `jit.to_static`, `Model`."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from beit.beit import Beit, build_beit
+from tests.tiny import noise_images, randomize, tiny_config
+
+FROM_PADDLE = pytest.mark.filterwarnings("ignore::UserWarning:paddle.*")
+"""Paddle warns of its own calls while it traces a graph and loads a `TensorDataset`."""
+
+
+@pytest.fixture
+def model() -> Beit:
+    """A classifier without random operations: `[B, 3, 16, 16]` to 3 classes, 5 tokens, width 24, 2 blocks."""
+    return randomize(build_beit(tiny_config(MODEL__DROPPATH=0.0)), scale=0.1)
+
+
+def weight_products(model: Beit, tokens: int) -> int:
+    """Multiply-adds of the convolution and the Linear layers for one image, biases of the convolution included."""
+    width, patches = model.embed_dim, tokens - 1
+    convolution = patches * width * (3 * 8 * 8 + 1)
+    blocks = sum(
+        tokens * parameter.size
+        for name, parameter in model.named_parameters()
+        if name.startswith("blocks.") and parameter.ndim == 2 and "table" not in name
+    )
+    return convolution + blocks + model.head.weight.size
+
+
+def test_summary_counts_all_but_the_parameters_of_the_outermost_layer(model, capsys):
+    """Paddle leaves out what the given layer itself holds: here the class token."""
+    model.eval()
+    total = sum(parameter.size for parameter in model.parameters())
+    result = paddle.summary(model, (1, 3, 16, 16))
+    assert result == {
+        "total_params": total - model.cls_token.size,
+        "trainable_params": total - model.cls_token.size,
+    }
+    assert capsys.readouterr().out.count("Attention-") == 2
+
+
+def test_flops_counts_every_product_with_a_weight(model, capsys):
+    model.eval()
+    assert paddle.flops(model, [1, 3, 16, 16]) == weight_products(model, tokens=5)
+
+
+def test_forward_hooks_see_every_call(model):
+    """Each layer is called once; a block's drop path twice, after attention and after the MLP."""
+    model.eval()
+    called: list[str] = []
+    for name, layer in model.named_sublayers():
+        layer.register_forward_post_hook(lambda _layer, _inputs, _output, name=name: called.append(name))
+    model(paddle.to_tensor(noise_images()))
+    expected = [name for name, _ in model.named_sublayers() if name != "blocks"]
+    expected += [name for name in expected if name.endswith(".drop_path")]
+    assert sorted(called) == sorted(expected)
+
+
+@FROM_PADDLE
+@pytest.mark.parametrize("full_graph", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_to_static_in_training_mode_gives_the_same_loss_and_gradients(recompute, full_graph):
+    keys = {"MODEL__DROPPATH": 0.0, "TRAIN__RECOMPUTE": recompute}
+    images, labels = paddle.to_tensor(noise_images()), paddle.to_tensor([0, 2])
+
+    def step(network, layer):
+        loss = paddle.nn.functional.cross_entropy(network(images), labels)
+        loss.backward()
+        return float(loss), {name: value.grad.numpy() for name, value in layer.named_parameters()}
+
+    eager = randomize(build_beit(tiny_config(**keys)), scale=0.1)
+    eager.train()
+    loss, gradients = step(eager, eager)
+    static = randomize(build_beit(tiny_config(**keys)), scale=0.1)
+    static.train()
+    static_loss, static_gradients = step(paddle.jit.to_static(static, full_graph=full_graph), static)
+    assert static_loss == pytest.approx(loss, rel=1e-5)
+    assert gradients.keys() == static_gradients.keys()
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(static_gradients[name], gradient, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@FROM_PADDLE
+def test_to_static_in_evaluation_mode_gives_the_same_logits(model):
+    model.eval()
+    images = paddle.to_tensor(noise_images())
+    expected = model(images).numpy()
+    np.testing.assert_allclose(paddle.jit.to_static(model)(images).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@FROM_PADDLE
+def test_paddle_model_trains_and_evaluates(model):
+    """`fit` gives the losses of a loop by hand, `evaluate` the accuracy of the logits."""
+    images, labels = noise_images(batch=8), np.arange(8).reshape(8, 1) % 3
+    dataset = paddle.io.TensorDataset([paddle.to_tensor(images), paddle.to_tensor(labels)])
+    twin = randomize(build_beit(tiny_config(MODEL__DROPPATH=0.0)), scale=0.1)
+
+    wrapped = paddle.Model(model)
+    optimizer = paddle.optimizer.AdamW(1e-3, parameters=model.parameters())
+    wrapped.prepare(optimizer, paddle.nn.CrossEntropyLoss(), paddle.metric.Accuracy())
+    wrapped.fit(dataset, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    result = wrapped.evaluate(dataset, batch_size=4, verbose=0)
+
+    by_hand = paddle.optimizer.AdamW(1e-3, parameters=twin.parameters())
+    twin.train()
+    for start in (0, 4, 0, 4):
+        batch = slice(start, start + 4)
+        logits = twin(paddle.to_tensor(images[batch]))
+        paddle.nn.functional.cross_entropy(logits, paddle.to_tensor(labels[batch])).backward()
+        by_hand.step()
+        by_hand.clear_grad()
+    twin.eval()
+    logits = twin(paddle.to_tensor(images))
+    assert result["acc"] == pytest.approx(float((logits.numpy().argmax(-1) == labels[:, 0]).mean()))
+    loss = paddle.nn.functional.cross_entropy(logits, paddle.to_tensor(labels))
+    assert np.mean(result["loss"]) == pytest.approx(float(loss), abs=0.05)
+    np.testing.assert_array_equal(model.head.weight.numpy(), twin.head.weight.numpy())
