@@ -243,6 +243,11 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
         return {}
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}, expected sections such as DATA: and MODEL:")
+    if "model" in content and "MODEL" not in content:
+        raise ValueError(
+            f"{path} is a config of PASSL: beit.passl.get_config reads its model. Train and evaluate with a config of "
+            "this package, such as -cfg=beit_base_patch16_224 (docs/from-passl.md)"
+        )
     return content
 
 

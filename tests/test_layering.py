@@ -36,6 +36,7 @@ LEVELS: dict[str, int] = {
     "beit.zoo": 7,
     "beit.deploy": 7,
     "beit.predict": 8,
+    "beit.passl": 8,
     "beit.train": 9,
     "beit.bench": 10,
     "beit.tools": 11,
