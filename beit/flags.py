@@ -15,7 +15,7 @@ from beit.config import get_config, with_options
 from beit.schema import SCHEMA
 
 FLAGS: dict[str, tuple[str, str]] = {
-    "dataset": ("DATA.DATASET", "imagenet2012 (list files), folder (class folders) or flat (no labels)"),
+    "dataset": ("DATA.DATASET", "imagenet2012 (lists), folder, flat, webdataset, parquet, cifar10, cifar100"),
     "data_path": ("DATA.DATA_PATH", "folder that holds the data"),
     "output": ("SAVE", "folder for logs and checkpoints"),
     "batch_size": ("DATA.BATCH_SIZE", "images per device; with -eval also in evaluation"),

@@ -208,7 +208,7 @@ class Key(NamedTuple):
 SCHEMA: dict[str, Key] = {
     "TASK": Key("classify", text("classify", "knn", "pretrain", "probe", "segment", "tokenizer"), "what is trained or evaluated: the file of that name in beit/tasks"),
     # ---- data
-    "DATA.DATASET": Key("imagenet2012", text("imagenet2012", "folder", "flat", "ade20k", "image_mask"), "imagenet2012: train_list.txt and val_list.txt; folder: train/<class>/…, val/<class>/…; flat: images without labels; with TASK: segment ade20k (images/training and annotations/training, …) or image_mask (images/train and masks/train, …)"),
+    "DATA.DATASET": Key("imagenet2012", text("imagenet2012", "folder", "flat", "webdataset", "parquet", "cifar10", "cifar100", "ade20k", "image_mask"), "imagenet2012: train_list.txt and val_list.txt; folder: train/<class>/…, val/<class>/…; flat: images without labels; webdataset: tars of samples; parquet: files of the Hugging Face hub; cifar10, cifar100: the published files; with TASK: segment ade20k (images/training and annotations/training, …) or image_mask (images/train and masks/train, …)"),
     "DATA.DATA_PATH": Key("/dataset/imagenet", path, "folder that holds the data"),
     "DATA.BATCH_SIZE": Key(32, integer(1, 10**6), "images per rank and micro-batch in training"),
     "DATA.BATCH_SIZE_EVAL": Key(None, optional(integer(1)), "images per rank in evaluation; None: BATCH_SIZE"),

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from beit.data.dataset import ImageDataset
+from beit.data.image_list import ImageList
 from beit.data.image_mask import IGNORE, MaskError, MaskReader
-from beit.data.images import ImageError, ImageFile, OpenOptions
+from beit.data.images import ImageError, OpenOptions
 from beit.data.mask_counts import describe_counts, pixel_counts
 from beit.data.segmentation import SegmentationDataset
 from beit.logging import progress
@@ -79,9 +80,9 @@ def check_split(
         workers: processes; 0 checks in this process.
     """
     images = dataset.images
-    paths = [str(images.path(index)) for index in range(len(images))]
-    check = partial(_check, options=dataset.open_options)
-    checks = list(progress(_map(check, paths, workers), len(paths), f"open {name}", rank=0))
+    check = partial(_check, images=images, options=dataset.open_options)
+    results = _map(check, range(len(images)), workers)
+    checks = list(progress(results, len(images), f"open {name}", rank=0))
     report = SplitReport(name, checks, class_names=images.class_names)
     report.remarks += images.notes
     report.problems += [f"{image.path}: {image.reason}" for image in checks if image.reason]
@@ -186,8 +187,23 @@ def _map(check: Callable[[Item], Result], items: Sequence[Item], workers: int) -
         yield from map(check, items)
         return
     # Spawned, because a fork of a process with Paddle's threads may hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(check, items, chunksize=_CHUNK)
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(check,)
+    ) as pool:
+        yield from pool.map(_run_check, items, chunksize=_CHUNK)
+
+
+def _start_worker(check: Callable[[Any], Any]) -> None:
+    """Keep the check in this worker: it holds the names of all images and is sent once only."""
+    global _worker_check
+    _worker_check = check
+
+
+_worker_check: Callable[[Any], Any]
+
+
+def _run_check(item: Any) -> Any:
+    return _worker_check(item)
 
 
 def _check_mask(pair: tuple[str, tuple[int, int] | None], reader: MaskReader) -> MaskCheck:
@@ -198,11 +214,12 @@ def _check_mask(pair: tuple[str, tuple[int, int] | None], reader: MaskReader) ->
         return MaskCheck(path, reason=error.reason)
 
 
-def _check(path: str, options: OpenOptions) -> ImageCheck:
+def _check(index: int, images: ImageList, options: OpenOptions) -> ImageCheck:
+    path = str(images.path(index))
     try:
-        with ImageFile(path, **options) as file:
+        with images.open(index, **options) as file:
             orientation, image = file.orientation, file.decode()
-        digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+        digest = hashlib.blake2b(images.read(index), digest_size=16).digest()
     except ImageError as error:
         return ImageCheck(path, reason=error.reason)
     return ImageCheck(path, image.size, digest, orientation=orientation)

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from beit.data.folders import FoundFiles, shortened_list, walk_files
+from beit.data.archive_folders import find_folder, is_folder, refuse_compressed, sub_folders, walk
+from beit.data.folders import FoundFiles, shortened_list
 from beit.data.image_list import ImageList
 from beit.data.images import EXTENSIONS
 
@@ -17,12 +18,12 @@ _LIKE_SPLITS = _SPLIT_NAMES | {"training", "testing", "dev", "eval", "evaluation
 
 
 def split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split, under any of the names in `SPLITS`; None if there is none.
+    """The folder of a split, or the archive that stands for it, under any of the names in `SPLITS`; None if there is none.
 
     Raises:
         ValueError: there are several.
     """
-    found = [root / name for name in SPLITS[split] if (root / name).is_dir()]
+    found = [place for name in SPLITS[split] if (place := find_folder(root, name)) is not None]
     if len(found) > 1:
         raise ValueError(
             f"{root} has {' and '.join(path.name for path in found)}, two folders for one split; keep one of them"
@@ -33,13 +34,17 @@ def split_folder(root: Path, split: str) -> Path | None:
 def has_splits(root: Path) -> bool:
     """Whether the folders in `root` are splits, not classes.
 
-    They are where there is `train` and either a validation folder or nothing but splits.
+    They are where there is `train` and either a validation folder or nothing but splits, or where there are archives of
+    splits and no other folders.
 
     Raises:
         ValueError: `train` and others could be both, or all folders are called like splits in another spelling.
     """
     names = sub_folders(root)
     if "train" in names and (split_folder(root, "val") is not None or set(names) <= _SPLIT_NAMES):
+        return True
+    places = [split_folder(root, split) for split in SPLITS]
+    if set(names) <= _SPLIT_NAMES and any(place is not None and not place.is_dir() for place in places):
         return True
     if names and all(name.casefold() in _LIKE_SPLITS for name in names):
         raise ValueError(
@@ -63,7 +68,7 @@ def class_folder_names(folder: Path) -> tuple[str, ...]:
         FileNotFoundError: `folder` does not exist.
         ValueError: it has no class folders.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise FileNotFoundError(f"{folder} is not a folder; expected {folder}/<class>/<image>")
     names = sub_folders(folder)
     if not names:
@@ -91,7 +96,7 @@ def read_class_folders(
     """
     order = class_folder_names(folder) if class_names is None else tuple(class_names)
     label_of = {name: label for label, name in enumerate(order)}
-    found = walk_files(folder, EXTENSIONS)
+    found = walk(folder, EXTENSIONS)
     names = [name for name in found.names if name.split("/", 1)[0] in label_of]
     labels = [label_of[name.split("/", 1)[0]] for name in names]
     filled = set(labels)
@@ -129,20 +134,16 @@ def require_split(root: Path, split: str) -> Path:
     folder = split_folder(root, split)
     if folder is not None:
         return folder
+    for name in SPLITS[split]:
+        refuse_compressed(root, name)
     others = " or ".join(str(root / name) for name in SPLITS[split])
     hint = ""
-    if split == "val" and (root / "test").is_dir():
+    if split == "val" and split_folder(root, "test") is not None:
         hint = (
             ". test/ is not used in a run: `python -m beit make-lists` holds out a part of train/, or rename test/ to "
             "val/ to evaluate on it"
         )
     raise FileNotFoundError(f"{others} is not a folder{hint}")
-
-
-def sub_folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; hidden ones are left out."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _are_numbers(names: Sequence[str]) -> bool:

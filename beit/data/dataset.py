@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from beit.data.class_matching import KnownClasses
 from beit.data.image_list import ImageList
-from beit.data.images import ImageError, ImageFile, OpenOptions
+from beit.data.images import ImageError, OpenOptions
 from beit.data.sampler import Sample
 from beit.data.splits import open_split
 from beit.data.transforms import Arrays, Transform, build_eval_transform, build_train_transform
@@ -96,8 +96,17 @@ class ImageDataset(ABC):
 
     def transformed(self, index: int, transform: Transform, rng: np.random.Generator) -> Arrays:
         """The arrays that the transform makes of one image."""
-        with ImageFile(self.images.path(index), **self.open_options) as file:
+        with self.images.open(index, **self.open_options) as file:
             return transform.load(file, rng)
+
+    def original(self, index: int) -> np.ndarray:
+        """The pixels of one image before the transform, uint8 `[H, W, 3]`.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        with self.images.open(index, **self.open_options) as file:
+            return np.asarray(file.decode())
 
     def _numbered(self, index: int, seed: int) -> Arrays:
         return {**self.read(index, seed), "index": np.asarray(index, np.int64)}

@@ -25,6 +25,11 @@ class FoundFiles:
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
     repeated: list[str] = field(default_factory=list)
 
+    def leave_out(self, ending: str, name: str) -> None:
+        """Count a file that is no image by its ending."""
+        count, example = self.left_out.get(ending, (0, name))
+        self.left_out[ending] = count + 1, example
+
     def notes(self, folder: Path) -> tuple[str, ...]:
         """Sentences about what the walk through `folder` left out; empty if that is nothing."""
         notes = []
@@ -130,8 +135,7 @@ class _Walk:
                 "or remove it"
             )
         else:
-            count, example = self._found.left_out.get(ending, (0, name))
-            self._found.left_out[ending] = count + 1, example
+            self._found.leave_out(ending, name)
 
     def _drop_repeated_files(self) -> None:
         """Leave out links to files of this walk."""

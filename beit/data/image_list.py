@@ -1,4 +1,4 @@
-"""The files of a data set with their labels and class names."""
+"""The images of a data set with their labels and class names."""
 
 from __future__ import annotations
 
@@ -9,15 +9,32 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+
+from beit.data.images import MAX_PIXELS, ImageError, ImageFile
 
 _SAMPLE = 1000  # files of a list whose existence a run checks before it starts
 
 
+class Source(Protocol):
+    """Where the bytes of images come from that are not files of their own. It is pickled for each data worker."""
+
+    def has(self, index: int, /) -> bool:
+        """Whether there is an image of this place in the list."""
+
+    def read(self, index: int, /) -> bytes:
+        """The content of an image file.
+
+        Raises:
+            ValueError, OSError: it cannot be read; the message says why, without its name.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class ImageList:
-    """File names relative to `root`, with labels.
+    """Names of images relative to `root`, with labels.
 
     All names are in one bytes object: a million Python strings would take 100 MB in every worker, and seconds to
     pickle.
@@ -29,6 +46,7 @@ class ImageList:
         labels: class numbers, int64 `[len]`; None for images without labels.
         class_names: name of each class; None where they are unknown.
         notes: sentences for the log, on what was left out and on how labels were found.
+        source: where the bytes of the images come from; None if they are the files of these names.
     """
 
     root: Path
@@ -37,6 +55,7 @@ class ImageList:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    source: Source | None = None
 
     @classmethod
     def from_names(
@@ -67,8 +86,30 @@ class ImageList:
         return os.fsdecode(self.names[int(self.offsets[index]) : int(self.offsets[index + 1])])
 
     def path(self, index: int) -> Path:
-        """Path of one image."""
+        """Path of one image, for messages also where it is part of a larger file: `train.tar/n01440764/x.JPEG`."""
         return self.root / self.name(index)
+
+    def open(self, index: int, *, exif_orientation: bool = False, max_pixels: int = MAX_PIXELS) -> ImageFile:
+        """One image; see `ImageFile` for the arguments.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        data = None if self.source is None else self.read(index)
+        return ImageFile(
+            self.path(index), data=data, exif_orientation=exif_orientation, max_pixels=max_pixels
+        )
+
+    def read(self, index: int) -> bytes:
+        """The bytes of one image file.
+
+        Raises:
+            ImageError: they cannot be read.
+        """
+        try:
+            return self.path(index).read_bytes() if self.source is None else self.source.read(index)
+        except (OSError, ValueError) as error:
+            raise ImageError(self.path(index), str(error)) from error
 
     def fingerprint(self) -> str:
         """Digest of names, labels and their order, 16 hexadecimal digits. `root` does not matter."""
@@ -136,6 +177,8 @@ def require_files(images: ImageList, tolerated: float) -> None:
 
 
 def _missing(images: ImageList, indices: np.ndarray) -> list[Path]:
+    if images.source is not None:
+        return [images.path(index) for index in indices.tolist() if not images.source.has(index)]
     root = str(images.root)
     names = map(images.name, indices.tolist())
     return [images.root / name for name in names if not os.path.isfile(f"{root}/{name}")]  # noqa: PTH113

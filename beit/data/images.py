@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -84,6 +85,7 @@ class ImageFile:
 
     Args:
         path: an image in one of `FORMATS`, recognized by its content; the file name extension is ignored.
+        data: content of the file, if it is part of a larger one; `path` is then its name in messages.
         exif_orientation: rotate and mirror as the EXIF tag says. The published protocols do not.
         max_pixels: an image with a larger width * height is refused before it is decoded.
         keep_mode: keep the file's own mode instead of converting to RGB (for label maps).
@@ -97,17 +99,19 @@ class ImageFile:
         self,
         path: str | Path,
         *,
+        data: bytes | None = None,
         exif_orientation: bool = False,
         max_pixels: int = MAX_PIXELS,
         keep_mode: bool = False,
     ) -> None:
         self._path = path
+        self._data = data
         self._exif_orientation = exif_orientation
         self._max_pixels = max_pixels
         self._keep_mode = keep_mode
         self._decoded: Image.Image | None = None
         with self._image_errors():
-            self._image = Image.open(path, formats=FORMATS)
+            self._image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
             try:
                 self._check_pixels()
                 self._jpeg_size = self._read_jpeg_size()
@@ -189,7 +193,7 @@ class ImageFile:
             )
             raise ImageError(self._path, reason) from error
         except _DECODE_ERRORS as error:
-            raise ImageError(self._path, _reason(self._path, error)) from error
+            raise ImageError(self._path, _reason(self._path, self._data, error)) from error
 
 
 def open_image(
@@ -250,14 +254,14 @@ def _gray(values: np.ndarray) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8)).convert("RGB")
 
 
-def _reason(path: str | Path, error: BaseException) -> str:
+def _reason(path: str | Path, data: bytes | None, error: BaseException) -> str:
     """What is wrong with the file; its first bytes tell where Pillow only says "cannot identify"."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
         return "a folder, not an image"
     try:
-        with Path(path).open("rb") as file:
+        with Path(path).open("rb") if data is None else io.BytesIO(data) as file:
             head = file.read(256)
     except (OSError, ValueError):
         head = b"unreadable"

@@ -1,13 +1,17 @@
-"""The training and the validation images of a run, in any of the supported folder layouts."""
+"""The training and the validation images of a run, in any of the supported layouts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from yacs.config import CfgNode
 
+from beit.data.archive_folders import is_folder, locate
+from beit.data.cifar import read_cifar
 from beit.data.class_folders import (
     class_folder_names,
     matching_class_names,
@@ -17,58 +21,85 @@ from beit.data.class_folders import (
 )
 from beit.data.image_list import ImageList
 from beit.data.list_file import read_class_names, read_list_file
+from beit.data.parquet import read_parquet
 from beit.data.unlabeled import read_flat
+from beit.data.webdataset import read_webdataset
+
+Split = Literal["train", "val"]
 
 _LAYOUTS = (
-    "Three layouts are understood: `-dataset imagenet2012` reads train_list.txt and val_list.txt (lines "
-    "`relative/path label`) in DATA.DATA_PATH; `-dataset folder` reads train/<class>/<image> and "
-    "val/<class>/<image> in it (or valid/, validation/); `-dataset flat`, for pre-training, reads every image below it, "
-    "or below train/ and val/ in it."
+    "The layouts: `-dataset imagenet2012` reads train_list.txt and val_list.txt (lines `relative/path label`) in "
+    "DATA.DATA_PATH, `-dataset folder` reads train/<class>/<image> and val/<class>/<image> in it (or valid/, validation/), "
+    "`-dataset flat`, for pre-training, reads every image below it, or below train/ and val/ in it; in these three train.tar "
+    "or train.zip can stand for train/. `-dataset webdataset` reads tars, `-dataset parquet` parquet files with `train` and "
+    "`val` or `validation` in their names, `-dataset cifar10` and `cifar100` the published files."
 )
 
 
-def open_split(config: CfgNode, split: Literal["train", "val"]) -> ImageList:
+def open_split(config: CfgNode, split: Split) -> ImageList:
     """The labeled images of one split of DATA.DATASET in DATA.DATA_PATH.
 
-    Class names come from the folders, or from an optional `class_names.txt` beside the list files.
+    Class names come from the folders or from the data files, or from an optional `class_names.txt` beside list files and
+    tars.
 
     Raises:
-        FileNotFoundError: the data folder, the list file or the class folders do not exist.
-        ValueError: a bad list (`read_list_file`), folders without classes or images (`read_class_folders`),
+        FileNotFoundError: the data folder, the list file, the class folders or the data files do not exist.
+        ValueError: bad data (`read_list_file`, `read_class_folders`, `read_webdataset`, `read_parquet`, `read_cifar`),
             classes that differ between the splits, or another number of classes than MODEL.NUM_CLASSES.
     """
-    root = _root(config)
-    if config.DATA.DATASET == "flat":
+    root, dataset, num_classes = _root(config), config.DATA.DATASET, config.MODEL.NUM_CLASSES
+    if dataset == "flat":
         raise ValueError(
-            f"DATA.DATASET = flat has no labels, and TASK: {config.TASK} needs them: use imagenet2012 or folder"
+            f"DATA.DATASET = flat has no labels, and TASK: {config.TASK} needs them: use a layout with labels. {_LAYOUTS}"
         )
+    if dataset in _DATA_FILES:
+        images = _DATA_FILES[dataset](root, split=split, num_classes=num_classes)
+        if images is None:
+            raise FileNotFoundError(f"{root} has no {dataset} files of {split}. {_LAYOUTS}")
+        return images if images.class_names is not None else _named(images, root, num_classes)
     readers = {"imagenet2012": _open_list, "folder": _open_folder}
-    if config.DATA.DATASET not in readers:
-        raise ValueError(f"DATA.DATASET = {config.DATA.DATASET} is for TASK: segment. {_LAYOUTS}")
-    return readers[config.DATA.DATASET](root, split, config.MODEL.NUM_CLASSES)
+    if dataset not in readers:
+        raise ValueError(f"DATA.DATASET = {dataset} is for TASK: segment. {_LAYOUTS}")
+    return locate(readers[dataset](root, split, num_classes))
 
 
-def open_unlabeled(config: CfgNode, split: Literal["train", "val"]) -> ImageList | None:
+def open_unlabeled(config: CfgNode, split: Split) -> ImageList | None:
     """The images of one split without their labels, in any layout; None where there are no validation images.
 
     Raises:
-        FileNotFoundError: the data folder does not exist, or the list file or folder of the training images.
-        ValueError: a bad list, or folders without images (`read_list_file`, `read_class_folders`, `read_flat`).
+        FileNotFoundError: the data folder does not exist, or the list file, the folder or the data files of the training
+            images.
+        ValueError: bad data, see `open_split` and `read_flat`.
     """
-    root = _root(config)
-    if config.DATA.DATASET == "flat":
-        return read_flat(root, split)
-    is_list = config.DATA.DATASET == "imagenet2012"
+    root, dataset = _root(config), config.DATA.DATASET
+    if dataset in _DATA_FILES:
+        images = _DATA_FILES[dataset](root, split=split, num_classes=None, labeled=False)
+        if images is None and split == "train":
+            raise FileNotFoundError(f"{root} has no {dataset} files of train. {_LAYOUTS}")
+        return images
+    if dataset == "flat":
+        flat = read_flat(root, split)
+        return None if flat is None else locate(flat)
+    is_list = dataset == "imagenet2012"
     place = root / f"{split}_list.txt" if is_list else split_folder(root, split)
-    if split == "val" and (place is None or not place.exists()):
+    if split == "val" and (place is None or (is_list and not place.exists())):
         return None
-    images = _open_list(root, split, None) if is_list else read_class_folders(_split(root, split))
-    return replace(images, labels=None, class_names=None)
+    listed = _open_list(root, split, None) if is_list else read_class_folders(_split(root, split))
+    return replace(locate(listed), labels=None, class_names=None)
+
+
+_DATA_FILES: dict[str, Callable[..., ImageList | None]] = {
+    "webdataset": read_webdataset,
+    "parquet": read_parquet,
+    "cifar10": partial(read_cifar, name="cifar10"),
+    "cifar100": partial(read_cifar, name="cifar100"),
+}
+"""Readers of data sets whose files hold many images each."""
 
 
 def _root(config: CfgNode) -> Path:
     root = Path(config.DATA.DATA_PATH)
-    if not root.is_dir():
+    if not (root.is_dir() if config.DATA.DATASET in _DATA_FILES else is_folder(root)):
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise FileNotFoundError(f"DATA.DATA_PATH={root} {what}. {_LAYOUTS}")
     return root
@@ -79,12 +110,15 @@ def _open_list(root: Path, split: str, num_classes: int | None) -> ImageList:
     if not list_file.is_file():
         what = "is a folder" if list_file.is_dir() else "does not exist"
         raise FileNotFoundError(f"{list_file} {what}. {_LAYOUTS}")
-    images = read_list_file(list_file, root, num_classes)
+    return _named(read_list_file(list_file, root, num_classes), root, num_classes)
+
+
+def _named(images: ImageList, root: Path, num_classes: int | None) -> ImageList:
+    """The images with the class names of `class_names.txt`, if there is one."""
     names_file = root / "class_names.txt"
     if num_classes is None or not names_file.is_file():
         return images
-    class_names = read_class_names(names_file, num_classes)
-    return replace(images, class_names=class_names)
+    return replace(images, class_names=read_class_names(names_file, num_classes))
 
 
 def _open_folder(root: Path, split: str, num_classes: int) -> ImageList:

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from beit.data.archive_folders import walk
 from beit.data.class_folders import split_folder
-from beit.data.folders import walk_files
 from beit.data.image_list import ImageList
 from beit.data.images import EXTENSIONS
 from beit.data.list_paths import relative_names
@@ -19,14 +19,16 @@ HOLDOUT = "val_images.txt"
 def read_flat(root: Path, split: Literal["train", "val"]) -> ImageList | None:
     """The images of one split, sorted by name; None where there are no validation images.
 
-    If `root` has a folder `train`, the splits are the images in `train/` and in `val/` (or `valid/`, `validation/`).
+    If `root` has a folder `train`, or an archive for it and no other images, the splits are the images in `train/` and in `val/` (or `valid/`, `validation/`).
     Otherwise all images in `root` are for training, except those that `val_images.txt` lists for validation. Sub-folders of any depth are included,
     hidden files and folders are not.
 
     Raises:
         ValueError: there are no images, or `val_images.txt` is not UTF-8 or names an image that does not exist.
     """
-    if (root / "train").is_dir():
+    train = split_folder(root, "train")
+    is_archive_beside_images = train is not None and train.is_file() and bool(walk(root, EXTENSIONS).names)
+    if train is not None and not is_archive_beside_images:
         folder = split_folder(root, split)
         return None if folder is None else _read(folder)
     held_out = _read_holdout(root)
@@ -59,7 +61,7 @@ def _read_holdout(root: Path) -> set[str]:
 
 
 def _read(folder: Path) -> ImageList:
-    found = walk_files(folder, EXTENSIONS)
+    found = walk(folder, EXTENSIONS)
     if not found.names:
         raise ValueError(f"{folder} has no images ({' '.join(sorted(EXTENSIONS))}), in no sub-folder either")
     return ImageList.from_names(folder, found.names, notes=found.notes(folder))

@@ -14,7 +14,6 @@ from beit.config import batch_size_eval
 from beit.cpu import split_batch
 from beit.data.batch_transforms import to_device
 from beit.data.dataset import ImageDataset
-from beit.data.images import open_image
 from beit.data.loader import Loader
 from beit.data.sampler import EvalSampler
 from beit.figures import Tile, draw_tiles, pyplot, save_figure
@@ -91,7 +90,7 @@ def draw_predictions(config: CfgNode, count: int = 40) -> Path:
     title = f"{config.MODEL.NAME}: {len(wrong)} images, {wrong.sum()} wrong, top-1 {100 * (1 - wrong.mean()):.2f} %"
     tiles = [
         Tile(
-            np.asarray(open_image(found.dataset.images.path(index), **found.dataset.open_options)),
+            found.dataset.original(index),
             f"{found.names[predicted[index]]}  {100 * confidence[index]:.0f} %"
             + (f"\nis {found.names[found.labels[index]]}" if wrong[index] else ""),
             bool(wrong[index]),

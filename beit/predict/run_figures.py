@@ -14,7 +14,6 @@ from yacs.config import CfgNode
 
 from beit.data.batch_transforms import to_device
 from beit.data.image_list import ImageList
-from beit.data.images import open_image
 from beit.data.loader import collate
 from beit.data.sampler import Sample, build_train_sampler
 from beit.figures import Tile, draw_tiles, pyplot, save_figure
@@ -151,8 +150,7 @@ def draw_augmentation(config: CfgNode, images: Sequence[str] = (), count: int = 
         dataset.images = ImageList.from_names(Path(), found, labels)
     tiles = []
     for index in range(min(count, len(dataset))):
-        original = open_image(dataset.images.path(index), **dataset.open_options)
-        tiles.append(Tile(np.asarray(original), dataset.images.path(index).name[-24:]))
+        tiles.append(Tile(dataset.original(index), dataset.images.path(index).name[-24:]))
         for view in range(_VIEWS):
             sample = dataset[Sample(index, index + view * len(dataset))]
             tiles.append(Tile(sample["image"].transpose(1, 2, 0)))

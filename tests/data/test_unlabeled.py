@@ -92,7 +92,7 @@ def test_lists_and_class_folders_are_read_without_their_labels(tmp_path):
 
 
 def test_a_missing_folder_or_list_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="DATA.DATA_PATH=.*does not exist. Three layouts.*flat"):
+    with pytest.raises(FileNotFoundError, match="DATA.DATA_PATH=.*does not exist. The layouts.*flat"):
         open_unlabeled(config_of(tmp_path / "nowhere", "flat"), "train")
     with pytest.raises(FileNotFoundError, match=r"train_list\.txt does not exist"):
         open_unlabeled(config_of(tmp_path, "imagenet2012"), "train")
