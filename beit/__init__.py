@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from beit.predict.inference import extract_feat, inference_model, load_predictor
     from beit.predict.inferencers import FeatureExtractor, ImageClassificationInferencer
     from beit.preprocessing import Preprocessing
-    from beit.zoo import get_model, list_models
+    from beit.zoo import list_models
+    from beit.zoo.models import get_model
 
 __version__ = "0.1.0"
 
@@ -49,7 +50,7 @@ _MODULE_OF = {
     "build_tokenizer": "beit.models.tokenizer",
     "get_config": "beit.config",
     "load_pretrained": "beit.checkpoint.load",
-    "get_model": "beit.zoo",
+    "get_model": "beit.zoo.models",
     "list_models": "beit.zoo",
     "tune_cpu": "beit.cpu",
 }

@@ -22,7 +22,10 @@ FLAGS: dict[str, tuple[str, str]] = {
     "batch_size_eval": ("DATA.BATCH_SIZE_EVAL", "images per device in evaluation"),
     "image_size": ("DATA.IMAGE_SIZE", "pixels"),
     "accum_iter": ("TRAIN.ACCUM_ITER", "micro-batches per optimizer step"),
-    "pretrained": ("MODEL.PRETRAINED", "weights to start from or to evaluate"),
+    "pretrained": (
+        "MODEL.PRETRAINED",
+        "weights to start from or to evaluate: file, folder or published name",
+    ),
     "resume": ("MODEL.RESUME", "training checkpoint to continue, or auto"),
     "last_epoch": ("TRAIN.LAST_EPOCH", "epochs already done"),
     "eval": ("EVAL", "evaluate only"),

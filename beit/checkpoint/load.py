@@ -44,8 +44,8 @@ def load_pretrained(
 
     Args:
         model: a model of this package. Its `patch_embed.grid_size` (h, w), where it has one, is the target grid.
-        path_or_state: a file, a folder of transformers or timm, a state dict in memory (tensors or arrays), or an open
-            checkpoint.
+        path_or_state: a file, a folder (of transformers or timm, of a run, or with one weights file), a published name,
+            which is downloaded, a state dict in memory (tensors or arrays), or an open checkpoint.
         ema: take the averaged weights; None for what the publisher's evaluation does (PaddleViT does, unilm does not).
             An open checkpoint has made this choice.
         key: take the state dict under this key of the file (`ema`, `teacher`, `callbacks.average`), or the tensors with

@@ -61,12 +61,15 @@ def sidecar_path(weights: Path) -> Path:
     return weights.with_suffix(".pretrained_cfg.json")
 
 
-def read_metadata(weights: Path, header: Mapping[str, str]) -> tuple[dict[str, object], Preprocessing | None]:
+def read_metadata(
+    weights: Path, header: Mapping[str, str], *, in_model_folder: bool = False
+) -> tuple[dict[str, object], Preprocessing | None]:
     """The merged JSON beside a weights file, and the preprocessing of the run that wrote it, if it was one.
 
     Args:
         weights: the file.
         header: metadata inside of a safetensors file.
+        in_model_folder: the weights are those of a folder of timm or transformers.
     Raises:
         CheckpointError: a JSON file in a folder of timm or transformers is invalid.
     """
@@ -76,16 +79,16 @@ def read_metadata(weights: Path, header: Mapping[str, str]) -> tuple[dict[str, o
         if isinstance(content, kind) and content:
             metadata[key] = content
     preprocessing = None
-    if weights.name in WEIGHT_FILES:
-        for path in map(weights.with_name, FOLDER_JSON):
-            if path.is_file():
-                metadata |= _read_folder_json(path)
-    elif _RUN_WEIGHTS.fullmatch(weights.name):
+    if _RUN_WEIGHTS.fullmatch(weights.name):
         stated, preprocessing = _read_run_config(weights.with_name(RUN_CONFIG))
         metadata |= stated
         names = parse_class_names(_read_text(weights.with_name(RUN_CLASS_NAMES)))
         if names:
             metadata["class_names"] = list(names)
+    elif in_model_folder:
+        for path in map(weights.with_name, FOLDER_JSON):
+            if path.is_file():
+                metadata |= _read_folder_json(path)
     sidecar = _parse_json(_read_text(sidecar_path(weights)))
     if isinstance(sidecar, dict):
         metadata |= {key: sidecar[key] for key in _OWN_KEYS if key in sidecar}

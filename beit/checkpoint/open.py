@@ -1,18 +1,29 @@
-"""Opens a checkpoint: a file, or a folder of transformers or timm, with the files beside the weights."""
+"""Opens a checkpoint: a file, a folder or a published name, with the files beside the weights."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from beit.checkpoint.metadata import RUN_CONFIG, RUN_WEIGHTS, WEIGHT_FILES, read_metadata
+from beit.checkpoint.metadata import RUN_CONFIG, RUN_WEIGHTS, WEIGHT_FILES, is_run_file, read_metadata
 from beit.checkpoint.translate import Checkpoint, to_canonical
+from beit.containers.errors import CheckpointError, listed
 from beit.containers.files import read
+from beit.containers.shards import INDEX_SUFFIX, read_shards
+from beit.zoo import fetch_published, similar_names
+from beit.zoo.table import PUBLISHED
+
+_SUFFIXES = (".safetensors", ".pdparams", ".pth", ".pt", ".bin", ".pkl", ".ckpt")
+_OTHER_STATE = re.compile("optim|scheduler|scaler|rng_state|training_args")
+"""In the names of files that training programs write beside the weights."""
+_GRAPH_SUFFIXES = (".pdmodel", ".pdiparams", ".onnx")
+_PART = re.compile(r".+-\d{5}-of-(\d{5})\.\w+")
 
 
 def open_checkpoint(
@@ -25,21 +36,29 @@ def open_checkpoint(
     """Read and translate a checkpoint of any publisher.
 
     Args:
-        source: a file, a folder of transformers or timm, the output folder of a run, or a state in memory (arrays, or tensors of Paddle or PyTorch); an open checkpoint is returned as it is.
+        source: a file; a folder of transformers or timm, or any folder with one weights file; the output folder of a run;
+            a published name (`beit.list_models()`); a state in memory (arrays, or tensors of Paddle or PyTorch). An open
+            checkpoint is returned as it is.
         ema, key, teacher: as in `translate.to_canonical`.
     Raises:
         FileNotFoundError: there is no such file, or the folder holds no weights.
-        CheckpointError: the file cannot be read, or is not of a known publisher.
+        CheckpointError: the file cannot be read, or is not of a known publisher; or as `weights_file`.
+        DownloadError: as `beit.zoo.download.fetch`.
     """
     if isinstance(source, Checkpoint):
         return source
     if isinstance(source, Mapping):
         return to_canonical(_as_arrays(source), ema=ema, key=key, teacher=teacher)
-    file = _weights_file(Path(source))
-    contents, name = read(file), file.name
-    if name in WEIGHT_FILES:  # all model folders use these names: add the name of the folder
+    file = weights_file(source)
+    is_index = file.name.endswith(INDEX_SUFFIX)
+    contents, name = read_shards(file) if is_index else read(file), file.name
+    # Beside the only weights of a folder, the JSON of timm and transformers describes them.
+    is_model_folder = (
+        is_index or file.name in WEIGHT_FILES or (Path(source).is_dir() and not is_run_file(file))
+    )
+    if is_model_folder:  # many use the same names: add the name of the folder
         name = f"{file.resolve().parent.name}/{name}"
-    metadata, preprocessing = read_metadata(file, contents.metadata)
+    metadata, preprocessing = read_metadata(file, contents.metadata, in_model_folder=is_model_folder)
     state, info = to_canonical(
         contents.tree,
         ema=ema,
@@ -71,13 +90,64 @@ def _as_arrays(tree: Any) -> Any:
     return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(source: str | Path) -> Path:
+    """The file that holds the weights of a path or a published name, which is downloaded into the cache.
+
+    In a folder it is the usual file of a run, of transformers or of timm, the index of one in several files, or else
+    the only weights file.
+
+    Raises:
+        FileNotFoundError: there is no such file, folder or name, or the folder holds no weights.
+        CheckpointError: an exported graph, one of several files without the others, or a folder of several weights.
+        DownloadError: as `beit.zoo.download.fetch`.
+    """
+    path = Path(source)
     if path.is_dir():
-        names = RUN_WEIGHTS if (path / RUN_CONFIG).is_file() else WEIGHT_FILES
-        for file in map(path.joinpath, names):
-            if file.is_file():
-                return file
-        raise FileNotFoundError(f"the folder {path} holds none of {', '.join(names)}; name a weights file")
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    return path
+        return _in_folder(path)
+    if path.is_file():
+        _refuse_graph(path, [path])
+        part = _PART.fullmatch(path.name)
+        if part and int(part[1]) > 1:
+            raise CheckpointError(
+                f"{path} is one of the {int(part[1])} files of its weights; name the folder, or its *{INDEX_SUFFIX}"
+            )
+        return path
+    if str(source) in PUBLISHED:
+        return fetch_published(PUBLISHED[str(source)])
+    raise FileNotFoundError(
+        f"checkpoint {source} does not exist: it is not a file, a folder or a name of beit.list_models()"
+        + similar_names(str(source))
+    )
+
+
+def _in_folder(folder: Path) -> Path:
+    usual = RUN_WEIGHTS if (folder / RUN_CONFIG).is_file() else WEIGHT_FILES
+    for name in (*usual, *(name + INDEX_SUFFIX for name in WEIGHT_FILES)):
+        if (folder / name).is_file():
+            return folder / name
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    found = [file for file in files if file.name.endswith(INDEX_SUFFIX)]
+    found = found or [
+        file for file in files if file.suffix in _SUFFIXES and not _OTHER_STATE.search(file.name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        are_parts = all(_PART.fullmatch(file.name) for file in found)
+        advice = f"their *{INDEX_SUFFIX} is missing, copy it too" if are_parts else "name one of them"
+        raise CheckpointError(
+            f"the folder {folder} holds {len(found)} weights files: {listed([file.name for file in found])}; {advice}"
+        )
+    _refuse_graph(folder, files)
+    raise FileNotFoundError(
+        f"the folder {folder} holds none of {', '.join(usual)}, and no other weights file; name one"
+    )
+
+
+def _refuse_graph(path: Path, files: Sequence[Path]) -> None:
+    """Refuse an exported graph, whose tensors have no names."""
+    if any(file.suffix in _GRAPH_SUFFIXES for file in files):
+        raise CheckpointError(
+            f"{path} is an exported graph, which can be run (beit.deploy.runner.load_runner) but not trained, evaluated "
+            "or converted; name the weights that it was exported from: the run folder, or its model.pdparams"
+        )

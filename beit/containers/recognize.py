@@ -57,6 +57,12 @@ def container_of(file: io.BufferedIOBase, size: int) -> str:
         raise CheckpointError(
             "a web page (HTML or XML), not weights; open the link in a browser, or use the direct link"
         )
+    if head.lstrip()[:1] == b"{":
+        raise CheckpointError(
+            "an exported graph of Paddle, not weights; name the weights that it was exported from"
+            if b'"base_code"' in head
+            else "JSON, not weights; name the folder or the weights beside it"
+        )
     if head[257:262] == b"ustar":
         raise CheckpointError("a tar archive; unpack it first")
     if not head.strip(b"\0"):

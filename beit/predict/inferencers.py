@@ -16,7 +16,8 @@ from beit.checkpoint.load import load_pretrained
 from beit.predict.classifier import Classifier
 from beit.predict.inference import load_predictor, require_classifier
 from beit.predict.inputs import ImageInput, list_inputs
-from beit.zoo import get_model, list_models
+from beit.zoo import list_models
+from beit.zoo.models import get_model
 from beit.zoo.table import PUBLISHED
 
 # D width, K classes

@@ -9,14 +9,13 @@ from typing import Any
 from yacs.config import CfgNode
 
 from beit.beit import Beit, build_beit
-from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, Architecture, missing_names
+from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, DALLE, Architecture, missing_names
 from beit.checkpoint.load import load_pretrained
-from beit.checkpoint.metadata import RUN_CONFIG, RUN_WEIGHTS, is_run_file
-from beit.checkpoint.open import open_checkpoint
+from beit.checkpoint.metadata import RUN_CONFIG, is_run_file
+from beit.checkpoint.open import open_checkpoint, weights_file
 from beit.checkpoint.translate import Checkpoint
 from beit.config import get_config
 from beit.containers.errors import listed
-from beit.zoo import fetch_published, published
 from beit.zoo.table import PUBLISHED
 
 
@@ -38,32 +37,19 @@ def find_weights(source: str | Path, config: CfgNode | str | Path | None = None)
         config: replaces the config found: a config, or the file or name of one.
 
     Raises:
-        ValueError: unknown name.
-        FileNotFoundError: there is no such file.
+        FileNotFoundError, CheckpointError: as `weights_file`.
         DownloadError: as `beit.zoo.download.fetch`.
     """
     tree = get_config(config) if isinstance(config, str | Path) else config
-    path = Path(source)
-    if path.is_dir() and (path / RUN_CONFIG).is_file():
-        found = [path / name for name in RUN_WEIGHTS if (path / name).is_file()]
-        if not found:
-            raise FileNotFoundError(f"the run folder {path} holds none of {', '.join(RUN_WEIGHTS)} yet")
-        return Weights(found[0], tree or get_config(path / RUN_CONFIG), str(source))
-    if path.exists():
-        if tree is None and is_run_file(path):
-            tree = get_config(path.with_name(RUN_CONFIG))
-        return Weights(path, tree, str(source))
-    if str(source) in PUBLISHED or not path.suffix:
-        entry = published(str(source))
-        if tree is None and not entry.kind.startswith(
-            "dalle"
-        ):  # the config of DALL-E is that of a pre-training run
-            tree = get_config(entry.config, list(entry.options))
-        return Weights(fetch_published(entry), tree, entry.name)
-    raise FileNotFoundError(
-        f"{source} is not a file, a folder or a name of beit.list_models(); name a run folder, a checkpoint or a "
-        "published model"
-    )
+    file = weights_file(source)
+    if tree is None and is_run_file(file):
+        tree = get_config(file.with_name(RUN_CONFIG))
+    if Path(source).exists():
+        return Weights(file if is_run_file(file) else Path(source), tree, str(source))
+    entry = PUBLISHED[str(source)]
+    if tree is None and entry.kind not in DALLE:  # the config of DALL-E is that of a pre-training run
+        tree = get_config(entry.config, list(entry.options))
+    return Weights(file, tree, entry.name)
 
 
 def load_classifier(weights: Weights) -> Beit:

@@ -24,7 +24,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="checkpoint of any known format: a file, a model folder, or a run folder",
+        help="checkpoint of any known format: a file, a model folder, a run folder, or a published name",
     )
     parser.add_argument(
         "target", metavar="DST", help=".pdparams, .safetensors or .pth file; a folder for timm, huggingface"

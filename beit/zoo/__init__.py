@@ -1,40 +1,15 @@
-"""Published checkpoints by name: a list of them, and models with their weights."""
+"""Published checkpoints by name: a list of them, and their files. `models` has their networks."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
-from yacs.config import CfgNode
-
-from beit.beit import Beit
 from beit.checkpoint.canonical import CLASSIFIER, SEGMENTATION
-from beit.checkpoint.class_names import PUBLISHED_LISTS
-from beit.checkpoint.load import load_pretrained
-from beit.config import get_config
-from beit.models.build import build_model
-from beit.models.dalle import DalleDecoder, DalleEncoder, DalleTokenizer
-from beit.models.tokenizer import TRAINING_STATE, build_dalle_decoder, build_dalle_encoder, build_tokenizer
-from beit.models.upernet import UperNet
-from beit.models.vqkd import VqKd
 from beit.zoo.download import fetch
 from beit.zoo.table import PUBLISHED, Published
-
-Network: TypeAlias = Beit | UperNet | VqKd | DalleTokenizer | DalleEncoder | DalleDecoder
-
-_TOKENIZERS: dict[str, Callable[[CfgNode], Network]] = {
-    "vqkd": build_tokenizer,
-    "dalle_encoder": build_dalle_encoder,
-    "dalle_decoder": build_dalle_decoder,
-}
-"""Kind of a tokenizer's checkpoint (`Published.kind`) -> function that builds its network; `build_model` builds others."""
-
-_LOGGER = logging.getLogger(__name__)
-
 
 _TASKS = {CLASSIFIER: "Image Classification", SEGMENTATION: "Semantic Segmentation"}
 """Kind of a checkpoint -> mmpretrain's name of its task; others have "null"."""
@@ -80,49 +55,16 @@ def published(name: str) -> Published:
         ValueError: no such name; the message gives the nearest ones.
     """
     if name not in PUBLISHED:
-        near = difflib.get_close_matches(name, PUBLISHED, n=3, cutoff=0.5)
-        hint = f"; similar: {', '.join(near)}" if near else ""
         raise ValueError(
-            f"no published checkpoint is called {name!r}{hint}. beit.list_models() gives all names"
+            f"no published checkpoint is called {name!r}{similar_names(name)}. beit.list_models() gives all names"
         )
     return PUBLISHED[name]
 
 
-def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int | None = None) -> Network:
-    """The network of a published checkpoint in evaluation mode, with its weights on request. What was loaded is logged.
-
-    Call its `train()` before you train it.
-
-    Args:
-        name: from `list_models()`. A pre-training checkpoint gives the model that predicts masked patches, or, with
-            `num_classes`, the classifier that starts from its encoder; a VQ-KD tokenizer comes without its decoder.
-        pretrained: True downloads the file into the cache (see `beit.zoo.download`); a path loads that file instead.
-        num_classes: number of classes of a new head, 0 for no head; None keeps the published one.
-
-    Raises:
-        ValueError: unknown name; `num_classes` for a tokenizer; the weights do not fit.
-        DownloadError: the file could not be fetched; the message says where to put it.
-
-    Example:
-        model = beit.get_model("beitv2_base_patch16_224_pt1k_ft21kto1k", pretrained=True)
-    """
-    entry = published(name)
-    kind, config = entry.kind, entry.config
-    options = list(entry.options)
-    if num_classes is not None:
-        if kind not in (CLASSIFIER, SEGMENTATION) and not entry.classifier_config:
-            raise ValueError(f"{name} is a {kind}, which has no classes: leave num_classes out")
-        options += ["MODEL.NUM_CLASSES", num_classes]
-        if entry.classifier_config:
-            kind, config = CLASSIFIER, entry.classifier_config
-    model: Network = _TOKENIZERS.get(kind, build_model)(get_config(config, options))
-    model.eval()
-    if pretrained is not False:
-        path = fetch_published(entry) if pretrained is True else Path(pretrained)
-        _LOGGER.info("%s", load_pretrained(model, path, allow_missing=TRAINING_STATE))
-        if isinstance(model, Beit) and entry.kind == CLASSIFIER and num_classes is None:
-            model.class_names = model.class_names or PUBLISHED_LISTS.get(entry.num_classes)
-    return model
+def similar_names(name: str) -> str:
+    """The published names nearest to one that is wrong, as the end of a message; empty if none is near."""
+    near = difflib.get_close_matches(name, PUBLISHED, n=3, cutoff=0.5)
+    return f"; similar: {', '.join(near)}" if near else ""
 
 
 def fetch_published(entry: Published) -> Path:

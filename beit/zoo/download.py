@@ -70,7 +70,7 @@ def fetch(url: str, name: str, *, sha256: str | None = None, page: str = "") -> 
             published one or than at the first use, or `BEIT_OFFLINE` is set.
     """
     target = cache_folder() / name
-    by_hand = f"Download it by hand{f' ({page})' if page else ''} and save it as {target}"
+    by_hand = f"Download the published file by hand{f' ({page})' if page else ''} and save it as {target}"
     if target.is_file():
         _compare_cached(target, sha256)
         return target

@@ -236,11 +236,13 @@ def test_files_and_folders(tmp_path, unilm):
     assert (report.info.container, found.interpolation) == ("safetensors", "bilinear")
     assert report.info.name == "beitv2_base_patch16_224.in1k/model.safetensors"
 
+    empty = tmp_path / "empty"
+    empty.mkdir()
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="config.json is not valid JSON"):
         load_pretrained(tiny_beit(), folder)
     with pytest.raises(FileNotFoundError, match="holds none of model.safetensors, pytorch_model.bin"):
-        load_pretrained(tiny_beit(), tmp_path)
+        load_pretrained(tiny_beit(), empty)
     with pytest.raises(FileNotFoundError, match="nowhere.pdparams does not exist"):
         load_pretrained(tiny_beit(), tmp_path / "nowhere.pdparams")
     write(tmp_path / "list.pdparams", [1, 2])

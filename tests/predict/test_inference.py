@@ -230,9 +230,9 @@ def test_mistakes(run, published, image_file, tmp_path):
         inference_model(run, np.zeros((4, 4, 3), np.float32))
     with pytest.raises(ValueError, match="topk=0"):
         inference_model(run, image_file, topk=0)
-    with pytest.raises(FileNotFoundError, match="is not a file, a folder or a name"):
+    with pytest.raises(FileNotFoundError, match="does not exist: it is not a file, a folder or a name"):
         inference_model(tmp_path / "no.pdparams", image_file)
-    with pytest.raises(ValueError, match="no published checkpoint is called"):
+    with pytest.raises(FileNotFoundError, match="similar: .*beit_base_patch16_224"):
         inference_model("beit_bse_patch16_224", image_file)
     (tmp_path / "text.png").write_text("<html>")
     with pytest.raises(ValueError, match="HTML page"):

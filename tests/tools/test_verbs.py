@@ -120,7 +120,7 @@ def test_wrong_flags(words, reason, example_folder, capsys):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["predict", "absent", "photo.jpg"], "no published checkpoint is called"),
+        (["predict", "absent", "photo.jpg"], "checkpoint absent does not exist"),
         (["config", "--keys", "NOTHING"], "no key matches 'NOTHING'"),
         (["visualize", "attention", "output/run", "photo.jpg", "--layers", "3"], "the model has blocks 0 to 2"),
         (["visualize", "curves", "flowers"], "metrics.jsonl does not exist"),

@@ -121,7 +121,7 @@ def test_the_error_of_a_dead_link_names_the_path_for_the_file(site):
     with pytest.raises(download.DownloadError, match="is a dead link: HTTP 404") as caught:
         download.fetch(f"{site.url}/gone.pth", "gone.pth", page="https://example.org/zoo")
     text = str(caught.value)
-    assert "Download it by hand (https://example.org/zoo) and save it as" in text
+    assert "Download the published file by hand (https://example.org/zoo) and save it as" in text
     assert str(download.cache_folder() / "gone.pth") in text
     assert len(site.requests) == 1
 
@@ -240,7 +240,9 @@ def test_the_size_is_limited(site, monkeypatch, length):
     monkeypatch.setattr(download, "_MAX_BYTES", len(site.weights))
     assert download.fetch(f"{site.url}/w.pdparams", "w.pdparams").read_bytes() == site.weights
     monkeypatch.setattr(download, "_MAX_BYTES", len(site.weights) - 1)
-    with pytest.raises(download.DownloadError, match="is refused: the file has .*GB.*Download it by hand"):
+    with pytest.raises(
+        download.DownloadError, match="is refused: the file has .*GB.*Download the published file by hand"
+    ):
         download.fetch(f"{site.url}/w.pdparams", "again.pdparams")
     assert len(site.requests) == 2 and "again.pdparams.part" not in left_behind()
 

@@ -17,6 +17,7 @@ from beit.models.dalle import DalleDecoder, DalleEncoder
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.models.upernet import UperNet
 from beit.models.vqkd import VqKd
+from beit.zoo import models
 from beit.zoo.download import DownloadError
 from beit.zoo.table import PUBLISHED
 
@@ -99,9 +100,9 @@ def test_unknown_name():
     with pytest.raises(
         ValueError, match="no published checkpoint is called 'beit_base_patch16_225'; similar: beit_base"
     ):
-        zoo.get_model("beit_base_patch16_225")
+        models.get_model("beit_base_patch16_225")
     with pytest.raises(ValueError, match="dalle_encoder is a dalle_encoder, which has no classes"):
-        zoo.get_model("dalle_encoder", num_classes=5)
+        models.get_model("dalle_encoder", num_classes=5)
 
 
 SMALL: list[object] = [
@@ -119,36 +120,36 @@ def tiny(monkeypatch):
         shape = ["MODEL.EMBED_DIM", 24, "MODEL.DEPTH", 1, "MODEL.NUM_HEADS", 3, "DATA.IMAGE_SIZE", 32]
         return get_config(path, [*options, *shape, *SMALL])
 
-    monkeypatch.setattr(zoo, "get_config", tiny_config)
+    monkeypatch.setattr(models, "get_config", tiny_config)
 
 
 def test_models_from_files(tiny, tmp_path, caplog):
     paddle.seed(0)
-    model = zoo.get_model("beit_base_patch16_224", num_classes=5)
+    model = models.get_model("beit_base_patch16_224", num_classes=5)
     assert model.head.weight.shape == [24, 5]
     path = tmp_path / "own.pdparams"
     write(path, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
     with caplog.at_level("INFO"):
-        again = zoo.get_model("beit_base_patch16_224", pretrained=path, num_classes=5)
+        again = models.get_model("beit_base_patch16_224", pretrained=path, num_classes=5)
     np.testing.assert_array_equal(again.head.weight.numpy(), model.head.weight.numpy())
     assert "own.pdparams: canonical classifier" in caplog.text
     assert (
-        zoo.get_model("beit_base_patch16_224_pt22k", num_classes=0)
+        models.get_model("beit_base_patch16_224_pt22k", num_classes=0)
         .state_dict()
         .keys()
         .isdisjoint({"head.weight"})
     )
-    assert not zoo.get_model("BEiTv2_vit_base_patch16_224").use_mean_pooling
+    assert not models.get_model("BEiTv2_vit_base_patch16_224").use_mean_pooling
 
 
 def test_download_comes_from_the_cache(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("BEIT_HOME", str(tmp_path))
     monkeypatch.setenv("BEIT_OFFLINE", "1")
     with pytest.raises(DownloadError, match="beit_base_patch16_224.pdparams is not in the cache"):
-        zoo.get_model("beit_base_patch16_224", pretrained=True)
-    model = zoo.get_model("beit_base_patch16_224", num_classes=5)
+        models.get_model("beit_base_patch16_224", pretrained=True)
+    model = models.get_model("beit_base_patch16_224", num_classes=5)
     write(tmp_path / "beit_base_patch16_224.pdparams", {k: v.numpy() for k, v in model.state_dict().items()})
-    again = zoo.get_model("beit_base_patch16_224", pretrained=True, num_classes=5)
+    again = models.get_model("beit_base_patch16_224", pretrained=True, num_classes=5)
     np.testing.assert_array_equal(again.cls_token.numpy(), model.cls_token.numpy())
 
 
@@ -171,30 +172,32 @@ def test_every_kind_of_model(tiny, tmp_path, monkeypatch, name):
     if KINDS[name] is BeitForMaskedImageModeling and name.startswith("beitv2"):
         two_blocks = ["MODEL.EARLY_LAYERS", 1, "MODEL.DEPTH", 2]
         monkeypatch.setattr(
-            zoo, "get_config", lambda path, options, tiny=zoo.get_config: tiny(path, [*options, *two_blocks])
+            models,
+            "get_config",
+            lambda path, options, tiny=models.get_config: tiny(path, [*options, *two_blocks]),
         )
     paddle.seed(0)
-    model = zoo.get_model(name)
+    model = models.get_model(name)
     assert type(model) is KINDS[name]
     monkeypatch.setenv("BEIT_HOME", str(tmp_path))
     state = {key: value.numpy() for key, value in model.state_dict().items()}
     if "quantize.embedding.initted" in state:  # as a codebook that was trained
         state["quantize.embedding.initted"] = np.ones_like(state["quantize.embedding.initted"])
     entry = replace(zoo.published(name), sha256=None)  # the file is not the published one
-    monkeypatch.setattr(zoo, "published", lambda _: entry)
+    monkeypatch.setattr(models, "published", lambda _: entry)
     file = entry.file_name
     written = tmp_path / f"{name.replace('/', '--')}.pdparams"
     write(written, state)
     written.rename(tmp_path / file)
     paddle.seed(1)
-    again = zoo.get_model(name, pretrained=True)
+    again = models.get_model(name, pretrained=True)
     for key, value in again.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), state[key], err_msg=key)
 
 
 def test_other_classes(tiny):
     """A pre-trained model becomes a classifier; a segmentation model gets a head of the requested size."""
-    model = zoo.get_model("beit_base_patch16_224_pt22k", num_classes=5)
+    model = models.get_model("beit_base_patch16_224_pt22k", num_classes=5)
     assert type(model) is Beit and model.head.weight.shape == [24, 5]
-    model = zoo.get_model("microsoft/beit-base-finetuned-ade-640-640", num_classes=7)
+    model = models.get_model("microsoft/beit-base-finetuned-ade-640-640", num_classes=7)
     assert model.decode_head.conv_seg.weight.shape[0] == 7
