@@ -20,6 +20,11 @@ MEMORY_MINIMUM = 64 << 20
 OBJECT_BYTES = 128
 """Charged for each object, entry of a container and reference, none of which is larger on average."""
 
+CHARACTER_BYTES = 4
+"""Charged for each character of a text that is made: one wide character makes all others of a text as wide."""
+
+MAX_NAME = 1024
+"""Characters of the name of a tensor, class or function, and of a text that is a key of a dictionary."""
 MAX_AXES = 32
 """Largest number of axes of an array: the limit of NumPy 1."""
 _MAX_AXIS = 2**63

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from beit.containers.arrays import Budget
+from beit.containers.arrays import MAX_NAME, Budget
 from beit.containers.errors import CheckpointError
-from beit.containers.pickle_globals import MAX_KEY, MAX_KEY_LENGTH, is_number
+from beit.containers.pickle_globals import MAX_KEY, is_number
 from beit.containers.pickles import MAX_DEPTH, Pickled, Unpickler
 
 # Entries that paddle.save adds: the map of names, and the list of arrays cut in slices (protocols 2 and 3,
@@ -162,12 +162,7 @@ def _plain(value: Any, path: tuple[str, ...]) -> Any:
         raise ValueError(f"{name[:80]} is nested deeper than {MAX_DEPTH} levels; a checkpoint is plain data")
     if isinstance(value, dict):
         for key in value:
-            if (
-                isinstance(key, str)
-                and len(key) <= MAX_KEY_LENGTH
-                or isinstance(key, int)
-                and abs(key) < MAX_KEY
-            ):
+            if isinstance(key, str) and len(key) <= MAX_NAME or isinstance(key, int) and abs(key) < MAX_KEY:
                 continue
             raise ValueError(f"{name} has the key {key!r:.80}; keys are short texts or small integers")
         return {key: _plain(entry, (*path, str(key))) for key, entry in value.items()}

@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from beit.containers.arrays import OBJECT_BYTES, Budget
+from beit.containers.arrays import CHARACTER_BYTES, MAX_NAME, OBJECT_BYTES, Budget
 from beit.containers.errors import CheckpointError, UnsafeFileError, shown
 
 Constructor = Callable[..., Any]
 """Called with the unpickler and the arguments in the pickle; returns what the named function would have made."""
 MAX_KEY = 2**60
 """Integer keys of dictionaries are smaller than this."""
-MAX_KEY_LENGTH = 1024
-"""Characters of a text that is a key of a dictionary, or the name of a class or function."""
 
 
 class Global(str):
@@ -115,15 +113,15 @@ class Guard:
 
     def name(self, module: Any, name: Any) -> Global:
         """A class or function that the pickle names; see `check_name`."""
-        if type(module) is not str or type(name) is not str or len(module) + len(name) > MAX_KEY_LENGTH:
+        if type(module) is not str or type(name) is not str or len(module) + len(name) > MAX_NAME:
             raise CheckpointError("a class or function whose name is no short text")
-        self.budget.charge(len(module) + len(name))
+        self.budget.charge(CHARACTER_BYTES * (len(module) + len(name)))
         return check_name(module, name)
 
     def is_key(self, key: Any, entries: int) -> bool:
         """Whether `key` may be hashed, in a container of `entries`; entries with other keys are left out."""
         if isinstance(key, str | bytes):
-            usual = len(key) <= MAX_KEY_LENGTH
+            usual = len(key) <= MAX_NAME
         else:
             usual = key is None or (isinstance(key, int) and abs(key) < MAX_KEY)
             if usual and key is not None and abs(key) > entries:
@@ -222,7 +220,8 @@ def _keep_tensors(guard: Guard, target: StandIn, group: Any) -> None:
     for name, entry in list(group.items()) if isinstance(group, dict) else []:
         found = {str(name): entry}
         if isinstance(entry, StandIn):
-            guard.budget.charge(sum(OBJECT_BYTES + len(str(name)) + len(str(key)) for key in entry))
+            characters = sum(len(str(name)) + len(str(key)) for key in entry)
+            guard.budget.charge(OBJECT_BYTES * len(entry) + CHARACTER_BYTES * characters)
             found = {f"{name}.{key}": tensor for key, tensor in entry.items()}
         target.update((key, tensor) for key, tensor in found.items() if isinstance(tensor, np.ndarray))
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beit.containers.arrays import OBJECT_BYTES, Budget, widen_bfloat16
+from beit.containers.arrays import CHARACTER_BYTES, OBJECT_BYTES, Budget, widen_bfloat16
 from beit.containers.errors import CheckpointError, shown
 from beit.containers.pickle_globals import (
     CONSTRUCTORS,
@@ -143,7 +143,7 @@ class Unpickler(Guard):
             array = self.float32_of(array)
         if id(array) in self._float32:
             name = ".".join(map(str, path))
-            self.budget.charge(len(name))
+            self.budget.charge(CHARACTER_BYTES * len(name))
             self.dtypes_cast[name] = "bfloat16"
         return array
 

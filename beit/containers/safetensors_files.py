@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from beit.containers.arrays import MAX_AXES, OBJECT_BYTES, Budget, read_bytes, widen_bfloat16
+from beit.containers.arrays import MAX_AXES, MAX_NAME, OBJECT_BYTES, Budget, read_bytes, widen_bfloat16
 from beit.containers.errors import CheckpointError, shown
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors package
@@ -106,6 +106,10 @@ def accepts(array: np.ndarray) -> bool:
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
+    if len(name) > MAX_NAME:
+        raise CheckpointError(
+            f"tensor {shown(name)} has a name of {len(name):,} characters; {MAX_NAME:,} are read"
+        )
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"tensor {shown(name)} is not described by dtype, shape and data_offsets")
     begin, end = entry["data_offsets"]

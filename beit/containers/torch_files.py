@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from beit.containers.arrays import Budget, read_bytes
+from beit.containers.arrays import CHARACTER_BYTES, MAX_NAME, Budget, read_bytes
 from beit.containers.errors import CheckpointError, shown
 from beit.containers.pickle_globals import (
     CONSTRUCTORS,
-    MAX_KEY_LENGTH,
     Constructor,
     Global,
     first_argument,
@@ -177,7 +176,7 @@ def _storage(name: Any) -> tuple[str, np.dtype, int]:
     kind, key, numel = name[1], name[2], name[4]
     if not isinstance(kind, Global) or kind not in STORAGE_DTYPES:
         raise CheckpointError(f"a torch storage of class {shown(kind) if isinstance(kind, Global) else '?'}")
-    if type(key) is not str or len(key) > MAX_KEY_LENGTH or type(numel) is not int:
+    if type(key) is not str or len(key) > MAX_NAME or type(numel) is not int:
         raise CheckpointError("a torch storage without key and size")
     return key, np.dtype(STORAGE_DTYPES[kind]), numel
 
@@ -211,7 +210,7 @@ def _typed_tensor(reader: Unpickler, function: Any, kind: Any, arguments: Any, *
 
 def _device(reader: Unpickler, *parts: Any) -> str:
     device = ":".join(str(part) for part in parts if type(part) in (str, int))
-    reader.budget.charge(len(device))
+    reader.budget.charge(CHARACTER_BYTES * len(device))
     return device
 
 

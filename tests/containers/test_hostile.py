@@ -109,6 +109,12 @@ def deep_module(names: list[str], tensors: dict[str, object]) -> object:
     return found
 
 
+def nested(names: list[str], content: object) -> dict[str, object]:
+    for name in names[1:]:
+        content = {name: content}
+    return {names[0]: content}
+
+
 def twice_held_children(levels: int = 40) -> object:
     """A module whose state has one child under two names, and so on: 2^40 tensors."""
     found: object = module(("m", "Net"), {"w": raw(ARRAY)}, {})
@@ -177,6 +183,17 @@ def many_members() -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch_zip({"w": 1}, extra={f"{n}": b"" for n in range(50_000)})
+
+
+def bare_members(count: int = 300_000) -> bytes:
+    """Entries of the table at the end of a zip file, 52 bytes each, all of one member."""
+    member = b"PK\3\4" + bytes(26)
+    entry = b"PK\1\2" + bytes(24) + struct.pack("<H", 6) + bytes(16)
+    table = b"".join(entry + b"%06x" % n for n in range(count))
+    zip64 = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, len(table), len(member))
+    locator = b"PK\6\7" + struct.pack("<IQI", 0, len(member) + len(table), 1)
+    end = b"PK\5\6" + struct.pack("<HHHHIIH", 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    return member + table + zip64 + locator + end
 
 
 def safetensors(header: bytes) -> bytes:
@@ -251,6 +268,15 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "one long name of 200,000 classes": (
         lambda: pickled(memo(body("m"), 100) + memo(body("C" * 1000), 101) + repeated(b"", b"hdhe\x93")), TOO_LARGE
     ),
+    "one long wide name of 200,000 classes": (
+        lambda: pickled(memo(body("m"), 100) + memo(body("😀" * 1000), 101) + repeated(b"", b"hdhe\x93")), TOO_LARGE
+    ),
+    "one wide text as part of 200,000 devices": (
+        lambda: torch_zip(
+            b"\x80\x02" + body({"w": raw(memo(b"ctorch\ndevice\n", 100) + memo(body("😀" * 1000) + b"\x85", 101) + repeated(b"", b"hdheR"))}) + b"."
+        ),
+        TOO_LARGE,
+    ),
     "one long name of 200,000 functions": (
         lambda: pickled(memo(body("torch.nn"), 100) + memo(body("a" * 990), 101) + repeated(b"", b"hdhe\x93")), TOO_LARGE
     ),
@@ -293,6 +319,12 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "long joined keys of modules": (
         lambda: torch_zip(deep_module(MANY, {f"{n}": raw(ARRAY) for n in range(3_000)})), TOO_LARGE
     ),
+    "long wide joined keys of modules": (
+        lambda: torch_zip(deep_module(["😀" * 1000] * 30, {f"{n}": raw(ARRAY) for n in range(3_000)})), TOO_LARGE
+    ),
+    "long wide joined keys of casts": (
+        lambda: dumps(nested(["😀" * 1000] * 95, raw(repeated(memo(ARRAY, 100), b"hd", 5_000)))), TOO_LARGE
+    ),
     "modules that hold each child twice": (lambda: torch_zip(twice_held_children()), TOO_LARGE),
     "a big-endian storage of many tensors": (big_endian_storage, TOO_LARGE),
     # what is announced is not what comes
@@ -301,6 +333,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a zip byte order that inflates to more": (lambda: understated("byteorder"), "another size than it should"),
     # many small objects
     "50,000 members of a zip file": (many_members, "read"),
+    "members of a zip file without content": (bare_members, "without <name>/data.pkl"),
     "integer keys that collide": (lambda: pickled(colliding_integers()), TOO_LARGE),
     "4.9 million dictionaries": (lambda: pickled(b"(" + b"}" * 4_900_000 + b"l"), TOO_LARGE),
     "a million sets": (lambda: pickled(b"(" + b"\x8f" * 1_000_000 + b"l"), TOO_LARGE),
@@ -316,6 +349,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "numbers in the header of safetensors": (
         lambda: safetensors(json.dumps({"a": {"dtype": "F32", "shape": [10**4000], "data_offsets": [0, 0]}}).encode()), "shape"
+    ),
+    "a long name of safetensors": (
+        lambda: safetensors(json.dumps({"backbone." * 100_000: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}).encode()),
+        "name of 900,000 characters",
     ),
     "empty tensors of safetensors": (
         lambda: safetensors(
