@@ -25,6 +25,8 @@ CHOOSE = "key=NAME (-opts MODEL.PRETRAINED_KEY NAME, convert --key NAME)"
 """How users choose among several states."""
 _MAX_DEPTH = 8
 """Levels of dictionaries, and parts of a prefix, that are searched."""
+_FEWEST_TENSORS = 8
+"""Of a model: fewer are none, and a file can have very many dictionaries and prefixes of one tensor."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def _prefixes(
     arrays: State, key: str | None, formats: Sequence[KeyFormat], prefix: str = ""
 ) -> Iterator[tuple[str, KeyFormat]]:
     """The shortest prefixes without which tensor names are those of a publisher, and the formats."""
+    if len(arrays) < _FEWEST_TENSORS:
+        return
     key_format = recognize(arrays, key, formats)
     if key_format is not None:
         yield prefix, key_format

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from beit.checkpoint import unwrap
 from beit.checkpoint.canonical import NAMES, depth_of, missing_names
 from beit.checkpoint.shapes import check_shapes
 from beit.checkpoint.translate import to_canonical
@@ -89,6 +90,23 @@ def test_a_number_in_a_name_makes_no_loop_long() -> None:
         assert missing_names(tree | {name: np.ones(24, np.float32)}, "classifier") == []
         checkpoint = to_canonical({"model": tree | {name: np.ones(24, np.float32)}})
         assert checkpoint.info.unknown == (name,) and checkpoint.info.architecture.depth == 2
+
+
+@pytest.mark.parametrize("form", ["prefixes", "dictionaries"])
+def test_very_many_prefixes_or_dictionaries_are_not_searched(
+    monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    one = np.ones(1, np.float32)
+    trees = {
+        "prefixes": {f"a{n}.b.c.d.e.weight": one for n in range(2000)},
+        "dictionaries": {f"a{n}": {"b": {"weight": one}} for n in range(2000)},
+    }
+    calls = []
+    real = unwrap.recognize
+    monkeypatch.setattr(unwrap, "recognize", lambda *given: calls.append(1) or real(*given))
+    with pytest.raises(CheckpointError, match="not a BEiT checkpoint"):
+        to_canonical(trees[form])
+    assert len(calls) <= 1
 
 
 def test_no_model_is_made_that_is_larger_than_its_file(tmp_path: Path) -> None:
