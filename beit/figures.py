@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from beit.fonts import families
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,10 +39,11 @@ def pyplot() -> Any:
     return plt
 
 
-def save_figure(figure: Any, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     """Write a matplotlib figure as PNG and close it; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI)
+    with _fonts(figure):
+        figure.savefig(path, dpi=_DPI)
     pyplot().close(figure)
     return path
 
@@ -59,14 +64,13 @@ def draw_tiles(
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     size = (side * columns, (side + 0.3) * rows + (0.5 if title else 0.0))
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="tight")
     for axis in axes.flat:
         axis.axis("off")
     for axis, tile in zip(axes.flat, tiles, strict=False):
         axis.imshow(tile.pixels)
         axis.set_title(tile.title, fontsize=8, color="red" if tile.is_wrong else "black")
     figure.suptitle(title)
-    figure.tight_layout()
     return save_figure(figure, path)
 
 
@@ -75,8 +79,25 @@ def figure_pixels(figure: Figure) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with _fonts(figure):
+        canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
+
+
+@contextmanager
+def _fonts(figure: Figure) -> Iterator[None]:
+    """In this block the texts of the figure are drawn with fonts that have their characters."""
+    from matplotlib.text import Text
+
+    with warnings.catch_warnings():
+        # `families` warns once, and says what to do.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+        figure.draw_without_rendering()  # creates the labels of the axes
+        texts = [artist for artist in figure.findobj(Text) if artist.get_text()]
+        names = families(text.get_text() for text in texts)
+        for text in texts:
+            text.set_fontfamily(names)
+        yield
 
 
 def index_color(index: int) -> tuple[int, int, int]:

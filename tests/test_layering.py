@@ -21,6 +21,7 @@ LEVELS: dict[str, int] = {
     "beit.printable": 0,
     "beit.imagenet_classes": 0,
     "beit.figures": 0,
+    "beit.fonts": 0,
     "beit.cpu": 0,
     "beit.install": 0,
     "beit.flags": 0,

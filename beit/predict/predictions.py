@@ -147,7 +147,7 @@ def _draw_matrix(found: Predictions, path: Path, model: str) -> Path:
     confusion, classes = found.confusion, len(found.names)
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = min(max(4.0, 0.35 * classes), 16.0)
-    figure, axis = plt.subplots(figsize=(side + 1.5, side + 0.8))
+    figure, axis = plt.subplots(figsize=(side + 1.5, side + 0.8), layout="tight")
     shown = axis.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
     figure.colorbar(shown, ax=axis, label="share of the true class")
     axis.set_xlabel("predicted class")
@@ -162,5 +162,4 @@ def _draw_matrix(found: Predictions, path: Path, model: str) -> Path:
         for row, column in np.argwhere(confusion):
             color = "white" if share[row, column] > 0.5 else "black"
             axis.text(column, row, confusion[row, column], ha="center", va="center", fontsize=7, color=color)
-    figure.tight_layout()
     return save_figure(figure, path)

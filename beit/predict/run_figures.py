@@ -53,7 +53,9 @@ def draw_curves(folder: Path, target: Path | None = None) -> Path:
     plt = pyplot()
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.2 * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.5 * columns, 3.2 * rows), squeeze=False, layout="tight"
+    )
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     for axis, (name, groups) in zip(axes.flat, panels.items(), strict=False):
@@ -67,7 +69,6 @@ def draw_curves(folder: Path, target: Path | None = None) -> Path:
         if len(groups) > 1:
             axis.legend()
     figure.suptitle(str(folder))
-    figure.tight_layout()
     return save_figure(figure, target or folder / "curves.png")
 
 
@@ -112,7 +113,7 @@ def draw_schedule(config: CfgNode, images: int | None = None) -> Path:
     steps = np.unique(np.linspace(0, total - 1, min(total, _POINTS)).astype(int))
     values = np.array([schedules(int(step)) for step in steps])
     plt = pyplot()
-    figure, axes = plt.subplots(1, 3, figsize=(14, 3.8))
+    figure, axes = plt.subplots(1, 3, figsize=(14, 3.8), layout="tight")
     for axis, column, title in ((axes[0], 0, "learning rate"), (axes[1], 1, "weight decay")):
         axis.plot(steps / steps_per_epoch, values[:, column])
         axis.set_title(f"{title}, total batch {batch}")
@@ -122,7 +123,6 @@ def draw_schedule(config: CfgNode, images: int | None = None) -> Path:
     axes[2].bar(list(multipliers), list(multipliers.values()))
     axes[2].set_title(f"multiplier of the rate, layer decay {config.TRAIN.LAYER_DECAY:g}")
     axes[2].set_xlabel(f"layer: 0 embedding, 1 to {max(multipliers) - 1} blocks, {max(multipliers)} the rest")
-    figure.tight_layout()
     return save_figure(figure, Path(config.SAVE) / "schedule.png")
 
 

@@ -1,17 +1,19 @@
-"""Class maps as images: as palette images, and over the image with a legend. Only needs Pillow and NumPy."""
+"""Class maps as images: as palette images, and over the image with a legend."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from beit.data.image_mask import Color
+from beit.fonts import font_file
 
 # h, w size of the image; K classes
 
-_LINE, _MARGIN, _SWATCH = 16, 8, 12  # pixels
+_LINE, _MARGIN, _SWATCH, _FONT_SIZE = 16, 8, 12, 11  # pixels
 _MAX_LINES = 30
 
 
@@ -72,12 +74,13 @@ def class_areas(classes: np.ndarray, names: Sequence[str]) -> list[dict[str, int
 
 
 def _legend(rows: Sequence[dict[str, int | float | str]], palette: Sequence[Color]) -> Image.Image:
-    font = ImageFont.load_default()
     shown = rows[:_MAX_LINES]
     texts = [f"{row['name']}  {100 * float(row['share']):.1f} %" for row in shown]
     if len(rows) > len(shown):
         texts.append(f"and {len(rows) - len(shown)} more")
-    width = max(int(font.getlength(text)) for text in texts) + _SWATCH + 3 * _MARGIN
+    fonts = [ImageFont.truetype(font_file(text), _FONT_SIZE) for text in texts]
+    longest = max(font.getlength(text) for font, text in zip(fonts, texts, strict=True))
+    width = math.ceil(longest) + _SWATCH + 3 * _MARGIN
     legend = Image.new("RGB", (width, len(texts) * _LINE + 2 * _MARGIN), "white")
     draw = ImageDraw.Draw(legend)
     for line, text in enumerate(texts):
@@ -85,7 +88,8 @@ def _legend(rows: Sequence[dict[str, int | float | str]], palette: Sequence[Colo
         if line < len(shown):
             box = (_MARGIN, top, _MARGIN + _SWATCH, top + _SWATCH)
             draw.rectangle(box, fill=palette[int(shown[line]["class"])], outline="black")
-        draw.text((2 * _MARGIN + _SWATCH, top), text, fill="black", font=font)
+        middle = top + _SWATCH // 2
+        draw.text((2 * _MARGIN + _SWATCH, middle), text, fill="black", font=fonts[line], anchor="lm")
     return legend
 
 

@@ -99,7 +99,9 @@ def table(benchmark: Benchmark, results: Sequence[Result]) -> str:
 def draw(records: Sequence[dict[str, Any]], path: Path) -> Path:
     """Write a bar plot of the rates, a panel for each benchmark; returns the path."""
     plt = pyplot()
-    figure, axes = plt.subplots(len(records), 1, figsize=(8, 0.9 + 2.4 * len(records)), squeeze=False)
+    figure, axes = plt.subplots(
+        len(records), 1, figsize=(8, 0.9 + 2.4 * len(records)), squeeze=False, layout="tight"
+    )
     for axis, record in zip(axes[:, 0], records, strict=True):
         shown = [entry for entry in record["results"] if entry["rate"] and entry["name"] != GEMM]
         rates = [entry["rate"][0] for entry in shown]
@@ -113,7 +115,6 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> Path:
         axis.set_title(record["title"], fontsize=9)
         axis.set_xlabel(f"{record['unit']}/s, median and quartiles", fontsize=8)
         axis.tick_params(labelsize=8)
-    figure.tight_layout()
     return save_figure(figure, path)
 
 
