@@ -86,8 +86,8 @@ def _weights(
         taps.append((low, [_fixed_point(weight / total) for weight in weights]))
     first, last = taps[0][0], max(low + len(weights) for low, weights in taps)
     matrix = np.zeros((stop - start, last - first))
-    for row, (low, weights) in zip(matrix, taps, strict=True):
-        row[low - first : low - first + len(weights)] = weights
+    for row, (low, fixed) in zip(matrix, taps, strict=True):
+        row[low - first : low - first + len(fixed)] = fixed
     return first, matrix
 
 
