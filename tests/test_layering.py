@@ -42,10 +42,11 @@ LEVELS: dict[str, int] = {
     "beit.deploy": 9,
     "beit.predict": 10,
     "beit.passl": 10,
-    "beit.train": 11,
-    "beit.bench": 12,
-    "beit.tools": 13,
-    "beit.__main__": 14,
+    "beit.transformers": 11,
+    "beit.train": 12,
+    "beit.bench": 13,
+    "beit.tools": 14,
+    "beit.__main__": 15,
 }
 """A module imports from lower levels and from its own package only. The longest matching prefix counts."""
 

@@ -56,6 +56,7 @@ _DESCRIPTIONS = {
     SEGMENTATION: "BEiT with UPerNet",
 }
 _BEIT = (CLASSIFIER, BACKBONE, *MIM, SEGMENTATION)  # kinds that share the encoder
+_FINAL_NORM = ("norm.", "fc_norm.")
 _PRETRAINING_ONLY = "used in pre-training only"
 
 
@@ -108,15 +109,21 @@ def adapt(
     wanted = {name.removeprefix(BACKBONE_PREFIX): shape for name, shape in shapes.items()}
     if source != target:
         bare = _change_kind(bare, source, target, wanted, changes)
-    if SHARED_TABLE in bare and f"blocks.0.attn.{TABLE}" in wanted:
+    own = f"blocks.0.attn.{TABLE}"
+    if SHARED_TABLE in bare and own in wanted and own not in bare:
         depth = depth_of(wanted)
         bare = expand_shared_bias(bare, depth)
         changes.resized[SHARED_TABLE] = f"copied to each of {depth} blocks"
     bare = _resize_all(bare, wanted, (source_grid, grid), interpolation, changes)
     if "mask_token" not in wanted:
         bare = changes.drop(bare, ("mask_token",), _PRETRAINING_ONLY)
-    if "norm.weight" not in wanted and "fc_norm.weight" not in wanted:
-        bare = changes.drop(bare, ("norm.", "fc_norm."), "the model returns tokens before the final norm")
+    if not any(name.startswith(_FINAL_NORM) for name in wanted):
+        bare = changes.drop(bare, _FINAL_NORM, "the model returns tokens before the final norm")
+    if source == BACKBONE and not any(name.startswith(_FINAL_NORM) for name in bare):
+        fresh = [name for name in wanted if name.startswith(_FINAL_NORM)]
+        changes.new |= dict.fromkeys(fresh, "the file has tokens before the final norm")
+    if "fpn1.0.weight" not in wanted:
+        bare = changes.drop(bare, FEATURE_PYRAMID, "the model has no feature pyramid")
     bare = _drop_other_classes(bare, wanted, changes)
     if target == SEGMENTATION:
         bare = {segmentation_name(name): array for name, array in bare.items()}
@@ -140,14 +147,15 @@ def _change_kind(bare: State, source: str, target: str, wanted: Shapes, changes:
     if source in MIM and target == MIM_V1:
         bare = changes.drop(bare, ("cls_pt_",), "patch aggregation of BEiT v2, which the model does not have")
     if source == SEGMENTATION:
-        bare = changes.drop(bare, (*SEGMENTATION_HEADS, *FEATURE_PYRAMID), "segmentation head")
+        bare = changes.drop(bare, SEGMENTATION_HEADS, "segmentation head")
     if target == SEGMENTATION:
         bare = changes.drop(
             bare,
             ("head.", "norm.", "fc_norm.", "mask_token"),
             "segmentation takes block outputs: no norm, no classifier",
         )
-        fresh = [name for name in wanted if name.startswith((*SEGMENTATION_HEADS, *FEATURE_PYRAMID))]
+        parts = (*SEGMENTATION_HEADS, *FEATURE_PYRAMID)
+        fresh = [name for name in wanted if name.startswith(parts) and name not in bare]
         changes.new |= dict.fromkeys(map(segmentation_name, fresh), "the file has no segmentation head")
         return bare
     if "head.weight" not in wanted:

@@ -92,7 +92,7 @@ _DALLE = tuple(f"{conv}.{part}" for conv in _DALLE_CONVS for part in ("w", "b"))
 INDEX = "[0-9]{1,3}"
 """Regular expression of the number of a block or layer: no model has a thousand, so names make no loop long."""
 NAMES: dict[str, tuple[str, ...]] = {
-    BACKBONE: (*_ENCODER, "mask_token", *_affine("norm", "fc_norm")),
+    BACKBONE: (*_ENCODER, "mask_token", *_affine("norm", "fc_norm"), *_FEATURE_PYRAMID),
     CLASSIFIER: (*_ENCODER, "mask_token", *_affine("norm", "fc_norm", "head")),
     MIM_V1: _MIM_V1,
     MIM_V2: (*_MIM_V1, *_under("cls_pt_layers.{i}.", _BLOCK), *_affine("cls_pt_norm", "cls_pt_lm_head")),
@@ -105,7 +105,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     DALLE_ENCODER: _DALLE,
     DALLE_DECODER: _DALLE,
-    SEGMENTATION: (*_under(BACKBONE_PREFIX, (*_ENCODER, *_FEATURE_PYRAMID)), *_UPER_HEAD),
+    SEGMENTATION: (*_under(BACKBONE_PREFIX, (*_ENCODER, "mask_token", *_FEATURE_PYRAMID)), *_UPER_HEAD),
     CLIP: (*_VIT, *_affine("pre_norm"), "proj.weight"),
     DINO: _VIT,
 }

@@ -207,7 +207,7 @@ def from_canonical(
         if key_format.leaves_out(name):
             continue
         written[theirs] = array.T if key_format.layout == "torch" and is_linear_weight(name) else array
-    if key_format.layout == "torch" and kind == SEGMENTATION:
+    if key_format.layout == "torch":
         written = _torch_batch_norm(written)
     return {key_format.wrapper: written} if key_format.wrapper else dict(written)
 

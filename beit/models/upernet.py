@@ -104,11 +104,7 @@ class UperNet(nn.Layer):
         """
         patch_size = self.backbone.patch_embed.patch_size
         grid = [side // patch_size for side in images.shape[2:]]
-        if min(grid) == 1:
-            raise ValueError(
-                f"images of {images.shape[2]}x{images.shape[3]} pixels are too small for the pyramid: pad them to "
-                f"{2 * patch_size} or more"
-            )
+        check_pyramid_size(images, patch_size)
         tokens = self.backbone.forward_outputs(
             images, hidden_states=self.out_indices, final=False, any_size=True
         ).hidden_states
@@ -136,6 +132,19 @@ def add_pyramid(layer: nn.Layer, width: int) -> None:
     """Give a layer the sublayers `fpn1` and `fpn2`, which enlarge maps of `width` channels four and two times."""
     layer.fpn1 = nn.Sequential(_upsample(width), SyncBatchNorm(width), nn.GELU(), _upsample(width))
     layer.fpn2 = nn.Sequential(_upsample(width))
+
+
+def check_pyramid_size(images: paddle.Tensor, patch_size: int) -> None:
+    """Refuse images `[B, C, H, W]` that are not two patches high and wide, of which the coarsest map would be empty.
+
+    Raises:
+        ValueError: they are smaller.
+    """
+    height, width = images.shape[2:]
+    if min(height // patch_size, width // patch_size) == 1:
+        raise ValueError(
+            f"images of {height}x{width} pixels are too small for the pyramid: pad them to {2 * patch_size} or more"
+        )
 
 
 def run_pyramid(layer: nn.Layer, maps: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:

@@ -66,6 +66,7 @@ _RUNTIME_HEADS: Rules = (
         for theirs, ours in (("convolution", "conv"), ("normalization", "bn"))
     ),
 )
+_PYRAMID: Rules = (("fpn1.*", "fpn1.*"), ("fpn2.*", "fpn2.*"))
 _CLS_TOKEN = "*embeddings.cls_token"
 
 
@@ -78,9 +79,12 @@ FORMATS = (
             ("decode_head.classifier.*", "decode_head.conv_seg.*"),
             ("auxiliary_head.classifier.*", "auxiliary_head.conv_seg.*"),
             *HEAD_RULES,
-            ("fpn1.*", "fpn1.*"),
-            ("fpn2.*", "fpn2.*"),
+            *_PYRAMID,
             *_ENCODER,
+        ),
+        drops=tuple(
+            (name, "segmentation takes block outputs: no norm")
+            for name in ("layernorm.*", "beit.layernorm.*")
         ),
         aliases=(*_PREFIX, *_RUNTIME, *_RUNTIME_HEADS),
     ),
@@ -99,7 +103,8 @@ FORMATS = (
             ("beit.layernorm.*", "norm.*"),
             ("beit.pooler.layernorm.*", "fc_norm.*"),
             ("classifier.*", "head.*"),
+            *_PYRAMID,  # of a BeitBackbone
         ),
-        aliases=(*_PREFIX, *_RUNTIME, ("layernorm.*", "beit.layernorm.*")),
+        aliases=(*_PREFIX, *_RUNTIME, *_RUNTIME_HEADS, ("layernorm.*", "beit.layernorm.*")),
     ),
 )

@@ -1,0 +1,184 @@
+"""`from_pretrained` and `save_pretrained`: weights of any publisher in, folders of transformers out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, TypeVar
+
+from paddle import nn
+
+from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, MIM, SEGMENTATION
+from beit.checkpoint.folders import folder_files
+from beit.checkpoint.key_format import Rules, rename
+from beit.checkpoint.load import fit
+from beit.checkpoint.metadata import WEIGHT_FILES
+from beit.checkpoint.open import open_checkpoint, weights_file
+from beit.checkpoint.translate import Checkpoint, from_canonical
+from beit.containers.errors import listed
+from beit.containers.files import write
+from beit.transformers.configuration import CONFIG_FILE, BeitConfig, read_json
+
+Model = TypeVar("Model", bound="BeitPreTrainedModel")
+
+_KINDS = (CLASSIFIER, BACKBONE, *MIM, SEGMENTATION)
+_PUBLISHER = "huggingface"
+# Tensors that a model may have and a file of weights need not: they keep their initial values, which is logged.
+_OPTIONAL = ("*mask_token", "fpn1.*", "fpn2.*")
+_ATTENTION = (None, "eager", "sdpa")  # names for ways to compute the same numbers
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class BeitPreTrainedModel(nn.Layer):
+    """Base of the models: config, loading and saving.
+
+    Args:
+        config: kept as `config`.
+    """
+
+    canonical_names: Rules = (("encoder.*", "*"), ("*", "*"))
+    """(name of a tensor in this model, its canonical name): the first row that fits counts."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes."""
+        return self.config.num_labels
+
+    @property
+    def base_model(self) -> Any:
+        """The `BeitModel`, whose parameters are all but those of the heads."""
+        return getattr(self, "beit", self)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Model],
+        source: str | Path,
+        *,
+        config: BeitConfig | None = None,
+        ignore_mismatched_sizes: bool = False,
+        attn_implementation: str | None = None,
+        **changes: Any,
+    ) -> Model:
+        """The model with its weights, in evaluation mode. What was loaded is logged.
+
+        Where the image size differs from that of the weights, positions are resized with the rule of fine-tuning.
+
+        Args:
+            source: folder of transformers or timm, file of any publisher, output folder of a run, or name of
+                `beit.list_models()`, such as "microsoft/beit-base-patch16-224", which is downloaded.
+            config: replaces the config of the weights.
+            ignore_mismatched_sizes: a head for another number of classes starts with new weights; False refuses it.
+            attn_implementation: "eager" or "sdpa"; there is one implementation, which gives the numbers of both.
+            changes: fields of the config that replace those of the weights, such as `num_labels` or `id2label`; or
+                arguments of the constructor (`add_pooling_layer`).
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: unknown name or value; the weights are of another kind of model, or do not fit.
+            DownloadError: the file could not be fetched; the message says where to put it.
+
+        Example:
+            >>> model = BeitForImageClassification.from_pretrained("folder", num_labels=3, ignore_mismatched_sizes=True)
+        """
+        if attn_implementation not in _ATTENTION:
+            raise ValueError(f"attn_implementation = {attn_implementation!r}; known: 'eager', 'sdpa'")
+        own = {name: changes.pop(name) for name in ("add_pooling_layer",) if name in changes}
+        opened = open_checkpoint(source)
+        if config is None:
+            config = config_of(source, opened, changes)
+        elif changes:
+            raise ValueError(f"{', '.join(changes)}: set them in the config that is passed")
+        model = cls(config, **own)
+        model._load(opened, ignore_mismatched_sizes)
+        model.eval()
+        return model
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`, which transformers loads, into a folder.
+
+        Files appear whole or not at all. Images need the processor's `save_pretrained` beside them.
+        """
+        self.config.architectures = [type(self).__name__]
+        self.config.save_pretrained(folder)
+        state = {
+            self._canonical(name): tensor.astype("float32").numpy()
+            for name, tensor in self.state_dict().items()
+        }
+        contents = from_canonical(state, _PUBLISHER, self.base_model.encoder.patch_embed.grid_size)
+        write(Path(folder) / WEIGHT_FILES[0], contents, metadata={"format": "pt"})
+
+    def _canonical(self, name: str) -> str:
+        canonical = rename(name, self.canonical_names)
+        assert canonical is not None  # the last row fits any name
+        return canonical
+
+    def _load(self, opened: Checkpoint, ignore_mismatched_sizes: bool) -> None:
+        tensors = self.state_dict()
+        shapes = {self._canonical(name): tuple(tensor.shape) for name, tensor in tensors.items()}
+        grid = self.base_model.encoder.patch_embed.grid_size
+        state, report = fit(opened, shapes, grid=grid, allow_missing=_OPTIONAL)
+        mismatched = [name for name in report.new if name in report.dropped]
+        if mismatched and not ignore_mismatched_sizes:
+            raise ValueError(
+                f"{opened.info.name}: {listed(mismatched)}: {report.new[mismatched[0]]}; with "
+                "ignore_mismatched_sizes=True they start with new values"
+            )
+        self.set_state_dict(
+            {name: state.get(self._canonical(name), tensor) for name, tensor in tensors.items()}
+        )
+        _LOGGER.info("%s", report)
+        if report.new:
+            _LOGGER.warning(
+                "%s has no weights for %s: train the model before you use it",
+                opened.info.name,
+                listed(sorted(report.new)),
+            )
+
+    def _init_weights(self) -> None:
+        """Initial values of transformers: normal weights; biases, tokens and positions 0; norms 1 and 0.
+
+        Source: transformers, models/beit/modeling_beit.py, `_init_weights`.
+        """
+        normal = nn.initializer.Normal(std=self.config.initializer_range)
+        zeros = nn.initializer.Constant(0.0)
+        for layer in self.sublayers():
+            if isinstance(layer, nn.Linear | nn.Conv2D | nn.Conv2DTranspose):
+                normal(layer.weight)
+                if layer.bias is not None:
+                    zeros(layer.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("token", "pos_embed", "_bias", "_table")):
+                zeros(parameter)
+
+
+def config_of(source: str | Path, opened: Checkpoint, changes: dict[str, Any]) -> BeitConfig:
+    """The config of weights: that of transformers' `config.json` beside them, else as their tensors tell it.
+
+    Args:
+        source: where the weights come from: folder, file or published name.
+        opened: the weights.
+        changes: fields that replace those found.
+
+    Raises:
+        ValueError: the weights are of another kind of model, or a value of the file is wrong.
+    """
+    info = opened.info
+    if info.kind not in _KINDS:
+        raise ValueError(f"{info.name} holds a {info.kind} model, which is no BEiT encoder")
+    file = weights_file(source)
+    beside = file.with_name(CONFIG_FILE)
+    if beside.is_file() and (Path(source).is_dir() or file.name.startswith(WEIGHT_FILES)):
+        values = read_json(beside)
+        if "model_type" in values:  # timm's config.json has none
+            return BeitConfig.from_dict(values, **changes)
+    values = dict(folder_files(opened, _PUBLISHER)[0][CONFIG_FILE])
+    if info.publisher == _PUBLISHER:
+        del values["layer_norm_eps"]  # transformers' files have its default
+    if info.kind in MIM:
+        values["use_mean_pooling"] = True  # the norm of pre-training acts on all tokens; it pools nothing
+    return BeitConfig.from_dict(values, **changes)
