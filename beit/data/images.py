@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import TypedDict
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, features
+
+from beit.data.decoding_limits import refuse_costly_decoding
 
 # The usual formats of data sets. Pillow has about forty more decoders; a hostile file must not reach them.
 _ENDINGS = {
@@ -42,6 +45,7 @@ DRAFT_SCALES = (8, 4, 2, 1)  # factors by which a JPEG can be decoded smaller
 Size = tuple[int, int]  # width, height in pixels
 
 # The exceptions of Pillow's decoders on damaged files. OSError covers truncated, unidentified and missing files.
+# MemoryError is not one of them: the file may be intact.
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -51,7 +55,7 @@ _DECODE_ERRORS = (
     TypeError,
     EOFError,
     OverflowError,
-    MemoryError,
+    RuntimeError,  # of the AVIF decoder
     struct.error,
     zlib.error,
 )
@@ -91,8 +95,9 @@ class ImageFile:
         keep_mode: keep the file's own mode instead of converting to RGB (for label maps).
 
     Raises:
-        ImageError: the file is missing, empty, not an image, damaged, too large, or holds numbers without a
-            declared range (see `to_rgb`). `size` and `decode` raise it too.
+        ImageError: the file is missing, not a regular file, empty, not an image, damaged, too large, beyond a limit of
+            `decoding_limits`, or holds numbers without a declared range (see `to_rgb`). `size` and `decode` raise it too.
+        MemoryError: the machine has not enough memory to decode it.
     """
 
     def __init__(
@@ -111,9 +116,11 @@ class ImageFile:
         self._keep_mode = keep_mode
         self._decoded: Image.Image | None = None
         with self._image_errors():
-            self._image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
+            source = _regular_file(path) if data is None else io.BytesIO(data)
+            self._image = Image.open(source, formats=FORMATS)
             try:
                 self._check_pixels()
+                refuse_costly_decoding(self._image)
                 self._jpeg_size = self._read_jpeg_size()
             except BaseException:
                 self._image.close()
@@ -193,19 +200,22 @@ class ImageFile:
             )
             raise ImageError(self._path, reason) from error
         except _DECODE_ERRORS as error:
+            if str(error).startswith("out of memory"):  # what Pillow makes of a decoder's failed allocation
+                raise MemoryError(f"decoding {self._path}") from error
             raise ImageError(self._path, _reason(self._path, self._data, error)) from error
 
 
 def open_image(
     path: str | Path,
     *,
+    data: bytes | None = None,
     exif_orientation: bool = False,
     max_pixels: int = MAX_PIXELS,
     keep_mode: bool = False,
 ) -> Image.Image:
     """The decoded image in mode RGB. Arguments and errors are those of `ImageFile`."""
     with ImageFile(
-        path, exif_orientation=exif_orientation, max_pixels=max_pixels, keep_mode=keep_mode
+        path, data=data, exif_orientation=exif_orientation, max_pixels=max_pixels, keep_mode=keep_mode
     ) as file:
         return file.decode()
 
@@ -254,6 +264,20 @@ def _gray(values: np.ndarray) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8)).convert("RGB")
 
 
+def _regular_file(path: str | Path) -> Path:
+    """The path of a regular file. Opening a named pipe would wait for its writer, for ever and deaf to signals.
+
+    Raises:
+        OSError: there is no such file, or it is another kind of file.
+    """
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(path)
+    if not stat.S_ISREG(mode):
+        raise OSError("a named pipe, socket or device, not a regular file")
+    return Path(path)
+
+
 def _reason(path: str | Path, data: bytes | None, error: BaseException) -> str:
     """What is wrong with the file; its first bytes tell where Pillow only says "cannot identify"."""
     if isinstance(error, FileNotFoundError):
@@ -261,7 +285,7 @@ def _reason(path: str | Path, data: bytes | None, error: BaseException) -> str:
     if isinstance(error, IsADirectoryError):
         return "a folder, not an image"
     try:
-        with Path(path).open("rb") if data is None else io.BytesIO(data) as file:
+        with _regular_file(path).open("rb") if data is None else io.BytesIO(data) as file:
             head = file.read(256)
     except (OSError, ValueError):
         head = b"unreadable"

@@ -40,7 +40,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 
 class WorkerError(RuntimeError):
-    """A data worker was killed or does not answer: a fault of the machine or its disks."""
+    """A data worker was killed, has no memory, or does not answer: a fault of the machine or its disks."""
 
 
 class Dataset(Protocol):
@@ -54,6 +54,16 @@ class Dataset(Protocol):
 def collate(items: Sequence[dict[str, np.ndarray]]) -> Batch:
     """Stack arrays of the same name along a new leading batch axis."""
     return {name: np.stack([item[name] for item in items]) for name in items[0]}
+
+
+def _read(dataset: Dataset, sample: Sample) -> dict[str, np.ndarray]:
+    try:
+        return dataset[sample]
+    except MemoryError as error:
+        raise WorkerError(
+            f"out of memory while reading {dataset.describe(sample)}: lower DATA.NUM_WORKERS, or DATA.MAX_PIXELS so that "
+            "large images are refused"
+        ) from error
 
 
 class Loader:
@@ -74,7 +84,7 @@ class Loader:
         wait_seconds: time spent waiting for data in all calls so far.
 
     Raises:
-        WorkerError: while iterating, a worker was killed, or a batch took longer than `timeout`.
+        WorkerError: while iterating, a worker was killed or ran out of memory, or a batch took longer than `timeout`.
     """
 
     def __init__(
@@ -129,7 +139,7 @@ class Loader:
     def _read_here(self, batches: Iterable[Sequence[Sample]]) -> Iterator[Batch]:
         for samples in batches:
             begin = time.perf_counter()
-            batch = collate([self.dataset[sample] for sample in samples])
+            batch = collate([_read(self.dataset, sample) for sample in samples])
             self.wait_seconds += time.perf_counter() - begin
             yield batch
 
@@ -290,5 +300,5 @@ def _load_batch(samples: Sequence[Sample]) -> Batch:
     for sample in samples:
         if _Worker.stop.is_set():
             return {}
-        items.append(_Worker.dataset[sample])
+        items.append(_read(_Worker.dataset, sample))
     return collate(items)

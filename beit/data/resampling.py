@@ -76,7 +76,7 @@ def _weights(
     kernel, radius = KERNELS[resample]
     scale = float(np.float32(length)) / resized  # Pillow's box is in single precision
     stretch = max(scale, 1.0)
-    taps = []
+    taps: list[tuple[int, list[float]]] = []
     for position in range(start, stop):
         center = (position + 0.5) * scale
         low = max(int(center - radius * stretch + 0.5), 0)
@@ -99,9 +99,9 @@ def _sum(values: list[float]) -> float:
     return total
 
 
-def _fixed_point(weight: float) -> int:
+def _fixed_point(weight: float) -> float:
     scaled = weight * (1 << _WEIGHT_BITS)
-    return int(scaled - 0.5 if weight < 0 else scaled + 0.5)
+    return float(int(scaled - 0.5 if weight < 0 else scaled + 0.5))
 
 
 def _round(values: np.ndarray) -> np.ndarray:

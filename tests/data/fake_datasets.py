@@ -63,3 +63,12 @@ class Deadly(Numbers):
         if sample.index == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(sample)
+
+
+class TooLarge(Numbers):
+    """Has an image that does not fit into memory."""
+
+    def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
+        if sample.index == 3:
+            raise MemoryError
+        return super().__getitem__(sample)

@@ -17,7 +17,7 @@ from PIL import Image
 from beit.data.dataset import ClassificationDataset
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError
-from beit.data.loader import Loader, _hidden_main, collate
+from beit.data.loader import Loader, WorkerError, _hidden_main, collate
 from beit.data.sampler import EvalSampler, Sample
 from beit.data.transforms import TrainTransform
 
@@ -111,6 +111,18 @@ def test_an_exception_keeps_its_type_and_message(fakes, num_workers):
         with pytest.raises(ImageError, match=r"^third.jpg: an empty file \(0 bytes\)$"):
             list(loader(EvalSampler(6, batch_size=2)))
         assert len(list(loader(EvalSampler(3, batch_size=2)))) == 2  # the loader can still be used
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_memory_that_runs_out_is_not_an_unreadable_image(fakes, num_workers):
+    with (
+        Loader(fakes.TooLarge(), num_workers=num_workers) as loader,
+        pytest.raises(
+            WorkerError,
+            match=r"^out of memory while reading number 3: lower DATA.NUM_WORKERS, or DATA.MAX_PIX",
+        ),
+    ):
+        list(loader(EvalSampler(6, batch_size=2)))
 
 
 def test_a_killed_worker_is_an_error(fakes):

@@ -18,6 +18,7 @@ from beit.containers.files import read_checkpoint
 from tests.tiny import ROOT, environment
 
 LATEST = "latest.pdparams"
+PATH = os.pathsep.join((str(ROOT), str(Path(__file__).parent / "slow_reads")))
 START = 240.0  # seconds a command may take to its first step on a busy machine
 
 
@@ -95,7 +96,7 @@ def start(arguments: list[str], output: Path, *, extra: Mapping[str, str] | None
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             arguments, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, cwd=ROOT,
-            env=environment() | {"BEIT_FAULT": mark} | dict(extra or {}), start_new_session=True,
+            env=environment() | {"BEIT_FAULT": mark, "PYTHONPATH": PATH} | dict(extra or {}), start_new_session=True,
         )  # fmt: skip
     return Command(process, log, mark, output, lines_of(output))
 
@@ -198,10 +199,8 @@ needs_mount = pytest.mark.skipif(
 
 
 def make_hang(image: Path) -> None:
-    """Replace the image by a FIFO, so that reading it blocks as on a network drive that hangs."""
-    fifo = image.with_name(f"{image.name}.fifo")
-    os.mkfifo(fifo)
-    fifo.replace(image)
+    """Let every read of the image block, as on a network drive that hangs (`slow_reads/sitecustomize.py`)."""
+    image.with_name(f"{image.name}.hangs").touch()
 
 
 def copied(data: Path, root: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import time
 import warnings
@@ -16,18 +17,20 @@ from PIL import Image
 
 from beit.data.dataset import build_dataset
 from beit.data.images import ImageError, open_image
-from beit.data.loader import Loader
+from beit.data.loader import Loader, WorkerError
 from beit.data.sampler import Sample
 from tests.faults.harness import Row, finish, message
+from tests.faults.limited_memory import LimitedMemory
+from tests.hostile_images import (
+    encoded,
+    jpeg_2000_with_blocks,
+    progressive_jpeg,
+    run_length_bmp,
+    tiff_with_tile,
+)
 from tests.tiny import command, tiny_config, write_dataset
 
 FLIPS = 1000
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def picture(size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
@@ -72,6 +75,7 @@ def palette() -> bytes:
 
 WIDE = (np.arange(1200, dtype=np.uint32) * 54).astype(np.uint16).reshape(30, 40)
 JPEG = encoded(picture((120, 90)), "JPEG", quality=90)
+PROGRESSIVE = encoded(picture((2000, 1500)), "JPEG", progressive=True)
 
 REFUSED = {
     "zero bytes": (b"", "an empty file (0 bytes)"),
@@ -83,6 +87,10 @@ REFUSED = {
     "JPEG without its last 2 bytes": (JPEG[:-2], "cannot be decoded"),
     "JPEG cut at 50 %": (JPEG[: len(JPEG) // 2], "cannot be decoded"),
     "decompression bomb, 900 megapixels": (bomb(), "more pixels than"),
+    "progressive JPEG of 10,000 scans": (progressive_jpeg(PROGRESSIVE, 10_000), "a JPEG of 101 or more scans"),
+    "run-length encoded BMP, 64 megapixels in a kilobyte": (run_length_bmp(8000, 8000, b"\x00\x01"), "a run-length encoded BMP"),
+    "TIFF of 16x16 pixels in a tile of 24000x24000": (tiff_with_tile(16, 24000), "a tile of 576000000 pixels"),
+    "JPEG 2000 of 5 million code blocks": (jpeg_2000_with_blocks(8000, boxed=True), "a JPEG 2000 of 5"),
     "float TIFF outside of 0 to 1": (encoded(Image.fromarray(np.full((9, 9), 7.5, np.float32)), "TIFF"), "float pixels from 7.5 to 7.5"),
     "float TIFF with NaN": (encoded(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), "float pixels"),
 }  # fmt: skip
@@ -263,7 +271,7 @@ def test_evaluation_is_never_of_other_images(tmp_path: Path, row: Row, workers: 
 def test_check_finds_bad_images(tmp_path: Path, row: Row) -> None:
     row.fault = f"`beit check` on {len(REFUSED)} damaged files, 40 JPEGs cut at random, {len(OPENED)} unusual and 120 intact files"
     row.expected = "status 1; every damaged file is named with its reason, no intact file is named"
-    cut, root = 40, write_dataset(tmp_path / "data", train=184, val=11)
+    cut, root = 40, write_dataset(tmp_path / "data", train=120 + len(REFUSED) + 40 + len(OPENED), val=11)
     rng = np.random.default_rng(0)
     contents = [content for content, _ in REFUSED.values()]
     contents += [JPEG[: int(rng.integers(200, len(JPEG) - 2))] for _ in range(cut)]
@@ -277,3 +285,36 @@ def test_check_finds_bad_images(tmp_path: Path, row: Row) -> None:
     listed = [line for line in text.splitlines() if line.strip().startswith(str(root))]
     assert {line.strip().split(": ")[0] for line in listed} <= bad and len(listed) == 20
     row.seen = f"{len(bad)} of {len(bad)} found, no false alarm; 20 listed, then `… and {len(bad) - 20} more`"
+
+
+def test_named_pipe(tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = (
+        "a named pipe (FIFO) among the training images, read without workers",
+        "replaced at once and named: only regular files are opened",
+    )
+    root = write_dataset(tmp_path / "data", train=12, val=2)
+    pipe = root / "my images" / "train_3.png"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    dataset = build_dataset(tiny_config(root, tmp_path / "out"), "train", bad_images=tmp_path / "bad.txt")
+    begin = time.monotonic()
+    with Loader(dataset, num_workers=0) as loader:
+        batch = next(iter(loader([[Sample(index, 0) for index in range(12)]])))
+    row.seconds = time.monotonic() - begin
+    assert batch["image"].shape[0] == 12 and dataset.unreadable() == {str(pipe)}
+    row.seen = (tmp_path / "bad.txt").read_text(encoding="utf-8").split("\t")[1].strip()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_runs_out_while_decoding(tmp_path: Path, row: Row, workers: int) -> None:
+    row.fault, row.expected = (
+        f"an intact image of 36 megapixels, 32 MB of memory left, {workers} workers",
+        "an error that names the image; it is not replaced by another",
+    )
+    path = tmp_path / "large.png"
+    Image.new("RGB", (6000, 6000)).save(path)
+    assert open_image(path).size == (6000, 6000)
+    with Loader(LimitedMemory(path), num_workers=workers) as loader, pytest.raises(WorkerError) as caught:
+        list(loader([[Sample(0, 0)]]))
+    assert f"out of memory while reading {path}" in str(caught.value)
+    row.seen = str(caught.value)

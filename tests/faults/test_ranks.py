@@ -57,7 +57,7 @@ def test_a_rank_is_stopped(data: Path, tmp_path: Path, row: Row, victim: int) ->
 
 def test_a_rank_hangs_in_its_data(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
-        "an image of one rank blocks when it is read (a FIFO), no WORKER_TIMEOUT",
+        "an image of one rank blocks when it is read, no WORKER_TIMEOUT",
         "ends after RANK_TIMEOUT; a message states where each rank is",
     )
     root = copied(data, tmp_path / "data")

@@ -86,7 +86,7 @@ def test_two_ranks_and_repeated_signals(data: Path, tmp_path: Path, row: Row, nu
 
 def test_second_interrupt(data: Path, tmp_path: Path, row: Row) -> None:
     row.fault, row.expected = (
-        "Ctrl-C twice, the second while the last image blocks (a FIFO)",
+        "Ctrl-C twice, the second while the last image blocks",
         "ends at once, status 130, no traceback",
     )
     root = copied(data, tmp_path / "data")

@@ -95,7 +95,7 @@ def test_a_worker_is_killed(data: Path, tmp_path: Path, row: Row) -> None:
 def test_a_worker_hangs(data: Path, tmp_path: Path, row: Row, how: str) -> None:
     row.fault = {
         "stopped": "SIGSTOP of the data worker",
-        "stuck": "an image that blocks when it is read (a FIFO, like a hung network drive)",
+        "stuck": "an image that blocks when it is read (like a hung network drive)",
     }[how]
     row.fault, row.expected = (
         row.fault + ", DATA.WORKER_TIMEOUT=3",
