@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,12 +14,12 @@ from paddle.nn import functional as F
 from yacs.config import CfgNode
 
 from beit.checkpoint.class_names import ClassNames
-from beit.checkpoint.unwrap import EMA_KEYS, WEIGHT_KEYS
 from beit.config import head_dim, image_hw
 from beit.layers.attention import Attention
 from beit.layers.block import LN_EPSILON, Activation, Block
 from beit.layers.init import init_uniform, init_weights, make_head, rescale_block, truncated_normal
 from beit.layers.layer_norm import LayerNorm
+from beit.layers.loadable import Loadable
 from beit.layers.patch_embed import PatchEmbed
 from beit.layers.position_resizer import PositionResizer, find_resizer
 from beit.layers.relative_position import RelativePositionBias
@@ -52,7 +52,7 @@ class BlockOutputs(NamedTuple):
     attentions: dict[int, paddle.Tensor]
 
 
-class Beit(nn.Layer):
+class Beit(Loadable):
     """Encoder and classifier of BEiT and BEiT v2, which differ in their weights only.
 
     Attribute names are those of the published files; renaming one breaks them.
@@ -292,27 +292,6 @@ class Beit(nn.Layer):
         for name, parameter in self.named_parameters():
             if self.layer_id(name) < count:
                 parameter.stop_gradient = True
-
-    def set_state_dict(
-        self, state_dict: Mapping[str, Any], use_structured_name: bool = True
-    ) -> tuple[list[str], list[str]]:
-        """Load a state dict with PaddleViT's names, flat or a training checkpoint; returns (missing, unexpected) keys.
-
-        From a training checkpoint the moving average is loaded if there is one, as PaddleViT evaluates. Stored position
-        indices are ignored: they follow from the grid. For other publishers' files, other image sizes and a strict
-        check use `beit.load_pretrained`.
-        """
-        for key in (*EMA_KEYS, *WEIGHT_KEYS):
-            if isinstance(state_dict.get(key), Mapping):
-                state_dict = state_dict[key]
-                break
-        weights = {
-            key: value for key, value in state_dict.items() if not key.endswith("relative_position_index")
-        }
-        return super().set_state_dict(weights, use_structured_name)
-
-    set_dict = set_state_dict
-    load_dict = set_state_dict
 
 
 def build_beit(config: CfgNode) -> Beit:

@@ -8,6 +8,8 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
+from beit.layers.loadable import Loadable
+
 # B batch, h, w token grid, L = h * w tokens (row-major), K vocabulary
 
 BLOCKS_PER_GROUP = 2
@@ -71,7 +73,7 @@ class DalleBlock(nn.Layer):
         return self.id_path(x) + self.gain * self.res_path(x)
 
 
-class DalleEncoder(nn.Layer):
+class DalleEncoder(Loadable):
     """Logits over the vocabulary from images; a token covers `2 ** (groups - 1)` pixels per side.
 
     Source: dall_e/encoder.py of openai/DALL-E; the published model has 256 channels, 4 groups and 8192 tokens.
@@ -115,7 +117,7 @@ class DalleEncoder(nn.Layer):
         return self.blocks(images)
 
 
-class DalleDecoder(nn.Layer):
+class DalleDecoder(Loadable):
     """Images from token ids.
 
     Source: dall_e/decoder.py of openai/DALL-E.
@@ -165,7 +167,7 @@ def _group(
     ]
 
 
-class DalleTokenizer(nn.Layer):
+class DalleTokenizer(Loadable):
     """Token ids from images in [0, 1], and images from token ids if there is a decoder.
 
     Args:

@@ -13,6 +13,7 @@ from beit.beit import Beit, build_backbone
 from beit.checkpoint.canonical import PUBLISHED_LAYERS
 from beit.layers.batch_norm import SyncBatchNorm
 from beit.layers.init import init_uniform
+from beit.layers.loadable import Loadable
 from beit.models.segmentation_heads import FcnHead, UperHead
 
 # B batch, N tokens (class token first), D width, P patch side, h = H / P, w = W / P, K classes
@@ -21,7 +22,7 @@ AUXILIARY_LEVEL = 2
 """Level of the pyramid on which the auxiliary head works: stride 16."""
 
 
-class UperNet(nn.Layer):
+class UperNet(Loadable):
     """BEiT encoder with a feature pyramid of four levels, UPerHead, and in training an auxiliary head.
 
     Source: arXiv 2106.08254, section 3.3; unilm/beit/semantic_segmentation.

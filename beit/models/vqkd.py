@@ -9,12 +9,13 @@ from paddle.nn import functional as F
 
 from beit.beit import Beit
 from beit.layers.init import init_weights
+from beit.layers.loadable import Loadable
 from beit.models.quantizer import NormEmaQuantizer
 
 # B batch, h, w patch grid, N = h * w patches (row-major), D width, C channels of a code, T channels of the teacher
 
 
-class VqKd(nn.Layer):
+class VqKd(Loadable):
     """Encoder, quantizer and decoder; attribute names are those of the published files.
 
     Source: arXiv 2208.06366, section 2.2; unilm/beit2/modeling_vqkd.py, `VQKD`.
