@@ -14,7 +14,7 @@ IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 OFFICIAL_CROP = 0.875
 """`crop_pct` of the official evaluation at 224 pixels: the shorter side is resized to 256."""
-PIL_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic")
+PIL_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Names of resampling filters; the position is Pillow's number for the filter, as transformers writes it."""
 
 
@@ -25,12 +25,17 @@ class Preprocessing:
     Args:
         mean, std: per channel, of RGB values in [0, 1].
         crop_pct: side of the central crop / shorter side after resizing, in (0, 1].
-        interpolation: filter of the resize: "nearest", "lanczos", "bilinear" or "bicubic".
+        interpolation: filter of the resize, of `PIL_FILTERS`; "" for unknown.
         image_size: of the model's input: side of a square, or (height, width), pixels.
         pooling: features that the head classifies: "mean" of the patch tokens, class "token", or "" for unknown.
-        squash: resize to the image size without keeping the aspect ratio, and do not crop.
+        squash: resize without keeping the aspect ratio.
         source: how these values are known, for messages.
         exif_orientation: first rotate the image as its EXIF tag says.
+        resize: explicit size after the resize, pixels, which replaces `crop_pct` and `squash`: the shorter side (the
+            aspect ratio is kept), or (height, width) (it is not kept); 0 for no resize. None for image size / `crop_pct`.
+        center_crop: with an explicit `resize`, cut out the center as transformers does; False: the image must then have
+            the image size.
+        reduce_labels: label maps: 0 means no class, 1 is the first class; None for unknown.
 
     Example:
         beit.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.9)
@@ -45,11 +50,48 @@ class Preprocessing:
     squash: bool = False
     source: str = ""
     exif_orientation: bool = False
+    resize: ImageSize | None = None
+    center_crop: bool = True
+    reduce_labels: bool | None = None
 
     @property
     def unknown(self) -> list[str]:
         """Names of the unknown fields without which no image can be prepared."""
-        return [name for name in ("mean", "std", "crop_pct") if getattr(self, name) is None]
+        is_resized = self.resize is not None
+        needed = ("mean", "std", *(() if is_resized else ("crop_pct",)), "interpolation")
+        return [name for name in needed if getattr(self, name) in (None, "")]
+
+    @property
+    def pixels(self) -> tuple[ImageSize | None, bool]:
+        """`resize` in pixels, also where `crop_pct` states it (None if unknown), and whether a crop of the center follows.
+
+        For images that are not square and keep their aspect ratio, it is the (height, width) that they must cover.
+        """
+        if self.resize is not None:
+            is_final = isinstance(self.resize, tuple) and as_size(self.resize) == self.image_size
+            return self.resize, self.center_crop or is_final
+        if self.image_size is None or (self.crop_pct is None and not self.squash):
+            return None, True
+        height, width = (int(side / (self.crop_pct or 1.0)) for side in height_width(self.image_size))
+        return height if height == width and not self.squash else (height, width), True
+
+    def describe_resize(self) -> str:
+        """Resize and crop in words; empty if they are unknown."""
+        if self.resize is None:
+            ratio = f"crop {self.crop_pct}" if self.crop_pct else ""
+            return (
+                ratio
+                if not self.squash
+                else "squashed to the image size"
+                if self.crop_pct in (None, 1)
+                else f"squashed, {ratio}"
+            )
+        resize = (
+            "x".join(map(str, self.resize))
+            if isinstance(self.resize, tuple)
+            else f"shorter side {self.resize}"
+        )
+        return f"{resize if self.resize else 'no resize'}, {'center crop' if self.center_crop else 'no crop'}"
 
 
 def preprocessing_of(config: Any) -> Preprocessing:
@@ -68,6 +110,9 @@ def preprocessing_of(config: Any) -> Preprocessing:
         "mean" if config.MODEL.USE_MEAN_POOLING else "token",
         source="config",
         exif_orientation=data.EXIF_ORIENTATION,
+        resize=data.RESIZE,
+        center_crop=data.CENTER_CROP,
+        reduce_labels=data.REDUCE_ZERO_LABEL if config.TASK == "segment" else None,
     )
 
 
@@ -86,7 +131,9 @@ def height_width(size: ImageSize) -> tuple[int, int]:
 
 
 def as_triple(value: object) -> Triple | None:
-    """Three floats from a list or tuple of three numbers, else None."""
-    if isinstance(value, list | tuple) and len(value) == 3:
-        return (float(value[0]), float(value[1]), float(value[2]))
-    return None
+    """Three floats from one number, or from a list or tuple of one or three; else None."""
+    numbers: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    numbers = numbers * 3 if len(numbers) == 1 else numbers
+    if len(numbers) != 3 or not all(type(number) in (int, float) for number in numbers):
+        return None
+    return (float(numbers[0]), float(numbers[1]), float(numbers[2]))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from beit.files import expand_path
+from beit.preprocessing import PIL_FILTERS
 
 Check = Callable[[Any], Any]
 """Takes a value from YAML or the command line; returns the clean value, or raises ValueError with what was expected."""
@@ -191,6 +192,11 @@ def image_size(value: Any) -> int | tuple[int, int]:
         raise ValueError("an integer from 1 to 32768, or a pair [height, width] of them") from None
 
 
+def resized_size(value: Any) -> int | tuple[int, int]:
+    """0, or an image size."""
+    return 0 if value == 0 and not isinstance(value, bool) else image_size(value)
+
+
 class Key(NamedTuple):
     """One config key: default value, check that returns the clean value, meaning with unit and source."""
 
@@ -214,7 +220,9 @@ SCHEMA: dict[str, Key] = {
     "DATA.BATCH_SIZE_EVAL": Key(None, optional(integer(1)), "images per rank in evaluation; None: BATCH_SIZE"),
     "DATA.IMAGE_SIZE": Key(224, image_size, "pixels: side, or (height, width)"),
     "DATA.CROP_PCT": Key(0.9, number(0.01, 1.0), "evaluation: crop side / resized shorter side"),
-    "DATA.INTERPOLATION": Key("bicubic", text("bicubic", "bilinear", "lanczos"), "resize filter of evaluation, and of training unless TRAIN.INTERPOLATION is set"),
+    "DATA.RESIZE": Key(None, optional(resized_size), "evaluation: pixels after the resize: shorter side (0: no resize), or [height, width], which does not keep the aspect ratio, as transformers' image processors; None: IMAGE_SIZE / CROP_PCT"),
+    "DATA.CENTER_CROP": Key(True, flag, "evaluation with RESIZE: cut out the center; False: images must have the image size after the resize"),
+    "DATA.INTERPOLATION": Key("bicubic", text(*PIL_FILTERS), "resize filter of evaluation, and of training unless TRAIN.INTERPOLATION is set"),
     "DATA.NUM_WORKERS": Key(4, integer(0, 1024), "decoding processes per rank; 0: in the training process"),
     "DATA.WORKER_TIMEOUT": Key(300.0, number(0.0), "seconds to wait for a batch before the run stops; 0: forever"),
     "DATA.IMAGENET_MEAN": Key((0.5, 0.5, 0.5), numbers(3), "channel means on [0, 1]; belongs to the checkpoint"),
@@ -275,7 +283,7 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.RECOMPUTE": Key(False, flag, "recompute block activations in the backward pass: less memory, more time"),
     "TRAIN.SHARDING_STAGE": Key(0, integer(0, 3), "GPUs, for models that do not fit: 1 or 2 shards optimizer state and gradients over the ranks; 0: off (docs/scaling.md)"),
     "TRAIN.FREEZE_LAYERS": Key(0, integer(0), "layers not trained, from the input: 1 is the embedding, k + 1 the first k blocks too"),
-    "TRAIN.INTERPOLATION": Key(None, optional(text("bicubic", "bilinear", "lanczos")), "resize filter of the training transform; None: DATA.INTERPOLATION. Segmentation resizes bilinearly"),
+    "TRAIN.INTERPOLATION": Key(None, optional(text(*PIL_FILTERS)), "resize filter of the training transform; None: DATA.INTERPOLATION. Segmentation resizes bilinearly"),
     "TRAIN.SCALE": Key((0.08, 1.0), numbers(2, 0.0, 1.0), "area of the random resized crop as a fraction of the image"),
     "TRAIN.RATIO": Key((3 / 4, 4 / 3), numbers(2, 0.01), "aspect ratio of the random resized crop"),
     "TRAIN.HFLIP": Key(0.5, number(0.0, 1.0), "probability of the horizontal flip"),

@@ -26,8 +26,9 @@ from beit.data.batch_transforms import erase, normalize, to_device
 from beit.data.dataset import ClassificationDataset, ImageDataset
 from beit.data.image_list import ImageList
 from beit.data.loader import collate
+from beit.data.model_input import build_eval_transform
 from beit.data.sampler import Sample
-from beit.data.transforms import build_eval_transform, build_train_transform
+from beit.data.transforms import build_train_transform
 from beit.optim.ema import Ema
 from beit.tasks import TASKS
 from beit.train.loop import autocast, train_step

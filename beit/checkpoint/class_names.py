@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beit.checkpoint.key_format import NATIVE
+from beit.imagenet_classes import class_names as names_of_list
 
 PUBLISHED_LISTS = {1000: "imagenet-1k", 21841: "imagenet-21k"}
 """Outputs of a published head -> list of `beit.imagenet_classes` that it was trained on."""
@@ -44,6 +45,14 @@ def describe_unused_names(num_classes: int, metadata: Mapping[str, object]) -> l
         for source, names in _stated_names(metadata).items()
         if num_classes and isinstance(names, list | tuple) and len(names) != num_classes
     ]
+
+
+def stated_names(metadata: Mapping[str, object]) -> tuple[str, ...] | None:
+    """The most specific names that the metadata states, those of a published list written out."""
+    names = next(iter(_stated_names(metadata).values()), None)
+    if isinstance(names, str):
+        return names_of_list(names) if names in PUBLISHED_LISTS.values() else None
+    return tuple(str(name) for name in names) if isinstance(names, list | tuple) else None
 
 
 def _stated_names(metadata: Mapping[str, object]) -> dict[str, object]:

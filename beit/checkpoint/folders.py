@@ -13,10 +13,11 @@ from beit.checkpoint.canonical import (
     State,
     depth_of,
 )
-from beit.checkpoint.metadata import pretrained_cfg
+from beit.checkpoint.pretrained_cfg import TIMM_KEYS, pretrained_cfg, timm_crop
+from beit.checkpoint.processor_config import processor_config
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
 from beit.imagenet_classes import class_names as names_of_list
-from beit.preprocessing import PIL_FILTERS, Preprocessing, height_width
+from beit.preprocessing import PIL_FILTERS
 
 JsonFiles = dict[str, dict[str, object]]
 
@@ -26,14 +27,6 @@ _TIMM_NAMES = (
     *("beit_base_patch16_224", "beit_base_patch16_384", "beit_large_patch16_224", "beit_large_patch16_384"),
     *("beit_large_patch16_512", "beitv2_base_patch16_224", "beitv2_large_patch16_224"),
 )
-_TIMM_KEYS = (
-    "mean",
-    "std",
-    "crop_pct",
-    "interpolation",
-    "input_size",
-    "crop_mode",
-)  # others stop its PretrainedCfg
 _TRANSFORMERS_CLASSES = {MIM_V1: "BeitForMaskedImageModeling", SEGMENTATION: "BeitForSemanticSegmentation"}
 
 
@@ -53,8 +46,8 @@ def folder_files(opened: Checkpoint, publisher: str) -> tuple[JsonFiles, list[st
     if info.kind == DALLE_ENCODER:
         return {"config.json": _codebook_config(state), "preprocessor_config.json": _CODEBOOK_PROCESSOR}, []
     files = {"config.json": _transformers_config(state, info)}
-    if info.preprocessing.mean and info.preprocessing.std:
-        files["preprocessor_config.json"] = _processor_config(info.preprocessing)
+    if info.preprocessing.mean and info.preprocessing.interpolation:
+        files["preprocessor_config.json"] = processor_config(info.preprocessing)
     return files, _transformers_notes(state, info)
 
 
@@ -95,7 +88,7 @@ def _timm_config(state: State, info: CheckpointInfo) -> dict[str, object]:
     }
     size = "large" if shape == _LARGE else "base"
     name = f"{version}_{size}_patch16_{found.image_size}"
-    stated = {key: value for key, value in pretrained_cfg(preprocessing).items() if key in _TIMM_KEYS}
+    stated = {key: value for key, value in pretrained_cfg(preprocessing).items() if key in TIMM_KEYS}
     config: dict[str, object] = {
         "architecture": name if name in _TIMM_NAMES else f"{version}_{size}_patch16_224",
         "num_classes": found.num_classes,
@@ -120,8 +113,18 @@ def _timm_config(state: State, info: CheckpointInfo) -> dict[str, object]:
 
 
 def _timm_notes(info: CheckpointInfo) -> list[str]:
-    unknown = info.preprocessing.unknown
-    notes = [f"timm takes its own defaults for what is not known: {', '.join(unknown)}"] if unknown else []
+    p = info.preprocessing
+    notes = (
+        [f"timm takes its own defaults for what is not known: {', '.join(p.unknown)}"] if p.unknown else []
+    )
+    if p.resize is not None and timm_crop(p) != (None, None):
+        notes.append(
+            "timm rounds odd margins of a crop half to even, transformers down: crops can differ by a pixel"
+        )
+    elif p.resize is not None:
+        notes.append(
+            f"timm has no place for this preprocessing ({p.describe_resize()}): it resizes to image size / crop_pct and crops"
+        )
     return notes + _exif_notes(info, "timm")
 
 
@@ -176,39 +179,22 @@ def _names(info: CheckpointInfo) -> tuple[str, ...] | None:
     return names_of_list(info.class_names) if isinstance(info.class_names, str) else info.class_names
 
 
-def _processor_config(preprocessing: Preprocessing) -> dict[str, object]:
-    """Of `BeitImageProcessor`, which resizes to the size, or of `CLIPImageProcessor`, which resizes the shorter side."""
-    height, width = height_width(preprocessing.image_size or 224)
-    config: dict[str, object] = {
-        "do_resize": True,
-        "resample": PIL_FILTERS.index(preprocessing.interpolation),
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocessing.mean or ()),
-        "image_std": list(preprocessing.std or ()),
-    }
-    sides = {"height": height, "width": width}
-    if preprocessing.crop_pct and not preprocessing.squash and height == width:
-        return config | {
-            "image_processor_type": "CLIPImageProcessor",
-            "size": {"shortest_edge": int(height / preprocessing.crop_pct)},
-            "do_center_crop": True,
-            "crop_size": sides,
-            "do_convert_rgb": True,
-        }
-    return config | {"image_processor_type": "BeitImageProcessor", "size": sides, "do_center_crop": False}
-
-
 def _transformers_notes(state: State, info: CheckpointInfo) -> list[str]:
     notes, size = _exif_notes(info, "transformers"), info.architecture.image_size
     preprocessing = info.preprocessing
-    if not (preprocessing.mean and preprocessing.std):
-        notes.append("no preprocessor_config.json is written: mean and std are not known")
+    if not (preprocessing.mean and preprocessing.interpolation):
+        unknown = ", ".join(preprocessing.unknown)
+        notes.append(
+            f"no preprocessor_config.json is written: {unknown} are not known ({preprocessing.source})"
+        )
     elif isinstance(size, tuple) and preprocessing.crop_pct and not preprocessing.squash:
         notes.append(
             f"transformers cannot crop images to {size[0]}x{size[1]} after resizing them to cover it: "
             "preprocessor_config.json resizes them to that size instead"
+        )
+    elif preprocessing.crop_pct and not preprocessing.squash:
+        notes.append(
+            "transformers rounds odd margins of a crop down, the others half to even: crops can differ by a pixel"
         )
     if isinstance(size, tuple) and not info.architecture.has_absolute_positions:
         notes.append(

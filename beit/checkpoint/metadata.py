@@ -1,7 +1,8 @@
 """The files beside the weights, read and written: JSON of timm and transformers, config and class names of a run.
 
-`metadata` is the merged JSON: `pretrained_cfg` (timm's keys), `image_mean`, `id2label` and others (transformers' keys),
-`class_names` (a list, or the name of one).
+`metadata` is the merged JSON: the keys of `config.json` (timm's or transformers'), the content of
+`preprocessor_config.json` under that name, and this package's `pretrained_cfg` and `class_names` (a list, or the name
+of one). What stands beside the weights, where it can be edited, takes precedence over metadata inside of them.
 """
 
 from __future__ import annotations
@@ -11,24 +12,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from yacs.config import CfgNode
 
 from beit.checkpoint.class_names import ClassNames, parse_class_names
+from beit.checkpoint.precedence import merge
+from beit.checkpoint.pretrained_cfg import pretrained_cfg
+from beit.checkpoint.processor_config import FILE, PROCESSOR
 from beit.containers.errors import CheckpointError
 from beit.files import write_text
-from beit.preprocessing import (
-    OFFICIAL_CROP,
-    PIL_FILTERS,
-    ImageSize,
-    Preprocessing,
-    as_size,
-    as_triple,
-    height_width,
-    preprocessing_of,
-)
+from beit.preprocessing import ImageSize, Preprocessing, as_size, preprocessing_of
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weights in a folder of transformers or timm, the first that exists."""
@@ -41,10 +36,19 @@ OUT_INDICES = "out_indices"
 RUN_CLASS_NAMES = "class_names.txt"
 """Names of the classes of a run, one a line, in its output folder."""
 
+
+class Metadata(NamedTuple):
+    """The merged JSON, the preprocessing of the run that wrote the weights, if it was one, and sentences for the report."""
+
+    stated: dict[str, object]
+    preprocessing: Preprocessing | None
+    notes: tuple[str, ...]
+
+
 _OWN_KEYS = {"pretrained_cfg": dict, "class_names": list | str, OUT_INDICES: list}
 """Keys that `describe_weights` writes, with their types."""
 _RUN_WEIGHTS = re.compile(r"(latest|best|model|epoch_\d+)\.pdparams")
-FOLDER_JSON = ("config.json", "preprocessor_config.json")
+FOLDER_JSON = ("config.json", FILE)
 """Files beside the weights in a folder of transformers or timm."""
 
 
@@ -61,10 +65,8 @@ def sidecar_path(weights: Path) -> Path:
     return weights.with_suffix(".pretrained_cfg.json")
 
 
-def read_metadata(
-    weights: Path, header: Mapping[str, str], *, in_model_folder: bool = False
-) -> tuple[dict[str, object], Preprocessing | None]:
-    """The merged JSON beside a weights file, and the preprocessing of the run that wrote it, if it was one.
+def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: bool = False) -> Metadata:
+    """What is known of a weights file beside its tensors.
 
     Args:
         weights: the file.
@@ -73,26 +75,25 @@ def read_metadata(
     Raises:
         CheckpointError: a JSON file in a folder of timm or transformers is invalid.
     """
-    metadata: dict[str, object] = {}
-    for key, kind in _OWN_KEYS.items():
-        content = _parse_json(header.get(key, "null"))
-        if isinstance(content, kind) and content:
-            metadata[key] = content
+    texts = {key: _parse_json(header.get(key, "null")) for key in _OWN_KEYS}
+    inside = {
+        key: texts[key] for key, kind in _OWN_KEYS.items() if isinstance(texts[key], kind) and texts[key]
+    }
+    beside: dict[str, object] = {}
     preprocessing = None
     if _RUN_WEIGHTS.fullmatch(weights.name):
-        stated, preprocessing = _read_run_config(weights.with_name(RUN_CONFIG))
-        metadata |= stated
+        beside, preprocessing = _read_run_config(weights.with_name(RUN_CONFIG))
         names = parse_class_names(_read_text(weights.with_name(RUN_CLASS_NAMES)))
-        if names:
-            metadata["class_names"] = list(names)
+        beside |= {"class_names": list(names)} if names else {}
     elif in_model_folder:
-        for path in map(weights.with_name, FOLDER_JSON):
-            if path.is_file():
-                metadata |= _read_folder_json(path)
+        config, processor = (weights.with_name(name) for name in FOLDER_JSON)
+        beside = _read_folder_json(config) if config.is_file() else {}
+        beside |= {PROCESSOR: _read_folder_json(processor)} if processor.is_file() else {}
     sidecar = _parse_json(_read_text(sidecar_path(weights)))
     if isinstance(sidecar, dict):
-        metadata |= {key: sidecar[key] for key in _OWN_KEYS if key in sidecar}
-    return metadata, None if "pretrained_cfg" in metadata else preprocessing
+        beside |= {key: sidecar[key] for key in _OWN_KEYS if key in sidecar}
+    merged, notes = merge(inside, beside)
+    return Metadata(merged, None if "pretrained_cfg" in merged else preprocessing, notes)
 
 
 def stated_sizes(metadata: Mapping[str, object]) -> list[ImageSize]:
@@ -105,36 +106,6 @@ def stated_sizes(metadata: Mapping[str, object]) -> list[ImageSize]:
         size[1:] if isinstance(size, list) else None,
     )
     return [size for size in map(as_size, stated) if size]
-
-
-def read_preprocessing(metadata: Mapping[str, object], known: Preprocessing) -> Preprocessing:
-    """`known` with the values that timm's or transformers' JSON states instead."""
-    timm, number = metadata.get("pretrained_cfg"), metadata.get("resample")
-    if isinstance(timm, Mapping):
-        crop, interpolation, size = timm.get("crop_pct"), timm.get("interpolation"), timm.get("input_size")
-        return replace(
-            known,
-            mean=as_triple(timm.get("mean")) or known.mean,
-            std=as_triple(timm.get("std")) or known.std,
-            crop_pct=float(crop) if isinstance(crop, int | float) else known.crop_pct,
-            interpolation=interpolation if isinstance(interpolation, str) else known.interpolation,
-            image_size=known.image_size or (as_size(size[1:]) if isinstance(size, list) else None),
-            squash=timm["crop_mode"] == "squash" if "crop_mode" in timm else known.squash,
-            source="config.json beside the weights",
-            exif_orientation=bool(timm.get("exif_orientation", False)),
-        )
-    if "image_mean" in metadata:
-        return replace(
-            known,
-            mean=as_triple(metadata.get("image_mean")) or known.mean,
-            std=as_triple(metadata.get("image_std")) or known.std,
-            interpolation=next(
-                (name for i, name in enumerate(PIL_FILTERS) if i == number), known.interpolation
-            ),
-            crop_pct=OFFICIAL_CROP if metadata.get("do_center_crop") else 1.0,
-            source="preprocessor_config.json beside the weights",
-        )
-    return known
 
 
 def _read_run_config(path: Path) -> tuple[dict[str, object], Preprocessing | None]:
@@ -195,18 +166,3 @@ def describe_weights(
     described: dict[str, object] = {"pretrained_cfg": pretrained_cfg(preprocessing)}
     optional = {"class_names": class_names, OUT_INDICES: layers}
     return described | {key: value for key, value in optional.items() if value}
-
-
-def pretrained_cfg(preprocessing: Preprocessing) -> dict[str, object]:
-    """timm's description of a preprocessing, without what is unknown."""
-    size = preprocessing.image_size
-    entries = {
-        "mean": preprocessing.mean,
-        "std": preprocessing.std,
-        "crop_pct": preprocessing.crop_pct,
-        "interpolation": preprocessing.interpolation,
-        "input_size": [3, *height_width(size)] if size else None,
-        "crop_mode": "squash" if preprocessing.squash else "center" if preprocessing.crop_pct else None,
-        "exif_orientation": preprocessing.exif_orientation or None,  # not a key of timm's
-    }
-    return {key: value for key, value in entries.items() if value is not None}

@@ -58,7 +58,7 @@ def open_checkpoint(
     )
     if is_model_folder:  # many use the same names: add the name of the folder
         name = f"{file.resolve().parent.name}/{name}"
-    metadata, preprocessing = read_metadata(file, contents.metadata, in_model_folder=is_model_folder)
+    metadata, preprocessing, notes = read_metadata(file, contents.metadata, in_model_folder=is_model_folder)
     state, info = to_canonical(
         contents.tree,
         ema=ema,
@@ -69,7 +69,7 @@ def open_checkpoint(
         teacher=teacher,
     )
     casts = {**info.dtype_casts, **Counter(contents.dtypes_cast.values())}
-    info = replace(info, dtype_casts=casts, left_out=contents.left_out)
+    info = replace(info, dtype_casts=casts, left_out=contents.left_out, notes=(*info.notes, *notes))
     if preprocessing is not None:
         found = info.architecture
         size = found.image_size or preprocessing.image_size

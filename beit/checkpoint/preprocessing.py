@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from beit.checkpoint.canonical import DALLE, MIM, MIM_V1, MIM_V2, SEGMENTATION, VQKD, Architecture
 from beit.checkpoint.key_format import NATIVE
-from beit.checkpoint.metadata import read_preprocessing
+from beit.checkpoint.precedence import read_preprocessing
 from beit.preprocessing import (
     HALF,
     IMAGENET_MEAN,
@@ -72,7 +72,9 @@ def find_preprocessing(
     version, source = _version(publisher, kind, architecture, name)
     size, is_large = architecture.image_size, architecture.depth == 24
     found = published_preprocessing(publisher, kind, version, size, is_large=is_large)
-    return read_preprocessing(metadata, replace(found, pooling=architecture.pooling, source=source))
+    known = replace(found, pooling=architecture.pooling, source=source)
+    # The image processor of a DALL-E encoder prepares images for the rest of FLAVA, too.
+    return known if kind in DALLE else read_preprocessing(metadata, known)
 
 
 def _version(publisher: str, kind: str, architecture: Architecture, name: str) -> tuple[int | None, str]:

@@ -13,7 +13,7 @@ from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import SEGMENTATION, State
 from beit.checkpoint.translate import CheckpointInfo
 from beit.containers.errors import listed
-from beit.preprocessing import as_size
+from beit.preprocessing import Preprocessing, as_size, preprocessing_of
 
 _TOLERANCE = 1e-4  # of means, standard deviations and crops
 
@@ -43,20 +43,24 @@ class LoadReport:
         if config.TASK == "segment" and info.kind != SEGMENTATION:
             return []  # the recipes train with other statistics and sizes than those of the encoder's file
         found = self._layer_mismatch(config)
-        expected = info.preprocessing
-        values = (
+        expected, own = info.preprocessing, preprocessing_of(config)
+        has_ratios = expected.resize is None and not expected.squash and own.resize is None
+        values: tuple[tuple[str, object, object], ...] = (
             ("DATA.IMAGENET_MEAN", tuple(data.IMAGENET_MEAN), expected.mean),
             ("DATA.IMAGENET_STD", tuple(data.IMAGENET_STD), expected.std),
-            ("DATA.CROP_PCT", data.CROP_PCT, expected.crop_pct),
-            ("DATA.INTERPOLATION", data.INTERPOLATION, expected.interpolation),
+            ("DATA.CROP_PCT", data.CROP_PCT, expected.crop_pct if has_ratios else None),
+            ("DATA.INTERPOLATION", data.INTERPOLATION, expected.interpolation or None),
         )
+        if config.TASK == "segment":
+            values += (("DATA.REDUCE_ZERO_LABEL", data.REDUCE_ZERO_LABEL, expected.reduce_labels),)
         for key, given, wanted in values:
             if wanted is not None and not _equal(given, wanted):
                 found.append(f"{key} is {given}, the checkpoint's is {wanted} ({expected.source})")
-        size = as_size(data.IMAGE_SIZE)
-        if expected.image_size and size != expected.image_size:
+        found += _resize_mismatch(own, expected) if not has_ratios and config.TASK != "segment" else []
+        size, trained = as_size(data.IMAGE_SIZE), info.architecture.image_size or expected.image_size
+        if trained and size != trained:
             found.append(
-                f"DATA.IMAGE_SIZE is {size}, the checkpoint's is {expected.image_size}: positions are interpolated"
+                f"DATA.IMAGE_SIZE is {size}, the checkpoint's is {trained}: positions are interpolated"
             )
         pooling = "mean" if model.USE_MEAN_POOLING else "token"
         if expected.pooling and "head.weight" not in self.new and pooling != expected.pooling:
@@ -124,11 +128,24 @@ def _describe_preprocessing(info: CheckpointInfo) -> str:
     parts = [
         f"mean {_numbers(p.mean)} std {_numbers(p.std)}" if p.mean and p.std else "mean and std unknown",
         f"size {p.image_size}" if p.image_size else "size unknown",
-        "squashed to a square" if p.squash else f"crop {p.crop_pct}" if p.crop_pct else "",
+        p.describe_resize(),
         p.interpolation,
         f"{p.pooling} pooling" if p.pooling else "",
     ]
     return ", ".join(part for part in parts if part) + (f" ({p.source})" if p.source else "")
+
+
+def _resize_mismatch(own: Preprocessing, expected: Preprocessing) -> list[str]:
+    """Whether images get another size before the crop, where one of the two states pixels."""
+    resize, crop = own.pixels
+    wanted, is_cropped = expected.pixels
+    found = []
+    if wanted is not None and resize != wanted:
+        value = list(wanted) if isinstance(wanted, tuple) else wanted
+        found.append(f"DATA.RESIZE is {own.resize}, the checkpoint's is {value} ({expected.source})")
+    if wanted is not None and crop != is_cropped:
+        found.append(f"DATA.CENTER_CROP is {crop}, the checkpoint's is {is_cropped} ({expected.source})")
+    return found
 
 
 def _features(layers: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -14,9 +14,10 @@ from yacs.config import CfgNode
 from beit.data.class_matching import KnownClasses
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError, OpenOptions
+from beit.data.model_input import build_eval_transform
 from beit.data.sampler import Sample
 from beit.data.splits import open_split
-from beit.data.transforms import Arrays, Transform, build_eval_transform, build_train_transform
+from beit.data.transforms import Arrays, Transform, build_train_transform
 
 _MAX_REPLACEMENTS = 10  # consecutive unreadable images after which the data set is considered broken
 

@@ -1,12 +1,40 @@
-"""One image at the input size of a model, as its weights were evaluated."""
+"""The evaluation transform of weights and configs, and one image at the input size of a model."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
+from yacs.config import CfgNode
 
-from beit.data.transforms import FILTERS, EvalTransform, channels_first
-from beit.preprocessing import Preprocessing
+from beit.config import image_hw
+from beit.data.transforms import FILTERS, EvalTransform
+from beit.preprocessing import Preprocessing, height_width, preprocessing_of
+
+
+def build_eval_transform(config: CfgNode) -> EvalTransform:
+    """The evaluation transform as DATA.* sets it."""
+    return eval_transform(preprocessing_of(config), image_hw(config))
+
+
+def eval_transform(preprocessing: Preprocessing, size: tuple[int, int]) -> EvalTransform:
+    """The evaluation transform of weights.
+
+    Args:
+        preprocessing: of the weights, with nothing unknown that the transform needs.
+        size: (height, width) of the model's input, pixels.
+    Raises:
+        ValueError: the preprocessing states pixels, which are for a model of another input size.
+    """
+    p = preprocessing
+    if p.resize is not None and p.image_size and height_width(p.image_size) != size:
+        made = height_width(p.image_size)
+        raise ValueError(
+            f"the preprocessing ({p.source}) makes images of {made[0]}x{made[1]} pixels (height x width), the model takes "
+            f"{size[0]}x{size[1]}: build the model with DATA.IMAGE_SIZE {list(made)}, which interpolates its positions, or "
+            "state another preprocessing"
+        )
+    crop_pct = 1.0 if p.crop_pct is None else p.crop_pct
+    return EvalTransform(size, crop_pct, FILTERS[p.interpolation], p.squash, p.resize, p.center_crop)
 
 
 def prepare_image(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
@@ -15,11 +43,9 @@ def prepare_image(image: Image.Image, size: tuple[int, int], preprocessing: Prep
     Args:
         image: RGB, of any size.
         size: (height, width) of the model's input, pixels.
-        preprocessing: with `squash` the whole image is resized to `size`; without it the image is resized to cover
-            `size / crop_pct` and its center is cut out.
+        preprocessing: the rule of resize and crop.
+
+    Raises:
+        ValueError: the preprocessing is for a model of another input size, or does not give that size for this image.
     """
-    resample = FILTERS[preprocessing.interpolation]
-    if preprocessing.squash:
-        return channels_first(image.resize((size[1], size[0]), resample))
-    assert preprocessing.crop_pct is not None  # what is incomplete was refused before
-    return EvalTransform(size, preprocessing.crop_pct, resample)(image)["image"]
+    return eval_transform(preprocessing, size)(image)["image"]

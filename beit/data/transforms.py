@@ -21,17 +21,16 @@ from yacs.config import CfgNode
 from beit.config import image_hw
 from beit.data.images import DRAFT_SCALES, ImageFile, Size
 from beit.data.randaugment import RandAugment, parse_policy
-from beit.data.resampling import resize_part
+from beit.data.resampling import KERNELS, resize_part
+from beit.preprocessing import PIL_FILTERS, ImageSize
 
 Arrays = dict[str, np.ndarray]
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, Pillow's order
 Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
+Margin = Callable[[int, int], int]
+"""From the length of the image and of the crop to the pixels cut off at the start."""
 
-FILTERS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+FILTERS = {name: Image.Resampling(number) for number, name in enumerate(PIL_FILTERS)}
 MAX_RESIZED_PIXELS = 2**26
 """An image that becomes larger than this when its aspect ratio is kept is refused (`resize_shorter_side`)."""
 _WHOLE_PIXELS = 2**24  # resized images up to this size are computed whole; of larger ones only the crop is
@@ -121,11 +120,22 @@ def resize_shorter_side(
     return image if resized == image.size else image.resize(resized, resample)
 
 
+def _torchvision_margin(length: int, cropped: int) -> int:
+    """Pixels cut off at the start, half to even; negative: padded, with the odd pixel at the end."""
+    return round((length - cropped) / 2.0) if length >= cropped else -((cropped - length) // 2)
+
+
+def _floor_margin(length: int, cropped: int) -> int:
+    """Pixels cut off at the start, rounded down; negative: padded, with the odd pixel at the start."""
+    return (length - cropped) // 2
+
+
 def resize_and_crop(
     image: Image.Image,
     size: tuple[int, int],
     crop: tuple[int, int],
     resample: Image.Resampling = Image.Resampling.BICUBIC,
+    margin: Margin = _torchvision_margin,
 ) -> Image.Image:
     """The center crop of the image resized by `resize_shorter_side`, in bounded memory for every aspect ratio.
 
@@ -134,33 +144,38 @@ def resize_and_crop(
         size: (height, width) that the resized image covers, pixels.
         crop: (height, width) of the result, pixels.
         resample: one of `FILTERS`.
+        margin: as in `center_crop`.
+
+    Raises:
+        ValueError: the image is too elongated for a filter that is not one of `beit.data.resampling.KERNELS`.
     """
     resized = covering_size(image.size, size)
-    if resized[0] * resized[1] <= _WHOLE_PIXELS:
-        return center_crop(resize_shorter_side(image, size, resample), crop)
-    left, top, right, bottom = _center_box(resized, crop)
+    if resized[0] * resized[1] <= _WHOLE_PIXELS or resample not in KERNELS:
+        return center_crop(resize_shorter_side(image, size, resample), crop, margin)
+    left, top, right, bottom = _center_box(resized, crop, margin)
     part = max(left, 0), max(top, 0), min(right, resized[0]), min(bottom, resized[1])
     pixels = resize_part(image, resized, part, resample)
     return pixels.crop((left - part[0], top - part[1], right - part[0], bottom - part[1]))
 
 
-def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def center_crop(
+    image: Image.Image, size: tuple[int, int], margin: Margin = _torchvision_margin
+) -> Image.Image:
     """The central (height, width) of the image, padded with black where the image is smaller.
 
-    Source: torchvision `center_crop`: its margins round half to even, its padding puts the odd pixel to the right
-    and bottom.
+    Source: torchvision `center_crop`; with `_floor_margin` transformers' `center_crop`.
+
+    Args:
+        size: of the result, pixels.
+        margin: how an odd margin is rounded.
     """
-    return image.crop(_center_box(image.size, size))
+    return image.crop(_center_box(image.size, size, margin))
 
 
-def _center_box(size: Size, crop: tuple[int, int]) -> Box:
+def _center_box(size: Size, crop: tuple[int, int], margin: Margin) -> Box:
     height, width = crop
-    left, top = _crop_margin(size[0], width), _crop_margin(size[1], height)
+    left, top = margin(size[0], width), margin(size[1], height)
     return left, top, left + width, top + height
-
-
-def _crop_margin(length: int, cropped: int) -> int:
-    return round((length - cropped) / 2.0) if length >= cropped else -((cropped - length) // 2)
 
 
 def erase_boxes(
@@ -286,25 +301,54 @@ class TrainTransform(Transform):
 
 @dataclass(frozen=True)
 class EvalTransform(Transform):
-    """Resize the shorter side to size / crop_pct, then crop the center.
+    """Resize, then crop the center.
 
     Returns: `image` uint8 `[3, H, W]`.
-    Source: official `datasets.py` `build_transform`: Resize(int(size / crop_pct)), CenterCrop(size).
+    Source: official `datasets.py` `build_transform`: Resize(int(size / crop_pct)), CenterCrop(size); with `squash` timm's
+    `crop_mode` "squash"; with `resize` transformers' image processors.
 
     Args:
         size: (height, width) of the result, pixels.
-        crop_pct: crop side / resized side; 0.875 resizes to 256 for 224, the protocol uses 1.0 from 384 on.
+        crop_pct: crop side / resized shorter side; 0.875 resizes to 256 for 224, the protocol uses 1.0 from 384 on.
         resample: filter of the resize.
+        squash: resize to exactly size / crop_pct; the aspect ratio is not kept.
+        resize, center_crop: as in `beit.preprocessing.Preprocessing`.
+
+    Raises:
+        ValueError: without `center_crop`, an image does not have the size after the resize.
     """
 
     size: tuple[int, int]
     crop_pct: float = 0.9
     resample: Image.Resampling = Image.Resampling.BICUBIC
+    squash: bool = False
+    resize: ImageSize | None = None
+    center_crop: bool = True
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> Arrays:
-        height, width = self.size
-        resized = int(height / self.crop_pct), int(width / self.crop_pct)
-        return {"image": channels_first(resize_and_crop(image, resized, self.size, self.resample))}
+        return {"image": channels_first(self._prepare(image))}
+
+    def _prepare(self, image: Image.Image) -> Image.Image:
+        if self.resize is None:
+            goal = int(self.size[0] / self.crop_pct), int(self.size[1] / self.crop_pct)
+            if self.squash:
+                return center_crop(image.resize(goal[::-1], self.resample), self.size)
+            return resize_and_crop(image, goal, self.size, self.resample)
+        side = self.resize if isinstance(self.resize, int) else 0
+        if side and self.center_crop:
+            return resize_and_crop(image, (side, side), self.size, self.resample, _floor_margin)
+        resized = image
+        if side:
+            resized = resize_shorter_side(image, (side, side), self.resample)
+        elif isinstance(self.resize, tuple):
+            resized = image.resize(self.resize[::-1], self.resample)
+        if not self.center_crop and resized.size != self.size[::-1]:
+            raise ValueError(
+                f"an image of {image.height}x{image.width} pixels (height x width) is {resized.height}x{resized.width} "
+                f"after the resize, the model takes {self.size[0]}x{self.size[1]}, and the preprocessing does not crop: "
+                "give images of that size, or set a crop (do_center_crop, DATA.CENTER_CROP)"
+            )
+        return center_crop(resized, self.size, _floor_margin)
 
 
 def build_train_transform(config: CfgNode, *, jitter_first: bool = False) -> TrainTransform:
@@ -337,11 +381,6 @@ def build_train_transform(config: CfgNode, *, jitter_first: bool = False) -> Tra
 def train_filter(config: CfgNode) -> Image.Resampling:
     """The resize filter of the training transforms."""
     return FILTERS[config.TRAIN.INTERPOLATION or config.DATA.INTERPOLATION]
-
-
-def build_eval_transform(config: CfgNode) -> EvalTransform:
-    """The evaluation transform as DATA.* sets it."""
-    return EvalTransform(image_hw(config), config.DATA.CROP_PCT, FILTERS[config.DATA.INTERPOLATION])
 
 
 def channels_first(image: Image.Image) -> np.ndarray:

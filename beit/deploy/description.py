@@ -100,7 +100,7 @@ def read_description(folder: str | Path) -> Description:
         preprocessing = Preprocessing(
             **fields
             | {name: _tuple(fields[name]) for name in ("mean", "std")}
-            | {"image_size": as_size(fields["image_size"])}
+            | {"image_size": as_size(fields["image_size"]), "resize": _size(fields.get("resize"))}
         )
         names = content.pop("class_names")
         if not all(isinstance(part, str) for item in content.get("files", {}).items() for part in item):
@@ -134,6 +134,10 @@ def check_files(folder: Path, description: Description, suffixes: tuple[str, ...
                 f"{file} has changed since the export: its SHA-256 is not that in {FILE_NAME}; copy the folder or export "
                 "the model again"
             )
+
+
+def _size(value: int | list[int] | None) -> int | tuple[int, int] | None:
+    return (value[0], value[1]) if isinstance(value, list) else value
 
 
 def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:

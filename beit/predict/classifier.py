@@ -156,7 +156,8 @@ def classifier(
 
     Args:
         model: with its weights.
-        preprocessing: its fields that are not None replace the model's.
+        preprocessing: its fields that are not None replace the model's; with `crop_pct` or `resize` the whole rule of
+            resize and crop.
         class_names: of the K classes, or `imagenet-1k`, `imagenet-21k`. Names that are all WordNet identifiers, as
             ImageNet's folders are called, are spelled out.
         origin: what to call the model in messages.
@@ -166,7 +167,13 @@ def classifier(
     """
     complete = model.preprocessing or Preprocessing()
     if preprocessing is not None:
-        given = {name: value for name, value in vars(preprocessing).items() if value not in (None, "")}
+        given = {
+            name: value for name, value in vars(preprocessing).items() if value is not None and value != ""
+        }
+        if preprocessing.crop_pct is None and preprocessing.resize is None and not preprocessing.squash:
+            given = {name: value for name, value in given.items() if name not in ("squash", "center_crop")}
+        else:
+            complete = replace(complete, resize=None)
         complete = replace(complete, **given)
     if complete.unknown:
         reason = f" ({complete.source})" if complete.source else ""

@@ -15,9 +15,9 @@ from beit.beit import build_backbone
 from beit.config import batch_size_eval
 from beit.data.dataset import ClassificationDataset, ImageDataset, open_options
 from beit.data.loader import Loader
+from beit.data.model_input import build_eval_transform
 from beit.data.sampler import Sample
 from beit.data.splits import open_split
-from beit.data.transforms import build_eval_transform
 from beit.logging import progress
 from beit.models.features import FeatureName
 from beit.parallel import ranks

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from beit.flags import Parser, add_config_flags
-from beit.preprocessing import Preprocessing
+from beit.preprocessing import PIL_FILTERS, Preprocessing
 
 
 def verb_parser(verb: str, description: str | None, examples: Sequence[str]) -> Parser:
@@ -29,7 +29,7 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
         "--std", type=float, nargs=3, metavar="S", help="channel deviations, for pixels in [0, 1]"
     )
     group.add_argument("--crop-pct", type=float, metavar="C", help="crop side / resized shorter side")
-    group.add_argument("--interpolation", choices=("bicubic", "bilinear", "lanczos"), help="resize filter")
+    group.add_argument("--interpolation", choices=PIL_FILTERS, help="resize filter")
 
 
 def preprocessing_from(given: argparse.Namespace) -> Preprocessing | None:

@@ -104,6 +104,8 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
             "data": str(config.DATA.DATA_PATH),
             "image_size": config.DATA.IMAGE_SIZE,
             "crop_pct": config.DATA.CROP_PCT,
+            "resize": config.DATA.RESIZE,
+            "center_crop": config.DATA.CENTER_CROP,
             "interpolation": config.DATA.INTERPOLATION,
             "mean": config.DATA.IMAGENET_MEAN,
             "std": config.DATA.IMAGENET_STD,

@@ -91,9 +91,16 @@ def test_image_sizes_and_values_of_json_files():
     large = {"model": publishers.unilm_classifier(RNG, side=24, patch=16)}
     found = to_canonical(publishers.with_index(large["model"]), name="beit_base")[1].preprocessing
     assert (found.image_size, found.crop_pct) == (384, 1.0)
-    processor = {"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "resample": 3, "do_center_crop": True}
-    found = to_canonical(publishers.huggingface(CLASSIFIER), metadata=processor)[1].preprocessing
-    assert (found.mean, found.interpolation, found.crop_pct) == ((0.1,) * 3, "bicubic", 0.875)
+    processor = {
+        "image_mean": [0.1] * 3,
+        "image_std": [0.2] * 3,
+        "resample": 3,
+        "size": 12,
+        "do_center_crop": False,
+    }
+    metadata = {"preprocessor_config": processor}
+    found = to_canonical(publishers.huggingface(CLASSIFIER), metadata=metadata)[1].preprocessing
+    assert (found.mean, found.interpolation, found.squash) == ((0.1,) * 3, "bicubic", True)
     assert to_canonical(publishers.huggingface(CLASSIFIER))[1].preprocessing.squash
     timm_large = to_canonical(publishers.unilm_classifier(RNG, depth=24), name="beitv2_large.safetensors")[1]
     assert (timm_large.publisher, timm_large.preprocessing.crop_pct) == ("timm", 0.95)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +10,7 @@ from beit.data.image_list import ImageList
 from beit.data.images import ImageError
 from beit.data.sampler import Sample
 from beit.data.transforms import EvalTransform, TrainTransform, Transform
+from tests.tiny import tiny_config
 
 BAD = {3, 4}
 
@@ -118,34 +117,10 @@ def test_open_options_reach_the_decoder(images):
         ClassificationDataset(images, Noisy(), open_options={"max_pixels": 10})[Sample(0, 0)]
 
 
-def config(root):
-    data = {
-        "DATASET": "folder",
-        "DATA_PATH": str(root),
-        "IMAGE_SIZE": 8,
-        "CROP_PCT": 1.0,
-        "INTERPOLATION": "bicubic",
-        "IMAGENET_MEAN": (0.5, 0.5, 0.5),
-        "EXIF_ORIENTATION": True,
-        "SCALED_DECODING": True,
-        "MAX_PIXELS": 1000,
-    }
-    train = {
-        "SCALE": (0.08, 1.0),
-        "RATIO": (3 / 4, 4 / 3),
-        "HFLIP": 0.5,
-        "AUTO_AUGMENT": "",
-        "INTERPOLATION": None,
-        "COLOR_JITTER": 0.0,
-        "RANDOM_ERASE_PROB": 0.25,
-        "RANDOM_ERASE_COUNT": 1,
-    }
-    return SimpleNamespace(
-        DATA=SimpleNamespace(**data),
-        TRAIN=SimpleNamespace(**train),
-        MODEL=SimpleNamespace(NUM_CLASSES=1),
-        SEED=17,
-    )
+def config(root, **keys):
+    keys = {"DATA__MAX_PIXELS": 1000, "MODEL__NUM_CLASSES": 1, "SEED": 17, "DATA__IMAGE_SIZE": 8} | keys
+    keys |= {"DATA__DATASET": "folder", "DATA__EXIF_ORIENTATION": True, "TRAIN__AUTO_AUGMENT": ""}
+    return tiny_config(root, **keys, TRAIN__COLOR_JITTER=0.0)
 
 
 def test_build_dataset(tmp_path):
@@ -166,7 +141,7 @@ def test_scaled_decoding_is_for_training_images_and_can_be_switched_off(tmp_path
     for split in ("train", "val"):
         (tmp_path / split / "cat").mkdir(parents=True)
         Image.new("RGB", (640, 480), "gray").save(tmp_path / split / "cat" / "a.jpg")
-    settings, decoded, decode = config(tmp_path), [], images_module.ImageFile.decode
+    decoded, decode = [], images_module.ImageFile.decode
 
     def recorded(*args):
         image = decode(*args)
@@ -174,8 +149,7 @@ def test_scaled_decoding_is_for_training_images_and_can_be_switched_off(tmp_path
         return image
 
     monkeypatch.setattr(images_module.ImageFile, "decode", recorded)
-    settings.DATA.MAX_PIXELS = 640 * 480
     for split, is_on in (("train", True), ("train", False), ("val", True)):
-        settings.DATA.SCALED_DECODING = is_on
+        settings = config(tmp_path, DATA__MAX_PIXELS=640 * 480, DATA__SCALED_DECODING=is_on)
         build_dataset(settings, split)[Sample(0, 3)]
     assert decoded == [(80, 60), (640, 480), (640, 480)]

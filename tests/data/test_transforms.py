@@ -12,8 +12,10 @@ from PIL import Image, ImageEnhance
 
 from beit.data import transforms
 from beit.data.images import ImageFile, open_image
+from beit.data.model_input import build_eval_transform
 from beit.data.randaugment import RandAugment
 from beit.data.transforms import ColorJitter, EvalTransform, TrainTransform
+from tests.tiny import tiny_config
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -282,18 +284,37 @@ def test_color_jitter_before_the_crop_equals_the_jittered_image_cropped():
 
 
 def test_build_eval_transform_reads_every_key():
-    settings = config()
-    settings.DATA.IMAGE_SIZE = [24, 40]
-    settings.DATA.INTERPOLATION = "lanczos"
-    assert transforms.build_eval_transform(settings) == EvalTransform(
-        (24, 40), 0.875, Image.Resampling.LANCZOS
+    keys = {"DATA__IMAGE_SIZE": [24, 40], "DATA__CROP_PCT": 0.875, "DATA__INTERPOLATION": "lanczos"}
+    lanczos = Image.Resampling.LANCZOS
+    assert build_eval_transform(tiny_config(**keys)) == EvalTransform((24, 40), 0.875, lanczos)
+    keys |= {"DATA__RESIZE": [30, 50], "DATA__CENTER_CROP": False}
+    assert build_eval_transform(tiny_config(**keys)) == EvalTransform(
+        (24, 40), 0.875, lanczos, resize=(30, 50), center_crop=False
     )
 
 
+@pytest.mark.parametrize(
+    ("resize", "expected"), [(0, (90, 70)), (35, (45, 35)), ((20, 40), (40, 20)), ((40, 40), (40, 40))]
+)
+def test_explicit_sizes_of_the_resize(resize, expected):
+    image = noise_image()
+    found = EvalTransform((16, 16), resize=resize)(image)["image"]
+    whole = image if image.size == expected else image.resize(expected, BICUBIC)
+    left, top = (expected[0] - 16) // 2, (expected[1] - 16) // 2
+    cut = np.asarray(whole)[top : top + 16, left : left + 16]
+    np.testing.assert_array_equal(found, cut.transpose(2, 0, 1))
+
+
+def test_squash_resizes_to_size_by_crop_pct_as_timm():
+    found = EvalTransform((24, 40), 0.8, squash=True)(noise_image())["image"]
+    expected = np.asarray(noise_image().resize((50, 30), BICUBIC))[3:27, 5:45]
+    np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
+
+
 def test_training_and_evaluation_have_a_filter_each():
-    settings = config(INTERPOLATION="bilinear")
+    settings = tiny_config(TRAIN__INTERPOLATION="bilinear", DATA__INTERPOLATION="bicubic")
     assert transforms.build_train_transform(settings).resample == Image.Resampling.BILINEAR
-    assert transforms.build_eval_transform(settings).resample == BICUBIC
+    assert build_eval_transform(settings).resample == BICUBIC
     assert transforms.build_train_transform(config()).resample == BICUBIC
 
 

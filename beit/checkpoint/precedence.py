@@ -1,0 +1,93 @@
+"""Which statement holds where metadata inside of the weights and the files beside them differ: the file beside them.
+
+A person can edit a JSON file and cannot see the metadata inside of a weights file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from beit.checkpoint.class_names import stated_names
+from beit.checkpoint.pretrained_cfg import TIMM_KEYS, pretrained_cfg, read_pretrained_cfg
+from beit.checkpoint.processor_config import FILE, PROCESSOR, processor_config, read_processor
+from beit.preprocessing import Preprocessing
+
+_KEPT = ("input_size", "exif_orientation")
+"""Keys of the metadata's `pretrained_cfg` that `preprocessor_config.json` has no place for."""
+_NOT_COMPARED = ("source", "pooling", "exif_orientation")
+
+
+def read_preprocessing(metadata: Mapping[str, object], known: Preprocessing) -> Preprocessing:
+    """`known` with the values that timm's or transformers' JSON states instead."""
+    timm, processor = metadata.get("pretrained_cfg"), metadata.get(PROCESSOR)
+    if isinstance(timm, Mapping):
+        known = read_pretrained_cfg(timm, known)
+    return read_processor(processor, known) if isinstance(processor, Mapping) else known
+
+
+def merge(
+    inside: Mapping[str, object], beside: Mapping[str, object]
+) -> tuple[dict[str, object], tuple[str, ...]]:
+    """Both as one mapping, and a sentence on each value inside of the weights that a file beside them replaces.
+
+    Where the file beside states what `convert` writes for the metadata, nobody edited it. The metadata is kept then,
+    since it can state more.
+
+    Args:
+        inside: metadata in the weights file.
+        beside: the JSON beside it.
+    """
+    merged = {**beside, **inside}
+    notes = _merge_preprocessing(merged, inside, beside)
+    own, other = stated_names(inside), stated_names(beside)
+    if own and other and own != other:
+        merged.pop("class_names")
+        notes.append(
+            _sentence("class names", _first_difference(other, own), _first_difference(own, other), "the JSON")
+        )
+    for key in inside.keys() & beside.keys() - {"pretrained_cfg", "class_names"}:
+        if inside[key] != beside[key]:
+            merged[key] = beside[key]
+            notes.append(_sentence(key, beside[key], inside[key], "the JSON"))
+    return merged, tuple(notes)
+
+
+def _merge_preprocessing(
+    merged: dict[str, object], inside: Mapping[str, object], beside: Mapping[str, object]
+) -> list[str]:
+    """Make `merged` state one preprocessing; sentences on differences."""
+    description = inside.get("pretrained_cfg")
+    if not isinstance(description, Mapping) or not beside.keys() & {"pretrained_cfg", PROCESSOR}:
+        return []
+    own = read_preprocessing(inside, Preprocessing())
+    if PROCESSOR in beside:
+        written: dict[str, object] = {PROCESSOR: processor_config(own)}
+        file, replaced = FILE, {PROCESSOR: beside[PROCESSOR]}
+    else:
+        timm = {key: value for key, value in pretrained_cfg(own).items() if key in TIMM_KEYS}
+        written, file = {"pretrained_cfg": timm}, "config.json"
+        replaced = {}
+    other = read_preprocessing({key: beside[key] for key in written}, Preprocessing())
+    again = read_preprocessing(written, Preprocessing())
+    names = [field.name for field in fields(other) if field.name not in _NOT_COMPARED]
+    differing = [name for name in names if getattr(other, name) != getattr(again, name)]
+    if not differing:
+        merged.pop(PROCESSOR, None)
+        return []
+    kept = {key: description[key] for key in _KEPT if key in description}
+    stated = beside.get("pretrained_cfg")
+    merged["pretrained_cfg"] = kept | dict(stated) if isinstance(stated, Mapping) else kept
+    merged |= replaced
+    return [_sentence(name, getattr(other, name), getattr(again, name), file) for name in differing]
+
+
+def _sentence(what: str, beside: object, inside: object, file: str) -> str:
+    return f"{what}: {beside} in {file}, {inside} in the metadata inside of the weights: {file} is used, which people edit"
+
+
+def _first_difference(names: tuple[str, ...], others: tuple[str, ...]) -> str:
+    """The first name that the other list does not have at its place, or the number of names."""
+    if len(names) != len(others):
+        return f"{len(names)} names"
+    return next(f"{names[i]!r} (class {i})" for i in range(len(names)) if names[i] != others[i])
