@@ -175,6 +175,8 @@ def _opened(path: str | os.PathLike[str], reader: Callable[[io.BufferedIOBase, i
     """What `reader` returns for the open file; each fault of the file becomes one line that begins with its path."""
     if Path(path).is_dir():
         raise CheckpointError(f"{path}: a directory; name a file in it, such as model.safetensors")
+    if Path(path).exists() and not Path(path).is_file():  # reading a FIFO or a terminal would wait for ever
+        raise CheckpointError(f"{path}: neither a file nor a folder")
     try:
         with Path(path).open("rb") as file:
             return reader(file, os.fstat(file.fileno()).st_size)
