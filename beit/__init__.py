@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from beit.predict.inference import extract_feat, inference_model, load_predictor
     from beit.predict.inferencers import FeatureExtractor, ImageClassificationInferencer
     from beit.preprocessing import Preprocessing
+    from beit.train.api import RunResult, evaluate, train
     from beit.zoo import list_models
     from beit.zoo.models import get_model
 
@@ -53,6 +54,9 @@ _MODULE_OF = {
     "get_model": "beit.zoo.models",
     "list_models": "beit.zoo",
     "tune_cpu": "beit.cpu",
+    "train": "beit.train",
+    "evaluate": "beit.train.api",
+    "RunResult": "beit.train.api",
 }
 
 __all__ = [
@@ -76,6 +80,9 @@ __all__ = [
     "load_predictor",
     "load_pretrained",
     "tune_cpu",
+    "train",
+    "evaluate",
+    "RunResult",
 ]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import paddle
@@ -20,6 +19,7 @@ from beit.layers.block import LN_EPSILON, Activation, Block
 from beit.layers.init import init_uniform, init_weights, make_head, rescale_block, truncated_normal
 from beit.layers.layer_norm import LayerNorm
 from beit.layers.loadable import Loadable
+from beit.layers.outputs import BeitOutput, BlockOutputs
 from beit.layers.patch_embed import PatchEmbed
 from beit.layers.position_resizer import PositionResizer, find_resizer
 from beit.layers.relative_position import RelativePositionBias
@@ -27,29 +27,6 @@ from beit.positions import relative_position_index
 from beit.preprocessing import Preprocessing, preprocessing_of
 
 # B batch, L patches, N = L + 1 tokens (class token first), D width, H heads, K classes
-
-
-@dataclass(frozen=True)
-class BeitOutput:
-    """Outputs of the encoder under transformers' names.
-
-    `last_hidden_state` is `[B, N, D]` after the final norm where the model has one (class token pooling), and
-    `pooler_output` `[B, D]` the features that are classified; both are None with `final=False`. `hidden_states`
-    `[B, N, D]` and `attentions` `[B, H, N, N]` (rows sum to 1) are those of the requested blocks, in that order.
-    """
-
-    last_hidden_state: paddle.Tensor | None
-    pooler_output: paddle.Tensor | None
-    hidden_states: tuple[paddle.Tensor, ...] = ()
-    attentions: tuple[paddle.Tensor, ...] = ()
-
-
-class BlockOutputs(NamedTuple):
-    """Tokens `[B, N, D]` after the last block; by block number, outputs `[B, N, D]` and weights `[B, H, N, N]`."""
-
-    last: paddle.Tensor
-    hidden_states: dict[int, paddle.Tensor]
-    attentions: dict[int, paddle.Tensor]
 
 
 class Beit(Loadable):
@@ -169,6 +146,15 @@ class Beit(Loadable):
             truncated_normal(self.pos_embed)
         for number, block in enumerate(self.blocks, start=1):
             rescale_block(block, number)
+
+    def extra_repr(self) -> str:
+        """The sizes that tell models apart, for `repr`."""
+        height, width = self.patch_embed.image_size
+        return (
+            f"{height}x{width} pixels, patches of {self.patch_embed.patch_size}, {self.depth} blocks, "
+            f"width {self.embed_dim}, {self.num_classes} classes, "
+            f"{sum(parameter.size for parameter in self.parameters()) / 1e6:.1f} M parameters"
+        )
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
         """Logits `[B, K]` of normalized images `[B, 3, height, width]`; features `[B, D]` without a head."""

@@ -6,7 +6,8 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
@@ -136,6 +137,36 @@ def option_pairs(words: Sequence[str]) -> list[str]:
         key, equals, value = word.partition("=")
         pairs += [key, value] if is_key and equals else [word]
     return pairs
+
+
+def keyword_options(keywords: Mapping[str, Any]) -> list[Any]:
+    """Keys and values in turn, of Python keywords.
+
+    Args:
+        keywords: by flag (`batch_size`), by the last part of a key in any case (`num_epochs`), or by the whole key with
+            dots or double underscores (`model__embed_dim`).
+
+    Raises:
+        ValueError: no key or several keys have that name.
+    """
+    options: list[Any] = []
+    for name, value in keywords.items():
+        full = name.upper().replace("__", ".")
+        if name in FLAGS:
+            found = [FLAGS[name][0]]
+        else:
+            found = [key for key in SCHEMA if full in (key, key.rpartition(".")[2])]
+        if len(found) > 1:
+            raise ValueError(
+                f"{name} is the name of {', '.join(found)}; write {found[0].lower().replace('.', '__')}, …"
+            )
+        if not found:
+            known = [*FLAGS, *(key.rpartition(".")[2].lower() for key in SCHEMA)]
+            near = difflib.get_close_matches(name.lower(), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; every key stands in beit/schema.py"
+            raise ValueError(f"unknown option {name}{hint}")
+        options += [found[0], str(value) if isinstance(value, Path) else value]
+    return options
 
 
 def training_parser(program: str, examples: Sequence[str] = ()) -> Parser:

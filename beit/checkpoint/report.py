@@ -31,6 +31,9 @@ class LoadReport:
     num_parameters: int  # numbers in the model that came from the file
     non_finite: tuple[str, ...]  # tensors that hold a NaN or an infinity
 
+    def __repr__(self) -> str:  # a notebook shows it
+        return str(self)
+
     def mismatches(self, config: CfgNode) -> list[str]:
         """Where the config contradicts the checkpoint: one sentence each, empty when they agree.
 

@@ -28,7 +28,7 @@ _ROLLOUT_BYTES = (
 )  # attention weights of all blocks at once; a large model of 512 pixels has 1.6 GB of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classifier(Predictor):
     """A classifier, or an encoder without a head, which only has features."""
 

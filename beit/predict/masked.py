@@ -29,7 +29,7 @@ VISIBLE = -1
 """Entry of `pred_tokens` for patches that are not masked."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MaskedModel(Predictor):
     """A pre-trained model with its mask generator, and its tokenizer where the config names one."""
 

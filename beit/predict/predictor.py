@@ -37,6 +37,15 @@ class Predictor(ABC):
     class_names: tuple[str, ...] | None
     palette: tuple[Color, ...]
 
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        classes = f"{self.num_classes} classes, " if self.num_classes else ""
+        given = self.preprocessing
+        return (
+            f"{type(self).__name__}({height}x{width} pixels, {classes}mean {given.mean}, std {given.std}, "
+            f"crop {given.crop_pct}, {given.interpolation})"
+        )
+
     @abstractmethod
     def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
         """One result per image; its keys depend on the kind of model.

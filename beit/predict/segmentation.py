@@ -24,7 +24,7 @@ from beit.preprocessing import Preprocessing, as_triple
 # h, w size of an image; K classes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmenter(Predictor):
     """A segmentation model with the protocol and the transform of its evaluation."""
 

@@ -85,13 +85,18 @@ def _launch_or_run(config: CfgNode, *, single: bool) -> int:
     if single and config.NPROCS not in (None, 1):
         raise ValueError(f"-nprocs {config.NPROCS}: main_single_gpu.py runs one rank; use main_multi_gpu.py")
     device = ranks.choose_device(config.DEVICE)
-    world_size = 1 if single else _num_ranks(config.NPROCS, device)
+    world_size = 1 if single else num_ranks(config.NPROCS, device)
     if world_size == 1:
         return _rank(config)
+    return launch_ranks(config, device, world_size)
+
+
+def launch_ranks(config: CfgNode, device: str, world_size: int) -> int:
+    """Run a config with several ranks on this machine, "cpu" or "gpu"; returns the exit status."""
     return launch(_rank_process, (config,), ranks=world_size, device=device, grace=config.RANK_GRACE)
 
 
-def _num_ranks(nprocs: int | str | None, device: str) -> int:
+def num_ranks(nprocs: int | str | None, device: str) -> int:
     """Ranks to start for `NPROCS`: the number itself; "auto" one per GPU or CPU core; None one per GPU, or one."""
     if isinstance(nprocs, int):
         return nprocs

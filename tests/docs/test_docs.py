@@ -117,7 +117,7 @@ def run_text(text: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) 
         return get_config(path, [*(opts or []), *(item for pair in options.items() for item in pair)])
 
     with monkeypatch.context() as patch:
-        for module in (beit.config, importlib.import_module("beit.zoo.models")):
+        for module in (beit.config, *map(importlib.import_module, ("beit.zoo.models", "beit.train.api"))):
             patch.setattr(module, "get_config", small_config)
         patch.delitem(
             sys.modules, "config", raising=False

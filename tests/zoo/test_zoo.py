@@ -20,6 +20,7 @@ from beit.models.vqkd import VqKd
 from beit.zoo import models
 from beit.zoo.download import DownloadError
 from beit.zoo.table import PUBLISHED
+from tests.tiny import ROOT
 
 BASE, LARGE = (12, 768), (24, 1024)
 TASK_OF = {
@@ -201,3 +202,56 @@ def test_other_classes(tiny):
     assert type(model) is Beit and model.head.weight.shape == [24, 5]
     model = models.get_model("microsoft/beit-base-finetuned-ade-640-640", num_classes=7)
     assert model.decode_head.conv_seg.weight.shape[0] == 7
+
+
+@pytest.mark.parametrize(
+    "name", ["beit_tiny_patch16_224", "beit_small_patch16_224", "configs/beit_tiny_patch16_224.yaml"]
+)
+def test_a_config_without_published_weights(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    model = models.get_model(name, num_classes=7)
+    assert type(model) is Beit and model.head.weight.shape == [192 if "tiny" in name else 384, 7]
+    assert not model.training and model.patch_embed.image_size == (224, 224)
+    paddle.save(model.state_dict(), str(tmp_path / "weights.pdparams"))
+    again = models.get_model(name, pretrained=tmp_path / "weights.pdparams", num_classes=7)
+    np.testing.assert_array_equal(again.head.weight.numpy(), model.head.weight.numpy())
+    with pytest.raises(ValueError, match="is a config without published weights"):
+        models.get_model(name, pretrained=True)
+
+
+def test_every_config_names_a_model(monkeypatch):
+    built = []
+    monkeypatch.setattr(models, "build_model", lambda config: built.append(config) or paddle.nn.Identity())
+    monkeypatch.setattr(models, "_TOKENIZERS", {})
+    paths = [path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")]
+    names = [str(path) for path in paths if path.parts[1] not in ("_base_", "beit")]  # PASSL's are in beit/
+    for name in names:
+        models.get_model(name)
+    assert len(built) == len(names) > 50
+    assert {config.TASK for config in built} == {
+        "classify",
+        "probe",
+        "knn",
+        "pretrain",
+        "tokenizer",
+        "segment",
+    }
+
+
+def test_a_pretraining_config_has_no_classes():
+    with pytest.raises(ValueError, match="TASK: pretrain, whose models have no classes"):
+        models.get_model("beit_tiny_patch16_224_pretrain", num_classes=3)
+    with pytest.raises(FileNotFoundError, match="config file absent.yaml does not exist"):
+        models.get_model("absent.yaml")
+
+
+def test_paddle_hub_lists_and_loads_every_published_model():
+    names = paddle.hub.list(str(ROOT), source="local")
+    assert len(names) == len(PUBLISHED) and "beitv2_base_patch16_224_pt1k_ft21kto1k" in names
+    described = paddle.hub.help(str(ROOT), "beit_base_patch16_224_in22k_ft_in22k_in1k", source="local")
+    assert "classifier of timm, 224 pixels, top1 85.238" in described
+
+
+def test_paddle_hub_loads_a_model(tiny):
+    model = paddle.hub.load(str(ROOT), "beit_base_patch16_224", source="local", num_classes=5)
+    assert type(model).__name__ == "Beit" and model.head.weight.shape == [24, 5]
