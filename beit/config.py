@@ -12,6 +12,7 @@ import yaml
 from yacs.config import CfgNode
 
 from beit.config_files import config_path
+from beit.printable import printable
 from beit.schema import RENAMED, RETIRED, SCHEMA, clean_legacy, shorten
 
 _MAX_FILES = 64
@@ -142,7 +143,7 @@ def _assign(values: dict[str, Any], key: str, value: Any, source: str) -> None:
         warnings.warn(f"{source}: {key} is now called {RENAMED[key]}", stacklevel=2)
         key = RENAMED[key]
     if key not in SCHEMA:
-        raise ValueError(f"{source}: unknown key {key}{_nearest(key)}")
+        raise ValueError(f"{source}: unknown key {printable(key)}{_nearest(key)}")
     entry = SCHEMA[key]
     try:
         values[key] = entry.check(clean_legacy(key, value if entry.is_text else _tuple_as_list(value)))
@@ -238,7 +239,8 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
         ValueError,
         RecursionError,
     ) as error:  # ValueError: not UTF-8, numbers and dates that are none
-        raise ValueError(f"{path} is not a valid YAML file: {' '.join(str(error).split())}") from None
+        reason = printable(" ".join(str(error).split()))
+        raise ValueError(f"{path} is not a valid YAML file: {reason}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -260,7 +262,7 @@ def _leaves(content: Mapping[Any, Any], path: Path, prefix: str = "") -> Iterato
             if key in SCHEMA:
                 raise ValueError(f"{path}: {key} is a section here, expected a value ({SCHEMA[key].meaning})")
             if not is_section:
-                raise ValueError(f"{path}: unknown section {key}{_nearest(key)}")
+                raise ValueError(f"{path}: unknown section {printable(key)}{_nearest(key)}")
             yield from _leaves(value, path, f"{key}.")
         elif not (is_section and value is None):  # an empty section is no setting
             if is_section:

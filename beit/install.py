@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import sys
 from importlib import metadata
 
@@ -17,6 +19,11 @@ GPU_LINE = (
 
 _DISTRIBUTIONS = ("paddlepaddle", "paddlepaddle-gpu")
 _OLDEST = (3, 0)
+
+
+UNSET = (
+    "Start the ranks with paddle.distributed.launch or -nprocs, or unset the variables of an earlier launch"
+)
 
 
 class PaddleError(ImportError):
@@ -53,11 +60,27 @@ def check_paddle() -> None:
     )
 
 
+def launcher_numbers() -> tuple[int, int]:
+    """Rank and number of ranks, by the environment variables of a launcher; Paddle fails on wrong ones when it is imported.
+
+    Raises:
+        ValueError: one of the two is not a number.
+    """
+    numbers = []
+    for name, default in (("PADDLE_TRAINER_ID", "0"), ("PADDLE_TRAINERS_NUM", "1")):
+        text = os.environ.get(name, default)
+        if not re.fullmatch("[0-9]{1,9}", text):
+            raise ValueError(f"the environment variable {name} is {text[:40]!r}; expected a number. {UNSET}")
+        numbers.append(int(text))
+    return numbers[0], numbers[1]
+
+
 def require_paddle() -> None:
-    """`check_paddle` for commands: prints the message and ends the process with status 2."""
+    """Check that Paddle can be imported; otherwise print what to do and end the process with status 2."""
     try:
         check_paddle()
-    except PaddleError as error:
+        launcher_numbers()
+    except (PaddleError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

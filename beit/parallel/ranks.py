@@ -13,9 +13,7 @@ import numpy as np
 import paddle
 from paddle import distributed
 
-_UNSET = (
-    "Start the ranks with paddle.distributed.launch or -nprocs, or unset the variables of an earlier launch"
-)
+from beit.install import UNSET, launcher_numbers
 
 
 def rank() -> int:
@@ -158,21 +156,15 @@ def check_launcher() -> None:
         ValueError: `PADDLE_TRAINER_ID` or `PADDLE_TRAINERS_NUM` is not a number or out of range, or there are not as many
             `PADDLE_TRAINER_ENDPOINTS` as ranks.
     """
-    values = {"PADDLE_TRAINER_ID": 0, "PADDLE_TRAINERS_NUM": 1}
-    for name in values:
-        text = os.environ.get(name, str(values[name]))
-        if not text.isdecimal():
-            raise ValueError(f"the environment variable {name} is {text[:40]!r}; expected a number. {_UNSET}")
-        values[name] = int(text)
-    number, count = values.values()
+    number, count = launcher_numbers()
     if number >= count:
         raise ValueError(
-            f"PADDLE_TRAINER_ID is {number} and PADDLE_TRAINERS_NUM is {count}; ranks count from 0 to {count - 1}. {_UNSET}"
+            f"PADDLE_TRAINER_ID is {number} and PADDLE_TRAINERS_NUM is {count}; ranks count from 0 to {count - 1}. {UNSET}"
         )
     endpoints = [place for place in os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",") if place]
     if count > 1 and len(endpoints) != count and not os.environ.get("PADDLE_MASTER"):
         raise ValueError(
-            f"PADDLE_TRAINERS_NUM is {count}, but PADDLE_TRAINER_ENDPOINTS names {len(endpoints)} addresses. {_UNSET}"
+            f"PADDLE_TRAINERS_NUM is {count}, but PADDLE_TRAINER_ENDPOINTS names {len(endpoints)} addresses. {UNSET}"
         )
 
 

@@ -46,6 +46,14 @@ WRONG: dict[str, tuple[str, str]] = {
     "Python name": ("SEED: !!python/name:os.system\n", "not a valid YAML file"),
     "bomb of aliases": (bomb(), "aliases are not supported"),
     "alias of itself": ("MODEL: &a\n  DEPTH: *a\n", "aliases are not supported"),
+    "alias under a known key": ("MODEL:\n  DEPTH: &a 3\n  NUM_HEADS: *a\n", "aliases are not supported"),
+    "bomb of aliases under a known key": (bomb() + "\nMODEL:\n  DEPTH: *a9\n", "aliases are not supported"),
+    "a key by dot and in its section": ("MODEL:\n  DEPTH: 3\nMODEL.DEPTH: 4\n", "MODEL.DEPTH"),
+    "a number for BASE": ("BASE: 5\n", "BASE"),
+    "a width of 10^12": ("MODEL:\n  EMBED_DIM: 1000000000000\n", "MODEL.EMBED_DIM"),
+    "a depth of 10^12": ("MODEL:\n  DEPTH: 1000000000000\n", "MODEL.DEPTH"),
+    "betas of 1": ("TRAIN:\n  OPTIMIZER:\n    BETAS: [1, 1]\n", "TRAIN.OPTIMIZER.BETAS"),
+    "a key with an escape sequence": ('"\\e[2J": 3\n', "unknown key"),
     "a list": ("- 1\n- 2\n", "holds list, expected sections"),
     "tabs": ("MODEL:\n\tDEPTH: 3\n", "not a valid YAML file"),
     "binary": ("\x00\x01\x02", "not a valid YAML file"),
@@ -68,9 +76,49 @@ def test_wrong(tmp_path: Path, row: Row, name: str) -> None:
         get_config(file)
     row.seconds = time.monotonic() - begin
     said = str(caught.value)
-    assert reason in said and "\n" not in said and len(said) < 2000, said
+    assert reason in said and said.isprintable() and len(said) < 2000, said
     assert row.seconds < 5 and not Path("ran").exists()
     row.seen = said.replace(str(tmp_path), "…")
+
+
+@pytest.mark.parametrize("place", ["BASE", "-opts"])
+def test_files_and_options_that_never_end(tmp_path: Path, row: Row, place: str) -> None:
+    row.fault = f"config: {'26 files that each name the next one twice' if place == 'BASE' else 'brackets nested 100,000 deep in -opts'}"
+    row.expected = "one line, at once"
+    options = ["MODEL.DEPTH", "[" * 100_000] if place == "-opts" else []
+    for number in range(25):
+        text = f"BASE: [{number + 1}.yaml, {number + 1}.yaml]\n" if place == "BASE" else ""
+        (tmp_path / f"{number}.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "25.yaml").write_text("SEED: 1\n", encoding="utf-8")
+    begin = time.monotonic()
+    with pytest.raises(ValueError) as caught:
+        get_config(tmp_path / "0.yaml", options)
+    row.seconds, said = time.monotonic() - begin, str(caught.value)
+    assert row.seconds < 5 and said.isprintable() and len(said) < 2000, said[:2000]
+    row.seen = said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("PADDLE_TRAINER_ID", "x", "PADDLE_TRAINER_ID is 'x'; expected a number"),
+        ("PADDLE_TRAINERS_NUM", "-3", "PADDLE_TRAINERS_NUM is '-3'; expected a number"),
+        (
+            "PADDLE_TRAINERS_NUM",
+            "2",
+            "PADDLE_TRAINERS_NUM is 2, but PADDLE_TRAINER_ENDPOINTS names 0 addresses",
+        ),
+    ],
+)
+def test_wrong_variables_of_a_launcher(
+    data: Path, tmp_path: Path, row: Row, name: str, value: str, reason: str
+) -> None:
+    row.fault, row.expected = f"{name}={value}", "status 2, one line with the variable"
+    words = command("main_multi_gpu.py", data, tmp_path / "run")
+    extra = {"PADDLE_TRAINER_ID": "0", name: value}
+    status, text, row.seconds = finish(words, tmp_path / "run", extra=extra)
+    assert status == 2 and reason in message(text) and "Traceback" not in text, text[-1500:]
+    row.seen = message(text)
 
 
 @pytest.mark.parametrize("name", ["unknown key", "Python object", "missing BASE"])
