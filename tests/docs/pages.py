@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from beit.containers.files import write
+from beit.zoo.table import PUBLISHED
 from tests.checkpoint import publishers
 from tests.models.teacher_numpy import clip_state
 from tests.tiny import ROOT
@@ -105,10 +107,26 @@ SMALLER: dict[str, dict[str, Any]] = {
     "beitv2_base_patch16_224_knn": _CLASSIFIER,
     "demo_scenes": _SEGMENT | {"MODEL.EMBED_DIM": 16, "DATA.NUM_WORKERS": 0},
     "upernet_beit_base_patch16_512_pt22k_ft22k": _CLASSIFIER | _SEGMENT | _UPERNET | {"DATA.BATCH_SIZE": 1},
+    **dict.fromkeys(
+        (
+            "beit-base-p16_beit-pre_8xb128-coslr-100e_in1k",
+            "beit-base-p16_beitv2-pre_8xb128-coslr-100e_in1k",
+            "beitv2_beit-base-p16_8xb256-amp-coslr-300e_in1k",
+        ),
+        {"MODEL.EMBED_DIM": 24, "MODEL.DEPTH": 2, "MODEL.NUM_HEADS": 3, "MODEL.EARLY_LAYERS": 1},
+    ),
     "demo_digits": _DIGITS,
     "digits_teacher": _DIGITS,
     "vqkd_digits": _DIGITS | {"TOKENIZER.DEPTH": 1},
 }  # fmt: skip
+
+
+PASSL_SMALLER = [
+    f"model.{key}"
+    for key in ("architecture.img_size=32", "architecture.patch_size=8", "architecture.embed_dim=24",
+                "architecture.depth=2", "architecture.num_heads=3", "head.in_channels=24")
+]  # fmt: skip
+"""Overrides that make PASSL's configs small."""
 
 
 def smaller(words: tuple[str, ...]) -> list[str]:
@@ -138,6 +156,15 @@ def write_files_of(root: Path, page: str) -> None:
     for name in ("main_single_gpu.py", "main_multi_gpu.py"):
         (root / name).symlink_to(ROOT / name)
     _WRITERS[page](root, rng)
+
+
+def use_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take published weights from a folder; those in it are not the published files, so that digests are not compared."""
+    monkeypatch.setenv("BEIT_HOME", str(folder))
+    monkeypatch.setenv("BEIT_OFFLINE", "1")
+    for name, entry in list(PUBLISHED.items()):
+        if (folder / entry.file_name).is_file():
+            monkeypatch.setitem(PUBLISHED, name, replace(entry, sha256=None))
 
 
 def _readme(root: Path, rng: np.random.Generator) -> None:
@@ -202,7 +229,38 @@ def _several_machines(root: Path, rng: np.random.Generator) -> None:
         (root / "demo" / "digits" / f"{split}_list.txt").write_text("".join(lines))
 
 
+def _from_paddlevit(root: Path, rng: np.random.Generator) -> None:
+    model = publishers.unilm_classifier(rng, classes=1000, depth=12, **_SIZES)
+    write(root / "beit_base_patch16_224.pdparams", publishers.paddlevit(model))
+
+
+def _from_passl(root: Path, rng: np.random.Generator) -> None:
+    model = publishers.unilm_classifier(rng, classes=1000, **_SIZES)
+    write(root / "beit_base_p16_224_ft.pdparams", publishers.passl(model))
+
+
+def write_mmpretrain(root: Path, rng: np.random.Generator) -> None:
+    """An image, and in `cache` the weights of the models of mmpretrain's pages at the size of `SMALLER`."""
+    (root / "demo").mkdir()
+    _image(rng, (60, 80)).save(root / "demo" / "bird.JPEG")
+    sizes: dict[str, Any] = {"side": 14, "patch": 16}
+    for version, start in ((1, "beit"), (2, "beitv2")):
+        tuned = publishers.unilm_classifier(rng, classes=1000, **sizes)
+        mim = publishers.unilm_mim(rng, version=version, vocabulary=8192, **sizes)
+        for name, state in (
+            (f"beit-base-p16_{start}-pre_8xb128-coslr-100e_in1k", tuned),
+            (f"{start}_beit-base-p16_8xb256-amp-coslr-300e_in1k", mim),
+        ):
+            path = root / "cache" / f"{name}.pdparams"
+            path.parent.mkdir(exist_ok=True)
+            write(path, publishers.openmmlab(state))
+            path.rename(path.with_name(PUBLISHED[name].file_name))
+
+
 _WRITERS = {
+    "from-mmpretrain": write_mmpretrain,
+    "from-paddlevit": _from_paddlevit,
+    "from-passl": _from_passl,
     "own-data": _own_data,
     "pretraining": _pretraining,
     "segmentation": _segmentation,

@@ -14,10 +14,22 @@ import paddle
 import pytest
 
 import beit.config
+import beit.passl
 from beit.__main__ import main
 from beit.config import get_config
 from beit.flags import config_from_arguments
-from tests.docs.pages import OTHERS, PAGES, SMALLER, Step, shorten, smaller, steps, write_files_of
+from tests.docs.pages import (
+    OTHERS,
+    PAGES,
+    PASSL_SMALLER,
+    SMALLER,
+    Step,
+    shorten,
+    smaller,
+    steps,
+    use_cache,
+    write_files_of,
+)
 from tests.tiny import ROOT, environment
 
 pytestmark = pytest.mark.docs
@@ -31,6 +43,10 @@ NOT_RUN: dict[str, str] = {
     "python main_multi_gpu.py -cfg=configs/probe/": "needs eight GPUs and ImageNet",
     "python -m beit bench train": "measures for many minutes; tests/bench runs every mode",
     "python -m beit serve": "serves until it is ended; tests/tools/test_serve.py opens the page in a browser",
+    "sh run_eval_multi.sh": "needs ImageNet; tests/test_paddlevit.py runs it with two ranks and a tiny model",
+    "sh run_train_multi.sh": "needs ImageNet; tests/test_paddlevit.py runs it with two ranks and a tiny model",
+    "python main_multi_gpu.py -cfg=configs/beitv2/": "needs eight GPUs and ImageNet",
+    "python main_multi_gpu.py -cfg=beit_base_patch16_224 ": "needs ImageNet",
     "python -m paddle.distributed.launch": "needs two machines with eight GPUs; tests/train/test_processes.py starts two nodes",
     "python main_multi_gpu.py -cfg=configs/pretrain/": "needs eight GPUs and ImageNet",
     "python main_multi_gpu.py -cfg=configs/segment/": "needs eight GPUs and ADE20K",
@@ -58,6 +74,9 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
         "dalle-encoder.safetensors",
     ),
     "README": ("output/pictures/model.pdparams", "beit_base_patch16_224.pdparams", "exported/export.json"),
+    "from-mmpretrain": (),
+    "from-paddlevit": (),
+    "from-passl": (),
     "scaling": (),
     "speed": ("bench.json", "bench.png"),
     "several-machines": ("output/two/model.pdparams", "output/schedule/schedule.png"),
@@ -116,9 +135,12 @@ def run_text(text: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) 
         options = SMALLER.get(Path(path).stem, {}) if path is not None else {}
         return get_config(path, [*(opts or []), *(item for pair in options.items() for item in pair)])
 
+    passl_config = beit.passl.get_config
     with monkeypatch.context() as patch:
-        for module in (beit.config, *map(importlib.import_module, ("beit.zoo.models", "beit.train.api"))):
+        readers = ("beit.zoo.models", "beit.train.api", "beit.predict.resolve")
+        for module in (beit.config, *map(importlib.import_module, readers)):
             patch.setattr(module, "get_config", small_config)
+        patch.setattr(beit.passl, "get_config", lambda file: passl_config(file, PASSL_SMALLER))
         patch.delitem(
             sys.modules, "config", raising=False
         )  # the module of the snippet holds the function of its import
@@ -133,6 +155,7 @@ def test_the_commands_of_a_page(
 ) -> None:
     paddle.seed(0)
     write_files_of(tmp_path, page)
+    use_cache(tmp_path / "cache", monkeypatch)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for step in steps(PAGES[page]):
