@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 import numpy as np
 from yacs.config import CfgNode
 
+from beit.data.bad_images import record, recorded
 from beit.data.class_matching import KnownClasses
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError, OpenOptions
@@ -33,12 +33,9 @@ class ImageDataset(ABC):
         images: the files to read.
         seed: of the run.
         open_options: arguments of `open_image`.
-        bad_images: file in which training records unreadable images, one line `path<TAB>reason` for each failed
-            attempt; the next readable image of the list takes the place of the unreadable one. With None, as in
-            evaluation, an unreadable image is an error, because a metric must cover exactly the listed images.
-
-            This file is also how data workers report to the trainer: they run in processes of their own and share
-            nothing else with all ranks of a machine. `unreadable` reads it back.
+        bad_images: file in which training records unreadable images (`beit.data.bad_images`); the next readable image of
+            the list takes the place of the unreadable one. With None, as in evaluation, an unreadable image is an error,
+            because a metric must cover exactly the listed images.
 
     Raises:
         ImageError: an image cannot be read, or with `bad_images` ten in a row.
@@ -76,16 +73,13 @@ class ImageDataset(ABC):
             try:
                 return self._numbered((sample.index + offset) % len(self), sample.seed)
             except ImageError as error:
-                _append_line(self.bad_images, f"{error.path}\t{error.reason}")
+                record(self.bad_images, error)
                 last = error
         raise ImageError(last.path, f"{last.reason}; and so are the {_MAX_REPLACEMENTS - 1} images before it")
 
     def unreadable(self) -> set[str]:
-        """Paths of the images in `bad_images`: those that any worker of any rank on this machine could not read."""
-        if self.bad_images is None or not self.bad_images.exists():
-            return set()
-        lines = self.bad_images.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        return {line.split("\t", 1)[0] for line in lines}
+        """Paths of the images that any worker of any rank on this machine could not read since the run started."""
+        return set() if self.bad_images is None else recorded(self.bad_images)
 
     def describe(self, sample: Sample) -> str:
         """The path of the image, for messages."""
@@ -168,13 +162,3 @@ def bad_images_file(config: CfgNode, split: Literal["train", "val"]) -> Path | N
 def open_options(config: CfgNode) -> OpenOptions:
     """The arguments of `open_image` that the config sets."""
     return {"exif_orientation": config.DATA.EXIF_ORIENTATION, "max_pixels": config.DATA.MAX_PIXELS}
-
-
-def _append_line(file: Path, line: str) -> None:
-    """Append in one write, so that lines of several processes do not mix."""
-    line = " ".join(line.splitlines())
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(handle, f"{line}\n".encode(errors="surrogateescape"))
-    finally:
-        os.close(handle)

@@ -15,6 +15,7 @@ from beit import __version__, cpu
 from beit.checkpoint.metadata import RUN_CLASS_NAMES
 from beit.checkpoint.report import LoadReport
 from beit.config import batch_size_eval, dump, head_dim
+from beit.data import bad_images
 from beit.data.dataset import ImageDataset
 from beit.data.image_list import require_files
 from beit.data.loader import Loader
@@ -133,6 +134,9 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
 
     dataset = task.dataset("train")
     assert dataset is not None
+    if dataset.bad_images is not None:
+        bad_images.start(dataset.bad_images)
+        ranks.barrier()  # no rank records an image before all have marked the start
     _log_notes(dataset, log)
     _require_files(dataset, config.DATA.MAX_BAD_FRACTION)
     if (

@@ -250,6 +250,31 @@ def test_too_many_bad_images(tmp_path: Path, row: Row) -> None:
     row.seen = message(text)
 
 
+def test_names_with_tabs_are_counted(tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = (
+        "12 of 24 training images are empty and have names with tabs, DATA.MAX_BAD_FRACTION=0.25",
+        "status 2 with the count; the run continues after the repair with -resume=auto",
+    )
+    root = write_dataset(tmp_path / "data", train=24, val=5)
+    lines = (root / "train_list.txt").read_text(encoding="utf-8").splitlines()
+    for number in range(12):
+        old, new = f"train_{number}.png", f"train\t{number}.png"
+        (root / "my images" / old).rename(root / "my images" / new)
+        lines = [line.replace(f"{old} ", f"{new} ") for line in lines]
+    (root / "train_list.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    intact = {number: (root / "my images" / f"train\t{number}.png").read_bytes() for number in range(12)}
+    for number in intact:
+        (root / "my images" / f"train\t{number}.png").write_bytes(b"")
+    words = command("main_single_gpu.py", root, tmp_path / "run", DATA__MAX_BAD_FRACTION=0.25)
+    status, text, row.seconds = finish(words, tmp_path / "run")
+    assert status == 2 and "of 24 training images cannot be read, more than" in text, text[-1500:]
+    row.seen = message(text)
+    for number, content in intact.items():
+        (root / "my images" / f"train\t{number}.png").write_bytes(content)
+    status, text, _ = finish([*words, "-resume=auto"], tmp_path / "run")
+    assert status == 0 and "cannot be read" not in text, text[-1500:]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_is_never_of_other_images(tmp_path: Path, row: Row, workers: int) -> None:
     row.fault, row.expected = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +419,19 @@ def test_unreadable_training_images_are_replaced_counted_and_limited(data: Path,
     assert "train_0.png" in (tmp_path / "run" / "bad_images.txt").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="more than DATA.MAX_BAD_FRACTION = 0.01; they are listed in"):
         run(tiny_config(broken, tmp_path / "strict"))
+
+
+def test_a_run_continues_after_a_repair(data: Path, tmp_path: Path) -> None:
+    broken = damage(data, 1, tmp_path / "data")
+    (broken / "val_list.txt").write_text(
+        (data / "train_list.txt").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    config = tiny_config(broken, tmp_path / "run")
+    with pytest.raises(ValueError, match="1 of 24 training images cannot be read, more than DATA.MAX_BAD"):
+        run(config)
+    shutil.copy(data / "my images" / "train_0.png", broken / "my images" / "train_0.png")
+    run(tiny_config(broken, tmp_path / "run", MODEL__RESUME="auto"))
+    assert "train_0.png\t" in (tmp_path / "run" / "bad_images.txt").read_text(encoding="utf-8")
 
 
 def test_an_unreadable_validation_image_is_an_error(data: Path, tmp_path: Path) -> None:
