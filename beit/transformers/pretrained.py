@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
+import paddle
 from paddle import nn
 
 from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, MIM, SEGMENTATION
@@ -50,6 +51,11 @@ class BeitPreTrainedModel(nn.Layer):
         return self.config.num_labels
 
     @property
+    def device(self) -> Any:
+        """Where the weights are."""
+        return self.parameters()[0].place
+
+    @property
     def base_model(self) -> Any:
         """The `BeitModel`, whose parameters are all but those of the heads."""
         return getattr(self, "beit", self)
@@ -62,6 +68,8 @@ class BeitPreTrainedModel(nn.Layer):
         config: BeitConfig | None = None,
         ignore_mismatched_sizes: bool = False,
         attn_implementation: str | None = None,
+        device_map: str | None = None,
+        dtype: Any = None,
         **changes: Any,
     ) -> Model:
         """The model with its weights, in evaluation mode. What was loaded is logged.
@@ -74,6 +82,8 @@ class BeitPreTrainedModel(nn.Layer):
             config: replaces the config of the weights.
             ignore_mismatched_sizes: a head for another number of classes starts with new weights; False refuses it.
             attn_implementation: "eager" or "sdpa"; there is one implementation, which gives the numbers of both.
+            device_map: "auto" or None for the device of Paddle (`paddle.set_device`).
+            dtype: "auto", "float32", `paddle.float32` or None; the weights are float32. (`torch_dtype` is the same.)
             changes: fields of the config that replace those of the weights, such as `num_labels` or `id2label`; or
                 arguments of the constructor (`add_pooling_layer`).
 
@@ -87,6 +97,16 @@ class BeitPreTrainedModel(nn.Layer):
         """
         if attn_implementation not in _ATTENTION:
             raise ValueError(f"attn_implementation = {attn_implementation!r}; known: 'eager', 'sdpa'")
+        if device_map not in (None, "auto"):
+            raise ValueError(
+                f"device_map = {device_map!r}; leave it out and choose the device with paddle.set_device"
+            )
+        dtype = changes.pop("torch_dtype", dtype)
+        if dtype not in (None, "auto", "float32", paddle.float32):
+            raise ValueError(
+                f"dtype = {dtype!r}; weights are float32: leave it out, and for half precision call the model under "
+                "paddle.amp.auto_cast(dtype='float16')"
+            )
         own = {name: changes.pop(name) for name in ("add_pooling_layer",) if name in changes}
         opened = open_checkpoint(source)
         if config is None:

@@ -223,3 +223,14 @@ def test_a_published_name_is_fetched(folder, monkeypatch):
     )
     model = BeitForImageClassification.from_pretrained("microsoft/beit-base-patch16-224")
     assert set(fetched) == {"microsoft/beit-base-patch16-224"} and model.num_labels == 5
+
+
+def test_arguments_for_devices_and_types(folder):
+    load = BeitForImageClassification.from_pretrained
+    model = load(folder, device_map="auto", torch_dtype="auto", attn_implementation="sdpa")
+    assert IMAGES.to(model.device).shape == IMAGES.shape
+    with pytest.raises(ValueError, match="choose the device with paddle.set_device"):
+        load(folder, device_map="balanced")
+    for argument in ("dtype", "torch_dtype"):
+        with pytest.raises(ValueError, match=r"dtype = .*paddle.amp.auto_cast\(dtype='float16'\)"):
+            load(folder, **{argument: paddle.float16})
