@@ -87,6 +87,7 @@ class Beit(Loadable):
         self.num_classes = num_classes
         self.embed_dim = embed_dim
         self.depth = depth
+        self.epsilon = epsilon
         self.use_mean_pooling = use_mean_pooling
         # How images are prepared and what the classes are called: part of the weights, set by `load_pretrained`.
         self.preprocessing: Preprocessing | None = None
@@ -341,6 +342,7 @@ def encoder_arguments(config: CfgNode) -> dict[str, Any]:
         "drop_rate": model.DROPOUT,
         "attn_drop_rate": model.ATTENTION_DROPOUT,
         "drop_path_rate": model.DROPPATH,
+        "epsilon": model.LAYER_NORM_EPS,
         "init_values": model.INIT_VALUES,
         "use_abs_pos_emb": model.USE_ABS_POS_EMB,
         "use_rel_pos_bias": model.USE_REL_POS_BIAS,

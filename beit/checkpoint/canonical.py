@@ -47,9 +47,8 @@ PUBLISHED_LAYERS: dict[int, tuple[int, ...]] = {12: (3, 5, 7, 11), 24: (7, 11, 1
 
 Source: unilm/beit/semantic_segmentation/configs, `out_indices` of the base and large models.
 """
-_HEAD_DIM = (
-    64  # of every published BEiT, CLIP and DINO; used where no position table gives the number of heads
-)
+PUBLISHED_HEADS: dict[int, int] = {192: 3, 384: 6, 768: 12, 1024: 16}
+"""Width -> heads of every published BEiT, VQ-KD, CLIP and DINO of this width; used where nothing else tells them."""
 
 
 def _affine(*names: str) -> tuple[str, ...]:
@@ -200,7 +199,8 @@ class Architecture:
 
     depth: int
     width: int
-    num_heads: int
+    num_heads: int  # 0 where no table tells them, no file states them and no published model has the width
+    head_dim: int  # channels per head
     mlp_width: int
     patch_size: int
     grid_size: Grid | None  # (h, w) in patches
@@ -218,7 +218,12 @@ class Architecture:
 
 
 def describe(
-    state: Mapping[str, np.ndarray], kind: str, *, grids: Iterable[Grid] = (), sizes: Iterable[ImageSize] = ()
+    state: Mapping[str, np.ndarray],
+    kind: str,
+    *,
+    grids: Iterable[Grid] = (),
+    sizes: Iterable[ImageSize] = (),
+    num_heads: int | None = None,
 ) -> Architecture:
     """Architecture of a canonical state. DALL-E states have none of these numbers: all zero.
 
@@ -230,6 +235,7 @@ def describe(
         kind: of model.
         grids: (h, w) that the file may have.
         sizes: of images that the files beside the weights state.
+        num_heads: that the files beside the weights state.
     """
     all_shapes = shapes_of(state)
     prefix = _encoder_prefix(kind)
@@ -241,10 +247,13 @@ def describe(
     patch = shapes.get("patch_embed.proj.weight", (0, 0, 0, 0))[-1]
     stated = [(h // patch, w // patch) for h, w in map(height_width, sizes) if patch]
     head = "decode_head.conv_seg.bias" if kind == SEGMENTATION else "head.bias"
+    heads = table[1] if table else num_heads or PUBLISHED_HEADS.get(width, 0)
+    qkv = shapes.get("blocks.0.attn.qkv.weight", (0, 0))
     return Architecture(
         depth=depth_of(shapes) if kind not in DALLE else 0,
         width=width,
-        num_heads=table[1] if table else max(width // _HEAD_DIM, 1) if width else 0,
+        num_heads=heads,
+        head_dim=qkv[1] // 3 // heads if heads else 0,
         mlp_width=shapes.get("blocks.0.mlp.fc1.bias", (0,))[0],
         patch_size=patch,
         grid_size=_grid(table[0] if table else 0, positions[1] if positions else 0, [*grids, *stated]),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from beit.checkpoint.adapt import Changes
-from beit.checkpoint.canonical import TABLE, missing_names
+from beit.checkpoint.canonical import DALLE, TABLE, VQKD, missing_names
 from beit.checkpoint.folders import JsonFiles, folder_files
 from beit.checkpoint.key_format import NATIVE, KeyFormat
 from beit.checkpoint.metadata import FOLDER_JSON, describe_weights, sidecar_path, write_json
@@ -57,8 +57,12 @@ def convert(
         contents |= {
             "meta": {"dataset_meta": {"classes": list(info.class_names)}}
         }  # where its init_model looks
+    heads = info.architecture.num_heads if info.kind not in (VQKD, *DALLE) else 0
     description = describe_weights(
-        info.preprocessing, info.class_names, info.feature_layers.get("trained", ())
+        info.preprocessing,
+        info.class_names,
+        info.feature_layers.get("trained", ()),
+        info.stated.arguments() | ({"num_heads": heads} if heads else {}),
     )
     path = Path(target)
     key_format = written_format(publisher, info.kind)

@@ -15,6 +15,7 @@ from beit.checkpoint.canonical import (
 )
 from beit.checkpoint.pretrained_cfg import TIMM_KEYS, pretrained_cfg, timm_crop
 from beit.checkpoint.processor_config import processor_config
+from beit.checkpoint.stated import EPSILON, NUM_HEADS_UNKNOWN
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
 from beit.imagenet_classes import class_names as names_of_list
 from beit.preprocessing import PIL_FILTERS
@@ -53,10 +54,11 @@ def folder_files(opened: Checkpoint, publisher: str) -> tuple[JsonFiles, list[st
 
 def _check_model(state: State, info: CheckpointInfo, publisher: str) -> None:
     found = info.architecture
-    qkv = next((array for name, array in state.items() if name.endswith("blocks.0.attn.qkv.weight")), None)
-    if qkv is not None and qkv.shape[1] != 3 * found.width:
+    if found.width and not found.num_heads:
+        raise ValueError(f"{info.name}: {NUM_HEADS_UNKNOWN}")
+    if found.num_heads and found.head_dim * found.num_heads != found.width:
         raise ValueError(
-            f"{info.name}: its heads have {qkv.shape[1] // 3 // found.num_heads} channels; the BEiT of {publisher} has only "
+            f"{info.name}: its heads have {found.head_dim} channels; the BEiT of {publisher} has only "
             f"width / heads, {found.width} / {found.num_heads}"
         )
     if publisher != "huggingface" or info.kind != SEGMENTATION:
@@ -108,7 +110,10 @@ def _timm_config(state: State, info: CheckpointInfo) -> dict[str, object]:
         (not found.has_relative_positions, "use_rel_pos_bias", False),
         (found.has_shared_relative_positions, "use_shared_rel_pos_bias", True),
     )
+    rates = {"drop_path_rate": info.stated.drop_path, "proj_drop_rate": info.stated.dropout}
+    rates["attn_drop_rate"] = info.stated.attention_dropout
     arguments |= {key: value for applies, key, value in unusual if applies}
+    arguments |= {key: value for key, value in rates.items() if value}
     return config | ({"model_args": arguments} if arguments else {})
 
 
@@ -125,6 +130,8 @@ def _timm_notes(info: CheckpointInfo) -> list[str]:
         notes.append(
             f"timm has no place for this preprocessing ({p.describe_resize()}): it resizes to image size / crop_pct and crops"
         )
+    if info.stated.epsilon not in (None, EPSILON):
+        notes.append(f"timm has no place for layer_norm_eps {info.stated.epsilon}: it takes {EPSILON}")
     return notes + _exif_notes(info, "timm")
 
 
@@ -139,6 +146,7 @@ def _exif_notes(info: CheckpointInfo, library: str) -> list[str]:
 
 def _transformers_config(state: State, info: CheckpointInfo) -> dict[str, object]:
     found, size = info.architecture, info.architecture.image_size or info.preprocessing.image_size
+    stated = info.stated
     classifier = "BeitForImageClassification" if found.num_classes else "BeitModel"
     config: dict[str, object] = {
         "architectures": [_TRANSFORMERS_CLASSES.get(info.kind, classifier)],
@@ -149,15 +157,22 @@ def _transformers_config(state: State, info: CheckpointInfo) -> dict[str, object
         "intermediate_size": found.mlp_width,
         "image_size": list(size) if isinstance(size, tuple) else size,
         "patch_size": found.patch_size,
-        "layer_norm_eps": 1e-6,  # of the training; transformers' default is 1e-12
+        "layer_norm_eps": stated.epsilon or EPSILON,  # transformers' default is 1e-12
         "use_mask_token": "mask_token" in state,
         "use_absolute_position_embeddings": found.has_absolute_positions,
         "use_relative_position_bias": found.has_relative_positions,
         "use_shared_relative_position_bias": found.has_shared_relative_positions,
-        "layer_scale_init_value": 0.1 if found.has_layer_scale else 0.0,
+        "layer_scale_init_value": (stated.init_values or 0.1) if found.has_layer_scale else 0.0,
         # In pre-training the only norm is the one before lm_head; False would add another inside the encoder.
         "use_mean_pooling": info.kind == MIM_V1 or found.pooling != "token",
     }
+    rates = {
+        "drop_path_rate": stated.drop_path,
+        "hidden_dropout_prob": stated.dropout,
+        "attention_probs_dropout_prob": stated.attention_dropout,
+        "pool_scales": list(stated.pool_scales) if stated.pool_scales else None,
+    }
+    config |= {key: value for key, value in rates.items() if value is not None}
     if info.kind == MIM_V1:
         config["vocab_size"] = state["lm_head.weight"].shape[1]
     if info.kind == SEGMENTATION:

@@ -21,6 +21,7 @@ from beit.checkpoint.class_names import ClassNames, parse_class_names
 from beit.checkpoint.precedence import merge
 from beit.checkpoint.pretrained_cfg import pretrained_cfg
 from beit.checkpoint.processor_config import FILE, PROCESSOR
+from beit.checkpoint.stated import MODEL_ARGS
 from beit.containers.errors import CheckpointError
 from beit.files import write_text
 from beit.preprocessing import ImageSize, Preprocessing, as_size, preprocessing_of
@@ -45,8 +46,17 @@ class Metadata(NamedTuple):
     notes: tuple[str, ...]
 
 
-_OWN_KEYS = {"pretrained_cfg": dict, "class_names": list | str, OUT_INDICES: list}
+_OWN_KEYS = {"pretrained_cfg": dict, "class_names": list | str, OUT_INDICES: list, MODEL_ARGS: dict}
 """Keys that `describe_weights` writes, with their types."""
+_RUN_KEYS = {
+    "num_attention_heads": "NUM_HEADS",
+    "layer_norm_eps": "LAYER_NORM_EPS",
+    "drop_path_rate": "DROPPATH",
+    "hidden_dropout_prob": "DROPOUT",
+    "attention_probs_dropout_prob": "ATTENTION_DROPOUT",
+    "layer_scale_init_value": "INIT_VALUES",
+}
+"""Key of transformers' config.json -> key of MODEL in the config of a run."""
 _RUN_WEIGHTS = re.compile(r"(latest|best|model|epoch_\d+)\.pdparams")
 FOLDER_JSON = ("config.json", FILE)
 """Files beside the weights in a folder of transformers or timm."""
@@ -119,6 +129,8 @@ def _read_run_config(path: Path) -> tuple[dict[str, object], Preprocessing | Non
     except (yaml.YAMLError, AttributeError, AssertionError, TypeError, ValueError):
         return {}, None
     stated = {"image_size": found.image_size, OUT_INDICES: config.MODEL.get("OUT_INDICES")}
+    if config.TASK != "tokenizer":  # whose sizes are in TOKENIZER.*
+        stated |= {key: config.MODEL.get(name) for key, name in _RUN_KEYS.items()}
     return stated, replace(found, source=f"{RUN_CONFIG} beside the weights")
 
 
@@ -155,14 +167,18 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 
 def describe_weights(
-    preprocessing: Preprocessing, class_names: ClassNames | None, layers: tuple[int, ...] = ()
+    preprocessing: Preprocessing,
+    class_names: ClassNames | None,
+    layers: tuple[int, ...] = (),
+    arguments: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """What `read_metadata` reads back of a converted file, as far as known.
 
     Args:
         preprocessing, class_names: of the weights.
         layers: blocks (from 0) whose outputs a segmentation head takes.
+        arguments: of the model, with timm's keys.
     """
     described: dict[str, object] = {"pretrained_cfg": pretrained_cfg(preprocessing)}
-    optional = {"class_names": class_names, OUT_INDICES: layers}
+    optional = {"class_names": class_names, OUT_INDICES: layers, MODEL_ARGS: arguments}
     return described | {key: value for key, value in optional.items() if value}

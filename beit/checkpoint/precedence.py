@@ -11,6 +11,7 @@ from dataclasses import fields
 from beit.checkpoint.class_names import stated_names
 from beit.checkpoint.pretrained_cfg import TIMM_KEYS, pretrained_cfg, read_pretrained_cfg
 from beit.checkpoint.processor_config import FILE, PROCESSOR, processor_config, read_processor
+from beit.checkpoint.stated import MODEL_ARGS, TOLD_BY_NOTHING, stated_model
 from beit.preprocessing import Preprocessing
 
 _KEPT = ("input_size", "exif_orientation")
@@ -39,14 +40,14 @@ def merge(
         beside: the JSON beside it.
     """
     merged = {**beside, **inside}
-    notes = _merge_preprocessing(merged, inside, beside)
+    notes = _merge_preprocessing(merged, inside, beside) + _merge_model(merged, inside, beside)
     own, other = stated_names(inside), stated_names(beside)
     if own and other and own != other:
         merged.pop("class_names")
         notes.append(
             _sentence("class names", _first_difference(other, own), _first_difference(own, other), "the JSON")
         )
-    for key in inside.keys() & beside.keys() - {"pretrained_cfg", "class_names"}:
+    for key in inside.keys() & beside.keys() - {"pretrained_cfg", "class_names", MODEL_ARGS}:
         if inside[key] != beside[key]:
             merged[key] = beside[key]
             notes.append(_sentence(key, beside[key], inside[key], "the JSON"))
@@ -80,6 +81,22 @@ def _merge_preprocessing(
     merged["pretrained_cfg"] = kept | dict(stated) if isinstance(stated, Mapping) else kept
     merged |= replaced
     return [_sentence(name, getattr(other, name), getattr(again, name), file) for name in differing]
+
+
+def _merge_model(
+    merged: dict[str, object], inside: Mapping[str, object], beside: Mapping[str, object]
+) -> list[str]:
+    """Make `merged` state each argument of the model once; sentences on differences."""
+    own, other, notes = stated_model(inside), stated_model(beside), []
+    arguments = own.arguments()
+    for field, (key, timm) in TOLD_BY_NOTHING.items():
+        stated, replaced = getattr(other, field), getattr(own, field)
+        if stated is not None and replaced is not None:
+            del arguments[timm]
+            notes += [_sentence(key, stated, replaced, "config.json")] if stated != replaced else []
+    theirs = beside.get(MODEL_ARGS)
+    merged[MODEL_ARGS] = arguments | (dict(theirs) if isinstance(theirs, Mapping) else {})
+    return notes
 
 
 def _sentence(what: str, beside: object, inside: object, file: str) -> str:

@@ -70,6 +70,16 @@ class LoadReport:
             found.append(
                 f"MODEL.USE_MEAN_POOLING is {model.USE_MEAN_POOLING}, the checkpoint pools by {expected.pooling}"
             )
+        exact = (
+            ("MODEL.NUM_HEADS", model.NUM_HEADS, info.stated.num_heads),
+            ("MODEL.LAYER_NORM_EPS", model.LAYER_NORM_EPS, info.stated.epsilon),
+            ("MODEL.POOL_SCALES", tuple(model.POOL_SCALES), info.stated.pool_scales),
+        )
+        found += [
+            f"{key} is {given}, the checkpoint's is {stated}"
+            for key, given, stated in exact
+            if stated is not None and given != stated
+        ]
         classes = info.architecture.num_classes
         if classes and classes != model.NUM_CLASSES:
             found.append(

@@ -11,9 +11,11 @@ import numpy as np
 
 from beit.checkpoint.canonical import (
     BACKBONE_PREFIX,
+    DALLE,
     PUBLISHED_LAYERS,
     SEGMENTATION,
     TABLE,
+    VQKD,
     Architecture,
     State,
     describe,
@@ -31,6 +33,7 @@ from beit.checkpoint.publishers import FORMATS, PUBLISHERS
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
 from beit.checkpoint.recognize import BATCH_COUNT, BATCH_NORM, INDEX, layout_of, rename_all
 from beit.checkpoint.shapes import check_shapes
+from beit.checkpoint.stated import StatedModel, contradictions, stated_model
 from beit.checkpoint.unwrap import CHOOSE, TEACHER_KEYS, WEIGHT_KEYS, choose, find_states, is_average
 from beit.containers.arrays import widen_bfloat16
 from beit.containers.errors import CheckpointError, listed, shown
@@ -49,6 +52,7 @@ class CheckpointInfo:
     wrapper: str | None  # key that holds the state, keys of nested dicts with dots; None at the top level
     ema: bool  # whether the state is the moving average of the weights
     architecture: Architecture
+    stated: StatedModel
     preprocessing: Preprocessing
     class_names: ClassNames | None
     dropped: dict[str, str]  # name in the file -> reason for leaving it out
@@ -135,8 +139,13 @@ def _translate(
     _check_codebook(state)
     buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(INDEX))
     grids = [grid for grid in (next(buffers, None),) if grid]
-    architecture = describe(state, kind, grids=grids, sizes=stated_sizes(metadata))
+    model, sizes = stated_model(metadata), stated_sizes(metadata)
+    if teacher:  # their networks have activations and norms of their own
+        model = StatedModel(num_heads=model.num_heads)
+    architecture = describe(state, kind, grids=grids, sizes=sizes, num_heads=model.num_heads)
     notes += describe_unused_names(architecture.num_classes, metadata)
+    if not teacher and kind not in (VQKD, *DALLE):
+        notes += (*contradictions(metadata, architecture), *model.not_honored)
     if len(states) > 1:
         others = listed([other.name for other in states if other is not chosen])
         notes.append(f"the file also holds the weights {others}: choose them by {CHOOSE}")
@@ -148,6 +157,7 @@ def _translate(
         wrapper=".".join(chosen.keys) or None,
         ema=is_average(chosen),
         architecture=architecture,
+        stated=model,
         preprocessing=find_preprocessing(key_format.publisher, kind, architecture, name, metadata),
         class_names=find_class_names(key_format.publisher, architecture.num_classes, metadata),
         dropped=chosen.left_out | left_out,

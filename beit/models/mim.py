@@ -10,7 +10,6 @@ from paddle import nn
 from yacs.config import CfgNode
 
 from beit.beit import Beit, encoder_arguments
-from beit.layers.block import LN_EPSILON
 from beit.layers.init import STD, init_uniform, init_weights, rescale_block, truncated_normal
 from beit.layers.layer_norm import LayerNorm
 
@@ -87,7 +86,7 @@ class BeitForMaskedImageModeling(Beit):
         self.lm_head = nn.Linear(self.embed_dim, vocab_size)
         self.cls_pt_layers = nn.LayerList(blocks[depth:]) if early_layers else None
         own_head = early_layers and not shared_lm_head
-        self.cls_pt_norm = LayerNorm(self.embed_dim, epsilon=LN_EPSILON) if own_head else None
+        self.cls_pt_norm = LayerNorm(self.embed_dim, epsilon=self.epsilon) if own_head else None
         self.cls_pt_lm_head = nn.Linear(self.embed_dim, vocab_size) if own_head else None
         self._init_pretraining()
 

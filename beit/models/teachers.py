@@ -120,7 +120,7 @@ def load_teacher(
         kind: `"clip"`, `"dino"` or `"beit"` (a classifier); a file of another kind is refused.
         path: the file, or a folder of transformers.
         image_size: (height, width) of the teacher's images in pixels; positions are resized. None for the file's own.
-        num_heads: None for one per 64 channels, as all published teachers have.
+        num_heads: None for what the file beside the weights states, or a published teacher of this width has.
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file cannot be read, or is no such teacher.
@@ -130,6 +130,10 @@ def load_teacher(
     if not (found.grid_size and found.image_size and found.mlp_width):
         raise ValueError(
             f"{path} is incomplete: no positions of a square grid, no patch embedding, or no blocks"
+        )
+    if not (num_heads or found.num_heads):
+        raise ValueError(
+            f"{path}: no file states the number of attention heads: set TOKENIZER.TEACHER_NUM_HEADS"
         )
     is_clip = kind == "clip"
     teacher = Teacher(

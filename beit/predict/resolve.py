@@ -13,6 +13,7 @@ from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, DALLE, Architecture,
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.metadata import RUN_CONFIG, is_run_file
 from beit.checkpoint.open import open_checkpoint, weights_file
+from beit.checkpoint.stated import NUM_HEADS_UNKNOWN, StatedModel
 from beit.checkpoint.translate import Checkpoint
 from beit.config import get_config
 from beit.containers.errors import listed
@@ -99,13 +100,20 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
         raise ValueError(
             f"{name} ({info.publisher} {info.kind}) lacks {listed(missing)}: the file is incomplete"
         )
-    size = info.architecture.image_size or info.preprocessing.image_size
+    size = info.architecture.image_size or info.stated.image_size or info.preprocessing.image_size
     if not size:
-        raise ValueError(f"the image size of {name} is unknown: give its config (config=…, --cfg)")
+        raise ValueError(
+            f"the image size of {name} is unknown: state it as image_size in config.json beside the weights, or give its "
+            "config (config=…, --cfg)"
+        )
+    if not info.architecture.num_heads:
+        raise ValueError(f"{name}: {NUM_HEADS_UNKNOWN} (config=…, --cfg)")
+    if info.stated.wrong_outputs:
+        raise ValueError(f"{name} is no BEiT of this package: {'; '.join(info.stated.wrong_outputs)}")
     options = {
         "MODEL.NAME": Path(info.name).stem,
         "DATA.IMAGE_SIZE": size if isinstance(size, int) else list(size),
-        **_model_options(info.architecture),
+        **_model_options(info.architecture, info.stated),
         "MODEL.QKV_BIAS": "blocks.0.attn.q_bias" in opened.state,
     }
     if info.preprocessing.mean and info.preprocessing.std:
@@ -116,15 +124,24 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
     return get_config(None, [item for pair in options.items() for item in pair])
 
 
-def _model_options(found: Architecture) -> dict[str, Any]:
-    return {
+def _model_options(found: Architecture, stated: StatedModel) -> dict[str, Any]:
+    options = {
+        "MODEL.LAYER_NORM_EPS": stated.epsilon,
+        "MODEL.DROPPATH": stated.drop_path,
+        "MODEL.DROPOUT": stated.dropout,
+        "MODEL.ATTENTION_DROPOUT": stated.attention_dropout,
+    }
+    options = {key: value for key, value in options.items() if value is not None}
+    if found.head_dim * found.num_heads != found.width:
+        options["MODEL.ATTN_HEAD_SIZE"] = found.head_dim
+    return options | {
         "MODEL.NUM_CLASSES": found.num_classes,
         "MODEL.PATCH_SIZE": found.patch_size,
         "MODEL.EMBED_DIM": found.width,
         "MODEL.DEPTH": found.depth,
         "MODEL.NUM_HEADS": found.num_heads,
         "MODEL.MLP_RATIO": found.mlp_width / found.width,
-        "MODEL.INIT_VALUES": 0.1 if found.has_layer_scale else 0.0,
+        "MODEL.INIT_VALUES": (stated.init_values or 0.1) if found.has_layer_scale else 0.0,
         "MODEL.USE_ABS_POS_EMB": found.has_absolute_positions,
         "MODEL.USE_REL_POS_BIAS": found.has_relative_positions,
         "MODEL.USE_SHARED_REL_POS_BIAS": found.has_shared_relative_positions,

@@ -234,6 +234,8 @@ def _huggingface() -> Iterator[Published]:
         name = f"microsoft/{name}"
         page = f"{_HUB}/{name}"
         url = f"{page}/resolve/main/pytorch_model.bin"
+        options = (*more.pop("options", ()), "MODEL.LAYER_NORM_EPS", 1e-12)  # as their config.json states
+        more["options"] = options
         return Published(name, "huggingface", kind, config, 1, size, classes, url, page, _APACHE, **more)
 
     for size, pixels in (("base", 224), ("base", 384), ("large", 224), ("large", 384), ("large", 512)):

@@ -128,6 +128,7 @@ def test_timm_folder(source, tmp_path):
         np.random.default_rng(1), pooling="token", tables=False, positions=True, scale=False
     )
     write(tmp_path / "token.pdparams", publishers.unilm_file(token))
+    (tmp_path / "token.pretrained_cfg.json").write_text('{"model_args": {"num_heads": 3}}')
     convert(tmp_path / "token.pdparams", tmp_path / "token", publisher="timm")
     arguments = json.loads((tmp_path / "token/config.json").read_text())["model_args"]
     expected = {

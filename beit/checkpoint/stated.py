@@ -1,0 +1,148 @@
+"""What the files beside the weights state of the model: `config.json` of transformers and timm, the config of a run.
+
+Source: transformers, models/beit/configuration_beit.py; timm/models/beit.py `Beit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from beit.checkpoint.canonical import Architecture
+from beit.preprocessing import ImageSize, as_size
+
+MODEL_ARGS = "model_args"
+"""Key of timm's config.json for the arguments of its model; also written by `convert`, with `layer_norm_eps` added."""
+NUM_HEADS_UNKNOWN = (
+    "no file states the number of attention heads, and no tensor tells it. State it in config.json beside the weights "
+    '(transformers: "num_attention_heads", timm: "model_args": {"num_heads": …}), in NAME.pretrained_cfg.json '
+    '({"model_args": {"num_heads": …}}), or as MODEL.NUM_HEADS of a config'
+)
+EPSILON = 1e-6
+"""LayerNorm epsilon of every publisher but transformers, whose published files state theirs."""
+
+# field -> (key of transformers, key of timm's model_args); the fields of the first table are those of `Architecture`
+_TOLD_BY_TENSORS = {
+    "depth": ("num_hidden_layers", "depth"),
+    "width": ("hidden_size", "embed_dim"),
+    "num_heads": ("num_attention_heads", "num_heads"),
+    "mlp_width": ("intermediate_size", ""),
+    "patch_size": ("patch_size", "patch_size"),
+    "image_size": ("image_size", "img_size"),
+    "has_absolute_positions": ("use_absolute_position_embeddings", "use_abs_pos_emb"),
+    "has_relative_positions": ("use_relative_position_bias", "use_rel_pos_bias"),
+    "has_shared_relative_positions": ("use_shared_relative_position_bias", "use_shared_rel_pos_bias"),
+}
+TOLD_BY_NOTHING = {
+    "num_heads": ("num_attention_heads", "num_heads"),
+    "epsilon": ("layer_norm_eps", "layer_norm_eps"),
+    "drop_path": ("drop_path_rate", "drop_path_rate"),
+    "dropout": ("hidden_dropout_prob", "proj_drop_rate"),
+    "attention_dropout": ("attention_probs_dropout_prob", "attn_drop_rate"),
+    "init_values": ("layer_scale_init_value", "init_values"),
+}
+# (key, values that this package honors)
+_ONLY: tuple[tuple[str, tuple[object, ...]], ...] = (
+    ("hidden_act", ("gelu", "gelu_python")),
+    ("num_channels", (3,)),
+    ("auxiliary_num_convs", (1,)),
+    ("auxiliary_concat_input", (False,)),
+    ("semantic_loss_ignore_index", (255,)),
+    ("act_layer", ("gelu",)),
+    ("in_chans", (3,)),
+    ("norm_layer", ()),
+    ("swiglu_mlp", (False,)),
+    ("scale_mlp", (False,)),
+)
+_CHANGE_OUTPUTS = (
+    "hidden_act",
+    "num_channels",
+    "act_layer",
+    "in_chans",
+    "norm_layer",
+    "swiglu_mlp",
+    "scale_mlp",
+)
+
+
+@dataclass(frozen=True)
+class StatedModel:
+    """What no tensor tells of a model, as the files beside the weights state it; None where they do not.
+
+    Args:
+        num_heads: attention heads per block. A position table tells them, too.
+        epsilon: of the LayerNorms.
+        drop_path, dropout, attention_dropout: rates in training.
+        init_values: initial layer scale.
+        pool_scales: sides of the pooled maps of a segmentation head.
+        image_size: of the model's input; a model without positions has no other sign of it.
+        not_honored: sentences on what this package does not have and ignores.
+        wrong_outputs: those of them without which outputs are others.
+    """
+
+    num_heads: int | None = None
+    epsilon: float | None = None
+    drop_path: float | None = None
+    dropout: float | None = None
+    attention_dropout: float | None = None
+    init_values: float | None = None
+    pool_scales: tuple[int, ...] | None = None
+    image_size: ImageSize | None = None
+    not_honored: tuple[str, ...] = ()
+    wrong_outputs: tuple[str, ...] = ()
+
+    def arguments(self) -> dict[str, object]:
+        """`model_args` that state the same, with timm's keys."""
+        found = {timm: getattr(self, field) for field, (_, timm) in TOLD_BY_NOTHING.items()}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def stated_model(metadata: Mapping[str, object]) -> StatedModel:
+    """What the JSON beside the weights states and no tensor tells."""
+    arguments = _arguments(metadata)
+    values = {field: _number(metadata, arguments, keys) for field, keys in TOLD_BY_NOTHING.items()}
+    heads, scales = values.pop("num_heads"), metadata.get("pool_scales")
+    ignored = {
+        key: f"{key} is {value}, this package has {_honored(allowed)}: not used"
+        for key, allowed in _ONLY
+        if (value := metadata.get(key, arguments.get(key))) is not None and value not in allowed
+    }
+    return StatedModel(
+        **values,
+        num_heads=int(heads) if heads else None,
+        pool_scales=tuple(scales) if isinstance(scales, list) else None,
+        image_size=as_size(arguments.get("img_size", metadata.get("image_size"))),
+        not_honored=tuple(ignored.values()),
+        wrong_outputs=tuple(ignored[key] for key in _CHANGE_OUTPUTS if key in ignored),
+    )
+
+
+def contradictions(metadata: Mapping[str, object], found: Architecture) -> list[str]:
+    """Sentences on what the JSON states otherwise than the tensors, which decide: the model must hold them."""
+    arguments, sentences = _arguments(metadata), []
+    for field, keys in _TOLD_BY_TENSORS.items():
+        actual = getattr(found, field)
+        for source, key in ((metadata, keys[0]), (arguments, keys[1])):
+            stated = source.get(key)
+            value = as_size(stated) if field == "image_size" else stated
+            is_told = actual is not None and (isinstance(actual, bool) or actual != 0)
+            if value is not None and is_told and value != actual:
+                sentences.append(
+                    f"{key} is {stated} in the JSON beside the weights, {actual} by the tensors: the tensors are used"
+                )
+    return sentences
+
+
+def _honored(allowed: tuple[object, ...]) -> str:
+    return f"{allowed[0]} only" if allowed else "LayerNorm only"
+
+
+def _arguments(metadata: Mapping[str, object]) -> Mapping[str, Any]:
+    arguments = metadata.get(MODEL_ARGS)
+    return arguments if isinstance(arguments, Mapping) else {}
+
+
+def _number(metadata: Mapping[str, object], arguments: Mapping[str, object], keys: tuple[str, str]) -> Any:
+    found = (metadata.get(keys[0]), arguments.get(keys[1]))
+    return next((value for value in found if type(value) in (int, float)), None)
