@@ -177,7 +177,7 @@ def _read_batches(place: Path, version: Version, files: tuple[str, ...]) -> tupl
 def _read_names(place: Path, version: Version) -> tuple[str, ...]:
     [data] = _read_files(place, version, (version.names,))
     if version.is_binary:
-        return tuple(line.strip() for line in data.decode().splitlines() if line.strip())
+        return tuple(line.strip() for line in data.decode().split("\n") if line.strip())
     return tuple(_unpickle(place / version.names, data).get(version.label_names, ()))
 
 

@@ -7,6 +7,7 @@ A folder of features has for each split `<split>.npy`, an array `[images, N, T]`
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -53,7 +54,7 @@ def open_features(folder: str | Path, split: str, images: ImageList) -> StoredFe
             )
     stored = map_array(array)
     shape = stored.shape
-    listed = names.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    listed = names.read_bytes().removesuffix(b"\n").split(b"\n")
     if len(shape) != 3 or shape[0] != len(listed) or stored.dtype.kind != "f":
         raise ValueError(
             f"{array} is {stored.dtype} {list(shape)}, expected floating [{len(listed)}, N, T] for the {len(listed)} names in {names}"
@@ -61,12 +62,17 @@ def open_features(folder: str | Path, split: str, images: ImageList) -> StoredFe
     if len(listed) != len(images):
         raise ValueError(f"{names} names {len(listed)} images, the data has {len(images)}")
     for row, name in enumerate(listed):
-        if name != images.name(row):
+        if name != row_name(images, row):
             raise ValueError(
-                f"{names} line {row + 1} is {name}, image {row + 1} of the data is {images.name(row)}; store the "
-                "features of this data again"
+                f"{names} line {row + 1} is {os.fsdecode(name)}, image {row + 1} of the data is {images.name(row)}; "
+                "store the features of this data again"
             )
     return StoredFeatures(array, shape)
+
+
+def row_name(images: ImageList, index: int) -> bytes:
+    """The line of `<split>.txt` for an image, without its end."""
+    return os.fsencode(images.name(index)).replace(b"\n", rb"\n")
 
 
 @dataclass(eq=False, repr=False)

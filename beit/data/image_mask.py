@@ -18,7 +18,7 @@ from beit.data import ade20k
 from beit.data.folders import shortened_list, walk_files
 from beit.data.image_list import ImageList
 from beit.data.images import EXTENSIONS, open_image
-from beit.data.list_file import read_class_names
+from beit.data.list_file import read_class_names, read_utf8
 from beit.figures import index_color
 from beit.files import write_text
 
@@ -194,12 +194,14 @@ def read_palette(file: Path, num_classes: int) -> tuple[Color, ...]:
         ValueError: another number of lines, or a line that is not a color.
     """
     colors: list[Color] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_utf8(file).decode().split("\n"), start=1):
         words = line.replace(",", " ").split()
         if not words:
             continue
-        if len(words) != 3 or not all(word.isdigit() and int(word) < 256 for word in words):
-            raise ValueError(f"{file} line {number}: {line!r}; expected three numbers from 0 to 255")
+        if len(words) != 3 or not all(
+            word.isdecimal() and len(word) <= 3 and int(word) < 256 for word in words
+        ):
+            raise ValueError(f"{file} line {number}: {line[:80]!r}; expected three numbers from 0 to 255")
         colors.append((int(words[0]), int(words[1]), int(words[2])))
     if len(colors) != num_classes:
         raise ValueError(f"{file} has {len(colors)} colors for MODEL.NUM_CLASSES={num_classes}")

@@ -43,7 +43,7 @@ def read_list_file(list_file: Path, root: Path, num_classes: int | None) -> Imag
     names: list[bytes] = []
     labels, numbers, bad_numbers = array("q"), array("q"), array("q")
     first_bad = b""
-    for number, line in enumerate(io.BytesIO(_read_utf8(list_file)), start=1):
+    for number, line in enumerate(io.BytesIO(read_utf8(list_file)), start=1):
         columns = line.strip().rsplit(None, 1)  # bytes: only ASCII blanks separate
         if len(columns) == 2 and columns[1].isdigit() and len(columns[1]) <= _MAX_DIGITS:
             names.append(columns[0])
@@ -91,7 +91,7 @@ def read_class_names(file: Path, num_classes: int) -> tuple[str, ...]:
     Raises:
         ValueError: the file does not hold `num_classes` names, or is not UTF-8.
     """
-    names = parse_class_names(_read_utf8(file).decode())
+    names = parse_class_names(read_utf8(file).decode())
     if len(names) != num_classes:
         raise ValueError(
             f"{file} has {len(names)} class names for MODEL.NUM_CLASSES={num_classes}; "
@@ -100,7 +100,7 @@ def read_class_names(file: Path, num_classes: int) -> tuple[str, ...]:
     return names
 
 
-def _read_utf8(file: Path) -> bytes:
+def read_utf8(file: Path) -> bytes:
     """The bytes of a text file without its byte order mark, checked to be UTF-8."""
     data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:

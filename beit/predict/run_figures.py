@@ -81,7 +81,7 @@ def read_curves(path: Path) -> dict[str, dict[int, float]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name the output folder of a run")
     curves: dict[str, dict[int, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             entry = json.loads(line)
         except ValueError:

@@ -11,7 +11,7 @@ import paddle
 from yacs.config import CfgNode
 
 from beit.config import batch_size_eval
-from beit.data.features import TokenizerDataset, build_tokenizer_dataset
+from beit.data.features import TokenizerDataset, build_tokenizer_dataset, row_name
 from beit.data.loader import Loader
 from beit.data.sampler import EvalSampler
 from beit.logging import progress
@@ -106,8 +106,8 @@ def store_features(config: CfgNode, folder: str | Path) -> dict[str, tuple[int, 
             images = paddle.to_tensor(batch["image"]).astype("float32") / 255.0
             array[batch["index"]] = teacher(images).numpy()
         array.flush()
-        names = "".join(f"{dataset.images.name(index)}\n" for index in range(len(dataset)))
-        (Path(folder) / f"{split}.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
+        names = [row_name(dataset.images, index) + b"\n" for index in range(len(dataset))]
+        (Path(folder) / f"{split}.txt").write_bytes(b"".join(names))
         shapes[split] = shape
     return shapes
 

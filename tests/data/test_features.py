@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.data.features import build_tokenizer_dataset, open_features
+from beit.data.features import build_tokenizer_dataset, open_features, row_name
 from beit.data.image_list import ImageList
 from beit.data.transforms import ColorJitter
 from tests.tiny import tiny_config, write_dataset
@@ -48,6 +48,18 @@ def test_features_of_other_images_are_refused(tmp_path):
     store(tmp_path, array[:, 0])
     with pytest.raises(ValueError, match=r"is float32 \[3, 2\], expected floating \[3, N, T\]"):
         open_features(tmp_path, "train", IMAGES)
+
+
+@pytest.mark.parametrize("letter", ["\u2028", "\x0b", "\x1c", "\x85", "\r", "\n"])
+def test_any_line_break_but_the_line_feed_is_part_of_a_name(tmp_path, letter):
+    names = ["a.png", f"b{letter}b.png", "c.png"]
+    images = ImageList.from_names(Path("/data"), names)
+    np.save(tmp_path / "train.npy", np.zeros((3, 4, 2), np.float32))
+    (tmp_path / "train.txt").write_bytes(b"".join(row_name(images, row) + b"\n" for row in range(3)))
+    assert open_features(tmp_path, "train", images).shape == (3, 4, 2)
+    other = ImageList.from_names(Path("/data"), ["a.png", f"b{letter}c.png", "c.png"])
+    with pytest.raises(ValueError, match="store the features of this data again"):
+        open_features(tmp_path, "train", other)
 
 
 def test_color_jitter_of_the_tokenizer_comes_before_the_crop(tmp_path):

@@ -87,6 +87,13 @@ def test_class_names_and_colors_from_files(tmp_path):
     (tmp_path / "class_names.txt").write_text("road\ncar\ncar\n")
     with pytest.raises(ValueError, match="names two classes 'car'"):
         class_names_and_palette(config(tmp_path))
+    for line in ("1 2 \u00b2", "1 2 " + "9" * 5000, "1 2 3\u20284 5 6"):
+        (tmp_path / "palette.txt").write_text(f"1 2 3\n{line}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"palette.txt line 2: .*expected three numbers from 0 to 255"):
+            read_palette(tmp_path / "palette.txt", 2)
+    (tmp_path / "palette.txt").write_bytes(b"1 2 3\n\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"palette.txt:2: not UTF-8"):
+        read_palette(tmp_path / "palette.txt", 2)
     (tmp_path / "palette.txt").write_text("1 2 3\n1 2 256\n")
     with pytest.raises(ValueError, match="line 2: '1 2 256'"):
         read_palette(tmp_path / "palette.txt", 2)

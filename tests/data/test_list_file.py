@@ -160,3 +160,12 @@ def test_class_names(tmp_path):
     file.write_bytes(b"a\n\xff\n")
     with pytest.raises(ValueError, match=":2: not UTF-8"):
         read_class_names(file, 2)
+
+
+@pytest.mark.parametrize("padding", [b" ", b"\t", b"\r", b"a"])
+def test_a_line_of_megabytes_is_read_in_time_proportional_to_it(tmp_path, padding):
+    file = tmp_path / "list.txt"
+    file.write_bytes(padding * 3_000_000 + b"a.png 0\n")
+    begin = time.perf_counter()
+    images = read_list_file(file, tmp_path, 1)
+    assert len(images) == 1 and time.perf_counter() - begin < 5
