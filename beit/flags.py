@@ -12,8 +12,10 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from beit.checkpoint.canonical import DALLE_DECODER, DALLE_ENCODER
 from beit.config import get_config, with_options
 from beit.schema import SCHEMA
+from beit.zoo.table import PUBLISHED
 
 FLAGS: dict[str, tuple[str, str]] = {
     "dataset": ("DATA.DATASET", "imagenet2012 (lists), folder, flat, webdataset, parquet, cifar10, cifar100"),
@@ -96,7 +98,11 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that set config keys, for `config_from`."""
     group = parser.add_argument_group("config")
     group.add_argument(
-        "-cfg", "-c", dest="cfg", metavar="FILE", help="YAML config file, or name of a shipped config"
+        "-cfg",
+        "-c",
+        dest="cfg",
+        metavar="FILE",
+        help="YAML config file, or name of a shipped config or of published weights",
     )
     for name, (key, meaning) in FLAGS.items():
         is_switch = isinstance(SCHEMA[key].default, bool)
@@ -121,12 +127,21 @@ def config_from(given: argparse.Namespace) -> CfgNode:
         if values[name] is not None:
             opts += [key, values[name]]
     others = option_pairs(given.opts)
-    config = get_config(given.cfg, [*opts, *others])
+    source, published = _config_of(given.cfg)
+    config = get_config(source, [*published, *opts, *others])
     sets_eval_batch = given.batch_size_eval is not None or "DATA.BATCH_SIZE_EVAL" in others[::2]
     if config.EVAL and given.batch_size is not None and not sets_eval_batch:
         # As in PaddleViT, -batch_size with -eval is the evaluation batch.
         return with_options(config, ["DATA.BATCH_SIZE_EVAL", given.batch_size])
     return config
+
+
+def _config_of(name: str | None) -> tuple[str | None, tuple[object, ...]]:
+    """The config of a published checkpoint, and its options; another name, or that of a file, as it is."""
+    entry = PUBLISHED.get(name or "")
+    if entry is None or Path(entry.name).is_file() or entry.kind in (DALLE_ENCODER, DALLE_DECODER):
+        return name, ()
+    return entry.config, entry.options
 
 
 def option_pairs(words: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from beit.beit import Beit
 from beit.checkpoint.publishers import PUBLISHERS
 from beit.config import get_config
 from beit.containers.files import write
+from beit.flags import config_from_arguments
 from beit.models.dalle import DalleDecoder, DalleEncoder
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.models.upernet import UperNet
@@ -53,6 +54,21 @@ def test_every_published_checkpoint_is_listed():
         "beit_large_patch16_512.in22k_ft_in22k_in1k",
         "beit_large_patch16_512_pt22k_ft22kto1k",
     ]
+
+
+def test_cfg_takes_published_names(tmp_path, monkeypatch):
+    """The config is that of the model of this name, with its classes and pooling. DALL-E has no config of its own."""
+    for name, entry in PUBLISHED.items():
+        if entry.kind.startswith("dalle"):
+            with pytest.raises(FileNotFoundError):
+                config_from_arguments([f"-cfg={name}"])
+            continue
+        assert config_from_arguments([f"-cfg={name}"]) == get_config(entry.config, list(entry.options)), name
+    config = config_from_arguments(["-cfg=beit_base_patch16_224.in22k_ft_in22k", "-opts", "MODEL.DEPTH", "3"])
+    assert (config.MODEL.NUM_CLASSES, config.MODEL.DEPTH) == (21841, 3)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beit_base_p16_224_ft").write_text("MODEL:\n  DEPTH: 5\n")  # a file of the user comes first
+    assert config_from_arguments(["-cfg=beit_base_p16_224_ft"]).MODEL.DEPTH == 5
 
 
 def test_entries_agree_with_their_configs():
