@@ -106,3 +106,27 @@ def test_a_rank_crashes(data: Path, tmp_path: Path, row: Row, number: signal.Sig
     assert run.end(30) == 128 + number
     assert run.survivors() == []
     row.seen = f"rank 1 of 2 was killed by {number.name}, status {128 + number}"
+
+
+def test_the_launcher_is_killed(data: Path, tmp_path: Path, row: Row) -> None:
+    row.fault, row.expected = (
+        "kill -9 of the process that launched two ranks, each with a data worker",
+        "the ranks save, stop and leave no process; the next start resumes",
+    )
+    keys = {"TRAIN__NUM_EPOCHS": 500, "DATA__NUM_WORKERS": 1, "DATA__BATCH_SIZE": 2, "RANK_GRACE": 1.0}
+    words = command("main_multi_gpu.py", data, tmp_path / "run", "-resume=auto", "-nprocs=2", **keys)
+    run = start(words, tmp_path / "run")
+    run.wait_for_step(3)
+    run.process.kill()
+    begin = time.monotonic()
+    run.end(30)
+    assert run.survivors(60) == []
+    row.seconds = time.monotonic() - begin
+    step = step_of(tmp_path / "run")
+    assert step >= 3
+    again = start(words, tmp_path / "run")
+    again.wait_for_step(1)
+    row.seen = f"all processes ended, step {step} saved; the next start goes on from it"
+    said = again.text()
+    again.sweep()
+    assert f"step {step + 1}/" in said and f"step {step}/" not in said, said[-1500:]
