@@ -101,6 +101,7 @@ def preprocessing_of(config: Any) -> Preprocessing:
         config: the tree of `beit.config.get_config`.
     """
     data = config.DATA
+    resize = data.get("RESIZE")  # configs of runs of earlier versions do not have it
     return Preprocessing(
         as_triple(data.IMAGENET_MEAN),
         as_triple(data.IMAGENET_STD),
@@ -110,9 +111,9 @@ def preprocessing_of(config: Any) -> Preprocessing:
         "mean" if config.MODEL.USE_MEAN_POOLING else "token",
         source="config",
         exif_orientation=data.EXIF_ORIENTATION,
-        resize=data.RESIZE,
-        center_crop=data.CENTER_CROP,
-        reduce_labels=data.REDUCE_ZERO_LABEL if config.TASK == "segment" else None,
+        resize=(resize[0], resize[1]) if isinstance(resize, list | tuple) else resize,
+        center_crop=data.get("CENTER_CROP", True),
+        reduce_labels=data.get("REDUCE_ZERO_LABEL") if config.get("TASK") == "segment" else None,
     )
 
 

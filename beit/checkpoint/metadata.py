@@ -129,7 +129,7 @@ def _read_run_config(path: Path) -> tuple[dict[str, object], Preprocessing | Non
     except (yaml.YAMLError, AttributeError, AssertionError, TypeError, ValueError):
         return {}, None
     stated = {"image_size": found.image_size, OUT_INDICES: config.MODEL.get("OUT_INDICES")}
-    if config.TASK != "tokenizer":  # whose sizes are in TOKENIZER.*
+    if config.get("TASK") != "tokenizer":  # whose sizes are in TOKENIZER.*
         stated |= {key: config.MODEL.get(name) for key, name in _RUN_KEYS.items()}
     return stated, replace(found, source=f"{RUN_CONFIG} beside the weights")
 

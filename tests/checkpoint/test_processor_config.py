@@ -13,7 +13,10 @@ from safetensors.numpy import load_file, save_file
 from beit.checkpoint.convert import convert
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
+from beit.containers.files import write
 from beit.data.model_input import build_eval_transform, prepare_image
+from beit.deploy.export import export
+from beit.deploy.runner import load_runner
 from beit.predict.inference import inference_model, load_predictor
 from beit.preprocessing import Preprocessing
 from tests.checkpoint.processor_cases import CASES, SIDE, images, transformers_probabilities, write_folder
@@ -201,6 +204,43 @@ def test_edited_class_names_take_precedence(tmp_path):
     assert found.notes[0].startswith(
         "class names: 'cat' (class 3) in the JSON, 'name 3' (class 3) in the metadata"
     )
+
+
+def test_a_run_keeps_the_steps_and_runs_of_earlier_versions_are_read(tmp_path):
+    state = dict(open_checkpoint(write_folder(tmp_path / "hub", "size, all")).state)
+    write(tmp_path / "model.pdparams", state)
+    config = tiny_config(
+        DATA__IMAGE_SIZE=12,
+        MODEL__PATCH_SIZE=4,
+        DATA__RESIZE=[19, 15],
+        DATA__CENTER_CROP=False,
+        DATA__CROP_PCT=0.7,
+    )
+    (tmp_path / "config.yaml").write_text(config.dump())
+    found = open_checkpoint(tmp_path).info.preprocessing
+    assert (found.resize, found.center_crop, found.source) == (
+        (19, 15),
+        False,
+        "config.yaml beside the weights",
+    )
+    earlier = [line for line in config.dump().splitlines(keepends=True) if "CENTER_CROP" not in line]
+    text = "".join(earlier).replace("  RESIZE:\n  - 19\n  - 15\n", "")
+    assert "RESIZE:" not in text
+    (tmp_path / "config.yaml").write_text(text)
+    found = open_checkpoint(tmp_path).info.preprocessing
+    assert (found.resize, found.center_crop, found.crop_pct) == (None, True, 0.7)
+
+
+def test_an_exported_graph_keeps_the_steps(tmp_path):
+    case = "shorter side and crop, no rescale"
+    folder = write_folder(tmp_path / "hub", case)
+    for number, image in enumerate(images(case)):
+        image.save(tmp_path / f"{number}.png")
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    export(load_predictor(folder), tmp_path / "graph", paths, output="probabilities")
+    runner = load_runner(tmp_path / "graph")
+    found = runner(np.stack([runner.description.open(path) for path in paths]))["probabilities"]
+    np.testing.assert_allclose(found, STORED[case], atol=1e-5)
 
 
 def test_reduced_labels_are_stated_and_compared(tmp_path):

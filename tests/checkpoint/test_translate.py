@@ -98,6 +98,12 @@ OTHERS = {
     "g4 mmseg": (publishers.openmmlab(SEGMENTATION), "openmmlab", "segmentation", SEGMENTATION),
     "h1 OpenAI encoder": (DALLE_ENCODER, "openai", "dalle_encoder", DALLE_ENCODER),
     "h1 OpenAI decoder": (DALLE_DECODER, "openai", "dalle_decoder", DALLE_DECODER),
+    "h2 FLAVA whole": (
+        {f"image_codebook.{name}": array for name, array in dalle_huggingface(DALLE_ENCODER).items()},
+        "huggingface",
+        "dalle_encoder",
+        DALLE_ENCODER,
+    ),
     "h2 FLAVA": (dalle_huggingface(DALLE_ENCODER), "huggingface", "dalle_encoder", DALLE_ENCODER),
     "h3 PASSL decoder": (dalle_paddle(DALLE_DECODER), "passl", "dalle_decoder", DALLE_DECODER),
     "i unilm UPerNet": (

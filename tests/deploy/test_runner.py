@@ -17,6 +17,8 @@ DESCRIPTION = Description("classify", "topk", ("scores", "classes"), (4, 6), Tru
 def test_a_description_is_read_as_written(tmp_path):
     for description in (
         DESCRIPTION,
+        replace(DESCRIPTION, preprocessing=replace(IMAGES, resize=(5, 5), center_crop=False, crop_pct=None)),
+        replace(DESCRIPTION, preprocessing=replace(IMAGES, resize=0, reduce_labels=True)),
         Description("segment", "class_map", ("class_map",), (4, 6), False, IMAGES, None, ((1, 2, 3), (4, 5, 6)), {"paddle": 0.5}),
     ):  # fmt: skip
         write_description(tmp_path, description)
