@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from beit.models.mim import build_mim
     from beit.models.tokenizer import build_tokenizer
     from beit.models.upernet import build_upernet
+    from beit.predict.attention_figure import draw_attention
     from beit.predict.image_processor import BeitImageProcessor
     from beit.predict.inference import extract_feat, inference_model, load_predictor
     from beit.predict.inferencers import FeatureExtractor, ImageClassificationInferencer
+    from beit.predict.predictions import draw_confusion, draw_predictions, validation_predictions
+    from beit.predict.run_figures import draw_augmentation, draw_curves, draw_masked, draw_schedule
+    from beit.predict.tokens import draw_tokens
     from beit.preprocessing import Preprocessing
     from beit.train.api import RunResult, evaluate, train
     from beit.zoo import list_models
@@ -55,6 +59,15 @@ _MODULE_OF = {
     "list_models": "beit.zoo",
     "tune_cpu": "beit.cpu",
     "train": "beit.train",
+    "draw_attention": "beit.predict.attention_figure",
+    "draw_augmentation": "beit.predict.run_figures",
+    "draw_confusion": "beit.predict.predictions",
+    "draw_curves": "beit.predict.run_figures",
+    "draw_masked": "beit.predict.run_figures",
+    "draw_predictions": "beit.predict.predictions",
+    "draw_schedule": "beit.predict.run_figures",
+    "draw_tokens": "beit.predict.tokens",
+    "validation_predictions": "beit.predict.predictions",
     "evaluate": "beit.train.api",
     "RunResult": "beit.train.api",
 }
@@ -83,6 +96,15 @@ __all__ = [
     "train",
     "evaluate",
     "RunResult",
+    "draw_attention",
+    "draw_augmentation",
+    "draw_confusion",
+    "draw_curves",
+    "draw_masked",
+    "draw_predictions",
+    "draw_schedule",
+    "draw_tokens",
+    "validation_predictions",
 ]
 
 

@@ -29,49 +29,46 @@ class Tile:
     is_wrong: bool = False
 
 
-def pyplot() -> Any:
-    """The `matplotlib.pyplot` module, with a backend that needs no display."""
-    import matplotlib  # here, because the import takes a second
+def make_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
+    """A matplotlib figure and its axes `[rows, columns]`, outside of pyplot: no display, no window, nothing to close.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    Args:
+        rows, columns: of axes.
+        width, height: of the figure, inches.
+    """
+    from matplotlib.figure import Figure  # here, because the import takes a second
 
-    return plt
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="tight")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a matplotlib figure as PNG and close it; the path."""
+    """Write a matplotlib figure as PNG; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _fonts(figure):
         figure.savefig(path, dpi=_DPI)
-    pyplot().close(figure)
     return path
 
 
-def draw_tiles(
-    tiles: Sequence[Tile], path: Path, *, columns: int, title: str = "", side: float = 1.5
-) -> Path:
-    """Write a figure of images in rows; its path.
+def draw_tiles(tiles: Sequence[Tile], *, columns: int, title: str = "", side: float = 1.5) -> Figure:
+    """A figure of images in rows.
 
     Args:
         tiles: the images, row by row.
-        path: PNG file to write.
         columns: images in a row.
         title: of the whole figure.
         side: width and height of an image, in inches.
     """
-    plt = pyplot()
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    size = (side * columns, (side + 0.3) * rows + (0.5 if title else 0.0))
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="tight")
+    figure, axes = make_figure(rows, columns, side * columns, (side + 0.3) * rows + (0.5 if title else 0.0))
     for axis in axes.flat:
         axis.axis("off")
     for axis, tile in zip(axes.flat, tiles, strict=False):
         axis.imshow(tile.pixels)
         axis.set_title(tile.title, fontsize=8, color="red" if tile.is_wrong else "black")
     figure.suptitle(title)
-    return save_figure(figure, path)
+    return figure
 
 
 def figure_pixels(figure: Figure) -> np.ndarray:

@@ -11,7 +11,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
 from beit import fonts
-from beit.figures import Tile, draw_tiles
+from beit.figures import Tile, draw_tiles, save_figure
 from beit.predict.segmentation_overlays import overlay_classes
 
 NAMES = ("花", "天空")
@@ -58,8 +58,8 @@ def test_titles_of_a_figure_are_drawn_with_the_font_that_has_them(has_font, tmp_
     tile = Tile(np.full((8, 8, 3), 255, np.uint8), "花天空")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        path = draw_tiles([tile], tmp_path / "figure.png", columns=1)
-        draw_tiles([tile], tmp_path / "again.png", columns=1)
+        path = save_figure(draw_tiles([tile], columns=1), tmp_path / "figure.png")
+        save_figure(draw_tiles([tile], columns=1), tmp_path / "again.png")
     said = [str(warning.message) for warning in caught]
     if has_font:
         assert said == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,11 @@ from PIL import Image
 from beit.figures import Tile, draw_tiles
 from beit.predict.attention_maps import overlay
 from beit.predict.classifier import Classifier
+from beit.predict.inference import Model, load_predictor, require_classifier
+from beit.predict.inputs import ImageInput, list_inputs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _HEADS_SHOWN = 6
 _SMALLEST_SIDE = 128  # pixels; smaller images are enlarged, else the colors of a patch blur into a spot
@@ -18,33 +24,37 @@ _WHITE = np.full((8, 8, 3), 255, np.uint8)
 
 
 def draw_attention(
-    predictor: Classifier, files: Sequence[Path], path: Path, *, blocks: Sequence[int] | None = None
-) -> Path:
-    """Write the attention maps of images as one figure; its path.
+    model: Model, images: ImageInput | Sequence[ImageInput], *, blocks: Sequence[int] | None = None
+) -> Figure:
+    """The attention maps of images as a matplotlib figure.
+
+    Example:
+        >>> beit.draw_attention("output/run", "photo.jpg").savefig("attention.png")
 
     Args:
-        predictor: a classifier or an encoder.
-        files: the images.
-        path: PNG file to write.
+        model: a classifier or an encoder, as `load_predictor` takes it.
+        images: file, folder, pattern, Pillow image, array uint8 `[H, W, 3]` (RGB), or a list of these.
         blocks: numbers of the blocks shown, from 0; None for the first, the middle and the last.
 
     Raises:
-        ValueError: the model has no such block.
+        ValueError: the model has no such block; it is another kind of model.
         ImageError: an image cannot be read.
     """
+    predictor = require_classifier(load_predictor(model), "attention maps")
     depth = predictor.model.depth
     blocks = blocks or sorted({0, depth // 2, depth - 1})
     wrong = [block for block in blocks if not 0 <= block < depth]
     if wrong:
-        raise ValueError(f"--layers {wrong[0]}: the model has blocks 0 to {depth - 1}")
+        raise ValueError(f"block {wrong[0]} does not exist; the model has blocks 0 to {depth - 1}")
     heads = min(_HEADS_SHOWN, predictor.model.blocks[0].attn.num_heads)
-    tiles = [tile for file in files for tile in _rows_of(predictor, file, blocks, heads)]
-    return draw_tiles(tiles, path, columns=1 + heads, side=1.8)
+    tiles = [tile for image in list_inputs(images)[0] for tile in _rows_of(predictor, image, blocks, heads)]
+    return draw_tiles(tiles, columns=1 + heads, side=1.8)
 
 
-def _rows_of(predictor: Classifier, file: Path, blocks: Sequence[int], heads: int) -> list[Tile]:
+def _rows_of(predictor: Classifier, source: ImageInput, blocks: Sequence[int], heads: int) -> list[Tile]:
     """Rows of `1 + heads` tiles: the image and its rollout, then for each block the mean and the first heads."""
-    image = predictor.open(file)
+    image = predictor.open(source)
+    name = f"{Path(source).name}\n" if isinstance(source, str | Path) else ""
     view = predictor.view(image)
     scale = -(-_SMALLEST_SIDE // min(view.size))
     view = view.resize((view.width * scale, view.height * scale), Image.Resampling.NEAREST)
@@ -54,7 +64,7 @@ def _rows_of(predictor: Classifier, file: Path, blocks: Sequence[int], heads: in
         best = predictor([image], topk=1)[0]
         title = f"{best['pred_class'].split(', ')[0]} {100 * best['pred_score']:.0f} %"
     tiles = [
-        Tile(np.asarray(view), f"{file.name}\n{title}"),
+        Tile(np.asarray(view), name + title),
         Tile(np.asarray(overlay(view, predictor.attention_rollout(attentions))), "rollout,\nall blocks"),
     ]
     tiles += [Tile(_WHITE)] * (1 + heads - len(tiles))

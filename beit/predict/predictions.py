@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
-from yacs.config import CfgNode
 
 from beit.config import batch_size_eval
 from beit.cpu import split_batch
@@ -16,10 +16,14 @@ from beit.data.batch_transforms import to_device
 from beit.data.dataset import ImageDataset
 from beit.data.loader import Loader
 from beit.data.sampler import EvalSampler
-from beit.figures import Tile, draw_tiles, pyplot, save_figure
+from beit.figures import Tile, draw_tiles, make_figure
 from beit.logging import progress
 from beit.parallel import ranks
+from beit.predict.resolve import ConfigSource, config_of
 from beit.tasks.classify import Classify
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # B images, K classes
 
@@ -28,8 +32,12 @@ _MAX_LABELED = 40  # classes; with more, the confusion matrix shows neither name
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities (`scores`, `[B, K]`) for the images of `dataset`, in its order, and the `names` of the K classes."""
+    """Probabilities (`scores`, `[B, K]`) for the images of `dataset`, in its order, and the `names` of the K classes.
 
+    `model` is the name of the model, for titles.
+    """
+
+    model: str
     dataset: ImageDataset
     scores: np.ndarray
     names: tuple[str, ...]
@@ -49,12 +57,20 @@ class Predictions:
         return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def validation_predictions(config: CfgNode) -> Predictions:
-    """The predictions of the weights of MODEL.PRETRAINED for the validation images of a config.
+def validation_predictions(config: ConfigSource, **options: Any) -> Predictions:
+    """The predictions of a classifier for the validation images of its config.
+
+    Example:
+        >>> beit.validation_predictions("output/run", data_path="digits").confusion
+
+    Args:
+        config: output folder of a run; or a config, its name or file, with the weights as MODEL.PRETRAINED.
+        options: values that replace those of the config, as `beit.train` takes them.
 
     Raises:
         ValueError: no weights are named, or the task is not classification; or as `Task.load` and `KnownClasses.order`.
     """
+    config = config_of(config, **options)
     if config.TASK != "classify" or not config.MODEL.PRETRAINED:
         raise ValueError("predictions need TASK: classify and weights: -pretrained FILE")
     paddle.set_device(ranks.choose_device(config.DEVICE))
@@ -70,24 +86,26 @@ def validation_predictions(config: CfgNode) -> Predictions:
             probabilities.append(paddle.nn.functional.softmax(logits, axis=-1).numpy())
     scores = np.concatenate(probabilities)
     names = dataset.images.class_names or tuple(str(label) for label in range(scores.shape[1]))
-    return Predictions(dataset, scores, tuple(names))
+    return Predictions(config.MODEL.NAME, dataset, scores, tuple(names))
 
 
-def draw_predictions(config: CfgNode, count: int = 40) -> Path:
-    """Write `predictions.png`: the wrong predictions first, then those with the lowest probability; its path.
+def draw_predictions(found: Predictions, count: int = 40) -> Figure:
+    """The wrong predictions first, then those with the lowest probability, as a matplotlib figure.
 
     The title of each image has the predicted class with its probability; if it is wrong, the title is red and also has
     the true class.
 
+    Example:
+        >>> beit.draw_predictions(beit.validation_predictions("output/run")).savefig("predictions.png")
+
     Args:
-        config: with the weights as MODEL.PRETRAINED; the figure goes into its SAVE folder.
+        found: of `validation_predictions`.
         count: largest number of images.
     """
-    found = validation_predictions(config)
     predicted, confidence = found.scores.argmax(-1), found.scores.max(-1)
     wrong = predicted != found.labels
     shown = np.lexsort((confidence, ~wrong))[:count]
-    title = f"{config.MODEL.NAME}: {len(wrong)} images, {wrong.sum()} wrong, top-1 {100 * (1 - wrong.mean()):.2f} %"
+    title = f"{found.model}: {len(wrong)} images, {wrong.sum()} wrong, top-1 {100 * (1 - wrong.mean()):.2f} %"
     tiles = [
         Tile(
             found.dataset.original(index),
@@ -97,27 +115,25 @@ def draw_predictions(config: CfgNode, count: int = 40) -> Path:
         )
         for index in shown
     ]
-    return draw_tiles(tiles, Path(config.SAVE) / "predictions.png", columns=8, title=title)
+    return draw_tiles(tiles, columns=8, title=title)
 
 
-def draw_confusion(config: CfgNode) -> list[Path]:
-    """Write `confusion.png` and `classes.csv`; their paths.
+def write_class_table(found: Predictions, path: Path) -> Path:
+    """Write a CSV table of the classes; its path.
 
-    The matrix shows shares of the true class (row); up to 40 classes are named. The table has for each class the number
-    of its images, precision, recall, F1 (percent; empty where undefined), and the class it is most often confused with.
+    Each class has the number of its images, precision, recall, F1 (percent; empty where undefined), and the class it is
+    most often confused with.
 
     Args:
-        config: with the weights as MODEL.PRETRAINED; the files go into its SAVE folder.
+        found: of `validation_predictions`.
+        path: file to write.
     """
-    found = validation_predictions(config)
-    folder = Path(config.SAVE)
-    folder.mkdir(parents=True, exist_ok=True)
-    table = folder / "classes.csv"
-    with table.open("w", encoding="utf-8", newline="") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("label", "class", "images", "precision", "recall", "f1", "most_often_taken_for"))
         writer.writerows(class_rows(found.confusion, found.names))
-    return [_draw_matrix(found, folder / "confusion.png", config.MODEL.NAME), table]
+    return path
 
 
 def class_rows(confusion: np.ndarray, names: tuple[str, ...]) -> list[tuple[object, ...]]:
@@ -142,19 +158,27 @@ def class_rows(confusion: np.ndarray, names: tuple[str, ...]) -> list[tuple[obje
     return rows
 
 
-def _draw_matrix(found: Predictions, path: Path, model: str) -> Path:
-    plt = pyplot()
+def draw_confusion(found: Predictions) -> Figure:
+    """The confusion matrix as a matplotlib figure: shares of the true class (row); up to 40 classes are named.
+
+    Example:
+        >>> beit.draw_confusion(beit.validation_predictions("output/run")).savefig("confusion.png")
+
+    Args:
+        found: of `validation_predictions`.
+    """
     confusion, classes = found.confusion, len(found.names)
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = min(max(4.0, 0.35 * classes), 16.0)
-    figure, axis = plt.subplots(figsize=(side + 1.5, side + 0.8), layout="tight")
+    figure, axes = make_figure(1, 1, side + 1.5, side + 0.8)
+    axis = axes[0, 0]
     shown = axis.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
     figure.colorbar(shown, ax=axis, label="share of the true class")
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
     correct = int(np.diag(confusion).sum())
     axis.set_title(
-        f"{model}: {correct} of {confusion.sum()} correct ({100 * correct / confusion.sum():.2f} %)"
+        f"{found.model}: {correct} of {confusion.sum()} correct ({100 * correct / confusion.sum():.2f} %)"
     )
     if classes <= _MAX_LABELED:
         axis.set_xticks(range(classes), found.names, rotation=90, fontsize=8)
@@ -162,4 +186,4 @@ def _draw_matrix(found: Predictions, path: Path, model: str) -> Path:
         for row, column in np.argwhere(confusion):
             color = "white" if share[row, column] > 0.5 else "black"
             axis.text(column, row, confusion[row, column], ha="center", va="center", fontsize=7, color=color)
-    return save_figure(figure, path)
+    return figure

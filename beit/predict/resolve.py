@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from yacs.config import CfgNode
 
@@ -15,8 +15,9 @@ from beit.checkpoint.metadata import RUN_CONFIG, is_run_file
 from beit.checkpoint.open import open_checkpoint, weights_file
 from beit.checkpoint.stated import NUM_HEADS_UNKNOWN, StatedModel
 from beit.checkpoint.translate import Checkpoint
-from beit.config import get_config
+from beit.config import get_config, with_options
 from beit.containers.errors import listed
+from beit.flags import keyword_options
 from beit.zoo.table import PUBLISHED
 
 
@@ -51,6 +52,30 @@ def find_weights(source: str | Path, config: CfgNode | str | Path | None = None)
     if tree is None and entry.kind not in DALLE:  # the config of DALL-E is that of a pre-training run
         tree = get_config(entry.config, list(entry.options))
     return Weights(file, tree, entry.name)
+
+
+ConfigSource: TypeAlias = CfgNode | str | Path
+"""A config, the name or file of one, or the output folder of a run."""
+
+
+def config_of(source: ConfigSource, **options: Any) -> CfgNode:
+    """The config of a run folder, with its weights as MODEL.PRETRAINED and the folder as SAVE; or the config itself.
+
+    Args:
+        source: a config, the name or file of one, or the output folder of a run.
+        options: values that replace those of the config, as `beit.flags.keyword_options` takes them.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_weights`, `get_config` and `keyword_options`.
+    """
+    given = keyword_options(options)
+    if isinstance(source, CfgNode):
+        return with_options(source, given)
+    folder = Path(source)
+    if not (folder / RUN_CONFIG).is_file():
+        return get_config(source, given)
+    own = {"MODEL.PRETRAINED": find_weights(folder).path, "SAVE": folder}
+    return get_config(folder / RUN_CONFIG, [*keyword_options(own), *given])
 
 
 def load_classifier(weights: Weights) -> Beit:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
 from PIL import Image
-from yacs.config import CfgNode
 
 from beit.data.batch_transforms import to_device
 from beit.data.image_list import ImageList
 from beit.data.loader import collate
 from beit.data.sampler import Sample, build_train_sampler
-from beit.figures import Tile, draw_tiles, pyplot, save_figure
+from beit.figures import Tile, draw_tiles, make_figure
 from beit.optim.schedule import make_schedules, run_length
 from beit.predict.inputs import find_images
+from beit.predict.resolve import ConfigSource, config_of
 from beit.tasks import TASKS, Task
 from beit.tasks.pretrain import Pretrain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NOT_CURVES = ("count", "images_per_second", "data_wait", "weight_decay", "loss_scale")
 _POINTS = 2000  # of a schedule that are drawn
@@ -28,34 +31,34 @@ _VIEWS = 7  # random views of each image
 _SMALLEST_SIDE = 200  # pixels; smaller images are enlarged
 
 
-def draw_curves(folder: Path, target: Path | None = None) -> Path:
-    """Write `curves.png`: every number of `metrics.jsonl` over the steps; its path.
+def draw_curves(folder: str | Path) -> Figure:
+    """Every number of a run's `metrics.jsonl` over the steps, as a matplotlib figure.
 
     Training and validation numbers of the same name share a panel. If a step ran twice, after a resume, the later line
     counts.
 
+    Example:
+        >>> beit.draw_curves("output/run").savefig("curves.png")
+
     Args:
         folder: output folder of a run.
-        target: PNG file to write; None for `curves.png` in the folder.
 
     Raises:
         FileNotFoundError: the folder has no `metrics.jsonl`.
         ValueError: it holds no numbers.
     """
-    curves = read_curves(folder / "metrics.jsonl")
+    file = Path(folder) / "metrics.jsonl"
+    curves = read_curves(file)
     panels: dict[str, dict[str, dict[int, float]]] = {}
     for tag, points in curves.items():
         group, _, name = tag.partition("/")
         if group != "eval" and name not in _NOT_CURVES:
             panels.setdefault(name, {})[group] = points
     if not panels:
-        raise ValueError(f"{folder / 'metrics.jsonl'} holds no training or validation numbers yet")
-    plt = pyplot()
+        raise ValueError(f"{file} holds no training or validation numbers yet")
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.5 * columns, 3.2 * rows), squeeze=False, layout="tight"
-    )
+    figure, axes = make_figure(rows, columns, 4.5 * columns, 3.2 * rows)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     for axis, (name, groups) in zip(axes.flat, panels.items(), strict=False):
@@ -69,7 +72,7 @@ def draw_curves(folder: Path, target: Path | None = None) -> Path:
         if len(groups) > 1:
             axis.legend()
     figure.suptitle(str(folder))
-    return save_figure(figure, target or folder / "curves.png")
+    return figure
 
 
 def read_curves(path: Path) -> dict[str, dict[int, float]]:
@@ -92,13 +95,17 @@ def read_curves(path: Path) -> dict[str, dict[int, float]]:
     return curves
 
 
-def draw_schedule(config: CfgNode, images: int | None = None) -> Path:
-    """Write `schedule.png`: learning rate and weight decay over the steps, and the rate of each layer; its path.
+def draw_schedule(config: ConfigSource, images: int | None = None) -> Figure:
+    """Learning rate and weight decay over the steps, and the rate of each layer, as a matplotlib figure.
+
+    Example:
+        >>> beit.draw_schedule("beit_tiny_patch16_224", images=50000).savefig("schedule.png")
 
     Args:
-        config: of the run; the figure goes into its SAVE folder.
+        config: output folder of a run, or a config, its name or file.
         images: number of training images; None counts those of the config.
     """
+    config = config_of(config)
     task = TASKS[config.TASK](config)
     batch = config.DATA.BATCH_SIZE * config.TRAIN.ACCUM_ITER
     if images is None:
@@ -112,35 +119,39 @@ def draw_schedule(config: CfgNode, images: int | None = None) -> Path:
     total = run_length(config, steps_per_epoch)
     steps = np.unique(np.linspace(0, total - 1, min(total, _POINTS)).astype(int))
     values = np.array([schedules(int(step)) for step in steps])
-    plt = pyplot()
-    figure, axes = plt.subplots(1, 3, figsize=(14, 3.8), layout="tight")
-    for axis, column, title in ((axes[0], 0, "learning rate"), (axes[1], 1, "weight decay")):
+    figure, axes = make_figure(1, 3, 14, 3.8)
+    lr, decay, layers = axes[0]
+    for axis, column, title in ((lr, 0, "learning rate"), (decay, 1, "weight decay")):
         axis.plot(steps / steps_per_epoch, values[:, column])
         axis.set_title(f"{title}, total batch {batch}")
         axis.set_xlabel(f"epoch of {steps_per_epoch} steps")
         axis.grid(alpha=0.3)
     multipliers = _layer_multipliers(task)
-    axes[2].bar(list(multipliers), list(multipliers.values()))
-    axes[2].set_title(f"multiplier of the rate, layer decay {config.TRAIN.LAYER_DECAY:g}")
-    axes[2].set_xlabel(f"layer: 0 embedding, 1 to {max(multipliers) - 1} blocks, {max(multipliers)} the rest")
-    return save_figure(figure, Path(config.SAVE) / "schedule.png")
+    layers.bar(list(multipliers), list(multipliers.values()))
+    layers.set_title(f"multiplier of the rate, layer decay {config.TRAIN.LAYER_DECAY:g}")
+    layers.set_xlabel(f"layer: 0 embedding, 1 to {max(multipliers) - 1} blocks, {max(multipliers)} the rest")
+    return figure
 
 
 def _layer_multipliers(task: Task) -> dict[int, float]:
     return {group.get("layer", 0): group.get("learning_rate", 1.0) for group in task.param_groups()}
 
 
-def draw_augmentation(config: CfgNode, images: Sequence[str] = (), count: int = 6) -> Path:
-    """Write `augmentation.png`: one row per image, with the image and seven random training views of it; its path.
+def draw_augmentation(config: ConfigSource, images: Sequence[str | Path] = (), count: int = 6) -> Figure:
+    """One row per image, with the image and seven random training views of it, as a matplotlib figure.
 
     The views are the model's input before normalization, mixup, cutmix and random erasing; for pre-training they are
     those of the model, not of the tokenizer. (The first batch of a run in VisualDL shows mixup, cutmix and erasing.)
 
+    Example:
+        >>> beit.draw_augmentation("output/run", ["photo.jpg"]).savefig("augmentation.png")
+
     Args:
-        config: of the run; the figure goes into its SAVE folder.
+        config: output folder of a run, or a config, its name or file.
         images: files, folders or patterns; none for the first training images of the config.
         count: largest number of images.
     """
+    config = config_of(config)
     task = TASKS[config.TASK](config)
     dataset = task.dataset("train")
     assert dataset is not None  # every task has training data
@@ -155,23 +166,27 @@ def draw_augmentation(config: CfgNode, images: Sequence[str] = (), count: int = 
             sample = dataset[Sample(index, index + view * len(dataset))]
             tiles.append(Tile(sample["image"].transpose(1, 2, 0)))
     title = f"{config.MODEL.NAME}: training views ({config.TRAIN.AUTO_AUGMENT or 'no RandAugment'})"
-    return draw_tiles(tiles, Path(config.SAVE) / "augmentation.png", columns=1 + _VIEWS, title=title)
+    return draw_tiles(tiles, columns=1 + _VIEWS, title=title)
 
 
 @paddle.no_grad()
-def draw_masked(config: CfgNode, count: int = 8) -> list[Path]:
-    """Write what a pre-training model predicts for masked images; the paths of the images written.
+def draw_masked(config: ConfigSource, count: int = 8) -> Image.Image:
+    """What a pre-training model predicts for masked images, as one image with a row for each.
 
     Columns: the image, the masked image, and (with DALL-E's decoder) its decoded tokens and the decoded prediction. The
     images are the first validation images, or training images if there are none.
 
+    Example:
+        >>> beit.draw_masked("output/pretraining").save("masked.png")
+
     Args:
-        config: with the weights as MODEL.PRETRAINED; the images go into its SAVE folder.
+        config: output folder of a run; or a config, its name or file, with the weights as MODEL.PRETRAINED.
         count: largest number of images.
 
     Raises:
         ValueError: no weights are named, or the task is not pre-training.
     """
+    config = config_of(config)
     if config.TASK != "pretrain" or not config.MODEL.PRETRAINED:
         raise ValueError("masked images need TASK: pretrain and weights: -pretrained FILE")
     task = Pretrain(config)
@@ -179,23 +194,22 @@ def draw_masked(config: CfgNode, count: int = 8) -> list[Path]:
     task.eval()
     dataset: Any = task.dataset("val") or task.dataset("train")
     batch = collate([dataset[Sample(index, index)] for index in range(min(count, len(dataset)))])
-    image = task.draw_predictions(to_device(batch))
-    return save_images({"original, masked, tokens, prediction": image}, Path(config.SAVE))
+    return Image.fromarray(task.draw_predictions(to_device(batch)))
 
 
-def save_images(images: dict[str, np.ndarray], folder: Path) -> list[Path]:
+def save_images(images: dict[str, Image.Image], folder: Path) -> list[Path]:
     """Write images as PNG files, small ones enlarged by a whole factor; the paths.
 
     Args:
-        images: uint8 `[H, W, 3]` by name; file names are made of the letters and digits of the names.
+        images: by name; file names are made of the letters and digits of the names.
         folder: to write into.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, pixels in images.items():
+    for name, image in images.items():
         words = "".join(letter if letter.isalnum() else " " for letter in name).split()
         path = folder / f"{'_'.join(words)}.png"
-        factor = -(-_SMALLEST_SIDE // min(pixels.shape[:2]))
-        Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1)).save(path)
+        factor = -(-_SMALLEST_SIDE // min(image.size))
+        image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST).save(path)
         paths.append(path)
     return paths

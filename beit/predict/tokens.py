@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import paddle
+from PIL import Image
 from yacs.config import CfgNode
 
 from beit.config import batch_size_eval
@@ -18,6 +19,7 @@ from beit.logging import progress
 from beit.models.dalle import DalleTokenizer
 from beit.models.teachers import load_teacher
 from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
+from beit.predict.resolve import ConfigSource, config_of
 from beit.tasks.token_figures import draw_code_map, draw_code_patches, draw_codebook, draw_reconstructions
 
 # B images, H, W their size, h, w token grid, K codes
@@ -25,21 +27,28 @@ from beit.tasks.token_figures import draw_code_map, draw_code_patches, draw_code
 _MAX_IMAGES = 8  # images drawn one by one
 
 
-def draw_tokens(config: CfgNode, *, codes: tuple[int, ...] = (), images: int = 256) -> dict[str, np.ndarray]:
+def draw_tokens(
+    config: ConfigSource, *, codes: tuple[int, ...] = (), images: int = 256
+) -> dict[str, Image.Image]:
     """Images that show what a tokenizer does with validation images (training images if there are none), by name.
 
-    All are uint8 `[height, width, 3]`. `code map`: images with the colors of their codes. `code N`: patches with the
+    `code map`: images with the colors of their codes. `code N`: patches with the
     code N. `codebook`: how often each code is used. `reconstruction` (DALL-E with its decoder): the images, and their
     tokens decoded.
 
+    Example:
+        >>> config = beit.get_config("output/tokenizer/config.yaml", ["TOKENIZER.PRETRAINED", "tokenizer.pdparams"])
+        >>> beit.draw_tokens(config)["codebook"].save("codebook.png")
+
     Args:
-        config: with the weights as TOKENIZER.PRETRAINED.
+        config: a config, its name or file, with the weights as TOKENIZER.PRETRAINED.
         codes: numbers of the codes whose patches are drawn; none for the four most frequent.
         images: largest number of images to encode.
 
     Raises:
         ValueError: no weights are named, or no patch has one of the codes; otherwise as `build_tokenizer`.
     """
+    config = config_of(config)
     if not config.TOKENIZER.PRETRAINED:
         raise ValueError("images of codes need a trained tokenizer: set TOKENIZER.PRETRAINED to its weights")
     tokenizer = build_tokenizer(config)
@@ -68,7 +77,7 @@ def draw_tokens(config: CfgNode, *, codes: tuple[int, ...] = (), images: int = 2
     if isinstance(tokenizer, DalleTokenizer) and tokenizer.decoder is not None:
         rebuilt = tokenizer.decode(paddle.to_tensor(flat[:_MAX_IMAGES]), grid).numpy()
         drawn["reconstruction"] = draw_reconstructions(shown[:_MAX_IMAGES], rebuilt)
-    return drawn
+    return {name: Image.fromarray(pixels) for name, pixels in drawn.items()}
 
 
 def store_features(config: CfgNode, folder: str | Path) -> dict[str, tuple[int, ...]]:

@@ -24,7 +24,7 @@ import paddle
 
 from beit.bench.benchmarks import MODES, Settings
 from beit.bench.timing import GEMM, Benchmark, Candidate, Result, run_benchmark
-from beit.figures import pyplot, save_figure
+from beit.figures import make_figure, save_figure
 from beit.flags import Parser
 from beit.logging import format_table
 from beit.tools.arguments import verb_parser
@@ -98,10 +98,7 @@ def table(benchmark: Benchmark, results: Sequence[Result]) -> str:
 
 def draw(records: Sequence[dict[str, Any]], path: Path) -> Path:
     """Write a bar plot of the rates, a panel for each benchmark; returns the path."""
-    plt = pyplot()
-    figure, axes = plt.subplots(
-        len(records), 1, figsize=(8, 0.9 + 2.4 * len(records)), squeeze=False, layout="tight"
-    )
+    figure, axes = make_figure(len(records), 1, 8, 0.9 + 2.4 * len(records))
     for axis, record in zip(axes[:, 0], records, strict=True):
         shown = [entry for entry in record["results"] if entry["rate"] and entry["name"] != GEMM]
         rates = [entry["rate"][0] for entry in shown]

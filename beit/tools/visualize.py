@@ -6,11 +6,17 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from beit.figures import save_figure
 from beit.flags import Parser, add_config_flags, config_from
 from beit.predict.attention_figure import draw_attention
 from beit.predict.inference import require_classifier
 from beit.predict.inputs import find_images
-from beit.predict.predictions import draw_confusion, draw_predictions
+from beit.predict.predictions import (
+    draw_confusion,
+    draw_predictions,
+    validation_predictions,
+    write_class_table,
+)
 from beit.predict.run_figures import (
     draw_augmentation,
     draw_curves,
@@ -66,7 +72,7 @@ def _attention(given: argparse.Namespace) -> list[Path]:
     use_device(given.device)
     predictor = require_classifier(model_from(given), "attention maps")
     files = [file for source in given.images for file in find_images(source)]
-    return [draw_attention(predictor, files, given.output, blocks=given.layers)]
+    return [save_figure(draw_attention(predictor, files, blocks=given.layers), given.output)]
 
 
 def _predictions_arguments(parser: Parser) -> None:
@@ -76,12 +82,19 @@ def _predictions_arguments(parser: Parser) -> None:
 
 def _predictions(given: argparse.Namespace) -> list[Path]:
     """validation images with the predicted class, mistakes first: predictions.png"""
-    return [draw_predictions(config_from(given), given.count)]
+    config = config_from(given)
+    figure = draw_predictions(validation_predictions(config), given.count)
+    return [save_figure(figure, Path(config.SAVE) / "predictions.png")]
 
 
 def _confusion(given: argparse.Namespace) -> list[Path]:
     """confusion matrix and table of classes on the validation images: confusion.png, classes.csv"""
-    return draw_confusion(config_from(given))
+    config = config_from(given)
+    found, folder = validation_predictions(config), Path(config.SAVE)
+    return [
+        save_figure(draw_confusion(found), folder / "confusion.png"),
+        write_class_table(found, folder / "classes.csv"),
+    ]
 
 
 def _curves_arguments(parser: Parser) -> None:
@@ -91,7 +104,7 @@ def _curves_arguments(parser: Parser) -> None:
 
 def _curves(given: argparse.Namespace) -> list[Path]:
     """training and validation curves of a run folder: curves.png"""
-    return [draw_curves(given.folder, given.output)]
+    return [save_figure(draw_curves(given.folder), given.output or given.folder / "curves.png")]
 
 
 def _schedule_arguments(parser: Parser) -> None:
@@ -101,7 +114,8 @@ def _schedule_arguments(parser: Parser) -> None:
 
 def _schedule(given: argparse.Namespace) -> list[Path]:
     """learning rate, weight decay and layer decay of a config: schedule.png"""
-    return [draw_schedule(config_from(given), given.images)]
+    config = config_from(given)
+    return [save_figure(draw_schedule(config, given.images), Path(config.SAVE) / "schedule.png")]
 
 
 def _augmentation_arguments(parser: Parser) -> None:
@@ -112,7 +126,9 @@ def _augmentation_arguments(parser: Parser) -> None:
 
 def _augmentation(given: argparse.Namespace) -> list[Path]:
     """images and random training views of them: augmentation.png"""
-    return [draw_augmentation(config_from(given), given.sources, given.count)]
+    config = config_from(given)
+    figure = draw_augmentation(config, given.sources, given.count)
+    return [save_figure(figure, Path(config.SAVE) / "augmentation.png")]
 
 
 def _masked_arguments(parser: Parser) -> None:
@@ -122,7 +138,9 @@ def _masked_arguments(parser: Parser) -> None:
 
 def _masked(given: argparse.Namespace) -> list[Path]:
     """pre-training: images, masked images, and the decoded tokens of tokenizer and model"""
-    return draw_masked(config_from(given), given.count)
+    config = config_from(given)
+    drawn = {"original, masked, tokens, prediction": draw_masked(config, given.count)}
+    return save_images(drawn, Path(config.SAVE))
 
 
 def _codes_arguments(parser: Parser) -> None:

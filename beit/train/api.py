@@ -8,12 +8,10 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from beit.checkpoint.metadata import RUN_CONFIG
-from beit.config import get_config, with_options
-from beit.flags import keyword_options
+from beit.config import get_config
 from beit.parallel import ranks
 from beit.parallel.signals import EXIT_STOPPED
-from beit.predict.resolve import find_weights
+from beit.predict.resolve import ConfigSource, config_of
 from beit.predict.run_figures import read_curves
 from beit.train.entry import launch_ranks, num_ranks
 from beit.train.resume import BEST, MODEL
@@ -70,14 +68,16 @@ def train(
         StoppedError: SIGTERM or Ctrl-C stopped the run; `resume="auto"` continues it.
         RuntimeError: a rank of several failed; its messages are on stderr.
     """
-    tree = _config(config, {"data_path": data, "output": output, **options, "eval": False})
+    if isinstance(config, str | Path):
+        config = get_config(config)
+    tree = config_of(config, **_given(data, output), **options | {"eval": False})
     metrics = _run(tree, "val")
     folder = Path(tree.SAVE)
     return RunResult(metrics, folder, folder / MODEL, folder / BEST if (folder / BEST).is_file() else None)
 
 
 def evaluate(
-    config: str | Path | CfgNode,
+    config: ConfigSource,
     data: str | Path | None = None,
     output: str | Path | None = None,
     **options: Any,
@@ -99,20 +99,15 @@ def evaluate(
         ValueError, FileNotFoundError: unknown option; wrong config, data or weights; the message says what to change.
         RuntimeError: a rank of several failed; its messages are on stderr.
     """
-    if isinstance(config, str | Path) and (Path(config) / RUN_CONFIG).is_file():
-        options.setdefault("pretrained", str(find_weights(config).path))
-        output = output or config
-        config = Path(config) / RUN_CONFIG
     if "batch_size" in options:  # as on the command line
         options.setdefault("batch_size_eval", options["batch_size"])
-    tree = _config(config, {"data_path": data, "output": output, **options, "eval": True})
+    tree = config_of(config, **_given(data, output), **options | {"eval": True})
     metrics = _run(tree, "eval")
     return RunResult(metrics, Path(tree.SAVE), Path(tree.MODEL.PRETRAINED), None)
 
 
-def _config(config: str | Path | CfgNode, options: dict[str, Any]) -> CfgNode:
-    given = keyword_options({name: value for name, value in options.items() if value is not None})
-    return with_options(config, given) if isinstance(config, CfgNode) else get_config(config, given)
+def _given(data: str | Path | None, output: str | Path | None) -> dict[str, str | Path]:
+    return {name: value for name, value in (("data_path", data), ("output", output)) if value is not None}
 
 
 def _run(config: CfgNode, tag: str) -> dict[str, float]:

@@ -1,0 +1,74 @@
+"""The figures that Python programs get: their contents, and that no window system or global state is involved."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from PIL import Image
+
+import beit
+
+
+@pytest.fixture
+def predictions(example_folder):
+    """Of the ten validation images, one of each class."""
+    return beit.validation_predictions("output/run", data_path="digits", device="cpu")
+
+
+def titles(figure: Figure) -> list[str]:
+    return [axis.get_title() for axis in figure.axes]
+
+
+def test_predictions_show_mistakes_first(predictions):
+    figure = beit.draw_predictions(predictions, count=8)
+    wrong = int((predictions.scores.argmax(-1) != predictions.labels).sum())
+    shown = titles(figure)
+    assert wrong > 0 and len(shown) == 8
+    assert all(" %\nis " in title for title in shown[:wrong])
+    assert all(title.endswith(" %") for title in shown[wrong:])
+    assert f"10 images, {wrong} wrong" in figure.get_suptitle()
+
+
+def test_confusion_is_the_share_of_each_true_class(predictions):
+    figure = beit.draw_confusion(predictions)
+    (image,) = figure.axes[0].images
+    np.testing.assert_array_equal(image.get_array(), predictions.confusion)  # one image of each class
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list("0123456789")
+
+
+def test_curves_hold_the_numbers_of_the_log(example_folder):
+    figure = beit.draw_curves("output/run")
+    assert titles(figure) == ["loss"]
+    train, val = figure.axes[0].lines
+    np.testing.assert_allclose(train.get_ydata(), [2, 1.9, 1.8, 1.7, 1.6])
+    np.testing.assert_allclose(val.get_xdata(), range(5))
+
+
+def test_augmentation_has_the_image_and_seven_views(example_folder):
+    figure = beit.draw_augmentation("output/run", ["photo.jpg"])
+    assert titles(figure) == ["photo.jpg", *[""] * 7]
+    with Image.open("photo.jpg") as image:
+        np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), np.asarray(image.convert("RGB")))
+
+
+def test_attention_takes_a_model_and_images_of_any_kind(example_folder):
+    first = beit.draw_attention("output/run", "photo.jpg", blocks=[1])
+    with Image.open("photo.jpg") as image:
+        again = beit.draw_attention(beit.load_predictor("output/run"), image.convert("RGB"), blocks=[1])
+    assert titles(first)[0].startswith("photo.jpg\ndigit ") and titles(again)[0].startswith("digit ")
+    assert titles(first)[1:] == titles(again)[1:]
+    for one, other in zip(first.axes, again.axes, strict=True):
+        for drawn, expected in zip(one.images, other.images, strict=True):
+            np.testing.assert_array_equal(drawn.get_array(), expected.get_array())
+    with pytest.raises(ValueError, match="block 7 does not exist; the model has blocks 0 to 2"):
+        beit.draw_attention("output/run", "photo.jpg", blocks=[7])
+
+
+def test_no_figure_is_open_in_pyplot(example_folder):
+    """A notebook would show it twice, and would keep it for ever."""
+    before, backend = plt.get_fignums(), plt.get_backend()
+    figures = [beit.draw_curves("output/run"), beit.draw_schedule("demo_digits", images=100)]
+    assert all(isinstance(figure, Figure) for figure in figures)
+    assert (plt.get_fignums(), plt.get_backend()) == (before, backend)
