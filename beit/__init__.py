@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from beit.predict.inference import extract_feat, inference_model, load_predictor
     from beit.predict.inferencers import FeatureExtractor, ImageClassificationInferencer
     from beit.predict.predictions import draw_confusion, draw_predictions, validation_predictions
+    from beit.predict.resolve import load_model
     from beit.predict.run_figures import draw_augmentation, draw_curves, draw_masked, draw_schedule
     from beit.predict.tokens import draw_tokens
     from beit.preprocessing import Preprocessing
@@ -44,6 +45,7 @@ _MODULE_OF = {
     "extract_feat": "beit.predict.inference",
     "inference_model": "beit.predict.inference",
     "load_predictor": "beit.predict.inference",
+    "load_model": "beit.predict.resolve",
     "ImageClassificationInferencer": "beit.predict.inferencers",
     "FeatureExtractor": "beit.predict.inferencers",
     "BeitImageProcessor": "beit.predict.image_processor",
@@ -90,6 +92,7 @@ __all__ = [
     "get_model",
     "inference_model",
     "list_models",
+    "load_model",
     "load_predictor",
     "load_pretrained",
     "tune_cpu",

@@ -61,7 +61,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Segmenter, Path
 
     from beit.data.scenes import draw_scene
     from beit.models.upernet import build_upernet
-    from beit.predict.segmentation import load_segmenter
+    from beit.predict.inference import load_predictor
     from tests.tiny import upernet_config
 
     folder = tmp_path_factory.mktemp("segmenter")
@@ -75,4 +75,4 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Segmenter, Path
     for number in range(3):
         draw_scene(np.random.default_rng(number))[0].save(folder / f"{number}.png")
     keys = {"TEST__MODE": "whole", "DATA__RESIZE_LIMITS": [32, 24]}
-    return load_segmenter(upernet_config(MODEL__PRETRAINED=file, **keys)), folder
+    return load_predictor(file, config=upernet_config(**keys)), folder

@@ -104,6 +104,7 @@ TOKENIZER: dict[str, Any] = {
 """Training of a VQ-KD tokenizer with a DINO teacher."""
 
 UPERNET: dict[str, Any] = {
+    "TASK": "segment",
     "DATA__IMAGE_SIZE": 16,
     "MODEL__PATCH_SIZE": 4,
     "MODEL__DEPTH": 4,
@@ -116,7 +117,6 @@ UPERNET: dict[str, Any] = {
 """A segmentation model; its sizes are those of `publishers.unilm_segmentation(rng, side=4, patch=4)`."""
 
 SEGMENT: dict[str, Any] = UPERNET | {
-    "TASK": "segment",
     "DATA__DATASET": "image_mask",
     "DATA__IMAGE_SIZE": 32,
     "DATA__RESIZE_LIMITS": [64, 48],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from yacs.config import CfgNode
 
 from beit.beit import Beit
 from beit.checkpoint.class_names import ClassNames
-from beit.config import with_options
+from beit.models.mim import BeitForMaskedImageModeling
+from beit.models.upernet import UperNet
 from beit.predict.classifier import Classifier, classifier
 from beit.predict.inputs import ImageInput, list_inputs
-from beit.predict.masked import load_masked_model
+from beit.predict.masked import masked_model
 from beit.predict.predictor import Predictor
-from beit.predict.resolve import find_weights, load_classifier
-from beit.predict.segmentation import load_segmenter
+from beit.predict.resolve import build_loaded, find_weights, open_weights
+from beit.predict.segmentation import segmenter
 from beit.preprocessing import Preprocessing
 
 Model = str | Path | Beit | Predictor
@@ -57,8 +58,8 @@ def inference_model(
         class_names: names that replace those stored with the weights; `imagenet-1k` and `imagenet-21k` are built in.
 
     Raises:
-        ValueError: the preprocessing is unknown; the message says what to pass. Otherwise as `find_weights`,
-            `load_classifier`.
+        ValueError: the preprocessing is unknown; the message says what to pass. Otherwise as
+            `load_model`.
         ImageError, FileNotFoundError: an image cannot be read.
     """
     predictor = load_predictor(model, config=config, preprocessing=preprocessing, class_names=class_names)
@@ -111,6 +112,7 @@ def extract_feat(
 def load_predictor(
     model: Model,
     *,
+    key: str | None = None,
     config: CfgNode | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: ClassNames | None = None,
@@ -123,6 +125,7 @@ def load_predictor(
 
     Args:
         model: name from `list_models()`, output folder of a run, checkpoint, or `Beit`. A predictor is returned as is.
+        key: of the state dict in the checkpoint, as in `load_pretrained`.
         config: config of the weights, if it is not stored beside them.
         preprocessing: fields that replace those stored with the weights (classifiers only).
         class_names: names that replace those stored with the weights (classifiers only); `imagenet-1k` and
@@ -130,29 +133,31 @@ def load_predictor(
 
     Raises:
         ValueError: the preprocessing is unknown; the message says what to pass. The model does not predict from
-            images. Otherwise as `find_weights`, `load_classifier`.
+            images. Otherwise as `load_model`.
     """
     if isinstance(model, Predictor):
         return model
     if isinstance(model, Beit):
         return classifier(model, preprocessing=preprocessing, class_names=class_names)
-    weights = find_weights(model, config)
-    task = weights.config.TASK if weights.config is not None else "classify"
-    loaders: dict[str, Callable[[CfgNode], Predictor]] = {
-        "segment": load_segmenter,
-        "pretrain": load_masked_model,
-    }
-    if task in loaders:
-        if preprocessing is not None or class_names is not None:
-            raise ValueError(f"TASK: {task} takes its preprocessing and class names from its config alone")
-        return loaders[task](
-            with_options(weights.config, ["MODEL.PRETRAINED", str(weights.path), "MODEL.PRETRAINED_KEY", ""])
+    weights = find_weights(model, config, key)
+    opened = open_weights(weights)
+    (_, info), tree, is_derived = opened
+    network = build_loaded(opened, weights.name)
+    if isinstance(network, Beit) and not isinstance(network, BeitForMaskedImageModeling):
+        return classifier(network, preprocessing=preprocessing, class_names=class_names, origin=weights.name)
+    if not isinstance(network, UperNet | BeitForMaskedImageModeling):
+        raise ValueError(
+            f"{weights.name} is a tokenizer, which does not predict from images; see beit.load_model"
         )
-    if task != "classify":
-        raise ValueError(f"{weights.name} is a run of TASK: {task}, whose models do not predict from images")
-    return classifier(
-        load_classifier(weights), preprocessing=preprocessing, class_names=class_names, origin=weights.name
-    )
+    if preprocessing is not None or class_names is not None:
+        raise ValueError(f"TASK: {tree.TASK} takes its preprocessing and class names from its config alone")
+    if is_derived and info.preprocessing.mean is None:
+        raise ValueError(f"the mean and std of {weights.name} are unknown: give its config (config=…, --cfg)")
+    if isinstance(network, BeitForMaskedImageModeling):
+        return masked_model(network, tree)
+    folder = weights.path if weights.path.is_dir() else weights.path.parent
+    names = info.class_names if isinstance(info.class_names, tuple) else None
+    return segmenter(network, tree, folder, names)
 
 
 def require_classifier(predictor: Predictor, purpose: str) -> Classifier:

@@ -11,11 +11,10 @@ import paddle
 from PIL import Image
 from yacs.config import CfgNode
 
-from beit.checkpoint.load import load_pretrained
 from beit.data.masking import MaskGenerator, build_mask_generator
 from beit.data.two_view import CentralTwoView, build_eval_views
 from beit.models.dalle import DalleTokenizer
-from beit.models.mim import BeitForMaskedImageModeling, MimLogits, build_mim
+from beit.models.mim import BeitForMaskedImageModeling, MimLogits
 from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
 from beit.models.vqkd import VqKd
 from beit.predict.predictor import Predictor
@@ -131,17 +130,8 @@ def draw_masked_prediction(result: Mapping[str, Any]) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-def load_masked_model(config: CfgNode) -> MaskedModel:
-    """The pre-training model of a config with the weights of MODEL.PRETRAINED; the tokenizer if its weights are named.
-
-    Raises:
-        ValueError: there are no weights, or they do not fit.
-    """
-    if not config.MODEL.PRETRAINED:
-        raise ValueError("MODEL.PRETRAINED is not set; name the weights to predict with")
-    model = build_mim(config)
-    load_pretrained(model, config.MODEL.PRETRAINED, key=config.MODEL.PRETRAINED_KEY)
-    model.eval()
+def masked_model(model: BeitForMaskedImageModeling, config: CfgNode) -> MaskedModel:
+    """A pre-training model with the masks of its config, and with the tokenizer if the config names its weights."""
     tokenizer = build_tokenizer(config) if config.TOKENIZER.PRETRAINED else None
     return MaskedModel(
         model=model,

@@ -1,23 +1,29 @@
-"""From a published name, a run folder or a file to weights with their config, and to the classifier they make."""
+"""From a published name, a run folder or a file to weights with their config, and to the network they make."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from yacs.config import CfgNode
 
-from beit.beit import Beit, build_beit
-from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, DALLE, Architecture, missing_names
+from beit.beit import Beit
+from beit.checkpoint.canonical import DALLE, DALLE_DECODER, DALLE_ENCODER
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.metadata import RUN_CONFIG, is_run_file
 from beit.checkpoint.open import open_checkpoint, weights_file
-from beit.checkpoint.stated import NUM_HEADS_UNKNOWN, StatedModel
 from beit.checkpoint.translate import Checkpoint
 from beit.config import get_config, with_options
 from beit.containers.errors import listed
+from beit.data.image_mask import class_names_and_palette
 from beit.flags import keyword_options
+from beit.models.build import build_model
+from beit.models.dalle import DalleTokenizer
+from beit.models.tokenizer import TRAINING_STATE, build_dalle_decoder, build_dalle_encoder, build_tokenizer
+from beit.predict.file_config import config_of_file
+from beit.zoo.models import Network
 from beit.zoo.table import PUBLISHED
 
 
@@ -28,15 +34,27 @@ class Weights:
     path: Path
     config: CfgNode | None
     name: str
+    key: str | None = None  # of the state dict in the file, as in `load_pretrained`
 
 
-def find_weights(source: str | Path, config: CfgNode | str | Path | None = None) -> Weights:
+class Opened(NamedTuple):
+    """A checkpoint, the config of its model, and whether it was derived from the file."""
+
+    checkpoint: Checkpoint
+    config: CfgNode
+    is_derived: bool
+
+
+def find_weights(
+    source: str | Path, config: CfgNode | str | Path | None = None, key: str | None = None
+) -> Weights:
     """The weights of a published name, a run folder or a file, with their config.
 
     Args:
         source: name from `list_models()` (its file is downloaded into the cache), the output folder of a run, or any
             checkpoint; the config of a file in a run folder is the run's `config.yaml`.
         config: replaces the config found: a config, or the file or name of one.
+        key: of the state dict in the file, as in `load_pretrained`.
 
     Raises:
         FileNotFoundError, CheckpointError: as `weights_file`.
@@ -47,11 +65,11 @@ def find_weights(source: str | Path, config: CfgNode | str | Path | None = None)
     if tree is None and is_run_file(file):
         tree = get_config(file.with_name(RUN_CONFIG))
     if Path(source).exists():
-        return Weights(file if is_run_file(file) else Path(source), tree, str(source))
+        return Weights(file if is_run_file(file) else Path(source), tree, str(source), key)
     entry = PUBLISHED[str(source)]
     if tree is None and entry.kind not in DALLE:  # the config of DALL-E is that of a pre-training run
         tree = get_config(entry.config, list(entry.options))
-    return Weights(file, tree, entry.name)
+    return Weights(file, tree, entry.name, key)
 
 
 ConfigSource: TypeAlias = CfgNode | str | Path
@@ -74,101 +92,91 @@ def config_of(source: ConfigSource, **options: Any) -> CfgNode:
     folder = Path(source)
     if not (folder / RUN_CONFIG).is_file():
         return get_config(source, given)
-    own = {"MODEL.PRETRAINED": find_weights(folder).path, "SAVE": folder}
+    own = {"MODEL.PRETRAINED": find_weights(folder).path, "MODEL.PRETRAINED_KEY": "", "SAVE": folder}
     return get_config(folder / RUN_CONFIG, [*keyword_options(own), *given])
 
 
-def load_classifier(weights: Weights) -> Beit:
-    """The classifier, or the encoder if the file has no head, with its weights, in evaluation mode.
+def load_model(
+    source: str | Path, *, key: str | None = None, config: CfgNode | str | Path | None = None
+) -> Network:
+    """The network that a checkpoint holds, with its weights, in evaluation mode.
 
-    Without a config the architecture is derived from the shapes of the tensors.
+    A classifier or an encoder without head (`Beit`), a masked model (`BeitForMaskedImageModeling`), a segmentation model
+    (`UperNet`), or a tokenizer whose method `encode` gives token ids (`VqKd`, `DalleTokenizer`; of DALL-E's decoder the
+    `DalleDecoder`). Its attributes `preprocessing` and `class_names` are those of the file, None where unknown.
+
+    Args:
+        source: name from `list_models()` (its file is downloaded into the cache), output folder of a run, any other
+            folder of weights, or any checkpoint.
+        key: of the state dict in the file, as in `load_pretrained`.
+        config: of the model: a config, or the file or name of one. Without it, it is that of the run or of the published
+            name, or derived from the shapes of the tensors.
 
     Raises:
-        ValueError: the file holds another kind of model, its image size is unknown, or tensors are missing.
-        CheckpointError: it cannot be read.
+        FileNotFoundError: there is no such file, folder or name.
+        CheckpointError: the file cannot be read, or is not of a known publisher.
+        ValueError: tensors are missing, do not fit the config, or do not tell all sizes of the model; the message names
+            the config key.
+
+    Example:
+        model = beit.load_model("output/run")
+        logits = model(images)
     """
-    opened = open_checkpoint(weights.path)
-    config = weights.config
-    model = build_beit(config_of_file(opened, weights.name) if config is None else config)
-    if config is None and opened.info.preprocessing.mean is None:
-        model.preprocessing = (
-            opened.info.preprocessing
-        )  # unknown statistics, instead of the defaults of the config
-    report = load_pretrained(model, opened)
-    if report.new:
-        raise ValueError(
-            f"{weights.path} has no weights for {', '.join(list(report.new)[:4])} ({next(iter(report.new.values()))}): "
-            "fine-tune it first, or take its features with the config MODEL.NUM_CLASSES 0"
-        )
-    model.eval()
+    weights = find_weights(source, config, key)
+    opened = open_weights(weights)
+    model = build_loaded(opened, weights.name)
+    if not isinstance(model, Beit):
+        info = opened.checkpoint.info
+        model.preprocessing, model.class_names = info.preprocessing, info.class_names
+        if opened.config.TASK == "segment" and info.class_names is None:
+            folder = weights.path if weights.path.is_dir() else weights.path.parent
+            model.class_names = class_names_and_palette(opened.config, folder)[0]
+    elif model.preprocessing is None:
+        model.preprocessing = opened.checkpoint.info.preprocessing
     return model
 
 
-def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
-    """The config of the classifier or encoder in a checkpoint, derived from the shapes of its tensors.
-
-    Args:
-        opened: the checkpoint.
-        name: what to call it in messages.
+def open_weights(weights: Weights) -> Opened:
+    """The checkpoint of the weights, and their config or the one derived from the file.
 
     Raises:
-        ValueError: it is another kind of model, or its image size is unknown; a config is needed then. Or tensors are
-            missing: their sizes are those of the model, so that no file makes a larger model than it holds.
+        ValueError, CheckpointError: as `load_model`.
     """
-    info = opened.info
-    if info.kind not in (CLASSIFIER, BACKBONE):
-        raise ValueError(
-            f"{name} holds a {info.kind} model, whose architecture cannot be derived from the file: give the config it "
-            "was trained with (config=…, on the command line --cfg)"
-        )
-    if missing := missing_names(opened.state, info.kind):
-        raise ValueError(
-            f"{name} ({info.publisher} {info.kind}) lacks {listed(missing)}: the file is incomplete"
-        )
-    size = info.architecture.image_size or info.stated.image_size or info.preprocessing.image_size
-    if not size:
-        raise ValueError(
-            f"the image size of {name} is unknown: state it as image_size in config.json beside the weights, or give its "
-            "config (config=…, --cfg)"
-        )
-    if not info.architecture.num_heads:
-        raise ValueError(f"{name}: {NUM_HEADS_UNKNOWN} (config=…, --cfg)")
-    if info.stated.wrong_outputs:
-        raise ValueError(f"{name} is no BEiT of this package: {'; '.join(info.stated.wrong_outputs)}")
-    options = {
-        "MODEL.NAME": Path(info.name).stem,
-        "DATA.IMAGE_SIZE": size if isinstance(size, int) else list(size),
-        **_model_options(info.architecture, info.stated),
-        "MODEL.QKV_BIAS": "blocks.0.attn.q_bias" in opened.state,
-    }
-    if info.preprocessing.mean and info.preprocessing.std:
-        options |= {
-            "DATA.IMAGENET_MEAN": info.preprocessing.mean,
-            "DATA.IMAGENET_STD": info.preprocessing.std,
-        }
-    return get_config(None, [item for pair in options.items() for item in pair])
+    checkpoint = open_checkpoint(weights.path, key=weights.key)
+    if weights.config is not None:
+        return Opened(checkpoint, weights.config, False)
+    return Opened(checkpoint, config_of_file(checkpoint, weights.name), True)
 
 
-def _model_options(found: Architecture, stated: StatedModel) -> dict[str, Any]:
-    options = {
-        "MODEL.LAYER_NORM_EPS": stated.epsilon,
-        "MODEL.DROPPATH": stated.drop_path,
-        "MODEL.DROPOUT": stated.dropout,
-        "MODEL.ATTENTION_DROPOUT": stated.attention_dropout,
-    }
-    options = {key: value for key, value in options.items() if value is not None}
-    if found.head_dim * found.num_heads != found.width:
-        options["MODEL.ATTN_HEAD_SIZE"] = found.head_dim
-    return options | {
-        "MODEL.NUM_CLASSES": found.num_classes,
-        "MODEL.PATCH_SIZE": found.patch_size,
-        "MODEL.EMBED_DIM": found.width,
-        "MODEL.DEPTH": found.depth,
-        "MODEL.NUM_HEADS": found.num_heads,
-        "MODEL.MLP_RATIO": found.mlp_width / found.width,
-        "MODEL.INIT_VALUES": (stated.init_values or 0.1) if found.has_layer_scale else 0.0,
-        "MODEL.USE_ABS_POS_EMB": found.has_absolute_positions,
-        "MODEL.USE_REL_POS_BIAS": found.has_relative_positions,
-        "MODEL.USE_SHARED_REL_POS_BIAS": found.has_shared_relative_positions,
-        "MODEL.USE_MEAN_POOLING": found.pooling != "token",
-    }
+def build_loaded(opened: Opened, name: str) -> Network:
+    """The network of a config with the weights of a checkpoint, in evaluation mode.
+
+    Args:
+        opened: both.
+        name: what to call them in messages.
+
+    Raises:
+        ValueError: the weights are incomplete, or do not fit the config.
+    """
+    (state, info), config, is_derived = opened
+    model = (_DALLE[info.kind] if info.kind in DALLE else _BUILDERS.get(config.TASK, build_model))(config)
+    if is_derived and isinstance(model, Beit) and info.preprocessing.mean is None:
+        model.preprocessing = info.preprocessing  # unknown statistics, instead of the defaults of the config
+    report = load_pretrained(model, opened.checkpoint, allow_missing=TRAINING_STATE)
+    new = [tensor for tensor in report.new if tensor not in TRAINING_STATE]
+    if new:
+        raise ValueError(
+            f"{name} has no weights for {listed(new, 4)} ({report.new[new[0]]}): fine-tune it first, or take its features "
+            "with the config MODEL.NUM_CLASSES 0"
+        )
+    network = DalleTokenizer(model) if info.kind == DALLE_ENCODER else model
+    network.eval()
+    return network
+
+
+_BUILDERS: dict[str, Callable[[CfgNode], Network]] = {"tokenizer": build_tokenizer}
+"""TASK of a config -> function that builds its network; `build_model` builds the others."""
+_DALLE: dict[str, Callable[[CfgNode], Network]] = {
+    DALLE_ENCODER: build_dalle_encoder,
+    DALLE_DECODER: build_dalle_decoder,
+}

@@ -12,11 +12,10 @@ from paddle import nn
 from PIL import Image
 from yacs.config import CfgNode
 
-from beit.checkpoint.load import load_pretrained
 from beit.data.image_mask import Color, class_names_and_palette
 from beit.data.segmentation import SegmentEvalTransform, build_eval_transform
 from beit.models.segmentation_inference import Protocol, build_protocol, segment
-from beit.models.upernet import UperNet, build_upernet
+from beit.models.upernet import UperNet
 from beit.predict.predictor import Predictor, fit_longer_side
 from beit.predict.segmentation_overlays import class_areas, overlay_classes, palette_image
 from beit.preprocessing import Preprocessing, as_triple
@@ -85,23 +84,23 @@ class Segmenter(Predictor):
         return self.model.backbone
 
 
-def load_segmenter(config: CfgNode) -> Segmenter:
-    """The model of a config with the weights of MODEL.PRETRAINED, which predicts with the settings of TEST.*.
+def segmenter(
+    model: UperNet, config: CfgNode, folder: Path, class_names: tuple[str, ...] | None = None
+) -> Segmenter:
+    """A segmentation model that predicts with the settings of TEST.* of a config.
 
-    Names and colors of the classes are read from the files beside the weights, which a training run writes there;
-    without them they are those of ADE20K if the config has its classes, else numbers.
+    Args:
+        model: with its weights, in evaluation mode.
+        config: of the model.
+        folder: of the weights. A training run writes the names and colors of the classes there; without them they are
+            those of ADE20K if the config has its classes, else numbers.
+        class_names: that the weights state; None for those of the folder.
 
     Raises:
-        ValueError: there are no weights, or they or the names do not fit the config.
-        FileNotFoundError: the weights do not exist.
+        ValueError: the names do not fit the config.
     """
-    if not config.MODEL.PRETRAINED:
-        raise ValueError("MODEL.PRETRAINED is not set; name the weights to predict with: -pretrained FILE")
-    model = build_upernet(config)
-    load_pretrained(model, config.MODEL.PRETRAINED, key=config.MODEL.PRETRAINED_KEY)
-    model.eval()
-    weights = Path(config.MODEL.PRETRAINED)
-    names, palette = class_names_and_palette(config, weights if weights.is_dir() else weights.parent)
+    names, palette = class_names_and_palette(config, folder)
+    names = class_names or names
     return Segmenter(
         model=model,
         preprocessing=Preprocessing(

@@ -22,6 +22,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint, or name of a published model")
     parser.add_argument("--cfg", help="config of the weights, if it is not beside them")
     parser.add_argument(
+        "--key",
+        metavar="KEY",
+        help="where MODEL holds several state dicts: the key or prefix of the one to take",
+    )
+    parser.add_argument(
         "--class-names", metavar="NAMES", help=f"file with one name per line, or {' or '.join(CLASS_LISTS)}"
     )
     add_preprocessing(parser)
@@ -57,6 +62,7 @@ def model_from(given: argparse.Namespace) -> Predictor:
     """
     return load_predictor(
         given.model,
+        key=given.key,
         config=given.cfg,
         preprocessing=preprocessing_from(given),
         class_names=_class_names(given.class_names),

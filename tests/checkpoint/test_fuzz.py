@@ -28,7 +28,7 @@ from beit.checkpoint.publishers import PUBLISHERS
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
 from beit.checkpoint.report import report_of
 from beit.checkpoint.translate import Checkpoint, from_canonical, to_canonical
-from beit.predict.resolve import config_of_file
+from beit.predict.file_config import config_of_file
 from tests.checkpoint import publishers
 from tests.tiny import tiny_beit
 

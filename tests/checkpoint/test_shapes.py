@@ -16,7 +16,7 @@ from beit.checkpoint.shapes import check_shapes
 from beit.checkpoint.translate import to_canonical
 from beit.containers.errors import CheckpointError
 from beit.containers.files import write
-from beit.predict.resolve import Weights, load_classifier
+from beit.predict.resolve import load_model
 from tests.checkpoint import publishers
 
 Tree = dict[str, Any]
@@ -113,7 +113,7 @@ def test_no_model_is_made_that_is_larger_than_its_file(tmp_path: Path) -> None:
     tree = publishers.paddle_layout(publishers.unilm_classifier(np.random.default_rng(0)))
     write(tmp_path / "deep.pdparams", tree | {"blocks.998.gamma_1": np.ones(24, np.float32)})
     with pytest.raises(ValueError, match=r"lacks blocks\.10\.attn.* more: the file is incomplete"):
-        load_classifier(Weights(tmp_path / "deep.pdparams", None, "deep.pdparams"))
+        load_model(tmp_path / "deep.pdparams")
 
 
 def test_every_canonical_name_but_a_flag_has_a_shape() -> None:

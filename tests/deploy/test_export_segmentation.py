@@ -8,7 +8,7 @@ from PIL import Image
 from beit.deploy.export import export
 from beit.deploy.network import FixedPool, fixed_pools
 from beit.deploy.runner import load_runner
-from beit.predict.segmentation import load_segmenter
+from beit.predict.inference import load_predictor
 from tests.tiny import UPERNET, upernet_config
 
 
@@ -36,13 +36,8 @@ def test_class_map_equals_that_of_the_predictor(segmenter, tmp_path):
     runner = load_runner(tmp_path / "out", threads=1)
     window = Image.open(folder / "0.png").convert("RGB").resize(description.image_size[::-1])
     found = runner(description.prepare(window)[None])["class_map"][0]
-    expected = load_segmenter(
-        upernet_config(
-            MODEL__PRETRAINED=str(folder / "best.pdparams"),
-            TEST__MODE="whole",
-            DATA__RESIZE_LIMITS=list(description.image_size),
-        )
-    ).class_map(window)
+    config = upernet_config(TEST__MODE="whole", DATA__RESIZE_LIMITS=list(description.image_size))
+    expected = load_predictor(folder / "best.pdparams", config=config).class_map(window)
     assert len(np.unique(expected)) > 1
     assert (found == expected).mean() > 0.99
 

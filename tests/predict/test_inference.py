@@ -240,8 +240,8 @@ def test_mistakes(run, published, image_file, tmp_path):
     (run / "model.pdparams").unlink()
     with pytest.raises(FileNotFoundError, match="holds none of model.pdparams"):
         inference_model(run, image_file)
-    write(tmp_path / "mim.pth.pdparams", publishers.unilm_mim(np.random.default_rng(0)))
-    with pytest.raises(ValueError, match="give the config"):
+    write(tmp_path / "mim.pth.pdparams", publishers.unilm_mim(np.random.default_rng(0), version=2))
+    with pytest.raises(ValueError, match="its config, which states MODEL.EARLY_LAYERS"):
         inference_model(tmp_path / "mim.pth.pdparams", image_file)
     backbone = {name: value for name, value in UNILM.items() if not name.startswith("head.")}
     write(tmp_path / "beit_base.pdparams", publishers.paddlevit(backbone))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from beit.data.scenes import draw_scene
 from beit.models.upernet import build_upernet
-from beit.predict.segmentation import load_segmenter
+from beit.predict.inference import load_predictor
 from beit.predict.segmentation_overlays import class_areas, overlay_classes, palette_image
 from tests.tiny import UPERNET, upernet_config
 
@@ -29,9 +29,7 @@ def segmenter(tmp_path):
     paddle.save(model.state_dict(), str(folder / "best.pdparams"))
     (folder / "class_names.txt").write_text("\n".join(NAMES))
     (folder / "palette.txt").write_text("\n".join(" ".join(map(str, color)) for color in PALETTE))
-    return load_segmenter(
-        upernet_config(MODEL__PRETRAINED=str(folder / "best.pdparams"), DATA__RESIZE_LIMITS=[32, 24])
-    )
+    return load_predictor(folder / "best.pdparams", config=upernet_config(DATA__RESIZE_LIMITS=[32, 24]))
 
 
 def test_results_summary_and_drawings(segmenter):
@@ -53,14 +51,9 @@ def test_results_summary_and_drawings(segmenter):
     assert drawn["overlay"].height >= 96 and drawn["overlay"].width > 128
 
 
-def test_missing_weights_are_refused():
-    with pytest.raises(ValueError, match="MODEL.PRETRAINED is not set"):
-        load_segmenter(upernet_config())
-
-
 def test_classes_are_numbered_if_no_files_are_beside_the_weights(tmp_path):
     paddle.save(build_upernet(upernet_config()).state_dict(), str(tmp_path / "w.pdparams"))
-    segmenter = load_segmenter(upernet_config(MODEL__PRETRAINED=str(tmp_path / "w.pdparams")))
+    segmenter = load_predictor(tmp_path / "w.pdparams", config=upernet_config())
     assert segmenter.class_names == tuple(f"class {k}" for k in range(UPERNET["MODEL__NUM_CLASSES"]))
     assert len(segmenter.palette) == UPERNET["MODEL__NUM_CLASSES"]
 

@@ -13,7 +13,7 @@ import pytest
 from beit.checkpoint.convert import convert
 from beit.checkpoint.load import load_pretrained
 from beit.containers.files import read, write
-from beit.predict.resolve import find_weights, load_classifier
+from beit.predict.resolve import load_model
 from beit.transformers import (
     BeitBackbone,
     BeitConfig,
@@ -58,7 +58,7 @@ def test_a_fine_tuned_model_is_saved_and_read_again(folder, tmp_path):
     content = json.loads((tmp_path / "tuned" / "config.json").read_text())
     assert content["architectures"] == ["BeitForImageClassification"]
     # The rest of the package reads it too. The norms of published models have epsilon 1e-6.
-    native = load_classifier(find_weights(tmp_path / "tuned"))
+    native = load_model(tmp_path / "tuned")
     assert native.class_names == ("cat", "dog", "fox")
     np.testing.assert_allclose(native(IMAGES).numpy(), logits_of(again), atol=1e-4)
 
@@ -131,7 +131,7 @@ def test_weights_of_other_publishers(form, unilm, tmp_path):
     convert(unilm, target, publisher=form)
     model = BeitForImageClassification.from_pretrained(target)
     assert model.config.layer_norm_eps == 1e-6 and model.config.num_labels == 5
-    native = load_classifier(find_weights(unilm))
+    native = load_model(unilm)
     np.testing.assert_allclose(logits_of(model), native(IMAGES).numpy(), atol=1e-5)
 
 
@@ -190,7 +190,7 @@ def test_another_image_size_resizes_the_positions(folder):
 
 def test_the_state_of_a_model_loads_in_the_package(folder, tmp_path):
     BeitForImageClassification.from_pretrained(folder).save_pretrained(tmp_path / "out")
-    native = load_classifier(find_weights(tmp_path / "out"))
+    native = load_model(tmp_path / "out")
     report = load_pretrained(native, tmp_path / "out")
     assert not report.new and not report.info.unknown
 

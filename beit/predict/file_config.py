@@ -1,0 +1,200 @@
+"""The config of the model that a file holds, derived from the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from beit.checkpoint.canonical import (
+    BACKBONE_PREFIX,
+    CLIP,
+    DALLE,
+    DALLE_ENCODER,
+    DINO,
+    MIM,
+    MIM_V2,
+    SEGMENTATION,
+    VQKD,
+    Architecture,
+    depth_of,
+    missing_names,
+)
+from beit.checkpoint.key_format import NATIVE
+from beit.checkpoint.stated import NUM_HEADS_UNKNOWN, StatedModel
+from beit.checkpoint.translate import Checkpoint
+from beit.config import get_config
+from beit.containers.errors import listed
+from beit.data.ade20k import CLASS_NAMES
+from beit.preprocessing import height_width
+
+_EARLY_LAYERS = {12: 9, 24: 21}
+"""Depth -> MODEL.EARLY_LAYERS of the published BEiT v2. Source: unilm/beit2, README.md, `--early_layers`."""
+
+
+def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
+    """The config of the model in a checkpoint: classifier, encoder, masked model, segmentation model or tokenizer.
+
+    Args:
+        opened: the checkpoint.
+        name: what to call it in messages.
+
+    Raises:
+        ValueError: the image size, or another number that no tensor tells, is unknown; a config is needed then. Or
+            tensors are missing: their sizes are those of the model, so that no file makes a larger model than it holds.
+    """
+    info = opened.info
+    if info.kind in (CLIP, DINO):
+        raise ValueError(f"{name} is a {info.kind.upper()} teacher, not a BEiT")
+    if missing := missing_names(opened.state, info.kind):
+        raise ValueError(
+            f"{name} ({info.publisher} {info.kind}) lacks {listed(missing)}: the file is incomplete"
+        )
+    if not info.architecture.num_heads and info.kind not in DALLE:
+        raise ValueError(f"{name}: {NUM_HEADS_UNKNOWN} (config=…, --cfg)")
+    if info.stated.wrong_outputs:
+        raise ValueError(f"{name} is no BEiT of this package: {'; '.join(info.stated.wrong_outputs)}")
+    base, options = None, {"MODEL.NAME": Path(info.name).stem}
+    if info.kind in DALLE:
+        options |= _dalle(opened)
+    elif info.kind == VQKD:
+        options |= _vqkd(opened, name)
+    else:
+        options |= _encoder(opened, name)
+    if info.kind in MIM:
+        base = "beitv2_base_patch16_224_pt1k" if info.kind == MIM_V2 else "beit_base_patch16_224_pt22k"
+        options |= _masked(opened, name)
+    if info.kind == SEGMENTATION:
+        base = "upernet_beit_base_patch16_512_pt22k"
+        options |= _segmentation(opened, name)
+    return get_config(base, [item for pair in options.items() for item in pair])
+
+
+def _encoder(opened: Checkpoint, name: str) -> dict[str, Any]:
+    info = opened.info
+    prefix = BACKBONE_PREFIX if info.kind == SEGMENTATION else ""
+    options = {
+        "DATA.IMAGE_SIZE": _image_size(opened, name),
+        **_model_options(info.architecture, info.stated),
+        "MODEL.QKV_BIAS": f"{prefix}blocks.0.attn.q_bias" in opened.state,
+    }
+    if info.preprocessing.mean and info.preprocessing.std:
+        options |= {
+            "DATA.IMAGENET_MEAN": info.preprocessing.mean,
+            "DATA.IMAGENET_STD": info.preprocessing.std,
+        }
+    return options
+
+
+def _image_size(opened: Checkpoint, name: str) -> int | list[int]:
+    info = opened.info
+    size = info.architecture.image_size or info.stated.image_size or info.preprocessing.image_size
+    if not size:
+        raise ValueError(
+            f"the image size of {name} is unknown: state it as image_size in config.json beside the weights, or give its "
+            "config (config=…, --cfg)"
+        )
+    return size if isinstance(size, int) else list(size)
+
+
+def _model_options(found: Architecture, stated: StatedModel) -> dict[str, Any]:
+    options = {
+        "MODEL.LAYER_NORM_EPS": stated.epsilon,
+        "MODEL.DROPPATH": stated.drop_path,
+        "MODEL.DROPOUT": stated.dropout,
+        "MODEL.ATTENTION_DROPOUT": stated.attention_dropout,
+    }
+    options = {key: value for key, value in options.items() if value is not None}
+    if found.head_dim * found.num_heads != found.width:
+        options["MODEL.ATTN_HEAD_SIZE"] = found.head_dim
+    return options | {
+        "MODEL.NUM_CLASSES": found.num_classes,
+        "MODEL.PATCH_SIZE": found.patch_size,
+        "MODEL.EMBED_DIM": found.width,
+        "MODEL.DEPTH": found.depth,
+        "MODEL.NUM_HEADS": found.num_heads,
+        "MODEL.MLP_RATIO": found.mlp_width / found.width,
+        "MODEL.INIT_VALUES": (stated.init_values or 0.1) if found.has_layer_scale else 0.0,
+        "MODEL.USE_ABS_POS_EMB": found.has_absolute_positions,
+        "MODEL.USE_REL_POS_BIAS": found.has_relative_positions,
+        "MODEL.USE_SHARED_REL_POS_BIAS": found.has_shared_relative_positions,
+        "MODEL.USE_MEAN_POOLING": found.pooling != "token",
+    }
+
+
+def _masked(opened: Checkpoint, name: str) -> dict[str, Any]:
+    state, depth = opened.state, opened.info.architecture.depth
+    options: dict[str, Any] = {"TOKENIZER.NUM_CODES": _sizes(opened, "lm_head.weight", 2, name)[1]}
+    if opened.info.kind == MIM_V2:
+        if depth not in _EARLY_LAYERS:
+            raise ValueError(
+                f"after which block the patch aggregation of {name} begins is unknown: give its config, which states "
+                "MODEL.EARLY_LAYERS (config=…, --cfg)"
+            )
+        options |= {
+            "MODEL.EARLY_LAYERS": _EARLY_LAYERS[depth],
+            "MODEL.HEAD_LAYERS": depth_of(state, "cls_pt_layers."),
+            "MODEL.SHARED_LM_HEAD": "cls_pt_lm_head.weight" not in state,
+        }
+    return options
+
+
+def _segmentation(opened: Checkpoint, name: str) -> dict[str, Any]:
+    state, info = opened
+    if "trained" not in info.feature_layers:
+        raise ValueError(
+            f"which blocks feed the segmentation head of {name} is unknown: give its config, which states "
+            "MODEL.OUT_INDICES (config=…, --cfg)"
+        )
+    auxiliary = "auxiliary_head.convs.0.conv.weight"
+    is_ade = info.architecture.num_classes == len(CLASS_NAMES) and info.publisher != NATIVE
+    side = min(height_width(info.architecture.image_size or 512))
+    scales = info.stated.pool_scales
+    return ({"MODEL.POOL_SCALES": list(scales)} if scales else {}) | {
+        "MODEL.OUT_INDICES": list(info.feature_layers["trained"]),
+        "MODEL.DECODER_CHANNELS": _sizes(opened, "decode_head.fpn_bottleneck.conv.weight", 4, name)[0],
+        "MODEL.AUXILIARY_CHANNELS": _sizes(opened, auxiliary, 4, name)[0] if auxiliary in state else 0,
+        "DATA.DATASET": "ade20k" if is_ade else "image_mask",
+        "DATA.RESIZE_LIMITS": [4 * side, side],  # as the official evaluations with 512 and with 640 pixels
+    }
+
+
+def _vqkd(opened: Checkpoint, name: str) -> dict[str, Any]:
+    found = opened.info.architecture
+    num_codes, code_dim = _sizes(opened, "quantize.embedding.weight", 2, name)
+    return {
+        "TASK": "tokenizer",
+        "DATA.IMAGE_SIZE": _image_size(opened, name),
+        "MODEL.PATCH_SIZE": found.patch_size,
+        "TOKENIZER.TYPE": "vqkd",
+        "TOKENIZER.PATCH_SIZE": found.patch_size,
+        "TOKENIZER.EMBED_DIM": found.width,
+        "TOKENIZER.DEPTH": found.depth,
+        "TOKENIZER.NUM_HEADS": found.num_heads,
+        "TOKENIZER.NUM_CODES": num_codes,
+        "TOKENIZER.CODE_DIM": code_dim,
+    }
+
+
+def _dalle(opened: Checkpoint) -> dict[str, Any]:
+    name = opened.info.name
+    first, last = (_sizes(opened, f"blocks.{part}.w", 4, name) for part in ("input", "output.conv"))
+    is_encoder = opened.info.kind == DALLE_ENCODER
+    return {
+        "TASK": "pretrain",
+        "TOKENIZER.TYPE": "dall-e",
+        "TOKENIZER.DALLE_GROUPS": max(depth_of(opened.state, "blocks.group_") - 1, 1),  # groups count from 1
+        "TOKENIZER.DALLE_WIDTH": first[0] if is_encoder else last[1],
+        "TOKENIZER.NUM_CODES": last[0] if is_encoder else first[1],
+        **({} if is_encoder else {"TOKENIZER.DALLE_CODE_WIDTH": first[0]}),
+    }
+
+
+def _sizes(opened: Checkpoint, tensor: str, axes: int, name: str) -> tuple[int, ...]:
+    """The shape of a tensor that tells sizes of the model."""
+    array = opened.state.get(tensor)
+    if array is None or array.ndim != axes:
+        found = "lacks" if array is None else f"has {list(array.shape)} as"
+        raise ValueError(f"{name} ({opened.info.kind}) {found} {tensor}: the file is incomplete")
+    return array.shape
