@@ -17,7 +17,6 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 _DERIVED = ("model_type", "stage_names")  # they follow from the class and the number of layers
 _STATED_TOGETHER = ({"id2label", "label2id", "num_labels"}, {"out_features", "out_indices"})
 _SIZES = ("image_size",)  # a side, or [height, width]
-_LISTS = ("pool_scales", "architectures")
 
 
 @dataclass(init=False)
@@ -98,15 +97,13 @@ class BeitConfig:
 
     id2label: dict[int, str] = field(init=False)
     label2id: dict[str, int] = field(init=False)
-    out_features: list[str] = field(init=False)
-    out_indices: list[int] = field(init=False)
 
     def __init__(self, **values: Any) -> None:
         for entry in fields(self):
             if entry.init:
                 value = values.pop(entry.name, entry.default)
                 setattr(self, entry.name, _checked(entry.name, value, entry.default))
-        self._check()
+        self.check()
         self._set_labels(values)
         self._set_stages(values)
         self._further = sorted(values)
@@ -135,6 +132,36 @@ class BeitConfig:
         """ "stem" for the tokens before the first layer, "stage1" for those after it, …"""
         return ["stem", *(f"stage{i + 1}" for i in range(self.num_hidden_layers))]
 
+    @property
+    def out_indices(self) -> list[int]:
+        """Numbers of the chosen stages; by default the last one."""
+        return [self.num_hidden_layers] if self._out_indices is None else self._out_indices
+
+    @out_indices.setter
+    def out_indices(self, indices: Sequence[int] | None) -> None:
+        """Checks the numbers; None for the default."""
+        count = self.num_hidden_layers + 1
+        found = None if indices is None else _numbers("out_indices", indices)
+        if found is not None and not all(-count <= i < count for i in found):
+            raise ValueError(f"out_indices = {found}; expected numbers from 0 to {count - 1}")
+        positions = [i % count for i in found or ()]
+        if positions != sorted(set(positions)):
+            raise ValueError(f"out_indices = {found}; expected them in increasing order, each once")
+        self._out_indices = found
+
+    @property
+    def out_features(self) -> list[str]:
+        """Names of the chosen stages."""
+        return [self.stage_names[i] for i in self.out_indices]
+
+    @out_features.setter
+    def out_features(self, names: Sequence[str]) -> None:
+        """Chooses the stages of these names."""
+        known = self.stage_names
+        if not isinstance(names, list | tuple) or not all(name in known for name in names):
+            raise ValueError(f"out_features = {names!r}; known: {', '.join(known)}")
+        self.out_indices = [known.index(name) for name in names]
+
     @classmethod
     def from_pretrained(cls, source: str | Path, **changes: Any) -> BeitConfig:
         """The config of a folder or a `config.json`; for weights without one use the model's `from_pretrained`.
@@ -161,7 +188,7 @@ class BeitConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, as transformers' `config.json` has them."""
-        names = [*(entry.name for entry in fields(self)), *self._further]
+        names = [*(entry.name for entry in fields(self)), *("out_features", "out_indices"), *self._further]
         return {"model_type": self.model_type} | {name: getattr(self, name) for name in names}
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -169,7 +196,12 @@ class BeitConfig:
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_json(Path(folder) / CONFIG_FILE, self.to_dict())
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuse values that contradict each other, which may have been set one after the other.
+
+        Raises:
+            ValueError: there are such values.
+        """
         for name in ("patch_size", "num_attention_heads", "hidden_size", "num_hidden_layers", "num_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; expected 1 or more")
@@ -194,6 +226,8 @@ class BeitConfig:
             return
         if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
             raise ValueError(f"id2label = {names!r}; expected {{number: name}}")
+        if numbers is not None and not isinstance(numbers, dict):
+            raise ValueError(f"label2id = {numbers!r}; expected {{name: number}}")
         if count not in (None, len(names)):
             raise ValueError(f"num_labels = {count}, but id2label has {len(names)} names")
         # transformers' list of ImageNet-21k has gaps: the file of the weights has outputs for the names that are left.
@@ -203,28 +237,20 @@ class BeitConfig:
         self.label2id = derived if numbers is None or has_gaps else dict(numbers)
 
     def _set_stages(self, values: dict[str, Any]) -> None:
-        """Take the stages out of `values`; by default the last one."""
+        """Take the stages out of `values`."""
         features, indices = values.pop("out_features", None), values.pop("out_indices", None)
         for old in ("segmentation_indices", "semantic_out_indices"):
             indices = values.pop(old, None) if indices is None and old in values else indices
-        known = self.stage_names
-        if indices is None:
-            chosen = [known[-1]] if features is None else list(features)
-            if not set(chosen) <= set(known):
-                raise ValueError(f"out_features = {chosen}; known: {', '.join(known)}")
-            indices = [known.index(name) for name in chosen]
-        indices = list(indices)
-        if not all(type(i) is int and -len(known) <= i < len(known) for i in indices):
-            raise ValueError(f"out_indices = {indices}; expected numbers from 0 to {len(known) - 1}")
-        positions = [i % len(known) for i in indices]
-        if positions != sorted(set(positions)):
-            raise ValueError(f"out_indices = {indices}; expected them in increasing order, each once")
-        self.out_indices = indices
-        self.out_features = [known[i] for i in indices]
+        if indices is None and features is not None:
+            self.out_features = features
+        else:
+            self.out_indices = indices
         if features is not None and list(features) != self.out_features:
             raise ValueError(f"out_features = {list(features)} are not the stages of out_indices = {indices}")
-        if self.add_fpn and len(indices) != 4:
-            raise ValueError(f"add_fpn = True needs four out_indices, such as [3, 5, 7, 11]; got {indices}")
+        if self.add_fpn and len(self.out_indices) != 4:
+            raise ValueError(
+                f"add_fpn = True needs four out_indices, such as [3, 5, 7, 11]; got {self.out_indices}"
+            )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -248,6 +274,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _numbers(name: str, value: Any) -> list[int]:
+    if not isinstance(value, list | tuple) or not all(type(number) is int for number in value):
+        raise ValueError(f"{name} = {value!r}; expected a list of whole numbers")
+    return list(value)
+
+
 def _checked(name: str, value: Any, default: Any) -> Any:
     """The value of a field if it has the type of its default."""
     if name in _SIZES:
@@ -255,8 +287,10 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         if size is None:
             raise ValueError(f"{name} = {value!r}; expected pixels, or [height, width]")
         return size
-    if name in _LISTS or default is None:
-        return list(value) if isinstance(value, tuple) else value
+    if name == "pool_scales":
+        return _numbers(name, value)
+    if default is None:  # free, or compared with what is known elsewhere
+        return value
     if isinstance(default, bool):
         is_valid, expected = isinstance(value, bool), "True or False"
     elif isinstance(default, str):

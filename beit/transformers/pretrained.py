@@ -18,7 +18,9 @@ from beit.checkpoint.open import open_checkpoint, weights_file
 from beit.checkpoint.translate import Checkpoint, from_canonical
 from beit.containers.errors import listed
 from beit.containers.files import write
+from beit.data.ade20k import CLASS_NAMES
 from beit.transformers.configuration import CONFIG_FILE, BeitConfig, read_json
+from beit.zoo.table import PUBLISHED
 
 Model = TypeVar("Model", bound="BeitPreTrainedModel")
 
@@ -43,6 +45,7 @@ class BeitPreTrainedModel(nn.Layer):
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
+        config.check()
         self.config = config
 
     @property
@@ -199,6 +202,8 @@ def config_of(source: str | Path, opened: Checkpoint, changes: dict[str, Any]) -
     values = dict(folder_files(opened, _PUBLISHER)[0][CONFIG_FILE])
     if info.publisher == _PUBLISHER:
         del values["layer_norm_eps"]  # transformers' files have its default
+    if info.kind == SEGMENTATION and str(source) in PUBLISHED:
+        values["id2label"] = dict(enumerate(CLASS_NAMES))  # all published heads are trained on ADE20K
     if info.kind in MIM:
         values["use_mean_pooling"] = True  # the norm of pre-training acts on all tokens; it pools nothing
     return BeitConfig.from_dict(values, **changes)

@@ -257,7 +257,24 @@ def write_mmpretrain(root: Path, rng: np.random.Generator) -> None:
             path.rename(path.with_name(PUBLISHED[name].file_name))
 
 
+def write_transformers(root: Path, rng: np.random.Generator) -> None:
+    """An image, and in `cache` small weights under the names of transformers' pages."""
+    _image(rng, (60, 80)).save(root / "cats.jpg")
+    sizes: dict[str, Any] = {"side": 14, "patch": 16, "depth": 12}
+    segmentation = publishers.unilm_segmentation(rng, classes=150, depth=12, side=4, patch=16)
+    for name, state in (
+        ("microsoft/beit-base-patch16-224", publishers.unilm_classifier(rng, classes=1000, **sizes)),
+        ("microsoft/beit-base-patch16-224-pt22k", publishers.unilm_mim(rng, vocabulary=8192, **sizes)),
+        ("microsoft/beit-base-finetuned-ade-640-640", segmentation),
+    ):
+        path = root / "cache" / "weights.pdparams"
+        path.parent.mkdir(exist_ok=True)
+        write(path, publishers.huggingface(state))
+        path.rename(path.with_name(PUBLISHED[name].file_name))
+
+
 _WRITERS = {
+    "from-transformers": write_transformers,
     "from-mmpretrain": write_mmpretrain,
     "from-paddlevit": _from_paddlevit,
     "from-passl": _from_passl,

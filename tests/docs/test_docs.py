@@ -75,6 +75,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     ),
     "README": ("output/pictures/model.pdparams", "beit_base_patch16_224.pdparams", "exported/export.json"),
     "from-mmpretrain": (),
+    "from-transformers": ("tuned/model.safetensors", "tuned/preprocessor_config.json"),
     "from-paddlevit": (),
     "from-passl": (),
     "scaling": (),
