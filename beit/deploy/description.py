@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from beit.data.images import OpenOptions, open_image
+from beit.data.image_input import ImageInput, open_input
 from beit.data.model_input import prepare_image
 from beit.files import sha256_of
 from beit.preprocessing import Preprocessing, as_size
@@ -51,14 +51,17 @@ class Description:
     measured: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 
-    def open(self, path: str | Path) -> np.ndarray:
-        """An image file, resized and cropped for the graph, uint8 `[3, height, width]`.
+    def open(self, image: ImageInput) -> np.ndarray:
+        """An image, resized and cropped for the graph, uint8 `[3, height, width]`.
+
+        Args:
+            image: a path, bytes, an open file, a Pillow image or an array; see `beit.data.image_input.open_input`.
 
         Raises:
             ImageError: the file is not a readable image.
+            ValueError: the array is not an image.
         """
-        options: OpenOptions = {"exif_orientation": self.preprocessing.exif_orientation}
-        return self.prepare(open_image(path, **options))
+        return self.prepare(open_input(image, exif_orientation=self.preprocessing.exif_orientation))
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """An RGB image, resized and cropped for the graph, uint8 `[3, height, width]`."""

@@ -18,19 +18,25 @@ import numpy as np
 import paddle
 from PIL import Image
 
-from beit.data.images import to_rgb
 from beit.data.resampling import KERNELS
 from beit.data.segmentation import fitting_size, resize_bilinear, resize_labels
 from beit.data.transforms import center_crop, resize_and_crop, resize_shorter_side
 from beit.models.segmentation_heads import resize_bilinear as resize_logits
+from beit.predict.image_arrays import (
+    ChannelOrder,
+    Images,
+    channels_first,
+    is_fraction,
+    label_map,
+    list_images,
+    planes,
+    to_pillow,
+)
 from beit.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD
 
 # H, W size of an image; C channels; K classes
 
-ImageLike: TypeAlias = "Image.Image | np.ndarray | paddle.Tensor"
-Images: TypeAlias = "ImageLike | Sequence[ImageLike]"
 Size: TypeAlias = int | Sequence[int] | Mapping[str, int]
-ChannelOrder = Literal["channels_first", "channels_last"]
 
 NEAREST, BILINEAR, BICUBIC = 0, 2, 3  # Pillow's numbers of its filters, as in preprocessor_config.json
 
@@ -187,9 +193,11 @@ class BeitImageProcessor:
         """`pixel_values`, float32, one `[C, H, W]` per image, and `labels`, int64, one `[H, W]` per label map.
 
         Args:
-            images: one image or several: Pillow images (converted to RGB), or arrays `[H, W, C]` or `[C, H, W]` of 0 to
-                255, or `[B, ...]`. Floats in [0, 1] need `do_rescale=False`.
-            segmentation_maps: one label map or several: Pillow images, or arrays `[H, W]`.
+            images: one image or several: paths, bytes of image files, open files, Pillow images (all converted to
+                RGB), or arrays `[H, W]`, `[H, W, C]` or `[C, H, W]` of 0 to 255, or `[B, ...]`. Floats in [0, 1] need
+                `do_rescale=False`. Gray arrays get as many channels as `image_mean` has; RGBA, uint8 `[H, W, 4]`, is
+                drawn on white.
+            segmentation_maps: one label map or several: the same, or arrays `[H, W]`.
             return_tensors: "pd" for a Paddle tensor, "np" for an array, of images of one size; None for a list.
             data_format: order of the axes of the result.
             input_data_format: order of the axes of the input; None finds it by the axis that has 1 or 3 entries.
@@ -198,18 +206,19 @@ class BeitImageProcessor:
         Raises:
             ValueError: unknown option or tensor type; an array that is not an image; images of several sizes for one
                 tensor.
+            ImageError: a file is not a readable image.
         """
         unknown = sorted(set(options) - set(self.to_dict()))
         if unknown:
             raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(self.to_dict())}")
         settings = replace(self, **{name: value for name, value in options.items() if value is not None})
-        arrays = [_channels_first(image, input_data_format) for image in _as_list(images, 3)]
+        arrays = [channels_first(image, input_data_format) for image in list_images(images, 3)]
         values = [settings._process_image(array) for array in arrays]
         if data_format == "channels_last":
             values = [value.transpose(1, 2, 0) for value in values]
         result = {"pixel_values": _stack(return_tensors, values)}
         if segmentation_maps is not None:
-            maps = [_to_array(labels) for labels in _as_list(segmentation_maps, 2)]
+            maps = [label_map(labels) for labels in list_images(segmentation_maps, 2)]
             result["labels"] = _stack(return_tensors, [settings._process_labels(labels) for labels in maps])
         return BatchFeature(result)
 
@@ -241,6 +250,8 @@ class BeitImageProcessor:
             pixels = (pixels.astype(np.float64) * self.rescale_factor).astype(np.float32)
         if self.do_normalize:
             pixels = pixels.astype(np.float32)
+            if len(pixels) == 1:  # gray, for a model of as many channels as there are means
+                pixels = pixels.repeat(np.asarray(self.image_mean).size, axis=0)
             mean, std = (
                 np.broadcast_to(np.asarray(value, np.float32), (len(pixels),)).reshape(-1, 1, 1)
                 for value in (self.image_mean, self.image_std)
@@ -269,8 +280,8 @@ class BeitImageProcessor:
         both = self.do_resize and self.do_center_crop
         if both and set(self.size) == {"shortest_edge"} and pixels.dtype == np.uint8 and resample in KERNELS:
             side, crop = self.size["shortest_edge"], (self.crop_size["height"], self.crop_size["width"])
-            image = resize_and_crop(_to_pillow(pixels), (side, side), crop, Image.Resampling(resample))
-            return _planes(np.asarray(image))
+            image = resize_and_crop(to_pillow(pixels), (side, side), crop, Image.Resampling(resample))
+            return planes(np.asarray(image))
         if self.do_resize:
             pixels = self._resize(pixels, resample)
         return self._crop(pixels) if self.do_center_crop else pixels
@@ -278,8 +289,8 @@ class BeitImageProcessor:
     def _resize(self, pixels: np.ndarray, resample: int) -> np.ndarray:
         """`[C, H, W]` resized to `size` by Pillow, in 8 bits."""
         assert isinstance(self.size, Mapping)  # `__post_init__`
-        is_fraction = _is_fraction(pixels)
-        if is_fraction:
+        fraction = is_fraction(pixels)
+        if fraction:
             pixels = pixels.astype(np.float64) * 255
         pixels = pixels.astype(np.uint8)
         size = pixels.shape[1:]
@@ -288,15 +299,15 @@ class BeitImageProcessor:
             if resample == NEAREST:
                 resized = np.stack([resize_labels(plane, size) for plane in pixels])
             else:
-                resized = _planes(resize_bilinear(pixels.transpose(1, 2, 0), size))
+                resized = planes(resize_bilinear(pixels.transpose(1, 2, 0), size))
         else:
-            image, number = _to_pillow(pixels), Image.Resampling(resample)
+            image, number = to_pillow(pixels), Image.Resampling(resample)
             if "shortest_edge" in self.size:
                 image = resize_shorter_side(image, (self.size["shortest_edge"],) * 2, number)
             else:
                 image = image.resize((self.size["width"], self.size["height"]), number)
-            resized = _planes(np.asarray(image))
-        return (resized * (1 / 255)).astype(np.float32) if is_fraction else resized
+            resized = planes(np.asarray(image))
+        return (resized * (1 / 255)).astype(np.float32) if fraction else resized
 
     def _crop(self, pixels: np.ndarray) -> np.ndarray:
         """The center of `[C, H, W]`; an odd margin has its larger half at the end, odd padding at the beginning."""
@@ -304,7 +315,7 @@ class BeitImageProcessor:
         size = (self.crop_size["height"], self.crop_size["width"])
         if "shortest_edge" in self.size and pixels.dtype == np.uint8:
             # The margins of torchvision, as in the official code.
-            return _planes(np.asarray(center_crop(_to_pillow(pixels), size)))
+            return planes(np.asarray(center_crop(to_pillow(pixels), size)))
         result = np.zeros((len(pixels), *size), pixels.dtype)
         source, target = [], []
         for length, cropped in zip(pixels.shape[1:], size, strict=True):
@@ -327,58 +338,6 @@ def _size_dict(value: Size) -> dict[str, int]:
         f"size {value!r}; expected a side, (height, width), or a dict of height and width, or of shortest_edge and "
         "optionally longest_edge"
     )
-
-
-def _as_list(images: Images, num_axes: int) -> list[ImageLike]:
-    """Images of `num_axes` axes as a list: from a single one, a sequence, or an array with a batch axis."""
-    if isinstance(images, Image.Image):
-        return [images]
-    if isinstance(images, np.ndarray | paddle.Tensor):
-        return [images] if images.ndim == num_axes else list(images)
-    return [single for image in images for single in _as_list(image, num_axes)]
-
-
-def _to_array(image: ImageLike) -> np.ndarray:
-    return image.numpy() if isinstance(image, paddle.Tensor) else np.asarray(image)
-
-
-def _channels_first(image: ImageLike, order: ChannelOrder | None) -> np.ndarray:
-    """`[C, H, W]`; without an order, the channels are the first axis if that has 1 or 3 entries, else the last."""
-    if isinstance(image, Image.Image):
-        return np.asarray(to_rgb(image)).transpose(2, 0, 1)
-    pixels = _to_array(image)
-    if pixels.ndim != 3 or (order is None and not {pixels.shape[0], pixels.shape[2]} & {1, 3}):
-        raise ValueError(
-            f"an array {list(pixels.shape)} is not an image: expected [H, W, C] or [C, H, W] with 1 or 3 channels"
-        )
-    is_first = order == "channels_first" or (order is None and pixels.shape[0] in (1, 3))
-    return pixels if is_first else pixels.transpose(2, 0, 1)
-
-
-def _to_pillow(pixels: np.ndarray) -> Image.Image:
-    """A gray or RGB image of uint8 `[C, H, W]`."""
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-
-
-def _planes(pixels: np.ndarray) -> np.ndarray:
-    """`[C, H, W]` of `[H, W, C]` or `[H, W]`."""
-    return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
-
-
-def _is_fraction(pixels: np.ndarray) -> bool:
-    """True for pixels in [0, 1] that are not all whole numbers, False for 0 to 255.
-
-    Raises:
-        ValueError: the pixels are neither.
-    """
-    if pixels.dtype == np.uint8:
-        return False
-    low, high = float(pixels.min()), float(pixels.max())
-    if np.allclose(pixels, pixels.astype(int)) and low >= 0 and high <= 255:
-        return False
-    if low >= 0 and high <= 1:
-        return True
-    raise ValueError(f"pixels from {low:g} to {high:g}; expected whole numbers 0 to 255, or 0 to 1")
 
 
 def _stack(kind: str | None, values: list[np.ndarray]) -> list[np.ndarray] | np.ndarray | paddle.Tensor:

@@ -13,10 +13,11 @@ from yacs.config import CfgNode
 
 from beit.beit import Beit
 from beit.checkpoint.class_names import ClassNames
+from beit.data.image_input import ImageInput
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.models.upernet import UperNet
 from beit.predict.classifier import Classifier, classifier
-from beit.predict.inputs import ImageInput, list_inputs
+from beit.predict.inputs import list_inputs
 from beit.predict.masked import masked_model
 from beit.predict.predictor import Predictor
 from beit.predict.resolve import build_loaded, find_weights, open_weights
@@ -50,7 +51,8 @@ def inference_model(
 
     Args:
         model: name from `list_models()`, output folder of a run, checkpoint, `Beit`, or result of `load_predictor`.
-        images: file, folder, pattern, Pillow image, array uint8 `[H, W, 3]` (RGB), or a list of these.
+        images: file, folder, pattern, bytes of a file, open file, Pillow image, array in RGB order (`open_input` has its
+            forms and ranges), or a list of these.
         topk: classes in `topk`, 1 or more.
         batch_size: images at a time.
         config: config of the weights, if it is not stored beside them.
@@ -88,7 +90,8 @@ def extract_feat(
 
     Args:
         model: name from `list_models()`, output folder of a run, checkpoint, `Beit`, or result of `load_predictor`.
-        images: file, folder, pattern, Pillow image, array uint8 `[H, W, 3]` (RGB), or a list of these.
+        images: file, folder, pattern, bytes of a file, open file, Pillow image, array in RGB order (`open_input` has its
+            forms and ranges), or a list of these.
         batch_size: images at a time.
         config: config of the weights, if it is not stored beside them.
         preprocessing: fields that replace those stored with the weights.

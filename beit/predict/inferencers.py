@@ -13,9 +13,10 @@ from PIL import Image
 from beit.beit import Beit
 from beit.checkpoint.class_names import ClassNames
 from beit.checkpoint.load import load_pretrained
+from beit.data.image_input import ImageInput
 from beit.predict.classifier import Classifier
 from beit.predict.inference import load_predictor, require_classifier
-from beit.predict.inputs import ImageInput, list_inputs
+from beit.predict.inputs import list_inputs
 from beit.zoo import list_models
 from beit.zoo.models import get_model
 from beit.zoo.table import PUBLISHED
@@ -148,6 +149,6 @@ def _load(model: str | Path | Beit, pretrained: bool | str | Path, classes: Clas
 
 def _to_rgb(image: ImageInput) -> ImageInput:
     """An array with BGR or BGRA channels as RGB or RGBA; other inputs as they are."""
-    if isinstance(image, np.ndarray) and image.ndim == 3:
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in (3, 4):
         return image[..., [2, 1, 0, *range(3, image.shape[-1])]]
     return image

@@ -1,19 +1,17 @@
-"""Images from what users pass: files, folders, glob patterns, Pillow images, arrays."""
+"""Single images from what users pass: files, folders, glob patterns, and all that `open_input` takes."""
 
 from __future__ import annotations
 
 import glob
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from beit.data.folders import walk_files
-from beit.data.images import EXTENSIONS, MAX_PIXELS, open_image, to_rgb
-
-ImageInput = str | Path | Image.Image | np.ndarray
+from beit.data.image_input import EXPECTED, ImageInput, as_array, is_content
+from beit.data.images import EXTENSIONS
 
 _WILDCARDS = frozenset("*?[")
 
@@ -51,46 +49,24 @@ def find_images(source: str | Path) -> list[Path]:
 def list_inputs(images: ImageInput | Sequence[ImageInput]) -> tuple[list[ImageInput], bool]:
     """Single images in order, and whether one image was passed rather than several.
 
-    Folders and patterns count as several images, whatever they hold.
+    Folders and patterns count as several images, whatever they hold, and so does an array `[B, H, W, C]`.
 
     Raises:
-        FileNotFoundError, ValueError: as `find_images`, or the list is empty.
+        FileNotFoundError, ValueError: as `find_images`, the list is empty, or something else than images was passed.
     """
     if isinstance(images, str | Path):
-        found = find_images(images)
-        return list(found), Path(images).is_file()
-    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim <= 3):
+        return list(find_images(images)), Path(images).is_file()
+    if isinstance(images, Image.Image) or is_content(images):
         return [images], True
+    array = as_array(images)
+    if array is not None and array.ndim <= 3:
+        return [array], True
+    if array is None and not isinstance(images, Iterable):
+        raise ValueError(f"got {type(images).__name__} as image; expected {EXPECTED}, or several of these")
     inputs: list[ImageInput] = []
-    for image in images:
+    several: Iterable[ImageInput] = images if array is None else array  # type: ignore[assignment]
+    for image in several:
         inputs += find_images(image) if isinstance(image, str | Path) else [image]
     if not inputs:
         raise ValueError("no images were given")
     return inputs, False
-
-
-def open_input(
-    image: ImageInput, *, exif_orientation: bool = False, max_pixels: int = MAX_PIXELS
-) -> Image.Image:
-    """The image in mode RGB.
-
-    Args:
-        image: a file, a Pillow image, or an array uint8 `[H, W, 3]` or `[H, W]`. Arrays are RGB; those of OpenCV are
-            BGR: pass `array[..., ::-1]`.
-        exif_orientation: turn and mirror a file as its EXIF tag says.
-        max_pixels: width x height above which a file is refused before it is decoded.
-
-    Raises:
-        ImageError: the file cannot be read.
-        ValueError: the array is not an image.
-    """
-    if isinstance(image, str | Path):
-        return open_image(image, exif_orientation=exif_orientation, max_pixels=max_pixels)
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
-        raise ValueError(
-            f"got an array {image.dtype} {list(image.shape)} as image; expected uint8 [height, width, 3] in RGB order, "
-            "0 to 255"
-        )
-    return to_rgb(Image.fromarray(image))

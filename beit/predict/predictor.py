@@ -12,9 +12,9 @@ from paddle import nn
 from PIL import Image
 
 from beit.data.batch_transforms import normalize
+from beit.data.image_input import ImageInput, open_input
 from beit.data.image_mask import Color
 from beit.data.images import MAX_PIXELS
-from beit.predict.inputs import ImageInput, open_input
 from beit.preprocessing import Preprocessing
 
 # B images
@@ -87,7 +87,7 @@ class Predictor(ABC):
         """An image in mode RGB, turned by its EXIF orientation if `preprocessing.exif_orientation` is set.
 
         Args:
-            image: a file, a Pillow image, or an array uint8 `[H, W, 3]` (RGB).
+            image: see `beit.data.image_input.open_input`.
             max_pixels: width x height above which a file is refused before it is decoded.
 
         Raises:

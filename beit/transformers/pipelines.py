@@ -10,7 +10,8 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from beit.predict.inputs import ImageInput, list_inputs, open_input
+from beit.data.image_input import ImageInput, open_input
+from beit.predict.inputs import list_inputs
 from beit.transformers.classification import BeitForImageClassification
 from beit.transformers.image_processor import BeitImageProcessor
 
@@ -52,7 +53,7 @@ class ImageClassificationPipeline:
         """For one image a list of `{"label": name, "score": number}`, the best first; for a list a list of these.
 
         Args:
-            inputs: an image or a list of them: files, Pillow images, or arrays uint8 `[H, W, 3]`; a folder or a pattern
+            inputs: an image or a list of them: all that `open_input` takes; a folder or a pattern
                 stands for its images. Files are turned by their EXIF orientation.
             top_k: number of classes; None for that of the pipeline (5).
             function_to_apply: "softmax", "sigmoid" or "none"; None for what goes with the model: nothing for a

@@ -48,6 +48,9 @@ def test_logits_equal_those_of_the_model(model, photographs, tmp_path, normalize
     assert description.measured["paddle"] < 1e-6 and description.measured["batches"] == [1, 2, 4]
     runner = load_runner(tmp_path / "out", threads=1)
     images = np.stack([runner.description.open(path) for path in photographs])
+    for number, path in enumerate(photographs):
+        for given in (path.read_bytes(), np.asarray(Image.open(path))):
+            np.testing.assert_array_equal(runner.description.open(given), images[number])
     expected = logits_of(model, photographs)
     assert np.ptp(expected) > 0.1
     for batch in (1, 3, 4):

@@ -7,6 +7,7 @@ row and 29th column.
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ import paddle
 import pytest
 from PIL import Image
 
+from beit.data.images import ImageError
 from beit.data.segmentation import SegmentEvalTransform
 from beit.data.transforms import EvalTransform
 from beit.predict.image_processor import BeitImageProcessor
@@ -73,6 +75,51 @@ def test_types_of_inputs_and_outputs(give):
     np.testing.assert_allclose(result.pixel_values.numpy()[0], expected, atol=1e-6)
     last = processor(give(IMAGE), return_tensors="np", data_format="channels_last").pixel_values
     np.testing.assert_allclose(last[0], expected.transpose(1, 2, 0), atol=1e-6)
+
+
+def test_files_bytes_and_open_files(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(IMAGE).save(path)
+    processor = BeitImageProcessor(**CASES["no crop"])
+    with path.open("rb") as file:
+        for image in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), file):
+            for images, count in ((image, 1), ([image, path], 2)):
+                values = processor(images, return_tensors="np").pixel_values
+                assert len(values) == count
+                np.testing.assert_allclose(values[0], GOLDEN["no crop/pixel_values"], atol=1e-6)
+    with pytest.raises(ImageError, match="no.png: no such file"):
+        processor(tmp_path / "no.png")
+    with pytest.raises(ValueError, match="got int as images; expected a path"):
+        processor(7)
+    gray = Image.fromarray(IMAGE[..., 0])
+    gray.save(path)
+    maps = processor(IMAGE, path, label_resample=0)["labels"][0]
+    np.testing.assert_array_equal(maps, processor(IMAGE, gray, label_resample=0)["labels"][0])
+    with pytest.raises(ValueError, match=r"a label map \[.*, 3\]; expected \[H, W\]"):
+        processor(IMAGE, Image.fromarray(IMAGE))
+
+
+@pytest.mark.parametrize("form", ["[H, W]", "[H, W, 1]", "[1, H, W]", "[B, H, W, 1]", "0 to 1"])
+def test_gray_arrays_get_the_channels_of_the_mean(form):
+    processor, gray = BeitImageProcessor(size=8, do_center_crop=False), IMAGE[..., 0]
+    options = {"do_rescale": False} if form == "0 to 1" else {}
+    given = {
+        "[H, W]": gray, "[H, W, 1]": gray[..., None], "[1, H, W]": gray[None], "[B, H, W, 1]": gray[None, ..., None],
+        "0 to 1": gray / 255,
+    }[form]  # fmt: skip
+    expected = processor(Image.fromarray(gray), return_tensors="np").pixel_values
+    found = processor(given, return_tensors="np", **options).pixel_values
+    assert found.shape == (1, 3, 8, 8)
+    np.testing.assert_allclose(found, expected, atol=2 / 255)
+    one = processor(given, return_tensors="np", image_mean=0.5, image_std=0.5, **options).pixel_values
+    np.testing.assert_array_equal(one[0], found[0, :1])
+
+
+def test_rgba_arrays_are_drawn_on_white():
+    rgba = np.dstack([IMAGE, np.full(IMAGE.shape[:2], 51, np.uint8)])
+    processor = BeitImageProcessor(size=8, do_center_crop=False)
+    found = processor(rgba, return_tensors="np").pixel_values
+    np.testing.assert_array_equal(found, processor(Image.fromarray(rgba), return_tensors="np").pixel_values)
 
 
 def test_gray_and_rgb_images_in_one_batch():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import paddle
 import pytest
@@ -12,6 +14,7 @@ from beit.checkpoint.convert import convert
 from beit.checkpoint.load import load_pretrained
 from beit.containers.files import write
 from beit.data.dataset import build_dataset
+from beit.data.images import ImageError
 from beit.data.sampler import Sample
 from beit.predict.inference import extract_feat, inference_model, load_predictor
 from tests.checkpoint import publishers
@@ -95,16 +98,29 @@ def test_all_types_of_inputs_give_the_same_scores(run, image_file, tmp_path):
         pillow = image.convert("RGB")
     array = np.asarray(pillow)
     expected = inference_model(run, image_file)["pred_scores"]
-    for single in (str(image_file), pillow, array):
+    content = image_file.read_bytes()
+    for single in (
+        str(image_file), pillow, array, content, io.BytesIO(content), array / 255,
+        (array / 255).astype(np.float32), paddle.to_tensor(array), np.dstack([array, np.full((30, 44), 255, np.uint8)]),
+    ):  # fmt: skip
         np.testing.assert_array_equal(inference_model(run, single)["pred_scores"], expected)
+    with image_file.open("rb") as file:
+        file.read(20)  # it is read from its beginning
+        np.testing.assert_array_equal(inference_model(run, file)["pred_scores"], expected)
     folder = tmp_path / "folder"
     (folder / "deeper").mkdir(parents=True)
     pillow.save(folder / "b.png")
     pillow.save(folder / "deeper" / "a.png")
-    for several in (folder, f"{folder}/**/*.png", [image_file, array], [folder]):
+    for several in (
+        folder, f"{folder}/**/*.png", [image_file, array], [folder], np.stack([array, array]),
+        [content, io.BytesIO(content)], (pillow, paddle.to_tensor(array)),
+    ):  # fmt: skip
         results = inference_model(run, several, batch_size=1)
         assert len(results) == 2
         np.testing.assert_allclose(results[1]["pred_scores"], expected, rtol=1e-5)
+    gray = inference_model(run, pillow.convert("L"))["pred_scores"]
+    for single in (array_of := np.asarray(pillow.convert("L")), array_of[..., None], array_of / 255):
+        np.testing.assert_array_equal(inference_model(run, single)["pred_scores"], gray)
     assert [result["image"] for result in inference_model(run, folder)] == [
         str(folder / "b.png"), str(folder / "deeper" / "a.png"),
     ]  # fmt: skip
@@ -226,8 +242,29 @@ def test_mistakes(run, published, image_file, tmp_path):
         inference_model(run, f"{tmp_path}/*.webp")
     with pytest.raises(ValueError, match="no images were given"):
         inference_model(run, [])
-    with pytest.raises(ValueError, match=r"array float32 \[4, 4, 3\] as image; expected uint8"):
-        inference_model(run, np.zeros((4, 4, 3), np.float32))
+    for array, said in {
+        "range": (np.full((4, 4, 3), 7, np.float32), "with values from 7 to 7; expected floats from 0 to 1"),
+        "NaN": (np.full((4, 4), np.nan), "with values from nan to nan; expected floats from 0 to 1"),
+        "type": (np.zeros((4, 4, 3), np.uint16), "array uint16 .* expected uint8 from 0 to 255"),
+        "order": (
+            np.zeros((3, 4, 5), np.uint8),
+            r"the channels are the first axis: pass `array.transpose\(1, 2, 0\)`",
+        ),
+        "empty": (
+            np.zeros((0, 4, 3), np.uint8),
+            r"array uint8 \[0, 4, 3\] as image; expected \[height, width\]",
+        ),
+    }.values():
+        with pytest.raises(ValueError, match=said):
+            inference_model(run, array)
+    with pytest.raises(ValueError, match="got int as image; expected a path, the bytes"):
+        inference_model(run, 5)
+    with pytest.raises(ValueError, match="got dict as image; expected a path, the bytes"):
+        inference_model(run, [{}])
+    with pytest.raises(ImageError, match="^an image of 4 bytes: no image in one of the formats"):
+        inference_model(run, b"text")
+    with pytest.raises(ValueError, match="an open file is open in text mode; open images with mode 'rb'"):
+        inference_model(run, io.StringIO("text"))
     with pytest.raises(ValueError, match="topk=0"):
         inference_model(run, image_file, topk=0)
     with pytest.raises(FileNotFoundError, match="does not exist: it is not a file, a folder or a name"):
