@@ -8,7 +8,9 @@ of one). What stands beside the weights, where it can be edited, takes precedenc
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +24,10 @@ from beit.checkpoint.precedence import merge
 from beit.checkpoint.pretrained_cfg import pretrained_cfg
 from beit.checkpoint.processor_config import FILE, PROCESSOR
 from beit.checkpoint.stated import MODEL_ARGS
-from beit.containers.errors import CheckpointError
+from beit.containers.errors import CheckpointError, shown
 from beit.files import write_text
 from beit.preprocessing import ImageSize, Preprocessing, as_size, preprocessing_of
+from beit.printable import printable
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weights in a folder of transformers or timm, the first that exists."""
@@ -83,9 +86,9 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
         header: metadata inside of a safetensors file.
         in_model_folder: the weights are those of a folder of timm or transformers.
     Raises:
-        CheckpointError: a JSON file in a folder of timm or transformers is invalid.
+        CheckpointError: a JSON file beside the weights is invalid.
     """
-    texts = {key: _parse_json(header.get(key, "null")) for key in _OWN_KEYS}
+    texts = {key: _json_of_header(header.get(key, "null")) for key in _OWN_KEYS}
     inside = {
         key: texts[key] for key, kind in _OWN_KEYS.items() if isinstance(texts[key], kind) and texts[key]
     }
@@ -97,11 +100,11 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
         beside |= {"class_names": list(names)} if names else {}
     elif in_model_folder:
         config, processor = (weights.with_name(name) for name in FOLDER_JSON)
-        beside = _read_folder_json(config) if config.is_file() else {}
-        beside |= {PROCESSOR: _read_folder_json(processor)} if processor.is_file() else {}
-    sidecar = _parse_json(_read_text(sidecar_path(weights)))
-    if isinstance(sidecar, dict):
-        beside |= {key: sidecar[key] for key in _OWN_KEYS if key in sidecar}
+        beside = _read_json(config) if config.is_file() else {}
+        beside |= {PROCESSOR: _read_json(processor)} if processor.is_file() else {}
+    sidecar = sidecar_path(weights)
+    if sidecar.is_file():
+        beside |= {key: value for key, value in _read_json(sidecar).items() if key in _OWN_KEYS}
     merged, notes = merge(inside, beside)
     return Metadata(merged, None if "pretrained_cfg" in merged else preprocessing, notes)
 
@@ -134,12 +137,14 @@ def _read_run_config(path: Path) -> tuple[dict[str, object], Preprocessing | Non
     return stated, replace(found, source=f"{RUN_CONFIG} beside the weights")
 
 
-def _read_folder_json(path: Path) -> dict[str, object]:
+def _read_json(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
+        raise CheckpointError(f"{path} is not valid JSON: {printable(str(error))}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected an object {{…}}")
+    return content
 
 
 def _read_text(path: Path) -> str:
@@ -150,12 +155,38 @@ def _read_text(path: Path) -> str:
         return ""
 
 
-def _parse_json(text: str) -> Any:
+def _json_of_header(text: str) -> Any:
     """The value of a JSON text; None if it is invalid, and thus not written by this package."""
     try:
-        return json.loads(text)
+        return _parse_json(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is invalid, states a key twice, or a number that is none or too large.
+        RecursionError: it is nested too deeply.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+            raise ValueError(f"key {shown(twice)} is given twice")
+        return found
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise ValueError(f"{shown(digits)} is no number, or too large")
+        return int(digits) if digits.lstrip("-").isdigit() else value
+
+    return json.loads(
+        text, object_pairs_hook=once, parse_int=number, parse_float=number, parse_constant=number
+    )
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------

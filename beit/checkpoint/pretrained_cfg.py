@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from beit.containers.errors import shown
 from beit.preprocessing import PIL_FILTERS, Preprocessing, as_size, as_triple, height_width
 
 TIMM_KEYS = ("mean", "std", "crop_pct", "interpolation", "input_size", "crop_mode")
@@ -42,10 +43,10 @@ def read_pretrained_cfg(content: Mapping[str, Any], known: Preprocessing) -> Pre
         is_cropped = bool(content.get("center_crop", True))
         result = replace(result, resize=resize, center_crop=is_cropped, crop_pct=None, squash=False)
     if mode not in (None, *_CROP_MODES):
-        reason = f"crop_mode {mode} is not supported"
+        reason = f"crop_mode {shown(str(mode))} is not supported"
         result = replace(result, crop_pct=None, interpolation="", source=f"{source}: {reason}")
     elif result.interpolation not in PIL_FILTERS:
-        reason = f"interpolation {interpolation} is not one of {', '.join(PIL_FILTERS)}"
+        reason = f"interpolation {shown(str(interpolation))} is not one of {', '.join(PIL_FILTERS)}"
         result = replace(result, interpolation="", source=f"{source}: {reason}")
     return result
 

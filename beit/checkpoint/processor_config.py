@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from beit.containers.errors import shown
 from beit.preprocessing import PIL_FILTERS, ImageSize, Preprocessing, Triple, as_size, as_triple, height_width
 
 FILE = "preprocessor_config.json"
@@ -36,12 +37,16 @@ def read_processor(content: Mapping[str, Any], known: Preprocessing) -> Preproce
         key: value for key, value in content.items() if value is not None
     }  # null is the class's default
     problems = [
-        f"{key} {value} is not supported" for key, value in stated.items() if _is_unsupported(key, value)
+        f"{key} {shown(str(value))} is not supported"
+        for key, value in stated.items()
+        if _is_unsupported(key, value)
     ]
     mean, std = _statistics(stated, known, problems)
     interpolation = _filter(stated.get("resample", PIL_FILTERS.index("bicubic")))
     if not interpolation:
-        problems.append(f"resample {stated['resample']} is not one of 0 to {len(PIL_FILTERS) - 1}")
+        problems.append(
+            f"resample {shown(str(stated['resample']))} is not one of 0 to {len(PIL_FILTERS) - 1}"
+        )
     is_clip = "CLIP" in str(stated.get("image_processor_type", stated.get("feature_extractor_type")))
     resize = _resize(stated, problems, is_clip=is_clip)
     crop = _crop(stated, problems)
@@ -118,11 +123,11 @@ def _statistics(
     if not stated.get("do_rescale", True):
         factor = 1.0
     if type(factor) not in (int, float) or factor <= 0:
-        problems.append(f"rescale_factor {factor} is not a positive number")
+        problems.append(f"rescale_factor {shown(str(factor))} is not a positive number")
         return None, None
     if mean is None or std is None or min(std) <= 0:
         problems.append(
-            f"image_mean {stated.get('image_mean')}, image_std {stated.get('image_std')} are not positive numbers, "
+            f"image_mean {shown(str(stated.get('image_mean')))}, image_std {shown(str(stated.get('image_std')))} are not positive numbers, "
             "one or three each"
         )
         return None, None
@@ -164,6 +169,6 @@ def _sides(key: str, value: object, problems: list[str]) -> tuple[int, int]:
     size = as_size(value)
     if size is None:
         expected = "a side, [height, width], height and width, or shortest_edge"
-        problems.append(f"{key} {value} is not supported: expected {expected}")
+        problems.append(f"{key} {shown(str(value))} is not supported: expected {expected}")
         return (1, 1)
     return height_width(size)

@@ -14,6 +14,7 @@ from beit.checkpoint.canonical import SEGMENTATION, State
 from beit.checkpoint.translate import CheckpointInfo
 from beit.containers.errors import listed
 from beit.preprocessing import Preprocessing, as_size, preprocessing_of
+from beit.printable import printable
 
 _TOLERANCE = 1e-4  # of means, standard deviations and crops
 
@@ -116,7 +117,7 @@ class LoadReport:
         ]
         if self.non_finite:
             lines.append(f"  warning: NaN or Inf in {listed(self.non_finite)}")
-        return "\n".join([*lines, f"  images: {_describe_preprocessing(info)}"])
+        return "\n".join(map(printable, [*lines, f"  images: {_describe_preprocessing(info)}"]))
 
 
 def report_of(

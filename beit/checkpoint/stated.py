@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beit.checkpoint.canonical import Architecture
+from beit.containers.errors import shown
 from beit.preprocessing import ImageSize, as_size
 
 MODEL_ARGS = "model_args"
@@ -104,7 +105,7 @@ def stated_model(metadata: Mapping[str, object]) -> StatedModel:
     values = {field: _number(metadata, arguments, keys) for field, keys in TOLD_BY_NOTHING.items()}
     heads, scales = values.pop("num_heads"), metadata.get("pool_scales")
     ignored = {
-        key: f"{key} is {value}, this package has {_honored(allowed)}: not used"
+        key: f"{key} is {shown(str(value))}, this package has {_honored(allowed)}: not used"
         for key, allowed in _ONLY
         if (value := metadata.get(key, arguments.get(key))) is not None and value not in allowed
     }

@@ -1,26 +1,18 @@
 """Trees of arrays as no publisher writes them, through the functions that take them: a value or one line of a known error.
 
-`BEIT_FUZZ_SECONDS` (5) is the time, `BEIT_FUZZ_SEED` (0) draws other trees.
+Time and seed: see `tests.checkpoint.fuzzing`.
 """
 
 from __future__ import annotations
 
 import collections
-import os
-import signal
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
 
-import beit
 from beit.checkpoint.adapt import adapt
 from beit.checkpoint.canonical import kind_of, missing_names, shapes_of
 from beit.checkpoint.load import load_pretrained
@@ -30,12 +22,8 @@ from beit.checkpoint.report import report_of
 from beit.checkpoint.translate import Checkpoint, from_canonical, to_canonical
 from beit.predict.file_config import config_of_file
 from tests.checkpoint import publishers
+from tests.checkpoint.fuzzing import FEWEST, SECONDS, SEED, outcome, pick
 from tests.tiny import tiny_beit
-
-SECONDS = float(os.environ.get("BEIT_FUZZ_SECONDS", "5"))
-SEED = int(os.environ.get("BEIT_FUZZ_SEED", "0"))
-SECONDS_OF_ONE_STEP = 20  # on a machine that is busy with other work
-PACKAGE = Path(beit.__file__).parent
 
 Tree = dict[Any, Any]
 
@@ -89,10 +77,6 @@ def forms(rng: np.random.Generator) -> dict[str, tuple[Tree, bool]]:
         "DALL-E": publishers.dalle(rng),
     }
     return {name: (tree, False) for name, tree in trees.items()} | {"DINO": (dino, True)}
-
-
-def pick(rng: np.random.Generator, items: list[Any]) -> Any:
-    return items[int(rng.integers(len(items)))]
 
 
 def state_of(tree: Tree) -> Tree:
@@ -177,49 +161,13 @@ def steps(tree: Tree, is_teacher: bool, model: Any) -> Iterator[tuple[str, Calla
             )
 
 
-@contextmanager
-def limited_time() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise AssertionError(f"takes more than {SECONDS_OF_ONE_STEP} s")
-
-    former = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS_OF_ONE_STEP)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, former)
-
-
-def fits_a_terminal(text: str) -> bool:
-    return all(line.isprintable() for line in text.split("\n")) and len(text) < 8000
-
-
-def outcome(step: str, do: Callable[[], Any]) -> str:
-    """ "value", or the class of an error of this package with a message of one line that names the file or tensor."""
-    try:
-        with warnings.catch_warnings(), limited_time():
-            warnings.simplefilter("ignore")  # of weights that are NaN
-            result = do()
-    except ValueError as error:
-        raiser = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        assert raiser.is_relative_to(PACKAGE), f"{raiser} raises {error}"
-        # What does not fit a model is a list.
-        assert fits_a_terminal(str(error)) and ("\n" not in str(error) or step == "load_pretrained"), repr(
-            error
-        )
-        return type(error).__name__
-    assert step != "report" or fits_a_terminal(result), repr(result)
-    return "value"
-
-
 def test_altered_trees_give_a_value_or_one_line() -> None:
     rng = np.random.default_rng(SEED)
     valid = forms(rng)
     model = tiny_beit(side=4)
     outcomes: collections.Counter[str] = collections.Counter()
     end, trees = time.monotonic() + SECONDS, 0
-    while time.monotonic() < end:
+    while trees < FEWEST or time.monotonic() < end:
         drawn = rng.bit_generator.state
         form = pick(rng, list(valid))
         tree, is_teacher = valid[form]
