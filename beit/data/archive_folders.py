@@ -75,6 +75,26 @@ def refuse_compressed(root: Path, name: str) -> None:
             )
 
 
+def name_in_lists(place: Path) -> str:
+    """The name of the folder that a result of `find_folder` stands for."""
+    for split, places in _OFFICIAL.items():
+        if any(place.as_posix().endswith(f"/{official}") for official in places):
+            return split
+    return place.name if place.is_dir() or place.suffix.lower() not in ENDINGS else place.stem
+
+
+def read_file(path: Path) -> bytes | None:
+    """The content of a file on the disk or in an archive; None if there is none."""
+    if path.is_file():
+        return path.read_bytes()
+    found = inside(path.parent)
+    if found is None:
+        return None
+    archive, prefix = found
+    members = Members((archive.path,), archive.find([prefix + path.name]))
+    return members.read(0) if members.has(0) else None
+
+
 def walk(folder: Path, endings: frozenset[str]) -> FoundFiles:
     """The files with one of `endings` in a folder on the disk (`walk_files`) or in an archive, at any depth."""
     found = inside(folder)

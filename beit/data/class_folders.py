@@ -34,17 +34,15 @@ def split_folder(root: Path, split: str) -> Path | None:
 def has_splits(root: Path) -> bool:
     """Whether the folders in `root` are splits, not classes.
 
-    They are where there is `train` and either a validation folder or nothing but splits, or where there are archives of
-    splits and no other folders.
+    They are where there is `train` and either a validation folder or nothing but splits. An archive for a split counts as
+    its folder.
 
     Raises:
         ValueError: `train` and others could be both, or all folders are called like splits in another spelling.
     """
     names = sub_folders(root)
-    if "train" in names and (split_folder(root, "val") is not None or set(names) <= _SPLIT_NAMES):
-        return True
-    places = [split_folder(root, split) for split in SPLITS]
-    if set(names) <= _SPLIT_NAMES and any(place is not None and not place.is_dir() for place in places):
+    has_train, has_val = (split_folder(root, split) is not None for split in ("train", "val"))
+    if has_train and (has_val or set(names) <= _SPLIT_NAMES):
         return True
     if names and all(name.casefold() in _LIKE_SPLITS for name in names):
         raise ValueError(
@@ -72,7 +70,9 @@ def class_folder_names(folder: Path) -> tuple[str, ...]:
         raise FileNotFoundError(f"{folder} is not a folder; expected {folder}/<class>/<image>")
     names = sub_folders(folder)
     if not names:
-        raise ValueError(f"{folder} has no class folders; expected {folder}/<class>/<image>")
+        packed = sorted(path.name for path in folder.glob("*.tar")) if folder.is_dir() else []
+        hint = f". It has {shortened_list(packed)}: unpack each into a folder of its name" if packed else ""
+        raise ValueError(f"{folder} has no class folders; expected {folder}/<class>/<image>{hint}")
     return tuple(sorted(names, key=lambda name: (int(name), name)) if _are_numbers(names) else names)
 
 

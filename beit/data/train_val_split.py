@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from beit.data.archive_folders import name_in_lists, sub_folders
 from beit.data.class_folders import (
+    class_folder_names,
     has_splits,
     matching_class_names,
     read_class_folders,
@@ -16,6 +17,7 @@ from beit.data.class_folders import (
     split_folder,
 )
 from beit.data.image_list import ImageList
+from beit.data.imagenet_lists import image_root, published_order, read_imagenet_val
 from beit.data.list_file import format_line, write_lines
 
 _CLASS_NAMES = "class_names.txt"
@@ -23,69 +25,104 @@ _CLASS_NAMES = "class_names.txt"
 
 @dataclass(frozen=True)
 class Lists:
-    """What `make_lists` wrote: images of each split, class names, and sentences on what was left out."""
+    """What `make_lists` wrote.
 
+    Args:
+        folder: of the lists, which is the data folder of a run.
+        counts: images of each list.
+        class_names: in the order of the labels.
+        notes: sentences on what was left out.
+    """
+
+    folder: Path
     counts: dict[str, int]
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def make_lists(folder: Path, *, val: float = 0.2, seed: int = 0) -> Lists:
-    """Write `train_list.txt`, `val_list.txt` and `class_names.txt` into `folder`: all three or none.
+    """Write `train_list.txt`, `val_list.txt` and `class_names.txt` into the folder of the images: all or none.
 
-    Folders `train` and `val` (or `valid`, `validation`) are kept as the splits. Otherwise each class is split at random,
-    those of `train` if there is such a folder; `test` is never listed. The split depends only on the name of the class,
-    its number of images and `seed`, not on the other classes. Labels are the places of the names of the class folders
-    in the order of `class_folder_names`.
+    Folders `train` and `val` (or `valid`, `validation`), or archives for them, are kept as the splits. Otherwise each
+    class is split at random, those of `train` if there is such a folder; `test` is never listed. The split depends only on
+    the name of the class, its number of images and `seed`, not on the other classes. Labels are the places of the names of
+    the class folders in the order of `class_folder_names`.
+
+    ImageNet is taken as it is distributed (`read_imagenet_val`): a `val` without class folders, Kaggle's tree, a `val`
+    alone, which gets no training list. A folder with all 21,841 classes of the published ImageNet-22k heads gets their
+    labels.
 
     Args:
-        folder: with the class folders `<class>/<image>` or `<split>/<class>/<image>`.
+        folder: with the class folders `<class>/<image>` or `<split>/<class>/<image>`; or one of the forms of ImageNet.
         val: share of each class for validation, rounded; at least one image of a class that has two.
         seed: of the random split.
 
     Raises:
         FileExistsError: one of the files exists already.
         FileNotFoundError: `folder` does not exist.
-        ValueError: there are no class folders, a class has no training images, a name cannot be written, `val` is not
-            in (0, 1), or the folders could be splits as well as classes.
+        ValueError: there are no class folders, or a single one with the classes in it, a class has no training images, a
+            name cannot be written, `val` is not in (0, 1), or the folders could be splits as well as classes.
         OSError: the folder cannot be written, or a folder in it cannot be read.
     """
-    targets = {split: folder / f"{split}_list.txt" for split in ("train", "val")}
-    existing = [file.name for file in (*targets.values(), folder / _CLASS_NAMES) if file.exists()]
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; expected {folder}/<class>/<image>")
+    folder = image_root(folder)
+    files = {split: folder / f"{split}_list.txt" for split in ("train", "val")}
+    existing = [file.name for file in (*files.values(), folder / _CLASS_NAMES) if file.exists()]
     if existing:
         raise FileExistsError(f"{folder} already has {', '.join(existing)}; remove them to make new ones")
     if not 0 < val < 1:
         raise ValueError(f"--val {val}: expected a share between 0 and 1, such as 0.2")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; expected {folder}/<class>/<image>")
-    notes: list[str] = []
-    if not has_splits(folder):
-        images = read_class_folders(folder)
-        lines = _split_lines(folder, images, val, seed)
-    elif split_folder(folder, "val") is None:
-        images = read_class_folders(require_split(folder, "train"))
-        lines = _split_lines(folder, images, val, seed)
+    lists, lines = _read(folder, val, seed)
+    for split, split_lines in lines.items():
+        write_lines(files[split], split_lines)
+    write_lines(folder / _CLASS_NAMES, lists.class_names)
+    return lists
+
+
+def _read(folder: Path, val: float, seed: int) -> tuple[Lists, dict[str, list[str]]]:
+    """The facts to return, and the lines of each list."""
+    held_out = read_imagenet_val(folder)
+    train = split_folder(folder, "train") if held_out is not None or has_splits(folder) else folder
+    notes: tuple[str, ...] = ()
+    if train is None:
+        assert held_out is not None  # `has_splits` means that there is a training split, or archives
+        images, lines = held_out, {"val": _lines(folder, held_out)}
     else:
-        names = matching_class_names(folder)
-        images = read_class_folders(require_split(folder, "train"), names)
-        held_out = read_class_folders(require_split(folder, "val"), names, may_lack_images=True)
-        notes += held_out.notes
-        lines = {"train": _lines(folder, images), "val": _lines(folder, held_out)}
-    if has_splits(folder) and split_folder(folder, "test") is not None:
-        notes.append(f"{folder / 'test'} is in no list; a run neither trains nor evaluates on it")
-    class_names = images.class_names
-    assert class_names is not None  # those of the folders
-    for split, file in targets.items():
-        write_lines(file, lines[split])
-    write_lines(folder / _CLASS_NAMES, class_names)
-    return Lists({split: len(lines[split]) for split in targets}, class_names, (*images.notes, *notes))
+        if held_out is None and train != folder and split_folder(folder, "val") is not None:
+            names = matching_class_names(folder)
+            held_out = read_class_folders(require_split(folder, "val"), names, may_lack_images=True)
+        images, notes = _read_train(train)
+        if held_out is None:
+            lines = _split_lines(folder, images, val, seed)
+        else:
+            notes += held_out.notes
+            lines = {"train": _lines(folder, images), "val": _lines(folder, held_out)}
+    if train != folder and split_folder(folder, "test") is not None:
+        notes += (f"{folder / 'test'} is in no list; a run neither trains nor evaluates on it",)
+    assert images.class_names is not None  # those of the folders
+    counts = {split: len(split_lines) for split, split_lines in lines.items()}
+    return Lists(folder, counts, images.class_names, (*images.notes, *notes)), lines
+
+
+def _read_train(folder: Path) -> tuple[ImageList, tuple[str, ...]]:
+    """The images of class folders, and notes on their classes."""
+    names = class_folder_names(folder)
+    if len(names) == 1 and sub_folders(folder / names[0]):
+        raise ValueError(
+            f"{folder} has one class folder, {names[0]}, with folders in it. If these are the classes, say "
+            f"`make-lists {folder / names[0]}`; one class cannot be trained"
+        )
+    order = published_order(names)
+    extra = sorted(set(names) - set(order)) if order is not None else []
+    notes = (f"{folder}: no published head has an output for {', '.join(extra)}; left out",) if extra else ()
+    return read_class_folders(folder, order), notes
 
 
 def _lines(folder: Path, images: ImageList) -> list[str]:
     """The lines of all images."""
     assert images.labels is not None
-    below = os.path.relpath(images.root, folder)
-    prefix = "" if below == "." else f"{below}/"
+    prefix = "" if images.root == folder else f"{name_in_lists(images.root)}/"
     return [
         format_line(folder, f"{prefix}{images.name(index)}", label)
         for index, label in enumerate(images.labels.tolist())

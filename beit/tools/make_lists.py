@@ -1,7 +1,8 @@
 """`python -m beit make-lists`: list files for a tree of class folders, so that `-dataset=imagenet2012` reads it.
 
-A tree <class>/<image> is split; a tree with train/ and val/ (or valid/, validation/) keeps its split. test/ is left out.
-Existing files are never overwritten.
+A tree <class>/<image> is split; a tree with train/ and val/ (or valid/, validation/), or with archives for them, keeps its
+split. test/ is left out. ImageNet is taken as it is distributed: the official tars or their trees with the devkit, Kaggle's
+tree or zip with LOC_val_solution.csv. Existing files are never overwritten.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def build_parser() -> Parser:
         "folder",
         metavar="FOLDER",
         type=Path,
-        help="holds <class>/<image>, or train/ and val/ with <class>/<image> each",
+        help="holds <class>/<image>, or train/ and val/ with <class>/<image> each, or ImageNet as it is distributed",
     )
     parser.add_argument(
         "--val", type=float, default=0.2, help="share of each class for validation (default: 0.2)"
@@ -37,10 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the list files; print their sizes and the flags to train with them."""
     given = build_parser().parse_args(argv)
     lists = make_lists(given.folder, val=given.val, seed=given.seed)
-    counts, number = lists.counts, len(lists.class_names)
-    print(
-        f"{given.folder}: {counts['train']} training and {counts['val']} validation images of {number} classes"
+    number, is_trained = len(lists.class_names), "train" in lists.counts
+    sizes = " and ".join(
+        f"{lists.counts[split]} {word}"
+        for split, word in (("train", "training"), ("val", "validation"))
+        if split in lists.counts
     )
+    print(f"{lists.folder}: {sizes} images of {number} classes")
     for note in lists.notes:
         print(printable(f"note: {note}"))
-    print(f"train with: -dataset=imagenet2012 -data_path={given.folder} -opts MODEL.NUM_CLASSES {number}")
+    action = "train with:" if is_trained else "evaluate with: -eval"
+    print(f"{action} -dataset=imagenet2012 -data_path={lists.folder} -opts MODEL.NUM_CLASSES {number}")
