@@ -150,8 +150,8 @@ def _read_synsets(kit: Path, meta: bytes) -> dict[int, str]:
         from scipy.io import loadmat
     except ImportError as error:
         raise ValueError(
-            f"the labels in {kit} are in MATLAB's format, which needs scipy: pip install scipy; or use Kaggle's "
-            f"{_SOLUTION}"
+            f'the labels in {kit} are in MATLAB\'s format, which needs scipy: pip install "beit-paddle[imagenet]", or '
+            f"pip install scipy; or use Kaggle's {_SOLUTION}"
         ) from error
     try:
         table = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]

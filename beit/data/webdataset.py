@@ -48,7 +48,7 @@ def read_webdataset(
     labels: list[int] = []
     tables, without = [], 0
     for number, shard in enumerate(shards):
-        images = []
+        images, prefix = [], f"{shard.relative_to(root).as_posix()}/"
         with shard.open("rb", buffering=0) as file:
             for key, members in _samples(shard):
                 image = _image(shard, key, members)
@@ -56,7 +56,7 @@ def read_webdataset(
                     without += 1
                     continue
                 images.append(image)
-                names.append(f"{shard.relative_to(root).as_posix()}/{image.name}")
+                names.append(prefix + image.name)
                 if labeled:
                     labels.append(_label(shard, key, members, file))
         tables.append(entries(images, number))
@@ -98,7 +98,7 @@ def _label(shard: Path, key: str, members: dict[str, Member], file: BinaryIO) ->
     file.seek(member.start)
     text = file.read(member.size)
     try:
-        value = json.loads(text)
+        value = int(text) if text.isdigit() else json.loads(text)
         value = value["label"] if isinstance(value, dict) else value
         if type(value) is not int:
             raise TypeError

@@ -7,7 +7,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("beit.tools.train", "train a model by a config"),
     "evaluate": ("beit.tools.evaluate", "evaluate weights on the validation images"),
     "check": ("beit.tools.check", "check data and config before a long run: all images, one dry step"),
-    "make-lists": ("beit.tools.make_lists", "write list files for a tree of class folders"),
+    "make-lists": (
+        "beit.tools.make_lists",
+        "write list files for class folders, or for ImageNet as it is distributed",
+    ),
     "config": ("beit.tools.config", "print a resolved config, or describe its keys"),
     "report": ("beit.tools.report", "count parameters, multiply-adds and memory of a config"),
     "visualize": (

@@ -38,7 +38,7 @@ def tar_bytes(files: Mapping[str, bytes], layout: int = tarfile.USTAR_FORMAT) ->
     with tarfile.open(fileobj=file, mode="w", format=layout) as tar:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
-            info.size = len(data)
+            info.size, info.mtime = len(data), 1.5  # webdataset writes fractions of seconds, in pax headers
             tar.addfile(info, io.BytesIO(data))
     return file.getvalue()
 

@@ -48,6 +48,26 @@ def test_a_tar_in_a_tar_is_a_folder_and_hidden_files_are_left_out(tmp_path):
     assert read_archive(path).names == ("n1/1.png", "n2/2.png")
 
 
+@pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
+def test_damaged_headers_end_with_a_message_that_names_the_archive(tmp_path, layout):
+    files = {LONG: bytes(700), "a/1.png": bytes(700), "ä.png": bytes(10)}
+    whole, rng = tar_bytes(files, layout), np.random.default_rng(0)
+    path, refused = tmp_path / "train.tar", 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            data[rng.integers(len(whole.rstrip(b"\0")))] = rng.choice([0, 32, 47, 48, 56, 57, 120, 255])
+        path.write_bytes(data[: rng.integers(len(data) // 2, len(data))])
+        try:
+            members = list(scan_tar(path))
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:
+            assert all(member.start + member.size <= path.stat().st_size for member in members)
+    assert refused > 100
+
+
 @pytest.mark.parametrize("write", [write_tar, write_zip])
 def test_an_archive_with_one_folder_of_its_own_name_is_that_folder(tmp_path, write):
     ending = "tar" if write is write_tar else "zip"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from dataclasses import dataclass, replace
@@ -13,8 +14,10 @@ import pytest
 from PIL import Image
 
 from beit.containers.files import write
+from beit.imagenet_classes import synsets
 from beit.zoo.table import PUBLISHED
 from tests.checkpoint import publishers
+from tests.data.packed import tar_bytes, write_tar
 from tests.models.teacher_numpy import clip_state
 from tests.tiny import ROOT
 
@@ -229,6 +232,33 @@ def _several_machines(root: Path, rng: np.random.Generator) -> None:
         (root / "demo" / "digits" / f"{split}_list.txt").write_text("".join(lines))
 
 
+def _imagenet(root: Path, rng: np.random.Generator) -> None:
+    names = synsets("imagenet-1k")
+    photo = io.BytesIO()
+    _image(rng, (40, 48)).save(photo, "JPEG")
+    data = photo.getvalue()
+    train = {f"{name}.tar": tar_bytes({f"{name}_1.JPEG": data}) for name in names}
+    val = [f"ILSVRC2012_val_{number:08d}" for number in (1, 2, 3)]
+    write_tar(root / "imagenet" / "ILSVRC2012_img_train.tar", train)
+    write_tar(root / "imagenet" / "ILSVRC2012_img_val.tar", {f"{name}.JPEG": data for name in val})
+    rows = "".join(f"{name},{names[7]} 1 2 3 4\n" for name in val)
+    (root / "imagenet" / "LOC_val_solution.csv").write_text(f"ImageId,PredictionString\n{rows}")
+    write_tar(root / "shards" / "imagenet1k-validation-00.tar", {"x.jpg": data, "x.cls": b"7"})
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow (extra: parquet)")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow (extra: parquet)")
+    table = pyarrow.table({"image": [{"bytes": data, "path": "x.jpg"}], "label": [7]})
+    (root / "hub" / "data").mkdir(parents=True)
+    parquet.write_table(table, root / "hub" / "data" / "validation-00000-of-00001.parquet")
+    folder = root / "cifar" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        records = np.concatenate([np.arange(2)[:, None], rng.integers(0, 256, (2, 3072))], 1)
+        (folder / f"{name}.bin").write_bytes(records.astype(np.uint8).tobytes())
+    (folder / "batches.meta.txt").write_text("".join(f"kind {number}\n" for number in range(10)))
+    model = publishers.unilm_classifier(rng, classes=1000, depth=12, **_SIZES)
+    write(root / "beit_base_patch16_224.pdparams", publishers.paddlevit(model))
+
+
 def _from_paddlevit(root: Path, rng: np.random.Generator) -> None:
     model = publishers.unilm_classifier(rng, classes=1000, depth=12, **_SIZES)
     write(root / "beit_base_patch16_224.pdparams", publishers.paddlevit(model))
@@ -278,6 +308,7 @@ _WRITERS = {
     "from-mmpretrain": write_mmpretrain,
     "from-paddlevit": _from_paddlevit,
     "from-passl": _from_passl,
+    "imagenet": _imagenet,
     "own-data": _own_data,
     "pretraining": _pretraining,
     "segmentation": _segmentation,

@@ -59,6 +59,10 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
         "output/measured/classes.csv", "output/measured/confusion.png", "output/measured/predictions.png",
         "output/flowers/curves.png", "output/attention.png", "exported/export.json",
     ),
+    "imagenet": (
+        "imagenet/train_list.txt", "output/lists/eval.json", "output/webdataset/eval.json", "output/parquet/eval.json",
+        "output/cifar/model.pdparams",
+    ),
     "pretraining": (
         "output/v1/model.pdparams", "output/v1-pictures", "output/tokens.npy", "output/v2/model.pdparams", "output/codes",
         "output/v2-own/model.pdparams", "output/tuned/model.pdparams", "output/linear/model.pdparams", "output/knn/eval.json",
