@@ -167,6 +167,14 @@ def test_the_model_of_a_shipped_file_is_that_of_our_config(name: str) -> None:
     assert model.backbone.blocks[0].gamma_1.mean().item() == pytest.approx(config.MODEL.INIT_VALUES)
 
 
+# passl_v110/modeling/backbones/beit.py of PASSL on the same weights and images: Beit(img_size=12, patch_size=4,
+# embed_dim=24, depth=2, num_heads=3, use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1), then head.fc_cls.
+PASSLS_LOGITS = [
+    [-0.49200, -0.47777, -0.75827, -0.21175, -0.43213],
+    [-0.94366, 0.30686, 0.05462, -0.52075, -1.38518],
+]
+
+
 @pytest.mark.parametrize("head", ["fc_cls", "head"])
 def test_the_documented_way_to_load_weights(head: str, tmp_path: Path) -> None:
     """`set_dict` of a file of PASSL gives the logits of our model with the same file, and of a NumPy forward pass."""
@@ -189,6 +197,7 @@ def test_the_documented_way_to_load_weights(head: str, tmp_path: Path) -> None:
     expected = classify(unilm, images, 3)
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(logits, expected, atol=2e-5)
+    np.testing.assert_allclose(logits, PASSLS_LOGITS, atol=2e-5)
     assert set(model.state_dict()) == {key for key in read(path).tree if not key.endswith("position_index")}
 
 
