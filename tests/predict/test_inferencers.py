@@ -17,7 +17,7 @@ from beit.models.mim import build_mim
 from beit.predict.inferencers import FeatureExtractor, ImageClassificationInferencer
 from beit.zoo.table import PUBLISHED
 from tests.checkpoint import publishers
-from tests.tiny import PRETRAIN, randomize, tiny_config
+from tests.tiny import PRETRAIN, randomize, tiny_beit, tiny_config
 
 UNILM = publishers.unilm_classifier(np.random.default_rng(0))  # 12 pixels, 5 classes
 NAMES = ("a", "b", "c", "d", "e")
@@ -133,6 +133,62 @@ def test_extract_feat_returns_a_tuple() -> None:
     assert isinstance(found, tuple) and len(found) == 2
     for ours, other in zip(found, (first, last), strict=True):
         np.testing.assert_array_equal(ours.numpy(), other.numpy())
+
+
+def test_the_numbers_of_mmpretrains_own_code() -> None:
+    """Made with mmpretrain 1.2.0 on these weights and images: `model(images)` and `model.extract_feat(images)`.
+
+    ImageClassifier(backbone=BEiTViT(arch, img_size=12, patch_size=4, out_type="avg_featmap", use_rel_pos_bias=True,
+    use_shared_rel_pos_bias=False), head=LinearClsHead(5, 24)), and BEiTPretrainViT(arch, img_size=12, patch_size=4,
+    final_norm=True) or (final_norm=False, out_indices=[0, 1]); arch: 24 channels, 2 layers, 3 heads, 96 in the MLP.
+    """
+    images = paddle.to_tensor(np.random.default_rng(1).standard_normal((2, 3, 12, 12)).astype(np.float32))
+    model = tiny_beit()
+    load_pretrained(model, publishers.openmmlab(UNILM))
+    with paddle.no_grad():
+        logits, (features,) = model(images), model.extract_feat(images)
+    theirs = [
+        [-0.49200, -0.47777, -0.75827, -0.21175, -0.43213],
+        [-0.94366, 0.30686, 0.05462, -0.52075, -1.38518],
+    ]
+    np.testing.assert_allclose(logits.numpy(), theirs, atol=2e-5)
+    theirs = [[-0.33299, 0.04299, -1.71798, 0.34634], [1.08056, -0.07833, -0.45993, 1.43681]]
+    np.testing.assert_allclose(features.numpy()[:, :4], theirs, atol=2e-5)
+
+    tokens = {
+        1: [[[-0.26211, -1.14279, 2.06073], [-0.82729, -0.19575, -0.12917]]],
+        2: [[[0.16505, 0.11038, -0.13881], [0.62533, 0.54125, -1.43098]],
+            [[0.45556, 0.31111, -0.39145], [0.58038, 0.17613, -0.99175]]],
+    }  # fmt: skip
+    keys: dict[str, Any] = {"DATA__IMAGE_SIZE": 12, "MODEL__PATCH_SIZE": 4, "TOKENIZER__NUM_CODES": 11}
+    for version, expected in tokens.items():
+        mim = build_mim(tiny_config(**PRETRAIN | keys | {"MODEL__EARLY_LAYERS": version - 1}))
+        unilm = publishers.unilm_mim(np.random.default_rng(2 + version), version=version)
+        load_pretrained(mim, publishers.openmmlab(unilm))
+        mim.eval()
+        with paddle.no_grad():
+            found = mim(images)
+        np.testing.assert_allclose(np.stack([part.numpy()[0, :2, :3] for part in found]), expected, atol=2e-5)
+
+
+def test_the_results_of_mmpretrains_own_inferencers(tmp_path: Path) -> None:
+    """Made with mmpretrain 1.2.0 and that classifier: ResizeEdge(13, edge="short", backend="pillow", bicubic),
+    CenterCrop(12), mean and std 127.5; `ImageClassificationInferencer(model)` and `FeatureExtractor(model)`.
+    """
+    pixels = np.random.default_rng(1).integers(0, 256, (30, 44, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    model = tiny_beit()
+    load_pretrained(model, publishers.openmmlab(UNILM))
+    half = (0.5, 0.5, 0.5)
+    model.preprocessing = beit.Preprocessing(mean=half, std=half, crop_pct=0.875, interpolation="bicubic")
+    inferencer = ImageClassificationInferencer(model, classes=NAMES)
+    for result in inferencer([str(tmp_path / "a.png"), pixels[..., ::-1]], batch_size=2):
+        theirs = [0.19390, 0.17966, 0.32633, 0.19748, 0.10262]
+        np.testing.assert_allclose(result["pred_scores"], theirs, atol=2e-5)
+        assert (result["pred_label"], result["pred_class"]) == (2, "c")
+        assert result["pred_score"] == pytest.approx(0.3263327, abs=1e-6)
+    (features,) = FeatureExtractor(model)(str(tmp_path / "a.png"))
+    np.testing.assert_allclose(features[0].numpy()[:4], [1.51616, -0.35443, -0.69760, 1.20356], atol=2e-5)
 
 
 def test_get_model_is_in_evaluation_mode(monkeypatch: pytest.MonkeyPatch) -> None:
