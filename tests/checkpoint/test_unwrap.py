@@ -60,6 +60,13 @@ def test_the_prefix_of_other_models_is_stripped(kind):
     assert state.keys() == expected.keys() and info.kind == found.kind
 
 
+@pytest.mark.parametrize("state", [UNILM, publishers.with_index(UNILM)])
+def test_the_key_bias_of_a_pickled_timm_model_is_left_out(state):
+    tree = state | {f"blocks.{i}.attn.k_bias": np.zeros(24, np.float32) for i in range(2)}
+    report = load_pretrained(tiny_beit(), under("module.", tree))
+    assert not report.new and "zero bias of the keys" in report.dropped["blocks.1.attn.k_bias"]
+
+
 def test_tensors_beside_the_prefix_are_left_out_with_the_reason():
     tree = under("model.", UNILM) | {"criterion.weight": np.ones(5), "mean": np.ones(3)}
     report = load_pretrained(tiny_beit(), {"state_dict": tree})

@@ -10,6 +10,8 @@ from beit.checkpoint.key_format import HEAD_RULES, KeyFormat
 
 _QKV = "blocks.{i}.attn.qkv.weight"
 _QKV_BIAS = "blocks.{i}.attn.qkv.bias"
+# A buffer that timm's state dicts do not hold, but its pickled models do.
+_KEY_BIAS = (("blocks.{i}.attn.k_bias", "zero bias of the keys; any would be canceled by softmax"),)
 
 FORMATS = (
     KeyFormat(
@@ -38,6 +40,7 @@ FORMATS = (
         has=(_QKV,),
         lacks=("*relative_position_index", "mask_token", _QKV_BIAS),
         recognized_by_layout=True,
+        drops=_KEY_BIAS,
         wrappers=(None, "state_dict", "state_dict_ema"),
     ),
     KeyFormat(
@@ -46,6 +49,7 @@ FORMATS = (
         has=(_QKV,),
         lacks=(_QKV_BIAS,),
         recognized_by_layout=True,
+        drops=_KEY_BIAS,
         has_index_buffers=True,
         wrapper="model",
     ),
