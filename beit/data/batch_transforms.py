@@ -13,6 +13,11 @@ import paddle
 from paddle import Tensor
 
 
+def unit_range(images: Tensor) -> Tensor:
+    """Uint8 images as float32 in [0, 1], the input of tokenizers and teachers."""
+    return images.astype("float32") / 255.0
+
+
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x / 255 - mean) / std, per channel, in float32.
 
@@ -26,7 +31,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         paddle.assign(np.asarray(value, np.float32)).reshape([-1, 1, 1]).expand(images.shape[1:])
         for value in (mean, std)
     )
-    return (images.astype("float32") / 255.0 - shift) / scale  # [B, 3, H, W]
+    return (unit_range(images) - shift) / scale  # [B, 3, H, W]
 
 
 def erase(images: Tensor, boxes: Tensor, mode: Literal["pixel", "rand", "const"]) -> Tensor:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from beit.data.image_input import ImageInput
 from beit.figures import Tile, draw_tiles
 from beit.predict.attention_maps import overlay
 from beit.predict.classifier import Classifier
 from beit.predict.inference import Model, load_predictor, require_classifier
-from beit.predict.inputs import ImageInput, list_inputs
+from beit.predict.inputs import list_inputs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,6 +11,7 @@ import paddle
 from PIL import Image
 from yacs.config import CfgNode
 
+from beit.data.batch_transforms import unit_range
 from beit.data.masking import MaskGenerator, build_mask_generator
 from beit.data.two_view import CentralTwoView, build_eval_views
 from beit.models.dalle import DalleTokenizer
@@ -97,7 +98,7 @@ class MaskedModel(Predictor):
         if self.tokenizer is None:
             return None
         second = paddle.to_tensor(np.stack([sample["second"] for sample in samples]))
-        return self.tokenizer.encode(second.astype("float32") / 255.0).numpy()
+        return self.tokenizer.encode(unit_range(second)).numpy()
 
     def _rebuild(
         self, tokens: np.ndarray | None, predicted: np.ndarray, grid: tuple[int, int]

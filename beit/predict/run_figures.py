@@ -15,12 +15,13 @@ from beit.data.batch_transforms import to_device
 from beit.data.image_list import ImageList
 from beit.data.loader import collate
 from beit.data.sampler import Sample, build_train_sampler
+from beit.data.segmentation import SegmentationDataset
 from beit.figures import Tile, draw_tiles, make_figure
 from beit.optim.schedule import make_schedules, run_length
 from beit.predict.inputs import find_images
 from beit.predict.resolve import ConfigSource, config_of
 from beit.tasks import TASKS, Task
-from beit.tasks.pretrain import Pretrain
+from beit.tasks.pretrain import PREVIEW_IMAGES, Pretrain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,11 +151,24 @@ def draw_augmentation(config: ConfigSource, images: Sequence[str | Path] = (), c
         config: output folder of a run, or a config, its name or file.
         images: files, folders or patterns; none for the first training images of the config.
         count: largest number of images.
+
+    Raises:
+        FileNotFoundError, ValueError: see `find_images`; or images are given for a segmentation model, whose training
+            views need label maps.
+        ImageError: an image cannot be read.
     """
     config = config_of(config)
     task = TASKS[config.TASK](config)
     dataset = task.dataset("train")
     assert dataset is not None  # every task has training data
+    dataset.bad_images = (
+        None  # an unreadable image is an error here, and nothing is recorded in the folder of the run
+    )
+    if images and isinstance(dataset, SegmentationDataset):
+        raise ValueError(
+            f"the training views of TASK: {config.TASK} need the label map of each image: leave out the images, and the "
+            "first training images are drawn"
+        )
     if images:
         found = [str(path.resolve()) for source in images for path in find_images(source)][:count]
         labels = None if dataset.images.labels is None else [0] * len(found)
@@ -193,8 +207,12 @@ def draw_masked(config: ConfigSource, count: int = 8) -> Image.Image:
     task.load(config.MODEL.PRETRAINED)
     task.eval()
     dataset: Any = task.dataset("val") or task.dataset("train")
-    batch = collate([dataset[Sample(index, index)] for index in range(min(count, len(dataset)))])
-    return Image.fromarray(task.draw_predictions(to_device(batch)))
+    drawn, total = [], min(count, len(dataset))
+    for start in range(0, total, PREVIEW_IMAGES):
+        indices = range(start, min(start + PREVIEW_IMAGES, total))
+        batch = collate([dataset[Sample(index, index)] for index in indices])
+        drawn.append(task.draw_predictions(to_device(batch)))
+    return Image.fromarray(np.concatenate(drawn))
 
 
 def save_images(images: dict[str, Image.Image], folder: Path) -> list[Path]:

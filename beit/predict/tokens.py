@@ -12,6 +12,7 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from beit.config import batch_size_eval
+from beit.data.batch_transforms import unit_range
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset, row_name
 from beit.data.loader import Loader
 from beit.data.sampler import EvalSampler
@@ -58,7 +59,7 @@ def draw_tokens(
     pixels, ids = [], []
     for batch in _batches(config, dataset, images):
         pixels.append(batch["image"].transpose(0, 2, 3, 1))
-        ids.append(tokenizer.encode(paddle.to_tensor(batch["image"]).astype("float32") / 255.0).numpy())
+        ids.append(tokenizer.encode(unit_range(paddle.to_tensor(batch["image"]))).numpy())
     shown, flat = np.concatenate(pixels), np.concatenate(ids)
     stride = (
         tokenizer.encoder.stride if isinstance(tokenizer, DalleTokenizer) else config.TOKENIZER.PATCH_SIZE
@@ -112,7 +113,7 @@ def store_features(config: CfgNode, folder: str | Path) -> dict[str, tuple[int, 
         shape = (len(dataset), teacher.patch_embed.num_patches, teacher.dim)
         array = np.lib.format.open_memmap(Path(folder) / f"{split}.npy", "w+", np.float16, shape)
         for batch in _batches(config, dataset, len(dataset)):
-            images = paddle.to_tensor(batch["image"]).astype("float32") / 255.0
+            images = unit_range(paddle.to_tensor(batch["image"]))
             array[batch["index"]] = teacher(images).numpy()
         array.flush()
         names = [row_name(dataset.images, index) + b"\n" for index in range(len(dataset))]

@@ -14,6 +14,7 @@ from paddle.nn import functional as F
 from yacs.config import CfgNode
 
 from beit.cpu import split_batch
+from beit.data.batch_transforms import unit_range
 from beit.data.dataset import bad_images_file
 from beit.data.pretraining import PretrainDataset, build_pretrain_dataset
 from beit.models.dalle import DalleTokenizer
@@ -25,7 +26,8 @@ from beit.tasks.token_cache import TokenCache
 
 # B batch, L patches, M masked patches of the batch, K vocabulary, h, w patch grid
 
-_PREVIEW_IMAGES = 8
+PREVIEW_IMAGES = 8
+"""Images of a batch that `preview` and `draw_predictions` draw."""
 
 
 class Pretrain(Task):
@@ -157,12 +159,12 @@ class Pretrain(Task):
         """Visual tokens int64 `[B, L]`: stored ones, or those of the second view."""
         if "tokens" in batch:
             return batch["tokens"]
-        return split_batch(self._frozen[0].encode, batch["second"].astype("float32") / 255.0)
+        return split_batch(self._frozen[0].encode, unit_range(batch["second"]))
 
 
 def _first_images(batch: Batch) -> Batch:
     """The images of a batch that are drawn."""
-    return {name: value[:_PREVIEW_IMAGES] for name, value in batch.items() if name != "masked_indices"}
+    return {name: value[:PREVIEW_IMAGES] for name, value in batch.items() if name != "masked_indices"}
 
 
 def _accuracy_name(branch: str) -> str:

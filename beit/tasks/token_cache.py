@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 
 from beit.config import batch_size_eval, image_hw
 from beit.cpu import split_batch
+from beit.data.batch_transforms import unit_range
 from beit.data.loader import Loader
 from beit.data.pretraining import PretrainDataset
 from beit.data.sampler import EvalSampler
@@ -113,7 +114,7 @@ class TokenCache:
         with Loader(self.dataset, num_workers=data.NUM_WORKERS, timeout=data.WORKER_TIMEOUT) as loader:
             batches = loader(list(sampler))
             for batch in progress(batches, len(sampler), f"fill {self.file}", rank=ranks.rank()):
-                second = paddle.to_tensor(batch["second"]).astype("float32") / 255.0
+                second = unit_range(paddle.to_tensor(batch["second"]))
                 ids[batch["index"]] = split_batch(self.tokenizer.encode, second).numpy()
         ids.flush()
         ranks.barrier()

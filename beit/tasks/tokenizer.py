@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 
 from beit.config import image_hw
 from beit.cpu import split_batch
+from beit.data.batch_transforms import unit_range
 from beit.data.dataset import bad_images_file
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset
 from beit.models.teachers import Teacher, load_teacher
@@ -81,14 +82,14 @@ class Tokenizer(Task):
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """`loss`, `cosine_loss` and `commitment_loss`, and the codebook statistics of `NormEmaQuantizer.usage`."""
-        images = _unit_range(batch["image"])
+        images = unit_range(batch["image"])
         scalars = self.model(images, self._targets(batch, images), rng)
         del scalars["ids"]
         return scalars | self.model.quantize.usage()
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """`count`, the losses times `count`, and the number of uses of each code, `codes` `[K]`."""
-        images = _unit_range(batch["image"])
+        images = unit_range(batch["image"])
         outputs = self.model(images, self._targets(batch, images))
         count = images.shape[0]
         return {
@@ -132,7 +133,7 @@ class Tokenizer(Task):
     def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
         """Write the codes of a few images (`code_map.png`) and how often each code was used (`codebook.png`)."""
         images = batch["image"][:_MAP_IMAGES]
-        maps = self.model.encode(_unit_range(images)).numpy().reshape(-1, *self.model.grid_size)
+        maps = self.model.encode(unit_range(images)).numpy().reshape(-1, *self.model.grid_size)
         pairs = zip(images.numpy().transpose(0, 2, 3, 1), maps, strict=True)
         report = {
             "code map": np.concatenate([draw_code_map(*pair) for pair in pairs]),
@@ -172,8 +173,3 @@ class Tokenizer(Task):
     def _targets(self, batch: Batch, images: Tensor) -> Tensor:
         """Features `[B, N, T]`: stored ones, or those that the teacher computes."""
         return split_batch(self._frozen[0], images) if self._frozen else batch["target"]
-
-
-def _unit_range(images: Tensor) -> Tensor:
-    """Uint8 images as float32 in [0, 1], the input of tokenizers and teachers."""
-    return images.astype("float32") / 255.0

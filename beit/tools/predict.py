@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print(entries, given)
     failed = [entry for entry in entries if "error" in entry]
     for entry in failed:
-        print(printable(f"error: {entry['image']}: {entry['error']}"), file=sys.stderr)
+        image, said = entry["image"], entry["error"]
+        print(printable(f"error: {said if image in said else f'{image}: {said}'}"), file=sys.stderr)
     return FAILED if failed else 0
 
 

@@ -10,9 +10,10 @@ from PIL import Image
 import beit
 from beit.__main__ import main
 from beit.containers.files import write
+from beit.data.images import ImageError
 from beit.predict.predictions import class_rows
 from beit.predict.run_figures import draw_masked, draw_schedule, read_curves, save_images
-from tests.tiny import TINIEST_PRETRAIN, TINY, options, tiny_config, write_dataset
+from tests.tiny import SEGMENT, TINIEST_PRETRAIN, TINY, options, tiny_config, write_dataset
 
 
 def save(layer, path):
@@ -39,6 +40,37 @@ def test_masked_images_with_reconstructions(pretraining, tmp_path):
     width, height = draw_masked(tiny_config(**pretraining)).size
     assert width == 2 * height  # two images in rows; original, masked, tokens, prediction in columns
     assert height % 2 == 0
+
+
+def test_more_masked_images_than_a_preview_has(pretraining, tmp_path):
+    pretraining["DATA__DATA_PATH"] = str(write_dataset(tmp_path / "more", val=11))
+    config = tiny_config(**pretraining)
+    few, all_images = (np.asarray(draw_masked(config, count)) for count in (8, 40))
+    assert len(all_images) == len(few) * 11 // 8
+    np.testing.assert_array_equal(all_images[: len(few)], few)
+
+
+def test_an_image_that_cannot_be_read_is_not_replaced_in_a_figure(pretraining, tmp_path):
+    config = tiny_config(**pretraining)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match=r"empty.png: an empty file"):
+        beit.draw_augmentation(config, [tmp_path / "empty.png"])
+    assert not (tmp_path / "out" / "bad_images.txt").exists()
+
+
+def test_training_views_of_a_segmentation_model_need_label_maps(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    for split in ("train", "val"):
+        for kind, image in (("images", pixels), ("masks", pixels[..., 0] % 4)):
+            (tmp_path / kind / split).mkdir(parents=True)
+            Image.fromarray(image).save(tmp_path / kind / split / "a.png")
+    config = tiny_config(**SEGMENT | {"DATA__DATA_PATH": str(tmp_path), "SAVE": str(tmp_path / "out")})
+    with pytest.raises(
+        ValueError, match="TASK: segment need the label map of each image: leave out the images"
+    ):
+        beit.draw_augmentation(config, [tmp_path / "images" / "train" / "a.png"])
+    figure = beit.draw_augmentation(config)
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), pixels)
 
 
 @pytest.mark.parametrize("kind", ["masked", "codes"])

@@ -114,3 +114,19 @@ def test_names_of_classes_and_images_cannot_control_the_terminal(images, tmp_pat
         assert ("\\u001b[2Jcat" if form == ["--json"] else "\\x1b[2Jcat") in out
     known = {row["class"] for entry in json.loads(out) for row in entry.get("topk", [])}
     assert known == {line.strip() for line in names.split("\n")} - {""}
+
+
+def test_an_error_names_its_file_once(images, tmp_path, capsys):
+    run = write_run(tmp_path / "run", tiny_config(), build_beit(tiny_config()))
+    (images / "empty.png").touch()
+    missing, pattern = tmp_path / "no.png", f"{tmp_path}/*.webp"
+    words = ["predict", str(run), str(images), str(missing), pattern, "--device", "cpu"]
+    assert main(words) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert sorted(errors) == sorted(
+        [
+            f"error: {images / 'empty.png'}: an empty file (0 bytes)",
+            f"error: {missing} does not exist; name an image, a folder of images, or a pattern",
+            f"error: no file matches the pattern {pattern}",
+        ]
+    )
