@@ -205,7 +205,7 @@ def _hints(file: Architecture, model: Architecture, *, is_classifier: bool) -> l
             f"the file is a {_size(file)}, the model a {_size(model)}: take the config that goes with the file, "
             "or set MODEL.DEPTH, MODEL.EMBED_DIM and MODEL.NUM_HEADS"
         )
-    elif file.num_heads != model.num_heads:
+    elif file.num_heads and model.num_heads and file.num_heads != model.num_heads:
         hints.append(f"the file has {file.num_heads} heads, the model {model.num_heads}: set MODEL.NUM_HEADS")
     if file.mlp_width != model.mlp_width and file.width == model.width:
         hints.append(
