@@ -18,7 +18,7 @@ GPU_LINE = (
 )
 
 _DISTRIBUTIONS = ("paddlepaddle", "paddlepaddle-gpu")
-_OLDEST = (3, 0)
+_OLDEST, _FIRST_UNTESTED = (3, 0), (3, 4)
 
 
 UNSET = (
@@ -38,6 +38,11 @@ def paddle_version() -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def is_tested(version: str) -> bool:
+    """Whether a version of Paddle is in `PADDLE_RANGE`."""
+    return _OLDEST <= _release(version) < _FIRST_UNTESTED
 
 
 def check_paddle() -> None:

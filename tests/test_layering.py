@@ -45,6 +45,7 @@ LEVELS: dict[str, int] = {
     "beit.transformers": 11,
     "beit.train": 12,
     "beit.bench": 13,
+    "beit.doctor": 13,
     "beit.tools": 14,
     "beit.__main__": 15,
 }

@@ -11,6 +11,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "beit.tools.make_lists",
         "write list files for class folders, or for ImageNet as it is distributed",
     ),
+    "doctor": ("beit.tools.doctor", "say what works on this machine: versions, GPUs, numbers, ranks, speed"),
     "config": ("beit.tools.config", "print a resolved config, or describe its keys"),
     "report": ("beit.tools.report", "count parameters, multiply-adds and memory of a config"),
     "visualize": (
