@@ -52,7 +52,7 @@ class BatchFeature(dict[str, Any]):
 
 @dataclass(eq=False)
 class BeitImageProcessor:
-    """transformers' `BeitImageProcessor` for NumPy, Pillow and Paddle.
+    """transformers' `BeitImageProcessor` for NumPy, Pillow and Paddle; in transformers 5 it is `BeitImageProcessorPil`.
 
     Source: transformers 4.57, models/beit/image_processing_beit.py. In transformers 5 the defaults are
     `size` 224 and no center crop; published `preprocessor_config.json` files state theirs (`from_pretrained`).

@@ -21,16 +21,18 @@ class BeitBackbone(BeitPreTrainedModel):
 
     Args:
         config: of the model; with `add_fpn` the four maps become a pyramid of strides 4, 8, 16 and 32 (for patches of 16).
+        initialize: draw initial weights; False for a model that gets others.
     """
 
     canonical_names: Rules = (("beit.encoder.*", "*"), ("beit.mask_token", "mask_token"), ("*", "*"))
 
-    def __init__(self, config: BeitConfig) -> None:
+    def __init__(self, config: BeitConfig, *, initialize: bool = True) -> None:
         super().__init__(config)
         self.beit = encoder_of_maps(config)
         if config.add_fpn:
             add_pyramid(self, config.hidden_size)
-        self._init_weights()
+        if initialize:
+            self._init_weights()
 
     @property
     def out_features(self) -> list[str]:

@@ -22,6 +22,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
 
     Args:
         config: of the model; `num_labels` 0 leaves out the classifier.
+        initialize: draw initial weights; False for a model that gets others.
 
     Example:
         >>> model = BeitForImageClassification.from_pretrained("folder")
@@ -35,13 +36,14 @@ class BeitForImageClassification(BeitPreTrainedModel):
         ("*", "*"),
     )
 
-    def __init__(self, config: BeitConfig) -> None:
+    def __init__(self, config: BeitConfig, *, initialize: bool = True) -> None:
         super().__init__(config)
-        self.beit = BeitModel(config)
+        self.beit = BeitModel(config, initialize=False)
         self.classifier = (
             nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         )
-        self._init_weights()
+        if initialize:
+            self._init_weights()
 
     def forward(
         self,

@@ -41,20 +41,24 @@ class BeitModel(BeitPreTrainedModel):
     Args:
         config: of the model.
         add_pooling_layer: compute `pooler_output`.
+        initialize: draw initial weights; False for a model that gets others.
 
     Example:
         >>> outputs = BeitModel.from_pretrained("folder")(pixel_values, output_hidden_states=True)
         >>> outputs.last_hidden_state.shape, len(outputs.hidden_states)
     """
 
-    def __init__(self, config: BeitConfig, add_pooling_layer: bool = True) -> None:
+    def __init__(
+        self, config: BeitConfig, add_pooling_layer: bool = True, *, initialize: bool = True
+    ) -> None:
         super().__init__(config)
         self.encoder = _build_encoder(config)
         self.add_pooling_layer = add_pooling_layer
         if not add_pooling_layer:
             self.encoder.fc_norm = None
         self.mask_token = self.create_parameter([1, 1, config.hidden_size]) if config.use_mask_token else None
-        self._init_weights()
+        if initialize:
+            self._init_weights()
 
     def forward(
         self,
@@ -114,7 +118,7 @@ class BeitModel(BeitPreTrainedModel):
 
 def encoder_of_maps(config: BeitConfig) -> BeitModel:
     """A model whose hidden states are used and whose final norm is not, so that it has none."""
-    model = BeitModel(config, add_pooling_layer=False)
+    model = BeitModel(config, add_pooling_layer=False, initialize=False)
     model.encoder.norm = nn.Identity()
     return model
 

@@ -24,6 +24,7 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
 
     Args:
         config: of the model; `use_mean_pooling` must be True, as in all published pre-training checkpoints.
+        initialize: draw initial weights; False for a model that gets others.
 
     Raises:
         ValueError: `use_mean_pooling` is False, which would add a second norm before the head.
@@ -36,17 +37,18 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
         ("*", "*"),
     )
 
-    def __init__(self, config: BeitConfig) -> None:
+    def __init__(self, config: BeitConfig, *, initialize: bool = True) -> None:
         super().__init__(config)
         if not config.use_mean_pooling:
             raise ValueError(
                 "BeitForMaskedImageModeling with use_mean_pooling = False has two norms before its head, which no "
                 "published checkpoint has: set use_mean_pooling = True"
             )
-        self.beit = BeitModel(config, add_pooling_layer=False)
+        self.beit = BeitModel(config, add_pooling_layer=False, initialize=False)
         self.layernorm = LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        self._init_weights()
+        if initialize:
+            self._init_weights()
 
     def forward(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,6 +112,7 @@ class BeitPreTrainedModel(nn.Layer):
                 "paddle.amp.auto_cast(dtype='float16')"
             )
         own = {name: changes.pop(name) for name in ("add_pooling_layer",) if name in changes}
+        own["initialize"] = False
         opened = open_checkpoint(source)
         if config is None:
             config = config_of(source, opened, changes)
@@ -151,6 +153,7 @@ class BeitPreTrainedModel(nn.Layer):
                 f"{opened.info.name}: {listed(mismatched)}: {report.new[mismatched[0]]}; with "
                 "ignore_mismatched_sizes=True they start with new values"
             )
+        self._init_weights([name for name in tensors if self._canonical(name) in report.new])
         self.set_state_dict(
             {name: state.get(self._canonical(name), tensor) for name, tensor in tensors.items()}
         )
@@ -162,21 +165,23 @@ class BeitPreTrainedModel(nn.Layer):
                 listed(sorted(report.new)),
             )
 
-    def _init_weights(self) -> None:
-        """Initial values of transformers: normal weights; biases, tokens and positions 0; norms 1 and 0.
+    def _init_weights(self, names: Container[str] | None = None) -> None:
+        """Initial values of transformers: normal weights; biases, tokens and positions 0. Norms have theirs, 1 and 0.
 
         Source: transformers, models/beit/modeling_beit.py, `_init_weights`.
+
+        Args:
+            names: of the parameters that are set; None for all.
         """
         normal = nn.initializer.Normal(std=self.config.initializer_range)
         zeros = nn.initializer.Constant(0.0)
-        for layer in self.sublayers():
-            if isinstance(layer, nn.Linear | nn.Conv2D | nn.Conv2DTranspose):
-                normal(layer.weight)
-                if layer.bias is not None:
-                    zeros(layer.bias)
         for name, parameter in self.named_parameters():
-            if name.endswith(("token", "pos_embed", "_bias", "_table")):
+            if names is not None and name not in names:
+                continue
+            if name.endswith(("bias", "token", "pos_embed", "_table")):
                 zeros(parameter)
+            elif parameter.ndim > 1:
+                normal(parameter)
 
 
 def config_of(source: str | Path, opened: Checkpoint, changes: dict[str, Any]) -> BeitConfig:

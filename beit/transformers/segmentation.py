@@ -28,6 +28,7 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
     Args:
         config: of the model, with four `out_indices`. As in transformers, index k is the output of layer k - 1 (layers
             from 1), although the published heads were trained on the outputs of layers k + 1.
+        initialize: draw initial weights; False for a model that gets others.
 
     Raises:
         ValueError: not four `out_indices`, or `auxiliary_concat_input`, or no auxiliary convolution.
@@ -41,7 +42,7 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
         ("*", "*"),
     )
 
-    def __init__(self, config: BeitConfig) -> None:
+    def __init__(self, config: BeitConfig, *, initialize: bool = True) -> None:
         super().__init__(config)
         if len(config.out_indices) != 4:
             raise ValueError(
@@ -70,7 +71,8 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
                 num_convs=config.auxiliary_num_convs,
                 dropout=0.0,
             )
-        self._init_weights()
+        if initialize:
+            self._init_weights()
 
     def forward(
         self,

@@ -60,6 +60,37 @@ def test_outputs_equal_those_of_the_installed_transformers(title, tmp_path):
     compare(theirs(tmp_path / "b", case), expected)
 
 
+@pytest.mark.peers
+@pytest.mark.parametrize("title", ["masked", "classes", "several classes", "segmentation"])
+def test_a_training_step_equals_that_of_the_installed_transformers(title, tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    case = Case(CASES[title].name, CASES[title].config | {"drop_path_rate": 0.0}, CASES[title].arguments)
+    write_folder(tmp_path / "start", case)
+    theirs = getattr(transformers, case.name).from_pretrained(tmp_path / "start").train()
+    arguments = {name: torch.from_numpy(value) for name, value in case.arguments.items()}
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.1)
+    theirs(torch.from_numpy(case.pixels), **arguments).loss.backward()
+    optimizer.step()
+    theirs.save_pretrained(tmp_path / "trained")
+
+    model = load(tmp_path / "start", case)
+    model.train()
+    arguments = {name: paddle.to_tensor(value) for name, value in case.arguments.items()}
+    optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
+    model(paddle.to_tensor(case.pixels), **arguments).loss.backward()
+    optimizer.step()
+    before, expected = (
+        load(tmp_path / "start", case).state_dict(),
+        load(tmp_path / "trained", case).state_dict(),
+    )
+    moved = 0
+    for name, tensor in model.state_dict().items():
+        if not name.endswith("_variance"):  # biased in Paddle, unbiased in PyTorch
+            np.testing.assert_allclose(tensor.numpy(), expected[name].numpy(), atol=1e-5, err_msg=name)
+        moved += int(np.abs(expected[name].numpy() - before[name].numpy()).max() > 1e-4)
+    assert moved > 20
+
+
 @pytest.mark.parametrize("title", ["model, tables", "masked", "classes", "segmentation", "backbone"])
 def test_outputs_are_attributes_keys_and_a_tuple(title):
     case = CASES[title]

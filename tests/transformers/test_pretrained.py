@@ -121,6 +121,11 @@ def test_another_number_of_classes_needs_consent(folder, caplog):
         if not name.startswith("classifier"):
             np.testing.assert_array_equal(model.state_dict()[name].numpy(), tensor.numpy())
     assert not model.training
+    wide = BeitForImageClassification.from_pretrained(
+        folder, num_labels=300, ignore_mismatched_sizes=True, initializer_range=0.5, use_mask_token=True
+    )
+    assert abs(wide.classifier.weight.numpy().std() - 0.5) < 0.03
+    assert not wide.classifier.bias.numpy().any() and not wide.beit.mask_token.numpy().any()
 
 
 @pytest.mark.parametrize("form", ["canonical", "timm", "huggingface", "paddlevit", "openmmlab"])
