@@ -29,6 +29,7 @@ def test_control_characters_become_escapes(text: str, expected: str | None) -> N
 
 
 def test_names_in_messages() -> None:
+    assert shown("a\tb\xad\u200b") == r"a\tb\xad\u200b"
     assert shown("a\nb" + "c" * 100) == r"a\nb" + "c" * 77 + "…"
     assert listed(["a\x1b", *"bcdefgh"]) == r"a\x1b, b, c, d, e, f and 2 more"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import islice
 
-from beit.printable import printable
-
 _SHOWN_CHARACTERS = 80
 
 
@@ -25,5 +23,9 @@ def listed(names: Collection[str], limit: int = 6) -> str:
 
 
 def shown(text: str) -> str:
-    """The beginning of a text that a file contains, for a message: without line breaks and control characters."""
-    return printable(text[:_SHOWN_CHARACTERS]) + ("…" if len(text) > _SHOWN_CHARACTERS else "")
+    """The beginning of a name that a file contains, for a message: what is not printable is written as escapes.
+
+    Unlike in `printable`, which keeps tabs and the joiners of class names in Persian or Hindi, nothing invisible stays.
+    """
+    escaped = (char if char.isprintable() else ascii(char)[1:-1] for char in text[:_SHOWN_CHARACTERS])
+    return "".join(escaped) + ("…" if len(text) > _SHOWN_CHARACTERS else "")
