@@ -39,7 +39,11 @@ def read_pretrained_cfg(content: Mapping[str, Any], known: Preprocessing) -> Pre
         reduce_labels=content.get("reduce_labels", known.reduce_labels),
     )
     if resize is not None:
-        resize = (resize[0], resize[1]) if isinstance(resize, list) else resize
+        sides = resize if isinstance(resize, list) else [resize]
+        if len(sides) not in (1, 2) or not all(type(side) is int and side >= 0 for side in sides):
+            reason = f"resize {resize} is not a side or [height, width]"
+            return replace(result, crop_pct=None, interpolation="", source=f"{source}: {reason}")
+        resize = (sides[0], sides[1]) if len(sides) == 2 else sides[0]
         is_cropped = bool(content.get("center_crop", True))
         result = replace(result, resize=resize, center_crop=is_cropped, crop_pct=None, squash=False)
     if mode not in (None, *_CROP_MODES):

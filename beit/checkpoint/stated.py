@@ -111,8 +111,8 @@ def stated_model(metadata: Mapping[str, object]) -> StatedModel:
     }
     return StatedModel(
         **values,
-        num_heads=int(heads) if heads else None,
-        pool_scales=tuple(scales) if isinstance(scales, list) else None,
+        num_heads=heads if type(heads) is int and heads > 0 else None,
+        pool_scales=tuple(scales) if isinstance(scales, list) and all(map(as_size, scales)) else None,
         image_size=as_size(arguments.get("img_size", metadata.get("image_size"))),
         not_honored=tuple(ignored.values()),
         wrong_outputs=tuple(ignored[key] for key in _CHANGE_OUTPUTS if key in ignored),

@@ -175,6 +175,19 @@ def test_a_config_can_state_the_steps(tmp_path):
     assert (build_eval_transform(tiny_config(**keys))(image)["image"] != expected).any()
 
 
+@pytest.mark.parametrize("resize", ["40", [40], [1, 2, 3], [8, -1], {"side": 4}])
+def test_a_resize_in_the_metadata_that_is_no_size_is_not_used(tmp_path, resize):
+    convert(write_folder(tmp_path / "hub", "size and crop, all"), tmp_path / "own.pdparams")
+    file = tmp_path / "own.pretrained_cfg.json"
+    content = json.loads(file.read_text())
+    content["pretrained_cfg"]["resize"] = resize
+    file.write_text(json.dumps(content))
+    found = open_checkpoint(tmp_path / "own.pdparams").info.preprocessing
+    assert (found.resize, found.unknown) == (
+        (40, []) if resize == [40] else (None, ["crop_pct", "interpolation"])
+    )
+
+
 @pytest.mark.parametrize("publisher", ["huggingface", "timm"])
 def test_a_file_that_people_edit_takes_precedence_over_metadata_in_the_weights(tmp_path, publisher):
     source = tmp_path / "source.safetensors"
