@@ -145,6 +145,10 @@ def load_predictor(
     weights = find_weights(model, config, key)
     opened = open_weights(weights)
     (_, info), tree, is_derived = opened
+    if tree.TASK not in ("classify", "segment", "pretrain"):
+        raise ValueError(
+            f"{weights.name} is a model of TASK: {tree.TASK}, whose models do not predict from images"
+        )
     network = build_loaded(opened, weights.name)
     if isinstance(network, Beit) and not isinstance(network, BeitForMaskedImageModeling):
         return classifier(network, preprocessing=preprocessing, class_names=class_names, origin=weights.name)
