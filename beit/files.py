@@ -36,6 +36,14 @@ def expand_path(path: str) -> str:
     return str(expanded)
 
 
+def cache_folder() -> Path:
+    """Folder of downloaded weights and of tables of contents of archives: `BEIT_HOME`, or `beit` in the user's cache."""
+    home = os.environ.get("BEIT_HOME")
+    if home:
+        return Path(home).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "beit"
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary binary file that replaces `path` when the block ends, and is removed if the block raises.

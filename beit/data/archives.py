@@ -14,6 +14,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from beit.data.index_cache import Table, joined, names_of, remembered
+
 ENDINGS = (".tar", ".zip")
 """Of archives that allow random access, in lower case."""
 _MAX_BYTES = 2**30  # of one image; more is damage or an attack
@@ -114,16 +116,20 @@ def read_archive(path: Path) -> Archive:
 
 @lru_cache(maxsize=2)  # training and validation images may be in one archive
 def _read_archive(path: Path, size: int, mtime: int) -> Archive:
-    is_zip = path.suffix.lower() == ".zip"
+    table = remembered([path], "archive", lambda: _make_table(path))
+    names, own = names_of(table["names"]), f"{path.stem}/"
+    if names and all(name.startswith(own) for name in names):
+        names = [name.removeprefix(own) for name in names]
+    return Archive(path, tuple(names), table["entries"])
+
+
+def _make_table(path: Path) -> Table:
     members: dict[str, Member] = {}  # the last of several members with one name counts, as in tar
-    for member in _scan_zip(path) if is_zip else scan_tar(path, nested=True):
+    for member in _scan_zip(path) if path.suffix.lower() == ".zip" else scan_tar(path, nested=True):
         name = safe_name(path, member.name)
         if not name.startswith(".") and "/." not in name:
             members[name] = member
-    names, own = tuple(members), f"{path.stem}/"
-    if names and all(name.startswith(own) for name in names):
-        names = tuple(name.removeprefix(own) for name in names)
-    return Archive(path, names, entries(members.values()))
+    return {"names": joined(list(members)), "entries": entries(members.values())}
 
 
 def entries(members: Iterable[Member], file: int = 0) -> np.ndarray:
@@ -135,11 +141,19 @@ def safe_name(archive: Path, name: str) -> str:
     """The name of a member without a leading `./`.
 
     Raises:
-        ValueError: it is absolute or has the part `..`.
+        ValueError: it is empty or absolute, or has the part `..` or a zero byte.
     """
-    if ".." in name or name[:1] in "/\\" or name[1:2] == ":" or "//" in name or "./" in name:
+    if (
+        not name
+        or "\0" in name
+        or ".." in name
+        or name[:1] in "/\\"
+        or name[1:2] == ":"
+        or "//" in name
+        or "./" in name
+    ):
         parts = PurePosixPath(name.replace("\\", "/")).parts
-        if not parts or ".." in parts or parts[0] == "/" or name[1:2] == ":":
+        if not parts or "\0" in name or ".." in parts or parts[0] == "/" or name[1:2] == ":":
             raise ValueError(f"{archive}: the name of the member {name!r} leaves the archive; pack it again")
         return "/".join(parts)
     return name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +18,7 @@ import numpy as np
 from beit.data.archives import Member, Members, entries, safe_name, scan_tar
 from beit.data.image_list import ImageList
 from beit.data.images import EXTENSIONS
+from beit.data.index_cache import Table, joined, names_of, remembered
 from beit.data.shards import check_labels, find_shards
 
 _MAX_LABEL_BYTES = 2**20  # of a .cls or .json member
@@ -44,6 +45,19 @@ def read_webdataset(
     shards = find_shards(root, split, ".tar")
     if not shards:
         return None
+    table = remembered(shards, f"webdataset {labeled}", lambda: _make_table(root, shards, labeled))
+    names, labels, without = names_of(table["names"]), table["labels"], int(table["without"])
+    if not names:
+        raise ValueError(f"{root}: the tars of {split} have no images ({' '.join(sorted(EXTENSIONS))})")
+    if labeled:
+        check_labels(labels, num_classes, lambda index: str(root / names[index]))
+    notes = [f"{root}: {without} samples of {split} left out, they have no image"] if without else []
+    listed = ImageList.from_names(root, names, labels if labeled else None, notes=notes)
+    return replace(listed, source=Members(tuple(shards), table["entries"]))
+
+
+def _make_table(root: Path, shards: Sequence[Path], labeled: bool) -> Table:
+    """Names, labels (none if not `labeled`) and entries of the images, and the number of samples without an image."""
     names: list[str] = []
     labels: list[int] = []
     tables, without = [], 0
@@ -60,13 +74,12 @@ def read_webdataset(
                 if labeled:
                     labels.append(_label(shard, key, members, file))
         tables.append(entries(images, number))
-    if not names:
-        raise ValueError(f"{root}: the tars of {split} have no images ({' '.join(sorted(EXTENSIONS))})")
-    if labeled:
-        check_labels(np.array(labels), num_classes, lambda index: str(root / names[index]))
-    notes = [f"{root}: {without} samples of {split} left out, they have no image"] if without else []
-    listed = ImageList.from_names(root, names, labels if labeled else None, notes=notes)
-    return replace(listed, source=Members(tuple(shards), np.concatenate(tables)))
+    return {
+        "names": joined(names),
+        "labels": np.array(labels, np.int64),
+        "entries": np.concatenate(tables),
+        "without": np.array(without),
+    }
 
 
 def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Member]]]:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from beit.containers.errors import CheckpointError, shown
 from beit.containers.recognize import container_of
-from beit.files import lock, sha256_of, write_text
+from beit.files import cache_folder, lock, sha256_of, write_text
 
 _TIMEOUT = 30.0  # seconds without receiving anything
 _ATTEMPTS = 5  # each continues where the one before stopped
@@ -47,14 +47,6 @@ _STRONG_TAG = re.compile(r'"[!#-~]*"')
 
 class DownloadError(OSError):
     """A file could not be fetched. The message says why, and where to save it after a download by hand."""
-
-
-def cache_folder() -> Path:
-    """Folder of the downloaded weights."""
-    home = os.environ.get("BEIT_HOME")
-    if home:
-        return Path(home).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "beit"
 
 
 def fetch(url: str, name: str, *, sha256: str | None = None, page: str = "") -> Path:
