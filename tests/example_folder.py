@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from beit.beit import build_beit
+from beit.checkpoint.files import write
 from beit.config import dump, get_config
-from beit.containers.files import write
 
 CLASSES = 10
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beit.containers.files import read_checkpoint, write_checkpoint
+from beit.checkpoint.files import read_checkpoint, write_checkpoint
 from beit.files import lock, map_array, replacing, sha256_of
 
 OLD = {"step": 1, "w": np.zeros(3)}

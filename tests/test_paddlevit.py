@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import beit
+from beit.checkpoint.files import read, write
 from beit.config import with_options
-from beit.containers.files import read, write
 from tests.checkpoint import publishers
 from tests.docs.pages import steps
 from tests.tiny import ROOT, environment, losses, options, write_dataset

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 import beit
+from beit.checkpoint.files import read, write
 from beit.checkpoint.load import load_pretrained
-from beit.containers.files import read, write
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.passl import build_backbone, build_head, get_config
 from tests.checkpoint import publishers

@@ -18,8 +18,8 @@ import paddle
 from PIL import Image
 
 from beit.beit import Beit
+from beit.checkpoint.files import read
 from beit.config import get_config
-from beit.containers.files import read
 from beit.optim.ema import Ema
 from beit.predict.classifier import Classifier
 from beit.tasks import Task

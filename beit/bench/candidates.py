@@ -19,8 +19,8 @@ from PIL import Image
 
 from beit.beit import build_beit
 from beit.bench.worker import Step, read_once
+from beit.checkpoint.files import read
 from beit.config import get_config
-from beit.containers.files import read
 from beit.cpu import split_batch, tune_cpu
 from beit.data.batch_transforms import erase, normalize, to_device
 from beit.data.dataset import ClassificationDataset, ImageDataset

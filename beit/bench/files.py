@@ -13,8 +13,8 @@ from yacs.config import CfgNode
 from beit.beit import Beit, build_beit
 from beit.bench.worker import save_arrays
 from beit.checkpoint.convert import convert
+from beit.checkpoint.files import write
 from beit.config import get_config, image_hw
-from beit.containers.files import write
 from beit.deploy.graph import write_graph, write_onnx
 from beit.deploy.network import ExportedNetwork
 

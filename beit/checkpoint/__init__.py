@@ -2,6 +2,6 @@
 
 Publishers are tables of tensor names: publishers/ and key_format, applied by translate with unwrap and qkv.
 Metadata are the files beside the weights: metadata, preprocessing, class_names.
-`open` reads a file (`beit.containers`) with its metadata; `adapt` fits a state to a model; `load` and `convert` are what
-users call.
+`files` and `shards` read and write files of any format (`beit.containers`); `open` adds what stands beside them; `adapt`
+fits a state to a model; `load` and `convert` are what users call.
 """

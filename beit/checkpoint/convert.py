@@ -9,6 +9,7 @@ from pathlib import Path
 
 from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import DALLE, TABLE, VQKD, missing_names
+from beit.checkpoint.files import describe_nonfinite, write
 from beit.checkpoint.folders import JsonFiles, folder_files
 from beit.checkpoint.key_format import NATIVE, KeyFormat
 from beit.checkpoint.metadata import FOLDER_JSON, describe_weights, sidecar_path, write_json
@@ -16,7 +17,6 @@ from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, from_canonical, written_format
 from beit.containers.errors import listed
-from beit.containers.files import describe_nonfinite, write
 
 _FOLDER_PUBLISHERS = ("huggingface", "timm")
 _SUFFIXES = {"paddle": (".pdparams", ".safetensors"), "torch": (".pdparams", ".safetensors", ".pth")}

@@ -14,11 +14,11 @@ import paddle
 
 from beit.checkpoint.adapt import Changes, Shapes, adapt
 from beit.checkpoint.canonical import TABLE, Architecture, State, describe, kind_of
+from beit.checkpoint.files import describe_nonfinite
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
 from beit.containers.errors import shown
-from beit.containers.files import describe_nonfinite
 from beit.positions import Interpolation
 from beit.preprocessing import Preprocessing
 

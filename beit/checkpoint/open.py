@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from beit.checkpoint.files import read
 from beit.checkpoint.metadata import RUN_CONFIG, RUN_WEIGHTS, WEIGHT_FILES, is_run_file, read_metadata
+from beit.checkpoint.shards import INDEX_SUFFIX, read_shards
 from beit.checkpoint.translate import Checkpoint, to_canonical
 from beit.containers.errors import CheckpointError, listed
-from beit.containers.files import read
-from beit.containers.shards import INDEX_SUFFIX, read_shards
 from beit.zoo import fetch_published, similar_names
 from beit.zoo.table import PUBLISHED
 

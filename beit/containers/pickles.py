@@ -93,7 +93,7 @@ class Unpickler(Guard):
         Raises:
             UnsafeFileError: it names a function that could run code.
             CheckpointError: no sound pickle, nested too deep or inside itself, or too large for the budget. Damaged opcodes
-                can also raise IndexError, KeyError, TypeError or ValueError: `files.read` converts these.
+                can also raise IndexError, KeyError, TypeError or ValueError: `checkpoint.files.read` converts these.
         """
         value = self._checked(self.load(), ())
         return Pickled(value, self.dtypes_cast, tuple(map(shown, self.left_out)))

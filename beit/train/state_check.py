@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from beit.checkpoint.files import describe_nonfinite
 from beit.containers.errors import shown
-from beit.containers.files import describe_nonfinite
 
 
 def check_state(path: Path, state: Mapping[str, Any]) -> None:

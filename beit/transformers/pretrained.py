@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, MIM, SEGMENTATION
+from beit.checkpoint.files import write
 from beit.checkpoint.folders import folder_files
 from beit.checkpoint.key_format import Rules, rename
 from beit.checkpoint.load import fit
@@ -18,7 +19,6 @@ from beit.checkpoint.metadata import WEIGHT_FILES
 from beit.checkpoint.open import open_checkpoint, weights_file
 from beit.checkpoint.translate import Checkpoint, from_canonical
 from beit.containers.errors import listed
-from beit.containers.files import write
 from beit.data.ade20k import CLASS_NAMES
 from beit.transformers.configuration import CONFIG_FILE, BeitConfig, read_json
 from beit.zoo.table import PUBLISHED

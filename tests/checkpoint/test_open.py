@@ -9,10 +9,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from beit.checkpoint.convert import convert
+from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
 from beit.containers.errors import CheckpointError
-from beit.containers.files import write
 from beit.predict.resolve import find_weights
 from beit.zoo.table import PUBLISHED
 from tests.checkpoint import publishers

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from beit.checkpoint.convert import convert
+from beit.checkpoint.files import write
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.translate import from_canonical
-from beit.containers.files import write
 from beit.positions import (
     num_table_rows,
     resample_patch_embedding,

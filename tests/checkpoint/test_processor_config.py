@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from beit.checkpoint.convert import convert
+from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
-from beit.containers.files import write
 from beit.data.model_input import build_eval_transform, prepare_image
 from beit.deploy.export import export
 from beit.deploy.runner import load_runner

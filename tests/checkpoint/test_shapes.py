@@ -12,10 +12,10 @@ import pytest
 
 from beit.checkpoint import unwrap
 from beit.checkpoint.canonical import NAMES, depth_of, missing_names
+from beit.checkpoint.files import write
 from beit.checkpoint.shapes import check_shapes
 from beit.checkpoint.translate import to_canonical
 from beit.containers.errors import CheckpointError
-from beit.containers.files import write
 from beit.predict.resolve import load_model
 from tests.checkpoint import publishers
 

@@ -6,10 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
+from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
 from beit.containers.errors import CheckpointError
-from beit.containers.files import write
 from beit.flags import config_from_arguments
 from beit.tasks import TASKS
 from beit.tools.convert import main as convert

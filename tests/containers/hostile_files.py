@@ -36,7 +36,7 @@ import os, resource, signal, sys, time
 from pathlib import Path
 from beit.containers.arrays import MEMORY_MINIMUM, MEMORY_MULTIPLE
 from beit.containers.errors import CheckpointError
-from beit.containers.files import read
+from beit.checkpoint.files import read
 
 def kibibytes(name):
     lines = Path("/proc/self/status").read_text().splitlines()

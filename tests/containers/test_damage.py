@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beit.checkpoint.files import read, read_checkpoint, write, write_checkpoint
 from beit.containers.errors import CheckpointError
-from beit.containers.files import read, read_checkpoint, write, write_checkpoint
 from tests.containers.container_writers import tensor, torch_legacy, torch_zip
 
 STATE = {"a.weight": np.arange(12, dtype="f4").reshape(3, 4), "b": np.arange(3)}

@@ -19,8 +19,8 @@ from types import FrameType
 import numpy as np
 import pytest
 
+from beit.checkpoint.files import read, write, write_checkpoint
 from beit.containers.errors import CheckpointError
-from beit.containers.files import read, write, write_checkpoint
 from beit.containers.pickles import ACTIONS, VALUES
 from tests.containers.container_writers import (
     Call,

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from beit.checkpoint.files import read
 from beit.containers.errors import CheckpointError, UnsafeFileError
-from beit.containers.files import read
 from tests.containers.container_writers import (
     STORAGES,
     Call,

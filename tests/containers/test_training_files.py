@@ -16,10 +16,10 @@ import types
 import numpy as np
 import pytest
 
+from beit.checkpoint.files import read, read_checkpoint, write_checkpoint
 from beit.checkpoint.open import open_checkpoint
 from beit.containers import paddle_files
 from beit.containers.errors import CheckpointError
-from beit.containers.files import read, read_checkpoint, write_checkpoint
 from tests.checkpoint import publishers
 from tests.containers.container_writers import Call, Name, dumps, module, tensor, torch_legacy, torch_zip
 

@@ -9,8 +9,8 @@ import struct
 
 import pytest
 
+from beit.checkpoint.files import read, read_checkpoint
 from beit.containers.errors import CheckpointError, UnsafeFileError
-from beit.containers.files import read, read_checkpoint
 from beit.containers.pickles import ACTIONS, VALUES
 from tests.containers.container_writers import Call, Name, Persistent, body, dumps, torch_legacy, torch_zip
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.containers.files import write
+from beit.checkpoint.files import write
 from beit.imagenet_classes import synsets
 from beit.zoo.table import PUBLISHED
 from tests.checkpoint import publishers

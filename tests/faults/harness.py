@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from beit.containers.files import read_checkpoint
+from beit.checkpoint.files import read_checkpoint
 from tests.tiny import ROOT, environment
 
 LATEST = "latest.pdparams"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beit.containers.files import read, read_checkpoint, write, write_checkpoint
+from beit.checkpoint.files import read, read_checkpoint, write, write_checkpoint
 from beit.train.run import run as run_here
 from tests.containers.container_writers import torch_zip
 from tests.faults.harness import LATEST, Row, finish, message, succeed

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beit.containers.files import write
+from beit.checkpoint.files import write
 from beit.deploy.description import Description, digests, write_description
 from beit.deploy.runner import load_runner
 from beit.preprocessing import Preprocessing

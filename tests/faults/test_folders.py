@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from beit.containers.files import read_checkpoint, write_checkpoint
+from beit.checkpoint.files import read_checkpoint, write_checkpoint
 from beit.train.run import run as run_here
 from tests.faults.harness import LATEST, Row
 from tests.tiny import tiny_config, write_dataset

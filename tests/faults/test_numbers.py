@@ -14,7 +14,7 @@ import pytest
 
 import beit.train.loop
 import beit.train.run
-from beit.containers.files import describe_nonfinite, read_checkpoint, write
+from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write
 from beit.train.run import run
 from beit.train.state import NonFiniteLossError, TrainState
 from tests.faults.harness import LATEST, Row, finish, json_lines, message, step_of, succeed

@@ -16,9 +16,9 @@ from PIL import Image
 
 from beit.__main__ import main
 from beit.beit import build_beit
+from beit.checkpoint.files import read, write
 from beit.config import dump
 from beit.containers.errors import CheckpointError
-from beit.containers.files import read, write
 from tests.checkpoint import publishers
 from tests.containers.hostile_files import HOSTILE, LimitedReader, limited_reader
 from tests.faults.harness import Row, message

@@ -6,8 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
+from beit.checkpoint.files import write
 from beit.containers.errors import CheckpointError
-from beit.containers.files import write
 from beit.data.batch_transforms import normalize
 from beit.models.teachers import load_teacher
 from tests.models import teacher_numpy as reference

@@ -10,8 +10,8 @@ import numpy as np
 import paddle
 import pytest
 
+from beit.checkpoint.files import read_checkpoint
 from beit.config import get_config
-from beit.containers.files import read_checkpoint
 from beit.optim import ema
 from beit.parallel import sharding
 from beit.parallel.launch import launch

@@ -11,8 +11,8 @@ from PIL import Image
 
 import beit
 from beit.checkpoint.convert import convert
+from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
-from beit.containers.files import write
 from beit.data.dataset import build_dataset
 from beit.data.images import ImageError
 from beit.data.sampler import Sample

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import beit
+from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
-from beit.containers.files import write
 from beit.models.mim import build_mim
 from beit.predict.inferencers import FeatureExtractor, ImageClassificationInferencer
 from beit.zoo.table import PUBLISHED

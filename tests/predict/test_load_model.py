@@ -10,9 +10,9 @@ from PIL import Image
 import beit
 from beit.beit import Beit, build_beit
 from beit.checkpoint.convert import convert
+from beit.checkpoint.files import write
 from beit.checkpoint.open import open_checkpoint
 from beit.config import dump
-from beit.containers.files import write
 from beit.models.dalle import DalleDecoder, DalleTokenizer
 from beit.models.mim import BeitForMaskedImageModeling, build_mim
 from beit.models.tokenizer import build_vqkd

@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 import beit
-from beit.containers.files import write
+from beit.checkpoint.files import write
 from beit.data.masking import build_mask_generator
 from beit.data.scenes import draw_scene
 from beit.predict.inference import extract_feat, inference_model, load_predictor

@@ -9,7 +9,7 @@ from PIL import Image
 
 import beit
 from beit.__main__ import main
-from beit.containers.files import write
+from beit.checkpoint.files import write
 from beit.data.images import ImageError
 from beit.predict.predictions import class_rows
 from beit.predict.run_figures import draw_masked, draw_schedule, read_curves, save_images

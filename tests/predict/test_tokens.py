@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from beit.containers.files import write
+from beit.checkpoint.files import write
 from beit.predict.tokens import draw_tokens, store_features
 from tests.checkpoint import publishers
 from tests.tiny import tiny_config, write_dataset

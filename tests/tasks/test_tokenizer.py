@@ -10,7 +10,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from beit.containers.files import write
+from beit.checkpoint.files import write
 from beit.data.sampler import Sample
 from beit.models.teachers import load_teacher
 from beit.models.tokenizer import build_tokenizer

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beit.containers.files import read
+from beit.checkpoint.files import read
 from beit.parallel.signals import EXIT_STOPPED
 from tests.tiny import (
     QUIET,

@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.containers.files import read_checkpoint, write_checkpoint
+from beit.checkpoint.files import read_checkpoint, write_checkpoint
 from beit.parallel.stop import StopVote
 from beit.train.run import run
 from beit.train.state import NonFiniteLossError, StoppedError

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from beit.checkpoint.files import read_checkpoint, write_checkpoint
 from beit.config import dump
-from beit.containers.files import read_checkpoint, write_checkpoint
 from beit.train.run import run
 from beit.train.state_check import check_state
 from tests.tiny import tiny_config, write_dataset

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from beit import transformers as ours
-from beit.containers.files import read, write
+from beit.checkpoint.files import read, write
 
 STORED = Path(__file__).with_name("outputs.npz")
 TINY: dict[str, Any] = {

@@ -11,8 +11,8 @@ import paddle
 import pytest
 
 from beit.checkpoint.convert import convert
+from beit.checkpoint.files import read, write
 from beit.checkpoint.load import load_pretrained
-from beit.containers.files import read, write
 from beit.predict.resolve import load_model
 from beit.transformers import (
     BeitBackbone,

@@ -16,7 +16,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from beit.containers.files import read, write
+from beit.checkpoint.files import read, write
 from beit.zoo import download
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from beit import zoo
 from beit.beit import Beit
+from beit.checkpoint.files import write
 from beit.checkpoint.publishers import PUBLISHERS
 from beit.config import get_config
-from beit.containers.files import write
 from beit.flags import config_from_arguments
 from beit.models.dalle import DalleDecoder, DalleEncoder
 from beit.models.mim import BeitForMaskedImageModeling

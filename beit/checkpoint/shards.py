@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from beit.checkpoint.files import Contents, read
 from beit.containers.arrays import OBJECT_BYTES, Budget
 from beit.containers.errors import CheckpointError, listed, shown
-from beit.containers.files import Contents, read
 
 INDEX_SUFFIX = ".index.json"
 """End of the name of an index."""

@@ -16,8 +16,8 @@ import paddle
 import pytest
 import safetensors.numpy
 
+from beit.checkpoint.files import describe_nonfinite, read, read_checkpoint, write, write_checkpoint
 from beit.containers.errors import CheckpointError
-from beit.containers.files import describe_nonfinite, read, read_checkpoint, write, write_checkpoint
 from tests.containers.container_writers import tensor, torch_legacy
 
 RNG = np.random.default_rng(0)
@@ -297,7 +297,7 @@ def test_trees_that_contain_themselves_are_not_written(tmp_path):
 
 
 def test_reading_imports_neither_paddle_nor_torch():
-    code = "import beit.containers.files, sys; print({'paddle', 'torch'} & set(sys.modules))"
+    code = "import beit.checkpoint.files, sys; print({'paddle', 'torch'} & set(sys.modules))"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
