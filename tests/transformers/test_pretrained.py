@@ -57,10 +57,9 @@ def test_a_fine_tuned_model_is_saved_and_read_again(folder, tmp_path):
     assert again.config.id2label == {0: "cat", 1: "dog", 2: "fox"}
     content = json.loads((tmp_path / "tuned" / "config.json").read_text())
     assert content["architectures"] == ["BeitForImageClassification"]
-    # The rest of the package reads it too. The norms of published models have epsilon 1e-6.
     native = load_model(tmp_path / "tuned")
     assert native.class_names == ("cat", "dog", "fox")
-    np.testing.assert_allclose(native(IMAGES).numpy(), logits_of(again), atol=1e-4)
+    np.testing.assert_allclose(native(IMAGES).numpy(), logits_of(again), atol=1e-6)
 
 
 @pytest.mark.peers
@@ -87,12 +86,13 @@ def test_transformers_reads_a_fine_tuned_model(folder, tmp_path):
 
 
 def fine_tuned(folder):
-    """Two steps on a new head of three classes."""
+    """Three steps on a new head of three classes."""
+    paddle.seed(0)
     model = BeitForImageClassification.from_pretrained(
-        folder, id2label={0: "cat", 1: "dog", 2: "fox"}, ignore_mismatched_sizes=True
+        folder, id2label={0: "cat", 1: "dog", 2: "fox"}, ignore_mismatched_sizes=True, drop_path_rate=0.0
     )
     model.train()
-    optimizer = paddle.optimizer.AdamW(1e-3, parameters=model.parameters())
+    optimizer = paddle.optimizer.AdamW(1e-2, parameters=model.parameters())
     before = model.beit.encoder.cls_token.numpy()
     losses = []
     for _ in range(3):
