@@ -19,6 +19,7 @@ from beit.containers.arrays import Budget
 from beit.containers.pickles import Unpickler
 from beit.data.image_list import ImageList
 
+_MAX_BYTES = 2**28  # of a file in the archive; the largest has 153 MB
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
 
@@ -186,10 +187,17 @@ def _read_files(place: Path, version: Version, files: Sequence[str]) -> list[byt
         return [(place / file).read_bytes() for file in files]
     try:
         with tarfile.open(place, "r:gz") as tar:
-            found = {file: tar.extractfile(f"{version.folder}/{file}") for file in files}
-            return [content.read() for content in found.values() if content is not None]
-    except (tarfile.TarError, EOFError, KeyError, OSError) as error:
+            return [_read_member(tar, f"{version.folder}/{file}") for file in files]
+    except (tarfile.TarError, EOFError, KeyError, OSError, ValueError) as error:
         raise ValueError(f"{place} is damaged or incomplete: {error}; download it again") from error
+
+
+def _read_member(tar: tarfile.TarFile, name: str) -> bytes:
+    info = tar.getmember(name)
+    content = tar.extractfile(info)
+    if content is None or info.size > _MAX_BYTES:
+        raise ValueError(f"{name} is no file or has {info.size} bytes")
+    return content.read()
 
 
 def _unpickle(path: Path, data: bytes) -> dict[str, Any]:

@@ -72,6 +72,8 @@ def class_folder_names(folder: Path) -> tuple[str, ...]:
     if not names:
         packed = sorted(path.name for path in folder.glob("*.tar")) if folder.is_dir() else []
         hint = f". It has {shortened_list(packed)}: unpack each into a folder of its name" if packed else ""
+        if folder.is_dir() and next(folder.glob("ILSVRC2012_val_*"), None) is not None:
+            hint = ". `python -m beit make-lists` makes list files for ImageNet's validation images"
         raise ValueError(f"{folder} has no class folders; expected {folder}/<class>/<image>{hint}")
     return tuple(sorted(names, key=lambda name: (int(name), name)) if _are_numbers(names) else names)
 

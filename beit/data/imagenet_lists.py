@@ -22,6 +22,7 @@ from beit.imagenet_classes import synsets
 _SOLUTION = "LOC_val_solution.csv"
 _DEVKIT = "ILSVRC2012_devkit_t12"
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+_MAX_BYTES = 2**26  # of a file of the development kit; the largest has 2 MB
 _SYNSET = re.compile(r"n\d{8}")
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
@@ -131,7 +132,7 @@ def _read_devkit(kit: Path) -> dict[str, str]:
         try:
             with tarfile.open(kit) as tar:
                 files = [tar.extractfile(f"{_DEVKIT}/data/{name}") for name in (_GROUND_TRUTH, "meta.mat")]
-                numbers, meta = (file.read() if file is not None else b"" for file in files)
+                numbers, meta = (file.read(_MAX_BYTES) if file is not None else b"" for file in files)
         except (tarfile.TarError, KeyError, EOFError, OSError) as error:
             raise ValueError(f"{kit} is damaged or incomplete: {error}; download it again") from error
     synset_of = _read_synsets(kit, meta)

@@ -15,6 +15,7 @@ from beit.data.folders import shortened_list
 from beit.data.image_list import ImageList
 from beit.data.shards import check_labels, find_shards
 
+_MAX_BYTES = 2**31  # of a row group, unpacked
 _SMALL = 2**20  # bytes of a row group, about 10 photographs
 _LARGE = 64 * 2**20  # all of a row group is read for one image
 _INSTALL = 'parquet files need pyarrow: pip install "beit-paddle[parquet]", or pip install pyarrow'
@@ -95,6 +96,11 @@ def read_parquet(
             sizes.append(facts.num_rows)
             places.append((number, group))
             largest = max(largest, facts.total_byte_size)
+            if largest > _MAX_BYTES:
+                raise ValueError(
+                    f"{path}: row group {group} has {largest / 2**30:.1f} GiB, all of which is read for one image; write "
+                    "the file again with a smaller row_group_size"
+                )
         rows = file.metadata.num_rows
         names += [f"{path.relative_to(root).as_posix()}/{row}" for row in range(rows)]
         if first.label is not None:

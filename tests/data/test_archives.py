@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from beit.data.archives import read_archive, scan_tar
+from beit.data.check import check_split, overlap
 from beit.data.dataset import build_dataset
 from beit.data.image_list import check_files
 from beit.data.images import ImageError
@@ -264,6 +265,31 @@ def test_an_archive_beside_images_is_not_their_training_split(tmp_path):
     assert opened(images) == [1] and any("1 .tar (train.tar)" in note for note in images.notes)
     (tmp_path / "1.png").unlink()
     assert len(open_unlabeled(config, "train")) == 6
+
+
+@pytest.mark.parametrize("name", ["pictures.zip", "pictures.tar"])
+def test_an_archive_of_images_without_splits(tmp_path, name):
+    path = (write_zip if name.endswith("zip") else write_tar)(
+        tmp_path / name, {"x/2.png": png(2), "1.png": png(1), "a.txt": b""}
+    )
+    config = tiny_config(path, tmp_path, DATA__DATASET="flat")
+    images = open_unlabeled(config, "train")
+    assert opened(images) == [1, 2] and any("1 .txt (a.txt)" in note for note in images.notes)
+    assert open_unlabeled(config, "val") is None
+
+
+def test_check_opens_the_images_of_archives_in_several_processes(tmp_path):
+    write_tar(tmp_path / "train.tar", {**CLASSES, "a/broken.png": b"no image"})
+    write_zip(tmp_path / "val.zip", CLASSES)
+    config = tiny_config(tmp_path, tmp_path, DATA__DATASET="folder", MODEL__NUM_CLASSES=2)
+    reports = [
+        check_split(split, build_dataset(config, split), 2, 4, workers=2) for split in ("train", "val")
+    ]
+    assert [len(report.checks) for report in reports] == [7, 6]
+    assert [problem.split(": ", 1)[0] for problem in reports[0].problems] == [
+        f"{tmp_path}/train.tar/a/broken.png"
+    ]
+    assert len(overlap(*reports)) == 6 and "has the bytes of" in overlap(*reports)[0]
 
 
 def test_reads_of_a_tar_do_not_depend_on_their_order(tmp_path):

@@ -11,6 +11,7 @@ import struct
 import numpy as np
 import pytest
 
+from beit.data import cifar
 from beit.data.cifar import VERSIONS
 from beit.data.dataset import build_dataset
 from beit.data.sampler import Sample
@@ -140,6 +141,16 @@ def test_damaged_files(tmp_path):
         file.write_bytes(damage(file.read_bytes()))
         with pytest.raises(ValueError, match=message):
             open_split(tiny_config(root, tmp_path, DATA__DATASET="cifar10"), "train")
+
+
+def test_a_member_that_unpacks_to_more_than_a_data_set(tmp_path, monkeypatch):
+    version = VERSIONS["cifar10"][0]
+    write(tmp_path, "cifar10", version, "archive")
+    monkeypatch.setattr(cifar, "_MAX_BYTES", 5000)
+    with pytest.raises(
+        ValueError, match=r"is damaged or incomplete: .*data_batch_1 is no file or has 6\d+ bytes"
+    ):
+        open_split(tiny_config(tmp_path, tmp_path, DATA__DATASET="cifar10"), "train")
 
 
 def test_pickles_run_no_code(tmp_path):

@@ -265,6 +265,14 @@ def test_class_tars_that_are_not_unpacked_are_named(tmp_path):
         make_lists(tmp_path)
 
 
+def test_training_on_a_tree_without_lists_names_the_command(tmp_path):
+    write_official_tree(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"val has no class folders.*`python -m beit make-lists` makes list files"
+    ):
+        open_split(tiny_config(tmp_path, tmp_path, DATA__DATASET="folder"), "train")
+
+
 def test_imagenet_22k_gets_the_labels_of_the_published_heads(tmp_path, monkeypatch):
     order = ("n00004475", "n00005787", "n00006024")
     monkeypatch.setattr(imagenet_lists, "synsets", lambda name: order)

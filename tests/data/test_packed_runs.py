@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from beit.parallel.stop import StopVote
 from beit.train.run import run
 from beit.train.state import StoppedError
 from tests.data.packed import write_tar, write_zip
-from tests.tiny import different_weights, losses, tiny_config, write_dataset
+from tests.tiny import command, different_weights, losses, run_command, tiny_config, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,24 @@ def pack(files: Path, root: Path, form: str) -> str:
             table = pyarrow.table({"image": images, "label": [int(label) for _, label, _ in rows]})
             pyarrow.parquet.write_table(table, root / f"{split}.parquet", row_group_size=5)
     return "imagenet2012" if form in ("tar", "zip") else form
+
+
+@pytest.mark.slow
+def test_two_ranks_evaluate_and_train_as_on_files(
+    on_files: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    files, _ = on_files
+    dataset = pack(files, tmp_path / "data", "webdataset")
+    for data, name, keys in ((files, "files", {}), (tmp_path / "data", "packed", {"DATA__DATASET": dataset})):
+        result = run_command(
+            command("main_multi_gpu.py", data, tmp_path / name, "-nprocs=2", DATA__BATCH_SIZE=2, **keys)
+        )
+        assert result.returncode == 0, result.stderr
+    assert losses(tmp_path / "files") == losses(tmp_path / "packed")
+    assert different_weights(tmp_path / "files", tmp_path / "packed") == []
+    shown = [(tmp_path / name / "log.txt").read_text(encoding="utf-8") for name in ("files", "packed")]
+    first, second = (re.findall(r"top1 \S+  top5 \S+  loss \S+", text) for text in shown)
+    assert first == second and len(first) == 2
 
 
 needs_pyarrow = pytest.mark.skipif(

@@ -161,6 +161,13 @@ def test_large_row_groups_are_noted(tmp_path, size, advice):
     assert f"at most {2 * size / 2**20:.1f} MiB)" in note and ("smaller row_group_size" in note) == advice
 
 
+def test_a_row_group_that_memory_cannot_hold(tmp_path, monkeypatch):
+    write(tmp_path / "train.parquet", range(9), [0] * 9, group=9)
+    monkeypatch.setattr("beit.data.parquet._MAX_BYTES", 500)
+    with pytest.raises(ValueError, match=r"train\.parquet: row group 0 has .*smaller row_group_size"):
+        open_split(config_of(tmp_path), "train")
+
+
 def test_neighbors_read_a_row_group_once(tmp_path, monkeypatch):
     write(tmp_path / "train.parquet", range(12), [0] * 12, group=4)
     source = open_unlabeled(config_of(tmp_path), "train").source
