@@ -14,6 +14,7 @@ from beit.install import paddle_version, require_paddle
 from beit.parallel.signals import exit_on_stop_signals
 from beit.printable import printable_lines
 from beit.tools import ALIASES, VERBS
+from beit.warning_lines import show_as_lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     require_paddle()
     before_paddle()
+    show_as_lines()
     with exit_on_stop_signals():
         module = importlib.import_module(VERBS[verb][0])
     try:

@@ -69,11 +69,16 @@ class RunLog:
         """Writes a message with a time stamp. Control characters, which names of files can hold, are written as escapes."""
         if not self._writes:
             return
-        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable_lines(message)}"
+        line = _stamped(message)
         tqdm.write(line, file=self._stream)  # prints above a progress bar
         self._stream.flush()
         if self._text_file is not None:
             self._text_file.append(line)
+
+    def text_in_file(self, message: str) -> None:
+        """Writes a message that is on the screen already into log.txt alone, as `text` does."""
+        if self._text_file is not None:
+            self._text_file.append(_stamped(message))
 
     def scalars(self, tag_prefix: str, values: Mapping[str, float], step: int) -> None:
         """Writes a JSON line, `{"time": seconds, "step": 7, "train/loss": 0.5}`, and one VisualDL point per value.
@@ -288,6 +293,10 @@ def _cut_half_record(path: Path) -> None:
                 break
             end += 8 + length
         file.truncate(end)
+
+
+def _stamped(message: str) -> str:
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable_lines(message)}"
 
 
 def _number(value: float) -> float:

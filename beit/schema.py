@@ -304,6 +304,7 @@ SCHEMA: dict[str, Key] = {
     # ---- tokenizer
     "TOKENIZER.TYPE": Key("vqkd", text("vqkd", "dall-e"), "what turns images into token ids: VQ-KD (BEiT v2) or DALL-E's dVAE (BEiT v1)"),
     "TOKENIZER.PRETRAINED": Key(None, optional_path, "weights of the tokenizer (of DALL-E: the encoder)"),
+    "TOKENIZER.ALLOW_RANDOM": Key(False, flag, "pre-train although TOKENIZER.PRETRAINED names no weights, for trials of speed and memory: the tokens mean nothing"),
     "TOKENIZER.PRETRAINED_DECODER": Key(None, optional_path, "weights of DALL-E's decoder, used only for preview images"),
     "TOKENIZER.NUM_CODES": Key(8192, integer(1, 10**7), "size of the vocabulary"),
     "TOKENIZER.CODE_DIM": Key(32, integer(1, 2**16), "VQ-KD: channels of a code; above 64 most codes stay unused"),

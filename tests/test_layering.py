@@ -23,6 +23,7 @@ LEVELS: dict[str, int] = {
     "beit.figures": 0,
     "beit.fonts": 0,
     "beit.cpu": 0,
+    "beit.warning_lines": 0,
     "beit.install": 0,
     "beit.containers": 1,
     "beit.optim": 2,

@@ -68,6 +68,7 @@ SHARED_TABLE: dict[str, Any] = {"MODEL__USE_REL_POS_BIAS": False, "MODEL__USE_SH
 PRETRAIN: dict[str, Any] = SHARED_TABLE | {
     "TASK": "pretrain",
     "TOKENIZER__TYPE": "dall-e",
+    "TOKENIZER__ALLOW_RANDOM": True,
     "TOKENIZER__NUM_CODES": 40,
     "TOKENIZER__DALLE_WIDTH": 4,
     "TOKENIZER__DALLE_CODE_WIDTH": 4,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import paddle
 from paddle import distributed
 
 from beit.install import UNSET, launcher_numbers
+from beit.warning_lines import show_warning
 
 
 def rank() -> int:
@@ -109,8 +109,9 @@ def choose_device(wanted: str) -> str:
             "or run with -device cpu"
         )
     if rank() == 0:
-        message = f"warning: {reason}, so this runs on the CPU, which is slow for all but small models (-device cpu: no warning)"
-        print(message, file=sys.stderr)
+        show_warning(
+            f"{reason}, so this runs on the CPU, which is slow for all but small models (-device cpu: no warning)"
+        )
     return "cpu"
 
 

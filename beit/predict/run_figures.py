@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from PIL import Image
 
+from beit.config import with_options
 from beit.data.batch_transforms import to_device
 from beit.data.image_list import ImageList
 from beit.data.loader import collate
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _NOT_CURVES = ("count", "images_per_second", "data_wait", "weight_decay", "loss_scale")
 _POINTS = 2000  # of a schedule that are drawn
 _VIEWS = 7  # random views of each image
+_NO_TOKENS = ["TOKENIZER.ALLOW_RANDOM", True]
+"""For figures that show no tokens, so that they need no trained tokenizer."""
 _SMALLEST_SIDE = 200  # pixels; smaller images are enlarged
 
 
@@ -107,6 +110,7 @@ def draw_schedule(config: ConfigSource, images: int | None = None) -> Figure:
         images: number of training images; None counts those of the config.
     """
     config = config_of(config)
+    config = with_options(config, _NO_TOKENS)
     task = TASKS[config.TASK](config)
     batch = config.DATA.BATCH_SIZE * config.TRAIN.ACCUM_ITER
     if images is None:
@@ -158,6 +162,7 @@ def draw_augmentation(config: ConfigSource, images: Sequence[str | Path] = (), c
         ImageError: an image cannot be read.
     """
     config = config_of(config)
+    config = with_options(config, _NO_TOKENS)
     task = TASKS[config.TASK](config)
     dataset = task.dataset("train")
     assert dataset is not None  # every task has training data

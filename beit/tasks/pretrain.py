@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -39,16 +38,18 @@ class Pretrain(Task):
     Source: unilm/beit/run_beit_pretraining.py and engine_for_pretraining.py, unilm/beit2/engine_for_pretraining.py.
 
     Raises:
-        ValueError: the model or the tokenizer cannot be built (`build_mim`, `build_tokenizer`).
+        ValueError: the tokenizer has no trained weights, or the model or the tokenizer cannot be built (`build_mim`,
+            `build_tokenizer`).
     """
 
     def __init__(self, config: CfgNode) -> None:
         super().__init__()
         self.config = config
-        if not config.TOKENIZER.PRETRAINED:
-            warnings.warn(
-                "TOKENIZER.PRETRAINED names no file: the tokens of a tokenizer with random weights mean nothing",
-                stacklevel=2,
+        if not config.TOKENIZER.PRETRAINED and not config.TOKENIZER.ALLOW_RANDOM:
+            raise ValueError(
+                "TOKENIZER.PRETRAINED names no file, and the tokens of a tokenizer with random weights mean nothing: set it "
+                "to trained weights (docs/pretraining.md names them), or for a trial of speed or memory say "
+                "-opts TOKENIZER.ALLOW_RANDOM True"
             )
         self.model = build_mim(config)
         # In a tuple, so that it is no sublayer: not trained, averaged or synchronized, and always in evaluation mode.

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from beit.parallel.signals import EXIT_INTERRUPTED, EXIT_STOPPED, STOP_SIGNALS
 from beit.printable import printable_lines
 from beit.train.run import run
 from beit.train.state import StoppedError
+from beit.warning_lines import show_as_lines, shown_warnings
 
 MACHINE_ERROR, USER_ERROR = 1, 2
 """Exit statuses: a fault of the program or the machine; wrong input. Others: `signals.EXIT_STOPPED` (143) a requested
@@ -41,6 +43,7 @@ def main(parser: Parser, *, single: bool, argv: Sequence[str] | None = None) -> 
         single: run one rank, however many devices there are.
         argv: flags; None for those of the process.
     """
+    _show_warnings()
     status = exit_status(lambda: _launch_or_run(config_from_arguments(argv, parser), single=single))
     if distributed.is_initialized():  # a rank of paddle.distributed.launch
         leave(status)
@@ -93,7 +96,8 @@ def _launch_or_run(config: CfgNode, *, single: bool) -> int:
 
 def launch_ranks(config: CfgNode, device: str, world_size: int) -> int:
     """Run a config with several ranks on this machine, "cpu" or "gpu"; returns the exit status."""
-    return launch(_rank_process, (config,), ranks=world_size, device=device, grace=config.RANK_GRACE)
+    arguments = config, shown_warnings()
+    return launch(_rank_process, arguments, ranks=world_size, device=device, grace=config.RANK_GRACE)
 
 
 def num_ranks(nprocs: int | str | None, device: str) -> int:
@@ -110,8 +114,17 @@ def _rank(config: CfgNode) -> int:
     return 0
 
 
-def _rank_process(config: CfgNode) -> None:
+def _rank_process(config: CfgNode, earlier_warnings: Sequence[str]) -> None:
+    _show_warnings(earlier_warnings)
     sys.exit(exit_status(lambda: _rank(config)))
+
+
+def _show_warnings(earlier: Sequence[str] = ()) -> None:
+    """Show warnings as lines, on rank 0 only: all ranks have the same ones."""
+    if ranks.rank() == 0:
+        show_as_lines(earlier)
+    else:
+        warnings.simplefilter("ignore")
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from beit.train.loop import evaluate, fit, write_report
 from beit.train.output import output_folder, write_config
 from beit.train.resume import LATEST, find_checkpoints, restore, save
 from beit.train.state import Training
+from beit.warning_lines import warnings_to
 
 
 def run(config: CfgNode) -> dict[str, float]:
@@ -62,7 +63,7 @@ def run(config: CfgNode) -> dict[str, float]:
 
 def _run_in(folder: Path, config: CfgNode, device: str) -> dict[str, float]:
     log = RunLog(folder, ranks.rank())
-    try:
+    with closing(log), warnings_to(log.text_in_file):
         log.text(
             f"beit {__version__}, Paddle {paddle.__version__}, {config.TASK} {config.MODEL.NAME}, "
             f"{ranks.world_size()} rank(s) on {device}, output in {folder}"
@@ -75,8 +76,6 @@ def _run_in(folder: Path, config: CfgNode, device: str) -> dict[str, float]:
         if device == "gpu":
             log.text(fused_attention.describe(amp_dtype or "float32", head_dim(config)))
         return _evaluate(task, log, amp_dtype) if config.EVAL else _train(task, log, amp_dtype)
-    finally:
-        log.close()
 
 
 def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:

@@ -10,9 +10,16 @@ from PIL import Image
 import beit
 from beit.__main__ import main
 from beit.checkpoint.files import write
+from beit.config import with_options
 from beit.data.images import ImageError
 from beit.predict.predictions import class_rows
-from beit.predict.run_figures import draw_masked, draw_schedule, read_curves, save_images
+from beit.predict.run_figures import (
+    draw_augmentation,
+    draw_masked,
+    draw_schedule,
+    read_curves,
+    save_images,
+)
 from tests.tiny import SEGMENT, TINIEST_PRETRAIN, TINY, options, tiny_config, write_dataset
 
 
@@ -115,3 +122,12 @@ def test_precision_recall_and_f1_of_classes():
     assert rows[0] == (0, "a", 4, "100.00", "75.00", "85.71", "b")
     assert rows[1] == (1, "b", 2, "66.67", "100.00", "80.00", "")
     assert rows[2] == (2, "c", 0, "", "", "", "")
+
+
+def test_views_and_schedule_of_pretraining_need_no_tokenizer(pretraining):
+    del pretraining["TOKENIZER__PRETRAINED"]
+    config = tiny_config(**pretraining | {"TOKENIZER__ALLOW_RANDOM": False})
+    assert len(draw_augmentation(config, count=1).axes) == 8
+    assert len(draw_schedule(config).axes) == 3
+    with pytest.raises(ValueError, match="TOKENIZER.PRETRAINED names no file"):
+        draw_masked(with_options(config, ["MODEL.PRETRAINED", "model.pdparams"]))

@@ -15,8 +15,6 @@ from beit.train.loop import _clip
 from tests.reference_numpy import predict_tokens, softmax, torch_layout
 from tests.tiny import TINIEST_PRETRAIN, randomize, tiny_config, train_state
 
-pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
-
 LR, BETAS, EPS, CLIP = 1e-2, (0.9, 0.98), 1e-8, 0.5
 DECAY = TINIEST_PRETRAIN["TRAIN__WEIGHT_DECAY"]
 
@@ -231,6 +229,8 @@ def test_images_show_original_mask_and_decoded_tokens(tmp_path):
     np.testing.assert_array_equal(drawn[:, :12], preview)
 
 
-def test_a_tokenizer_without_weights_causes_a_warning():
-    with pytest.warns(UserWarning, match="TOKENIZER.PRETRAINED names no file: the tokens"):
-        build()
+@pytest.mark.parametrize("tokenizer", ["dall-e", "vqkd"])
+def test_a_tokenizer_without_weights_is_refused(tokenizer):
+    """Before any data are read, so that `check` and every run report it."""
+    with pytest.raises(ValueError, match="TOKENIZER.PRETRAINED names no file.* set it to trained weights"):
+        build(TOKENIZER__ALLOW_RANDOM=False, TOKENIZER__TYPE=tokenizer)

@@ -25,8 +25,6 @@ from tests.tiny import (
     write_dataset,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
-
 MIM = PRETRAIN | {"DATA__DATASET": "flat"}
 V2 = MIM | {"MODEL__EARLY_LAYERS": 1, "MASK__RULE": "exact"}
 

@@ -13,8 +13,6 @@ from beit.data.sampler import Sample
 from beit.tasks import TASKS, token_cache
 from tests.tiny import PRETRAIN, tiny_config, write_dataset
 
-pytestmark = pytest.mark.filterwarnings("ignore:TOKENIZER.PRETRAINED names no file")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

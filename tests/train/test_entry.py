@@ -10,6 +10,7 @@ import paddle
 import pytest
 
 from beit.config import get_config
+from beit.flags import training_parser
 from beit.layers.patch_embed import PatchEmbed
 from beit.train import entry
 from tests.tiny import tiny_config, write_dataset
@@ -58,7 +59,7 @@ def test_number_of_ranks_by_nprocs_and_device(
 
     monkeypatch.setattr(entry, "launch", launch)
     flags = [] if nprocs is None else [f"-nprocs={nprocs}"]
-    assert entry.main("main_multi_gpu.py", single=False, argv=flags) == 0
+    assert entry.main(training_parser("main_multi_gpu.py"), single=False, argv=flags) == 0
     assert started == [expected]
 
 
@@ -66,7 +67,10 @@ def test_number_of_ranks_by_nprocs_and_device(
 def test_the_single_device_program_refuses_several_ranks(
     nprocs: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert entry.main("main_single_gpu.py", single=True, argv=[f"-nprocs={nprocs}"]) == entry.USER_ERROR
+    assert (
+        entry.main(training_parser("main_single_gpu.py"), single=True, argv=[f"-nprocs={nprocs}"])
+        == entry.USER_ERROR
+    )
     assert (
         f"-nprocs {nprocs}: main_single_gpu.py runs one rank; use main_multi_gpu.py"
         in capsys.readouterr().err
@@ -112,6 +116,9 @@ def test_errors_name_wrong_launcher_variables(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert entry.main("main_multi_gpu.py", single=False, argv=["-device=cpu"]) == entry.USER_ERROR
+    assert (
+        entry.main(training_parser("main_multi_gpu.py"), single=False, argv=["-device=cpu"])
+        == entry.USER_ERROR
+    )
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line and "unset the variables of an earlier launch" in line
