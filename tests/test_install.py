@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from beit import install
 from beit.install import CPU_LINE, GPU_LINE, PADDLE_RANGE, PaddleError, check_paddle
@@ -66,6 +69,27 @@ def test_the_range_of_paddle_is_stated_once():
     assert f'\ncpu = ["paddlepaddle{PADDLE_RANGE}"]' in project
     assert f'\ngpu = ["paddlepaddle-gpu{PADDLE_RANGE}"]' in project
     assert project.count("paddlepaddle") == 2
+
+
+def test_the_constraints_pin_every_package_of_the_tests_within_its_range():
+    pinned: dict[str, list[SpecifierSet]] = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            requirement = Requirement(line)
+            pinned.setdefault(requirement.name, []).append(requirement.specifier)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    lists = [
+        re.search(rf"^{name} = \[\n(.*?)^\]", project, re.DOTALL | re.MULTILINE)
+        for name in ("dependencies", "demo", "test")
+    ]
+    texts = [text for found in lists for text in re.findall(r'^ +"([^"]+)"', found.group(1), re.MULTILINE)]
+    wanted = [Requirement(text) for text in texts if not text.startswith("beit-paddle")]
+    wanted.append(Requirement(f"paddlepaddle{PADDLE_RANGE}"))
+    assert len(wanted) > 15
+    for requirement in wanted:
+        for specifier in pinned[requirement.name]:
+            (version,) = (one.version for one in specifier if one.operator == "==")
+            assert requirement.specifier.contains(version), requirement
 
 
 def test_a_run_without_visualdl_says_where_its_numbers_are(tmp_path):
