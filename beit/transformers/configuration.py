@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from beit.checkpoint.metadata import write_json
+from beit.checkpoint.open import open_checkpoint
 from beit.preprocessing import ImageSize, as_size, height_width
+from beit.transformers.config_files import CONFIG_FILE, MODEL_TYPE, read_json, values_of_weights
 
-CONFIG_FILE = "config.json"
-MODEL_TYPE = "beit"
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 _DERIVED = ("model_type", "stage_names")  # they follow from the class and the number of layers
 _STATED_TOGETHER = ({"id2label", "label2id", "num_labels"}, {"out_features", "out_indices"})
@@ -164,18 +163,27 @@ class BeitConfig:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **changes: Any) -> BeitConfig:
-        """The config of a folder or a `config.json`; for weights without one use the model's `from_pretrained`.
+        """The config of weights, or of a `config.json`.
 
         Args:
-            source: folder of transformers, or its `config.json`.
-            changes: fields that replace those of the file.
+            source: a `config.json`, or what the `from_pretrained` of the models takes: a folder, a file of weights or a
+                published name, whose weights are downloaded. Without a `config.json` of transformers the tensors tell
+                the config.
+            changes: fields that replace those found.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is not a JSON object, of another kind of model, or holds a wrong value.
+            DownloadError: the weights could not be fetched.
         """
         path = Path(source)
-        return cls.from_dict(read_json(path / CONFIG_FILE if path.is_dir() else path), **changes)
+        if path.suffix == ".json":
+            return cls.from_dict(read_json(path), **changes)
+        beside = path / CONFIG_FILE
+        values = read_json(beside) if beside.is_file() else {}
+        if "model_type" not in values:  # no config.json, or timm's
+            values = values_of_weights(source, open_checkpoint(source))
+        return cls.from_dict(values, **changes)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **changes: Any) -> BeitConfig:
@@ -251,27 +259,6 @@ class BeitConfig:
             raise ValueError(
                 f"add_fpn = True needs four out_indices, such as [3, 5, 7, 11]; got {self.out_indices}"
             )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no JSON object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    kind = content.get("model_type", MODEL_TYPE)
-    if kind != MODEL_TYPE:
-        raise ValueError(f"{path} is of a model of the type {kind!r}; expected {MODEL_TYPE!r}")
-    return content
 
 
 def _numbers(name: str, value: Any) -> list[int]:

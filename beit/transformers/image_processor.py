@@ -14,7 +14,7 @@ from beit.checkpoint.canonical import SEGMENTATION
 from beit.checkpoint.metadata import write_json
 from beit.checkpoint.processor_config import FILE, processor_config
 from beit.predict.image_processor import Images
-from beit.transformers.configuration import read_json
+from beit.transformers.config_files import read_json
 from beit.zoo import published
 from beit.zoo.table import PUBLISHED
 

@@ -10,23 +10,18 @@ from typing import Any, TypeVar
 import paddle
 from paddle import nn
 
-from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, MIM, SEGMENTATION
 from beit.checkpoint.files import write
-from beit.checkpoint.folders import folder_files
 from beit.checkpoint.key_format import Rules, rename
 from beit.checkpoint.load import fit
 from beit.checkpoint.metadata import WEIGHT_FILES
-from beit.checkpoint.open import open_checkpoint, weights_file
+from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.translate import Checkpoint, from_canonical
 from beit.containers.errors import listed
-from beit.data.ade20k import CLASS_NAMES
-from beit.transformers.configuration import CONFIG_FILE, BeitConfig, read_json
-from beit.zoo.table import PUBLISHED
+from beit.transformers.config_files import PUBLISHER, values_of_weights
+from beit.transformers.configuration import BeitConfig
 
 Model = TypeVar("Model", bound="BeitPreTrainedModel")
 
-_KINDS = (CLASSIFIER, BACKBONE, *MIM, SEGMENTATION)
-_PUBLISHER = "huggingface"
 # Tensors that a model may have and a file of weights need not: they keep their initial values, which is logged.
 _OPTIONAL = ("*mask_token", "fpn1.*", "fpn2.*")
 _ATTENTION = (None, "eager", "sdpa")  # names for ways to compute the same numbers
@@ -115,7 +110,7 @@ class BeitPreTrainedModel(nn.Layer):
         own["initialize"] = False
         opened = open_checkpoint(source)
         if config is None:
-            config = config_of(source, opened, changes)
+            config = BeitConfig.from_dict(values_of_weights(source, opened), **changes)
         elif changes:
             raise ValueError(f"{', '.join(changes)}: set them in the config that is passed")
         model = cls(config, **own)
@@ -134,7 +129,7 @@ class BeitPreTrainedModel(nn.Layer):
             self._canonical(name): tensor.astype("float32").numpy()
             for name, tensor in self.state_dict().items()
         }
-        contents = from_canonical(state, _PUBLISHER, self.base_model.encoder.patch_embed.grid_size)
+        contents = from_canonical(state, PUBLISHER, self.base_model.encoder.patch_embed.grid_size)
         write(Path(folder) / WEIGHT_FILES[0], contents, metadata={"format": "pt"})
 
     def _canonical(self, name: str) -> str:
@@ -182,33 +177,3 @@ class BeitPreTrainedModel(nn.Layer):
                 zeros(parameter)
             elif parameter.ndim > 1:
                 normal(parameter)
-
-
-def config_of(source: str | Path, opened: Checkpoint, changes: dict[str, Any]) -> BeitConfig:
-    """The config of weights: that of transformers' `config.json` beside them, else as their tensors tell it.
-
-    Args:
-        source: where the weights come from: folder, file or published name.
-        opened: the weights.
-        changes: fields that replace those found.
-
-    Raises:
-        ValueError: the weights are of another kind of model, or a value of the file is wrong.
-    """
-    info = opened.info
-    if info.kind not in _KINDS:
-        raise ValueError(f"{info.name} holds a {info.kind} model, which is no BEiT encoder")
-    file = weights_file(source)
-    beside = file.with_name(CONFIG_FILE)
-    if beside.is_file() and (Path(source).is_dir() or file.name.startswith(WEIGHT_FILES)):
-        values = read_json(beside)
-        if "model_type" in values:  # timm's config.json has none
-            return BeitConfig.from_dict(values, **changes)
-    values = dict(folder_files(opened, _PUBLISHER)[0][CONFIG_FILE])
-    if info.publisher == _PUBLISHER:
-        del values["layer_norm_eps"]  # transformers' files have its default
-    if info.kind == SEGMENTATION and str(source) in PUBLISHED:
-        values["id2label"] = dict(enumerate(CLASS_NAMES))  # all published heads are trained on ADE20K
-    if info.kind in MIM:
-        values["use_mean_pooling"] = True  # the norm of pre-training acts on all tokens; it pools nothing
-    return BeitConfig.from_dict(values, **changes)

@@ -122,8 +122,10 @@ def test_wrong_values_are_refused(values, message):
 
 
 def test_wrong_files_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="holds none of model.safetensors"):
         BeitConfig.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="other.json does not exist"):
+        BeitConfig.from_pretrained(tmp_path / "other.json")
     for text, message in (
         ("{", "is not valid JSON"),
         ("[]", "holds no JSON object"),

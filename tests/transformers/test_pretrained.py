@@ -136,6 +136,7 @@ def test_weights_of_other_publishers(form, unilm, tmp_path):
     convert(unilm, target, publisher=form)
     model = BeitForImageClassification.from_pretrained(target)
     assert model.config.layer_norm_eps == 1e-6 and model.config.num_labels == 5
+    assert BeitConfig.from_pretrained(target) == model.config
     native = load_model(unilm)
     np.testing.assert_allclose(logits_of(model), native(IMAGES).numpy(), atol=1e-5)
 
@@ -146,6 +147,9 @@ def test_a_file_of_transformers_alone_has_its_epsilon(folder, tmp_path):
     model = BeitForImageClassification.from_pretrained(tmp_path / "alone.pdparams", num_labels=5)
     assert model.config.layer_norm_eps == 1e-12
     assert model.config.use_relative_position_bias
+    config = BeitConfig.from_pretrained(tmp_path / "alone.pdparams", num_labels=5)
+    assert config == model.config
+    assert BeitConfig.from_pretrained(folder, num_labels=3).num_labels == 3
 
 
 def test_weights_of_pretraining_start_a_classifier(tmp_path, caplog):

@@ -1,0 +1,70 @@
+"""The fields of a `BeitConfig` in files: transformers' `config.json`, or what the tensors of weights tell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, MIM, SEGMENTATION
+from beit.checkpoint.folders import folder_files
+from beit.checkpoint.metadata import WEIGHT_FILES
+from beit.checkpoint.open import weights_file
+from beit.checkpoint.translate import Checkpoint
+from beit.data.ade20k import CLASS_NAMES
+from beit.zoo.table import PUBLISHED
+
+CONFIG_FILE = "config.json"
+MODEL_TYPE = "beit"
+PUBLISHER = "huggingface"
+_KINDS = (CLASSIFIER, BACKBONE, *MIM, SEGMENTATION)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    kind = content.get("model_type", MODEL_TYPE)
+    if kind != MODEL_TYPE:
+        raise ValueError(f"{path} is of a model of the type {kind!r}; expected {MODEL_TYPE!r}")
+    return content
+
+
+def values_of_weights(source: str | Path, opened: Checkpoint) -> dict[str, Any]:
+    """The fields of the config of weights: those of transformers' `config.json` beside them, else as their tensors tell it.
+
+    Args:
+        source: where the weights come from: folder, file or published name.
+        opened: the weights.
+
+    Raises:
+        ValueError: the weights are of another kind of model, or a value of the file is wrong.
+    """
+    info = opened.info
+    if info.kind not in _KINDS:
+        raise ValueError(f"{info.name} holds a {info.kind} model, which is no BEiT encoder")
+    file = weights_file(source)
+    beside = file.with_name(CONFIG_FILE)
+    if beside.is_file() and (Path(source).is_dir() or file.name.startswith(WEIGHT_FILES)):
+        values = read_json(beside)
+        if "model_type" in values:  # timm's config.json has none
+            return values
+    values = dict(folder_files(opened, PUBLISHER)[0][CONFIG_FILE])
+    if info.publisher == PUBLISHER:
+        del values["layer_norm_eps"]  # transformers' files have its default
+    if info.kind == SEGMENTATION and str(source) in PUBLISHED:
+        values["id2label"] = dict(enumerate(CLASS_NAMES))  # all published heads are trained on ADE20K
+    if info.kind in MIM:
+        values["use_mean_pooling"] = True  # the norm of pre-training acts on all tokens; it pools nothing
+    return values
