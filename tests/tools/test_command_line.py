@@ -85,6 +85,17 @@ def test_every_flag_takes_one_dash_or_two_and_either_separator(verb):
     assert checked >= 2
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_examples_of_every_verb_are_accepted(verb):
+    """Most are run by other tests; `doctor` and `serve` take long."""
+    module = importlib.import_module(VERBS[verb][0])
+    assert module.EXAMPLES
+    for line in module.EXAMPLES:
+        words = shlex.split(line)
+        assert words[:4] == ["python", "-m", "beit", verb]
+        module.build_parser().parse_args(words[4 : words.index(">")] if ">" in words else words[4:])
+
+
 def test_flags_of_verbs_in_the_style_of_training(example_folder, capsys):
     words = ["predict", "output/run", "photo.jpg", "-device=cpu", "-topk=1", "-batch_size", "2", "-json"]
     assert main(words) == 0

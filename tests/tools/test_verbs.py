@@ -13,7 +13,10 @@ import pytest
 
 from beit.__main__ import VERBS, main
 
-TESTED = ("predict", "train", "evaluate", "check", "make-lists", "config", "report", "visualize", "convert")
+TESTED = (
+    "predict", "train", "evaluate", "check", "make-lists", "config", "report", "visualize", "convert", "list-models",
+    "completion",
+)  # fmt: skip
 EXAMPLES = [line for verb in TESTED for line in importlib.import_module(VERBS[verb][0]).EXAMPLES]
 SHOWS = {
     "predict": "digit ",
@@ -25,6 +28,8 @@ SHOWS = {
     "report": "parameters",
     "visualize": ".png",
     "convert": "written as",
+    "list-models": "beitv2_base_patch16_224_pt1k_ftade20k",
+    "completion": "_shtab_beit",
 }
 
 
