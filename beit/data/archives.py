@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from beit.data.images import EXTENSIONS
 from beit.data.index_cache import Table, joined, names_of, remembered
 
 ENDINGS = (".tar", ".zip")
@@ -22,6 +23,7 @@ _MAX_BYTES = 2**30  # of one image; more is damage or an attack
 _BLOCK = 512  # bytes of a tar header; contents are padded to a multiple
 _MAX_PAX = 4096  # bytes of a pax header that is skipped
 _PAX_OF_FILES = (b"path=", b"size=", b"GNU.", b"charset=")  # keys that change how a member is read
+_ZIP_UTF8 = 0x800  # flag of a member whose name is UTF-8
 _ZIP_HEADER = 30  # bytes of the fixed part of a zip's local header
 _RAW, _STORED, _DEFLATED = 1, 2, 3
 _ZIP_KINDS = {zipfile.ZIP_STORED: _STORED, zipfile.ZIP_DEFLATED: _DEFLATED}
@@ -127,7 +129,7 @@ def _make_table(path: Path) -> Table:
     members: dict[str, Member] = {}  # the last of several members with one name counts, as in tar
     for member in _scan_zip(path) if path.suffix.lower() == ".zip" else scan_tar(path, nested=True):
         name = safe_name(path, member.name)
-        if not name.startswith(".") and "/." not in name:
+        if not is_hidden(name):
             members[name] = member
     return {"names": joined(list(members)), "entries": entries(members.values())}
 
@@ -157,6 +159,11 @@ def safe_name(archive: Path, name: str) -> str:
             raise ValueError(f"{archive}: the name of the member {name!r} leaves the archive; pack it again")
         return "/".join(parts)
     return name
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a member or a folder above it begins with a dot, as macOS adds them."""
+    return name.startswith(".") or "/." in name
 
 
 def scan_tar(path: Path, *, nested: bool = False) -> Iterator[Member]:
@@ -212,7 +219,7 @@ def _parse(file: BinaryIO, path: Path, header: bytes, position: int, last: str) 
         file.seek(position)
         with tarfile.open(fileobj=file, mode="r:") as tar:
             info = tar.next()
-        if info is None:
+        if info is None or info.size < 0 or tar.offset <= position:
             raise tarfile.ReadError("not a tar header")
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise ValueError(
@@ -220,7 +227,7 @@ def _parse(file: BinaryIO, path: Path, header: bytes, position: int, last: str) 
         ) from error
     if info.isreg() and not info.issparse():
         return info.name, info.offset_data, info.size, tar.offset
-    if not info.isdir() and info.name.lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".tar")):
+    if not info.isdir() and PurePosixPath(info.name).suffix.lower() in EXTENSIONS | {".tar"}:
         raise ValueError(
             f"{path}: the member {info.name} is a link or a special file; pack the files themselves: "
             "`tar --dereference --hard-dereference`"
@@ -290,7 +297,26 @@ def _scan_zip(path: Path) -> Iterator[Member]:
         if info.header_offset + _ZIP_HEADER + info.compress_size > end:
             raise ValueError(f"{path} is cut off in the member {info.filename}; copy it again")
         kind = _ZIP_KINDS[info.compress_type]
-        yield Member(info.filename, info.header_offset, info.compress_size, info.file_size, info.CRC, kind)
+        yield Member(
+            _zip_name(path, info), info.header_offset, info.compress_size, info.file_size, info.CRC, kind
+        )
+
+
+def _zip_name(path: Path, info: zipfile.ZipInfo) -> str:
+    """The name of a member; one that is not marked as UTF-8 must be UTF-8 all the same, as Linux writes it."""
+    if info.flag_bits & _ZIP_UTF8 or info.filename.isascii():
+        return info.filename
+    try:
+        raw = info.filename.encode("cp437")  # as which zipfile has decoded it
+    except UnicodeEncodeError:
+        return info.filename  # from the field of Unicode names
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: the letters of the member {raw!r} are in an unknown encoding; unpack the archive, or pack it again "
+            "with names in UTF-8"
+        ) from error
 
 
 def _zip_header_length(header: bytes) -> int:

@@ -64,6 +64,11 @@ def make_lists(folder: Path, *, val: float = 0.2, seed: int = 0) -> Lists:
             name cannot be written, `val` is not in (0, 1), or the folders could be splits as well as classes.
         OSError: the folder cannot be written, or a folder in it cannot be read.
     """
+    if folder.is_file():
+        raise FileNotFoundError(
+            f"{folder} is a file; lists are written beside the images: put an archive into a folder of its own, as "
+            f"train{folder.suffix}, and name that folder"
+        )
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected {folder}/<class>/<image>")
     folder = image_root(folder)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from beit.data.archives import Member, Members, entries, safe_name, scan_tar
+from beit.data.archives import Member, Members, entries, is_hidden, safe_name, scan_tar
 from beit.data.image_list import ImageList
 from beit.data.images import EXTENSIONS
 from beit.data.index_cache import Table, joined, names_of, remembered
@@ -84,12 +84,19 @@ def _make_table(root: Path, shards: Sequence[Path], labeled: bool) -> Table:
 
 def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Member]]]:
     """Key and members of each sample, by their endings in lower case without the dot."""
-    for key, group in itertools.groupby(scan_tar(shard), lambda member: _key(shard, member)):
+    for key, group in itertools.groupby(_members(shard), _key):
         yield key, {member.name[len(key) + 1 :].lower(): member for member in group}
 
 
-def _key(shard: Path, member: Member) -> str:
-    folder, slash, file = safe_name(shard, member.name).rpartition("/")
+def _members(shard: Path) -> Iterator[Member]:
+    for member in scan_tar(shard):
+        name = safe_name(shard, member.name)
+        if not is_hidden(name):
+            yield member if name == member.name else member._replace(name=name)
+
+
+def _key(member: Member) -> str:
+    folder, slash, file = member.name.rpartition("/")
     return folder + slash + file.split(".", 1)[0]
 
 

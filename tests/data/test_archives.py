@@ -182,6 +182,19 @@ def test_an_archive_that_is_cut_off_during_a_run(tmp_path):
         images.open(0)
 
 
+def test_names_in_zips_that_are_not_marked_as_utf8(tmp_path):
+    path = write_zip(tmp_path / "train.zip", {"XXXXXX/1.png": png(1)})
+    packed = path.read_bytes()
+    path.write_bytes(packed.replace(b"XXXXXX", "天空".encode()))
+    assert read_archive(path).names == ("天空/1.png",)
+    path.write_bytes(packed.replace(b"XXXXXX", "天空花".encode("gbk")))
+    with pytest.raises(
+        ValueError, match=r"train\.zip: the letters of the member b'.*' are in an unknown encoding"
+    ):
+        read_archive(path)
+    assert read_archive(write_zip(tmp_path / "val.zip", {"花/1.png": png(1)})).names == ("花/1.png",)
+
+
 def test_damaged_zips(tmp_path):
     path = write_zip(tmp_path / "train.zip", {"a/1.png": png(1, (64, 64))}, zipfile.ZIP_STORED)
     whole = path.read_bytes()
@@ -222,6 +235,16 @@ def test_a_zip_member_unpacks_to_at_most_its_stated_size(tmp_path):
 def test_names_that_leave_the_archive_are_refused(tmp_path, name, write):
     path = write(tmp_path / ("a.tar" if write is write_tar else "a.zip"), {name: png(1)})
     with pytest.raises(ValueError, match="leaves the archive"):
+        read_archive(path)
+
+
+def test_a_member_of_negative_size_is_damage(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a/1.png")
+        info.pax_headers = {"size": "-2000"}
+        tar.addfile(info)
+    with pytest.raises(ValueError, match=r"a\.tar: damaged header at byte 0"):
         read_archive(path)
 
 

@@ -254,6 +254,24 @@ def test_a_class_folder_with_folders_is_not_a_class(tmp_path):
         make_lists(tmp_path)
 
 
+def test_class_folders_in_an_archive_are_split(tmp_path):
+    path = write_zip(
+        tmp_path / "data" / "flowers.zip", {f"{kind}/{k}.png": png(k) for kind in "ab" for k in range(5)}
+    )
+    with pytest.raises(
+        FileNotFoundError, match=r"flowers\.zip is a file.*into a folder of its own, as train\.zip"
+    ):
+        make_lists(path)
+    path.rename(path.with_name("train.zip"))
+    lists = make_lists(path.parent)
+    assert (lists.counts, lists.class_names) == ({"train": 8, "val": 2}, ("a", "b"))
+    config = tiny_config(path.parent, tmp_path, MODEL__NUM_CLASSES=2)
+    both = [open_split(config, split) for split in ("train", "val")]
+    names = sorted(images.name(index) for images in both for index in range(len(images)))
+    assert names == [f"train/{kind}/{k}.png" for kind in "ab" for k in range(5)]
+    assert all(images.read(0) == png(int(images.name(0)[-5])) for images in both)
+
+
 def test_class_tars_that_are_not_unpacked_are_named(tmp_path):
     write_tar(tmp_path / "train" / "n01440764.tar", VAL)
     write_tree(

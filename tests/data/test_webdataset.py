@@ -44,6 +44,15 @@ def test_samples_and_labels_of_the_tars_of_each_split(tmp_path):
     assert [int(data[Sample(index, 0)]["label"]) for index in (2, 0, 1)] == [1, 0, 2]
 
 
+def test_names_with_a_leading_dot_slash_and_hidden_files(tmp_path):
+    write_tar(
+        tmp_path / "train.tar", {"./a.png": png(3), "./a.cls": b"1", "./._a.png": b"", "./.DS_Store": b""}
+    )
+    images = open_split(config_of(tmp_path), "train")
+    assert (images.name(0), images.labels.tolist(), images.notes) == ("train.tar/a.png", [1], ())
+    assert images.read(0) == png(3)
+
+
 def test_class_names_come_from_a_file_beside_the_tars(tmp_path):
     shards(tmp_path)
     (tmp_path / "class_names.txt").write_text("cat\ndog\nfox\n")
