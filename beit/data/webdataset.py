@@ -15,11 +15,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from beit.data.archives import Member, Members, entries, is_hidden, safe_name, scan_tar
+from beit.data.archives import Members, entries, is_hidden, safe_name
 from beit.data.image_list import ImageList
 from beit.data.images import EXTENSIONS
 from beit.data.index_cache import Table, joined, names_of, remembered
 from beit.data.shards import check_labels, find_shards
+from beit.data.tars import Member, scan_tar
 
 _MAX_LABEL_BYTES = 2**20  # of a .cls or .json member
 

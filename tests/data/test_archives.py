@@ -9,13 +9,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from beit.data.archives import read_archive, scan_tar
+from beit.data.archives import read_archive
 from beit.data.check import check_split, overlap
 from beit.data.dataset import build_dataset
 from beit.data.image_list import check_files
 from beit.data.images import ImageError
 from beit.data.sampler import Sample
 from beit.data.splits import open_split, open_unlabeled
+from beit.data.tars import scan_tar
 from tests.data.packed import gray, png, tar_bytes, write_tar, write_tree, write_zip
 from tests.tiny import tiny_config
 
