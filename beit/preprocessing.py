@@ -14,6 +14,7 @@ IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 OFFICIAL_CROP = 0.875
 """`crop_pct` of the official evaluation at 224 pixels: the shorter side is resized to 256."""
+_IMAGENET_CLASSES = (1000, 21841)
 PIL_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Names of resampling filters; the position is Pillow's number for the filter, as transformers writes it."""
 
@@ -30,7 +31,8 @@ class Preprocessing:
         pooling: features that the head classifies: "mean" of the patch tokens, class "token", or "" for unknown.
         squash: resize without keeping the aspect ratio.
         source: how these values are known, for messages.
-        exif_orientation: first rotate the image as its EXIF tag says.
+        exif_orientation: first turn the image as its EXIF orientation says; None where nothing says it. Then images are
+            turned in prediction, see `is_turned`.
         resize: explicit size after the resize, pixels, which replaces `crop_pct` and `squash`: the shorter side (the
             aspect ratio is kept), or (height, width) (it is not kept); 0 for no resize. None for image size / `crop_pct`.
         center_crop: with an explicit `resize`, cut out the center as transformers does; False: the image must then have
@@ -49,10 +51,15 @@ class Preprocessing:
     pooling: str = ""
     squash: bool = False
     source: str = ""
-    exif_orientation: bool = False
+    exif_orientation: bool | None = None
     resize: ImageSize | None = None
     center_crop: bool = True
     reduce_labels: bool | None = None
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether images are turned by their EXIF orientation in prediction: unless the weights say that they are not."""
+        return self.exif_orientation is not False
 
     @property
     def unknown(self) -> list[str]:
@@ -110,11 +117,27 @@ def preprocessing_of(config: Any) -> Preprocessing:
         as_size(data.IMAGE_SIZE),
         "mean" if config.MODEL.USE_MEAN_POOLING else "token",
         source="config",
-        exif_orientation=data.EXIF_ORIENTATION,
+        exif_orientation=exif_orientation_of(config),
         resize=(resize[0], resize[1]) if isinstance(resize, list | tuple) else resize,
         center_crop=data.get("CENTER_CROP", True),
         reduce_labels=data.get("REDUCE_ZERO_LABEL") if config.get("TASK") == "segment" else None,
     )
+
+
+def exif_orientation_of(config: Any) -> bool | None:
+    """Whether a config turns the images of its data set by their EXIF orientation: `DATA.EXIF_ORIENTATION` if it is set.
+
+    Otherwise True; or None for the data sets of the published protocols, whose images are read as they are stored.
+
+    Args:
+        config: the tree of `beit.config.get_config`.
+    """
+    data = config.DATA
+    if data.EXIF_ORIENTATION is not None:
+        return bool(data.EXIF_ORIENTATION)
+    dataset = data.get("DATASET")
+    is_imagenet = dataset == "imagenet2012" and config.MODEL.get("NUM_CLASSES") in _IMAGENET_CLASSES
+    return None if is_imagenet or dataset == "ade20k" else True
 
 
 def as_size(value: object) -> ImageSize | None:

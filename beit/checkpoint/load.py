@@ -137,10 +137,11 @@ def _attach_metadata(model: Any, info: CheckpointInfo) -> None:
     stated, own = info.preprocessing, model.preprocessing or Preprocessing()
     if stated.mean is not None or own.mean is None:
         # Pre-training checkpoints have no evaluation crop, and no publisher states anything about EXIF.
+        turned = stated.exif_orientation
         model.preprocessing = replace(
             stated,
             crop_pct=own.crop_pct if stated.crop_pct is None else stated.crop_pct,
-            exif_orientation=stated.exif_orientation or own.exif_orientation,
+            exif_orientation=own.exif_orientation if turned is None else turned,
         )
     if getattr(model, "num_classes", 0) == info.architecture.num_classes:
         model.class_names = info.class_names

@@ -26,6 +26,7 @@ def read_pretrained_cfg(content: Mapping[str, Any], known: Preprocessing) -> Pre
     crop, size = content.get("crop_pct"), content.get("input_size")
     interpolation, mode = content.get("interpolation"), content.get("crop_mode", None)
     source, resize = "config.json beside the weights", content.get("resize")
+    turned = content.get("exif_orientation")
     result = replace(
         known,
         mean=as_triple(content.get("mean")) or known.mean,
@@ -35,7 +36,7 @@ def read_pretrained_cfg(content: Mapping[str, Any], known: Preprocessing) -> Pre
         image_size=known.image_size or (as_size(size[1:]) if isinstance(size, list) else None),
         squash=known.squash if mode is None else mode == "squash",
         source=source,
-        exif_orientation=bool(content.get("exif_orientation", False)),
+        exif_orientation=turned if isinstance(turned, bool) else known.exif_orientation,
         reduce_labels=content.get("reduce_labels", known.reduce_labels),
     )
     if resize is not None:
@@ -68,7 +69,7 @@ def pretrained_cfg(preprocessing: Preprocessing) -> dict[str, object]:
         "input_size": [3, *height_width(size)] if size else None,
         "crop_mode": crop_mode,
         # not keys of timm's
-        "exif_orientation": preprocessing.exif_orientation or None,
+        "exif_orientation": preprocessing.exif_orientation,
         "resize": list(resize) if isinstance(resize, tuple) else resize,
         "center_crop": None if preprocessing.center_crop else False,
         "reduce_labels": preprocessing.reduce_labels,

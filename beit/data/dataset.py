@@ -18,6 +18,7 @@ from beit.data.model_input import build_eval_transform
 from beit.data.sampler import Sample
 from beit.data.splits import open_split
 from beit.data.transforms import Arrays, Transform, build_train_transform
+from beit.preprocessing import exif_orientation_of
 
 _MAX_REPLACEMENTS = 10  # consecutive unreadable images after which the data set is considered broken
 
@@ -161,4 +162,4 @@ def bad_images_file(config: CfgNode, split: Literal["train", "val"]) -> Path | N
 
 def open_options(config: CfgNode) -> OpenOptions:
     """The arguments of `open_image` that the config sets."""
-    return {"exif_orientation": config.DATA.EXIF_ORIENTATION, "max_pixels": config.DATA.MAX_PIXELS}
+    return {"exif_orientation": bool(exif_orientation_of(config)), "max_pixels": config.DATA.MAX_PIXELS}

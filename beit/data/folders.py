@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from beit.data.images import UNREAD
+
 _SHOWN = 3  # files or folders that a note names
 
 
@@ -40,6 +42,9 @@ class FoundFiles:
                 for ending, (number, example) in sorted(self.left_out.items())
             )
             notes.append(f"{folder}: {count} file(s) left out, not an image by their ending: {endings}")
+        for ending in sorted(self.left_out.keys() & UNREAD.keys()):
+            count, _ = self.left_out[ending]
+            notes.append(f"{folder}: {count} {ending} image(s) are not decoded here: {UNREAD[ending]}")
         if self.repeated:
             notes.append(
                 f"{folder}: {len(self.repeated)} link(s) not followed, they would repeat images of the same folder: "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO, Any, TypeGuard
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from beit.data.images import MAX_PIXELS, open_image, to_rgb
 
@@ -26,7 +26,7 @@ def open_input(
         image: a file, its bytes, an open binary file (read from its beginning), a Pillow image, or an array `[H, W]`,
             `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` (RGBA), uint8 from 0 to 255 or floats from 0 to 1. Arrays are RGB;
             those of OpenCV are BGR: pass `array[..., ::-1]`.
-        exif_orientation: turn and mirror a file as its EXIF tag says.
+        exif_orientation: turn and mirror a file or a Pillow image as its EXIF tag says.
         max_pixels: width x height above which a file is refused before it is decoded.
 
     Raises:
@@ -34,7 +34,8 @@ def open_input(
         ValueError: the array is not an image, or it is none of these.
     """
     if isinstance(image, Image.Image):
-        return to_rgb(image)
+        has_tag = exif_orientation and ExifTags.Base.Orientation in image.getexif()
+        return to_rgb(ImageOps.exif_transpose(image) if has_tag else image)
     if isinstance(image, str | Path):
         return open_image(image, exif_orientation=exif_orientation, max_pixels=max_pixels)
     if is_content(image):

@@ -14,6 +14,11 @@ from typing import TypedDict
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, features
 
+try:
+    import pillow_heif  # of the extra `heif`: Pillow has no decoder for the photos of iPhones
+except ImportError:
+    pillow_heif = None
+
 from beit.data.decoding_limits import refuse_costly_decoding
 
 # The usual formats of data sets. Pillow has about forty more decoders; a hostile file must not reach them.
@@ -27,11 +32,20 @@ _ENDINGS = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
     "AVIF": (".avif", ".avifs"),
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "HEIF": (".heic", ".heif", ".hif"),
 }
 _OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # Pillow may be built without them
 
 
+_ADVICE = {
+    "HEIF": 'install the extra heif (pip install "beit-paddle[heif]"), or convert them to JPEG',
+    "AVIF": "install Pillow 11.3 or newer, or convert them to JPEG",
+}
+
+
 def _is_supported(name: str) -> bool:
+    if name == "HEIF":
+        return pillow_heif is not None
     known = (*features.modules, *features.codecs)
     return name not in _OPTIONAL or (_OPTIONAL[name] in known and bool(features.check(_OPTIONAL[name])))
 
@@ -39,6 +53,15 @@ def _is_supported(name: str) -> bool:
 FORMATS = tuple(name for name in _ENDINGS if _is_supported(name))
 EXTENSIONS = frozenset(ending for name in FORMATS for ending in _ENDINGS[name])
 """Endings of the files in `FORMATS`, in lower case."""
+UNREAD = {ending: _ADVICE[name] for name in _ADVICE if name not in FORMATS for ending in _ENDINGS[name]}
+"""Endings of images that this installation cannot decode, and what to do."""
+if pillow_heif is not None:
+    pillow_heif.register_heif_opener()
+_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+}
+"""What the files of a format have at byte 8, after `ftyp`."""
 MAX_PIXELS = 178_956_970  # Pillow's own limit: twice its Image.MAX_IMAGE_PIXELS
 DRAFT_SCALES = (8, 4, 2, 1)  # factors by which a JPEG can be decoded smaller
 
@@ -298,6 +321,9 @@ def _reason(path: str | Path, data: bytes | None, error: BaseException) -> str:
         return "a git-lfs pointer, not an image: run `git lfs pull`"
     if not any(head):
         return "begins with zeros only: the file was not written to its end"
+    name = _BRANDS.get(head[8:12], "") if head[4:8] == b"ftyp" else ""
+    if name and name not in FORMATS:
+        return f"this installation does not decode {name} images: {_ADVICE[name]}"
     if isinstance(error, Image.UnidentifiedImageError):
         return f"no image in one of the formats {', '.join(FORMATS)}, or one with a damaged header"
     return f"cannot be decoded: {error or type(error).__name__}"

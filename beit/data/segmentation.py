@@ -24,6 +24,7 @@ from beit.data.image_list import ImageList
 from beit.data.image_mask import IGNORE, MaskReader, open_image_masks
 from beit.data.images import open_image
 from beit.data.transforms import Arrays
+from beit.preprocessing import exif_orientation_of
 
 Size = tuple[int, int]  # height, width in pixels, NumPy's order
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels, NumPy's order
@@ -296,7 +297,7 @@ def build_segmentation_dataset(
         data.IGNORE_LABEL,
         data.REDUCE_ZERO_LABEL,
         data.MAX_PIXELS,
-        exif_orientation=data.EXIF_ORIENTATION,
+        exif_orientation=bool(exif_orientation_of(config)),
     )
     pairs = open_image_masks(config, split)
     images, names = pairs.images, pairs.images.class_names

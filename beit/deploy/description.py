@@ -61,7 +61,7 @@ class Description:
             ImageError: the file is not a readable image.
             ValueError: the array is not an image.
         """
-        return self.prepare(open_input(image, exif_orientation=self.preprocessing.exif_orientation))
+        return self.prepare(open_input(image, exif_orientation=self.preprocessing.is_turned))
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """An RGB image, resized and cropped for the graph, uint8 `[3, height, width]`."""

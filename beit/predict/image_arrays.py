@@ -49,7 +49,10 @@ def channels_first(image: ImageLike, order: ChannelOrder | None) -> np.ndarray:
     """
     pixels = as_array(image)
     if pixels is None:
-        return np.asarray(open_input(image)).transpose(2, 0, 1)
+        is_file = not isinstance(
+            image, Image.Image
+        )  # transformers' processors take Pillow images as they are
+        return np.asarray(open_input(image, exif_orientation=is_file)).transpose(2, 0, 1)
     if pixels.ndim == 2:
         return pixels[None]
     if pixels.ndim == 3 and pixels.shape[2] == 4 and pixels.dtype == np.uint8 and order != "channels_first":
@@ -71,10 +74,10 @@ def label_map(labels: ImageLike) -> np.ndarray:
         ValueError: it has several channels.
     """
     if isinstance(labels, str | Path):
-        labels = open_image(labels, keep_mode=True)
+        labels = open_image(labels, keep_mode=True, exif_orientation=True)
     elif is_content(labels):
         name, data = read_content(labels)
-        labels = open_image(name, data=data, keep_mode=True)
+        labels = open_image(name, data=data, keep_mode=True, exif_orientation=True)
     values = np.asarray(labels)
     if values.ndim != 2:
         raise ValueError(

@@ -84,7 +84,7 @@ class Predictor(ABC):
         raise NotImplementedError
 
     def open(self, image: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        """An image in mode RGB, turned by its EXIF orientation if `preprocessing.exif_orientation` is set.
+        """An image in mode RGB, turned by its EXIF orientation unless `preprocessing.exif_orientation` is False.
 
         Args:
             image: see `beit.data.image_input.open_input`.
@@ -94,7 +94,7 @@ class Predictor(ABC):
             ImageError: the file cannot be read.
             ValueError: the array is not an image.
         """
-        return open_input(image, exif_orientation=self.preprocessing.exif_orientation, max_pixels=max_pixels)
+        return open_input(image, exif_orientation=self.preprocessing.is_turned, max_pixels=max_pixels)
 
     @property
     def num_classes(self) -> int:

@@ -18,7 +18,7 @@ from beit.models.segmentation_inference import Protocol, build_protocol, segment
 from beit.models.upernet import UperNet
 from beit.predict.predictor import Predictor, fit_longer_side
 from beit.predict.segmentation_overlays import class_areas, overlay_classes, palette_image
-from beit.preprocessing import Preprocessing, as_triple
+from beit.preprocessing import Preprocessing, as_triple, exif_orientation_of
 
 # h, w size of an image; K classes
 
@@ -108,7 +108,7 @@ def segmenter(
             as_triple(config.DATA.IMAGENET_STD),
             interpolation="bilinear",
             source="config",
-            exif_orientation=config.DATA.EXIF_ORIENTATION,
+            exif_orientation=exif_orientation_of(config),
         ),
         protocol=build_protocol(config),
         transform=build_eval_transform(config),

@@ -79,17 +79,18 @@ def test_every_mask_is_opened(tmp_path):
 
 
 def test_image_and_mask_are_turned_alike(tmp_path):
-    stored = dataset(tmp_path / "stored", [full(0), full(1)], exif=6)
+    stored = dataset(tmp_path / "stored", [full(0), full(1)], exif=6, DATA__EXIF_ORIENTATION=False)
     report = check(stored)
     assert report.problems == []
     assert any(
         "2 of 2 images have an EXIF orientation, by which they are not turned" in r for r in report.remarks
     )
     assert any("masks must be drawn alike" in remark for remark in report.remarks)
-    shown = dataset(tmp_path / "shown", [full(0, (4, 6)), full(1, (4, 6))], exif=6)
+    masks = [full(0, (4, 6)), full(1, (4, 6))]
+    shown = dataset(tmp_path / "shown", masks, exif=6, DATA__EXIF_ORIENTATION=False)
     with pytest.raises(MaskError, match="DATA.EXIF_ORIENTATION True makes the two alike"):
         shown.read(0, 0)
-    turned = dataset(tmp_path / "shown", [full(0, (4, 6))] * 2, exif=6, DATA__EXIF_ORIENTATION=True)
+    turned = dataset(tmp_path / "shown", [full(0, (4, 6))] * 2, exif=6)
     assert turned.read(0, 0)["image"].shape == (3, 32, 32)
 
 

@@ -67,7 +67,7 @@ def test_a_second_run_uses_the_file(data, tmp_path, monkeypatch):
         ({}, 1, "tokenizer"),
         ({"TRAIN__SCALE": [0.5, 1.0]}, 0, "transform"),
         ({"SEED": 3}, 0, "seed"),
-        ({"DATA__EXIF_ORIENTATION": True}, 0, "way of opening pictures"),
+        ({"DATA__EXIF_ORIENTATION": False}, 0, "way of opening pictures"),
     ],
 )
 def test_an_outdated_file_is_refused(data, tmp_path, keys, seed, what):
