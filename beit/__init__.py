@@ -37,6 +37,8 @@ __version__ = "0.1.0"
 
 # Paddle warns at import when it finds no compiler cache; nothing is compiled here.
 warnings.filterwarnings("ignore", message="No ccache found")
+# Paddle 3.2 warns those who come from PyTorch at the first `max`, `split`, … of a process; these calls are Paddle's.
+warnings.filterwarnings("ignore", message=r"\s*Non compatible API", category=Warning)
 
 _MODULE_OF = {
     "Beit": "beit.beit",
