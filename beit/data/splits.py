@@ -22,6 +22,7 @@ from beit.data.class_folders import (
 from beit.data.image_list import ImageList
 from beit.data.list_file import read_class_names, read_list_file
 from beit.data.parquet import read_parquet
+from beit.data.shards import find_shards
 from beit.data.unlabeled import read_flat
 from beit.data.webdataset import read_webdataset
 
@@ -55,7 +56,13 @@ def open_split(config: CfgNode, split: Split) -> ImageList:
     if dataset in _DATA_FILES:
         images = _DATA_FILES[dataset](root, split=split, num_classes=num_classes)
         if images is None:
-            raise FileNotFoundError(f"{root} has no {dataset} files of {split}. {_LAYOUTS}")
+            ending = {"webdataset": ".tar", "parquet": ".parquet"}[dataset]
+            hint = (
+                "; test is not used in a run: rename its files to val to evaluate on them"
+                if split == "val" and find_shards(root, "test", ending)
+                else ""
+            )
+            raise FileNotFoundError(f"{root} has no {dataset} files of {split}{hint}. {_LAYOUTS}")
         return images if images.class_names is not None else _named(images, root, num_classes)
     readers = {"imagenet2012": _open_list, "folder": _open_folder}
     if dataset not in readers:

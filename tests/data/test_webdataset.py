@@ -64,7 +64,12 @@ def test_one_tar_a_split_and_no_labels(tmp_path):
     images = open_unlabeled(config_of(tmp_path), "train")
     assert len(images) == 2 and images.labels is None and open_unlabeled(config_of(tmp_path), "val") is None
     assert images.notes == (f"{tmp_path}: 1 samples of train left out, they have no image",)
-    with pytest.raises(FileNotFoundError, match="no webdataset files of val"):
+    with pytest.raises(FileNotFoundError, match=r"no webdataset files of val\. The layouts"):
+        open_split(config_of(tmp_path), "val")
+    write_tar(tmp_path / "test.tar", sample("a", 1, 0))
+    with pytest.raises(
+        FileNotFoundError, match="files of val; test is not used in a run: rename its files to val"
+    ):
         open_split(config_of(tmp_path), "val")
 
 
