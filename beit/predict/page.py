@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -14,6 +15,15 @@ from beit.predict.predictor import Predictor
 
 # TIFF and PPM are left out: a TIFF of 164 bytes can declare tiles that take gigabytes to decode.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF")
+_BRAND = slice(4, 12)  # of the content of a HEIF file
+_HEIC_BRANDS = frozenset(
+    b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+)
+_HEIC = (
+    "a HEIC photo, as iPhones take them; save it as JPEG (iPhone: Settings, Camera, Formats, Most Compatible), "
+    "or make a screenshot of it"
+)
+_NAME = "the image"  # in messages, of content without a file
 _SHOWN_SIDE = 640  # pixels, longer side of the images sent back
 
 
@@ -59,22 +69,14 @@ class PagePredictor:
         self.max_bytes, self.max_pixels = max_bytes, max_pixels
         self._lock = threading.Lock()
 
-    def __call__(self, path: str | Path) -> PageResult:
-        """The result for an image file.
+    def __call__(self, source: str | Path | bytes) -> PageResult:
+        """The result for an image file, or for its content.
 
         Raises:
             ImageError: the file is missing, damaged, not an image in one of the formats of the page, or beyond the
                 limits.
         """
-        size = Path(path).stat().st_size if Path(path).is_file() else 0
-        if size > self.max_bytes:
-            raise ImageError(
-                path, f"{size / 1e6:.1f} MB; files of up to {self.max_bytes / 1e6:g} MB are accepted"
-            )
-        with ImageFile(path, max_pixels=self.max_pixels) as file:
-            if file.format not in _FORMATS:
-                raise ImageError(path, f"a {file.format}; the page takes {', '.join(_FORMATS)}")
-        image = self.predictor.open(path, max_pixels=self.max_pixels)
+        image = self._open(source)
         with self._lock:
             result = self.predictor([image], self.topk)[0]
             drawn, caption = self.predictor.explain(image, result, _SHOWN_SIDE)
@@ -85,3 +87,28 @@ class PagePredictor:
             for row in rows
         }
         return PageResult(scores, drawn, caption)
+
+    def summary(self, source: str | Path | bytes) -> dict[str, Any]:
+        """The result as JSON has it: the best classes as `topk` (`Predictor.summary`). Raises as a call does."""
+        image = self._open(source)
+        with self._lock:
+            result = self.predictor([image], self.topk)[0]
+        return self.predictor.summary(result, self.topk)
+
+    def _open(self, source: str | Path | bytes) -> Image.Image:
+        name, data = (_NAME, source) if isinstance(source, bytes) else (source, None)
+        size = len(data) if data is not None else Path(name).stat().st_size if Path(name).is_file() else 0
+        if size > self.max_bytes:
+            raise ImageError(
+                name, f"{size / 1e6:.1f} MB; files of up to {self.max_bytes / 1e6:g} MB are accepted"
+            )
+        try:
+            with ImageFile(name, data=data, max_pixels=self.max_pixels) as file:
+                if file.format not in _FORMATS:
+                    raise ImageError(name, f"a {file.format}; the page takes {', '.join(_FORMATS)}")
+        except ImageError as error:
+            if data is None and size:
+                with Path(name).open("rb") as stream:
+                    data = stream.read(_BRAND.stop)
+            raise ImageError(name, _HEIC) if data and data[_BRAND] in _HEIC_BRANDS else error from None
+        return self.predictor.open(source, max_pixels=self.max_pixels)

@@ -24,11 +24,12 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _API = "/gradio_api"
 _READ = re.compile(
-    r"/|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt|pwa_icon(/\d+)?)/?|/(assets|static|svelte)/.+|"
+    r"/|/health|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt|pwa_icon(/\d+)?)/?|/(assets|static|svelte)/.+|"
     rf"{_API}/(info|startup-events|theme\.css|heartbeat/\w+|queue/data|upload_progress|call/look/\w+)/?"
 )
 _FILE = f"{_API}/file="
 _UPLOAD = re.compile(rf"{_API}/upload/?")
+_JSON = frozenset({"/predict", "/health"})
 _PREDICT = re.compile(rf"{_API}/(queue/join|call/look)/?")
 _CONTROL = re.compile(rf"{_API}/(reset|cancel)/?")
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[0-9a-z._-]+)(:\d{1,5})?")
@@ -61,6 +62,7 @@ class Access:
         names: further host names under which the page is reached, such as that of a proxy; lower case.
         uploads: folder of the uploaded files, without symbolic links in its path.
         max_bytes: size of the largest file.
+        kept: files in `uploads` that are never removed, such as the page's examples.
     """
 
     page: Application
@@ -68,16 +70,17 @@ class Access:
     names: frozenset[str]
     uploads: Path
     max_bytes: int
+    kept: frozenset[Path] = frozenset()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it with a status and one line of text."""
+        """Answer a request, or refuse it with a status and one line of text (JSON on the routes of `page_api`)."""
         if scope["type"] == "lifespan":
             await self.page(scope, receive, send)
             return
         if scope["type"] != "http":  # the page uses no WebSocket
             await send({"type": "websocket.close", "code": 1008})
             return
-        answer = _Answer(send)
+        answer = _Answer(send, is_json=scope["path"] in _JSON)
         try:
             check_origin(scope["headers"], self.host, self.names)
             await self.page(scope, await self._checked(scope, receive, answer), answer)
@@ -92,11 +95,13 @@ class Access:
         """The source of a request's body, once its route and, except for uploads, its body are checked."""
         method, path = scope["method"], scope["path"]
         if method == "POST" and _UPLOAD.fullmatch(path):
-            await asyncio.to_thread(remove_oldest, self.uploads, _KEPT_UPLOADS * self.max_bytes)
+            await asyncio.to_thread(remove_oldest, self.uploads, _KEPT_UPLOADS * self.max_bytes, self.kept)
             return _bounded(receive, self.max_bytes + _UPLOAD_OVERHEAD, answer)
+        if method == "POST" and path == "/predict":
+            return _bounded(receive, self.max_bytes, answer)
         limited = _bounded(receive, _MAX_JSON, answer)
         if method == "POST" and (_PREDICT.fullmatch(path) or _CONTROL.fullmatch(path)):
-            body = await _body(limited)
+            body = await read_body(limited)
             if _PREDICT.fullmatch(path):
                 check_prediction(body, self.uploads)
             return _replay(body, receive)
@@ -174,7 +179,7 @@ def require_upload(path: str, uploads: Path) -> Path:
 
 
 def check_prediction(body: bytes, uploads: Path) -> None:
-    """Check that a request for a prediction is JSON whose `data` is one uploaded file, or null.
+    """Check that a request for a prediction is JSON whose `data` is one uploaded file, the number of an example, or null.
 
     Raises:
         RefusedError: it is something else.
@@ -187,7 +192,7 @@ def check_prediction(body: bytes, uploads: Path) -> None:
     if not isinstance(data, list) or len(data) != 1:
         raise RefusedError(400, 'expected "data": [FILE], where FILE is an uploaded image')
     file = data[0]
-    if file is None:
+    if file is None or type(file) is int:
         return
     if (
         not isinstance(file, dict)
@@ -202,10 +207,10 @@ def check_prediction(body: bytes, uploads: Path) -> None:
     require_upload(file["path"], uploads)
 
 
-def remove_oldest(folder: Path, max_bytes: int) -> None:
-    """Remove the oldest files of a folder until the rest has `max_bytes` at most."""
+def remove_oldest(folder: Path, max_bytes: int, kept: frozenset[Path] = frozenset()) -> None:
+    """Remove the oldest files of a folder, but none of `kept`, until the others have `max_bytes` at most."""
     found = []
-    for path in folder.rglob("*"):
+    for path in set(folder.rglob("*")) - kept:
         try:
             status = path.lstat()
         except FileNotFoundError:  # another request has removed it
@@ -244,7 +249,8 @@ def _bounded(receive: Receive, max_bytes: int, answer: _Answer) -> Receive:
     return bounded
 
 
-async def _body(receive: Receive) -> bytes:
+async def read_body(receive: Receive) -> bytes:
+    """The whole body of a request."""
     parts = []
     while True:
         message = await receive()
@@ -266,8 +272,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 class _Answer:
     """Sends the page's answer, or a refusal where the answer has not begun. `refused` is set by who finds it out."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, is_json: bool = False) -> None:
         self._send = send
+        self._is_json = is_json
         self._begun = False
         self.refused: RefusedError | None = None
 
@@ -279,9 +286,13 @@ class _Answer:
     async def finish(self) -> None:
         if self.refused is None or self._begun:
             return
-        text = f"{self.refused.reason}\n".encode()
+        reason = self.refused.reason
+        kind = "application/json" if self._is_json else "text/plain; charset=utf-8"
+        text = (
+            json.dumps({"error": reason}, ensure_ascii=False) if self._is_json else f"{reason}\n"
+        ).encode()
         headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-type", kind.encode()),
             (b"content-length", str(len(text)).encode()),
             (b"connection", b"close"),
         ]

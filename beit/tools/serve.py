@@ -1,8 +1,12 @@
-"""`python -m beit serve`: a web page. Drop an image to see its classes, and the attention or the class map."""
+"""`python -m beit serve`: a web page, and JSON for programs (`POST /predict`, `GET /health`).
+
+Drop an image on the page to see its classes, and the attention or the class map.
+"""
 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import signal
@@ -16,14 +20,18 @@ import paddle
 
 from beit.data.images import ImageError
 from beit.flags import Parser
+from beit.predict.inputs import find_images
 from beit.predict.page import PagePredictor
 from beit.predict.page_access import Access, RefusedError, require_upload
+from beit.predict.page_api import Api
+from beit.predict.page_text import TEXT, language_of
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device, add_model, model_from, use_device
 
 EXAMPLES = (
     "python -m beit serve output/run",
     "python -m beit serve output/run --port 8080 --max-megabytes 5",
+    "python -m beit serve output/run --examples pictures",
 )
 
 _QUEUE_SIZE = 64  # waiting requests; further ones are refused
@@ -32,6 +40,25 @@ _KEEP_SECONDS = 600  # how long uploaded images stay on the disk
 _CONNECTIONS = 256  # further ones are answered with status 503
 _HEAD_SECONDS = 10.0  # for the first lines of a request
 _END_SECONDS = 3  # for the answers under way at the end
+_MAX_EXAMPLES = 12
+_SHOWN = (
+    "limits",
+    "image",
+    "probability",
+    "share",
+    "drawn",
+    "examples",
+)  # texts that do not depend on an image
+# gradio's own message for a file that the browser does not take for an image names no cure.
+_HEIC_NOTICE = """
+for (const kind of ["change", "drop"]) document.addEventListener(kind, event => {
+  const files = [...(event.target.files || event.dataTransfer?.files || [])], text = %s;
+  if (!files.some(file => /\\.hei[cf]$/i.test(file.name))) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  alert(text[navigator.languages.map(name => name.slice(0, 2)).find(name => name in text) || "en"]);
+}, true);
+"""
 _NO_GRADIO = 'the page needs gradio, which is not installed: pip install "beit-paddle[serve]"'
 
 
@@ -47,13 +74,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     paddle.disable_signal_handler()  # it prints a useless traceback at SIGTERM
     uploads = upload_folder()
-    page = build_page(predictor, uploads, title=f"BEiT: {given.model}")
+    page = build_page(predictor, uploads, f"BEiT: {given.model}", _examples(given.examples))
     with _listen(given.host, given.port) as listener:
         if given.host not in ("127.0.0.1", "localhost", "::1"):
             print(f"warning: everybody who reaches {given.host}:{given.port} can use this page", flush=True)
         print(f"open http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
         names = frozenset(name.lower() for name in given.allow_host)
-        access = Access(page_application(page, predictor), given.host, names, uploads, predictor.max_bytes)
+        application = page_application(page, predictor)
+        kept = frozenset(path for path in uploads.rglob("*") if path.is_file())  # the examples
+        api = Api(application, predictor, given.model)
+        access = Access(api, given.host, names, uploads, predictor.max_bytes, kept)
         serve(access, listener)
 
 
@@ -66,44 +96,56 @@ def upload_folder() -> Path:
     return folder
 
 
-def build_page(predictor: PagePredictor, uploads: Path, title: str = "BEiT") -> Any:
+def build_page(
+    predictor: PagePredictor, uploads: Path, title: str = "BEiT", examples: Sequence[Path] = ()
+) -> Any:
     """The page (gradio `Blocks`), not served yet.
 
     Args:
         predictor: results of image files.
         uploads: folder of the uploaded images; no other files are opened.
         title: of the page.
+        examples: image files that the page offers; gradio copies them into `uploads`.
 
     Raises:
         ValueError: gradio is not installed.
     """
     gradio = _gradio()
+    words = translations(predictor)
 
-    def look(path: str | None) -> tuple[dict[str, float] | None, Any, str]:
+    def look(path: str | None, request: Any) -> tuple[dict[str, float] | None, Any, str]:
         if path is None:
             return None, None, ""
+        text = TEXT[language_of(request.headers.get("accept-language"))]
         try:
             result = predictor(require_upload(path, uploads))
         except (ImageError, RefusedError) as error:
-            return None, None, f"**This file cannot be used:** {error.reason}"
-        return result.scores, result.image, result.caption
+            return None, None, text["refused"].format(reason=error.reason)
+        return result.scores, result.image, text[result.caption]
 
-    limits = f"up to {predictor.max_bytes / 1e6:g} MB and {predictor.max_pixels / 1e6:g} million pixels"
+    look.__annotations__["request"] = gradio.Request  # by which gradio passes it; a string could not name it
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(60, _KEEP_SECONDS)) as page:
-        gradio.Markdown(
-            f"## {title}\nDrop an image ({limits}). It stays on the machine that serves this page."
-        )
+        gradio.Markdown(f"## {title}")
+        gradio.Markdown(words("limits"))
         with gradio.Row():
-            image = gradio.Image(label="image", sources=["upload", "clipboard"], height=420, elem_id="image")
+            image = gradio.Image(
+                label=words("given"),
+                sources=["upload", "webcam", "clipboard"],
+                webcam_options=gradio.WebcamOptions(mirror=False),
+                height=420,
+                elem_id="image",
+            )
             # The uploaded file itself: `predictor` opens it, within its limits and with a readable error message.
             image.preprocess = lambda payload: None if payload is None else payload.path
             with gradio.Column():
                 scores = gradio.Label(
-                    label=predictor.predictor.score_name, num_top_classes=predictor.topk, elem_id="scores"
+                    label=words(predictor.predictor.score_name),
+                    num_top_classes=predictor.topk,
+                    elem_id="scores",
                 )
                 caption = gradio.Markdown(elem_id="caption")
             drawn = gradio.Image(
-                label="what the model sees",
+                label=words("drawn"),
                 interactive=False,
                 format="png",
                 height=420,
@@ -111,8 +153,29 @@ def build_page(predictor: PagePredictor, uploads: Path, title: str = "BEiT") -> 
                 buttons=["download", "fullscreen"],  # not "share", which sends images to another machine
             )
         image.change(look, image, [scores, drawn, caption], api_name="look", concurrency_limit=_CONCURRENCY)
+        if examples:
+            files = [str(path) for path in examples]
+            chosen = gradio.Dataset(
+                label=words("examples"),
+                components=[gradio.Image(render=False)],
+                samples=[[file] for file in files],
+                type="index",
+                elem_id="examples",
+            )
+            chosen.click(lambda index: files[index], chosen, image, api_visibility="private")
     page.queue(max_size=_QUEUE_SIZE)
     return page
+
+
+def translations(predictor: PagePredictor) -> Any:
+    """The words of the page for gradio, which shows them in the language of the browser."""
+    limits = {"megabytes": predictor.max_bytes / 1e6, "megapixels": predictor.max_pixels / 1e6}
+    return _gradio().I18n(
+        **{
+            language: {name: text.format(**limits) for name, text in words.items() if name in _SHOWN}
+            for language, words in TEXT.items()
+        }
+    )
 
 
 def page_application(page: Any, predictor: PagePredictor) -> Any:
@@ -134,6 +197,8 @@ def page_application(page: Any, predictor: PagePredictor) -> Any:
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=[],
+        i18n=translations(predictor),
+        head=f"<script>{_HEIC_NOTICE % json.dumps({name: words['heic'] for name, words in TEXT.items()})}</script>",
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
 
@@ -190,6 +255,13 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def _examples(sources: Sequence[str]) -> list[Path]:
+    files = [file for source in sources for file in find_images(source)]
+    if len(files) > _MAX_EXAMPLES:
+        print(f"--examples: the first {_MAX_EXAMPLES} of {len(files)} images are shown", flush=True)
+    return files[:_MAX_EXAMPLES]
+
+
 def _exit(signum: int, _: Any) -> None:
     raise SystemExit(128 + signum)
 
@@ -216,6 +288,10 @@ def build_parser() -> Parser:
         help="further host name of this page, such as that of a proxy in front of it (may be repeated)",
     )  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="default: 7860")
+    parser.add_argument(
+        "--examples", nargs="+", default=[], metavar="IMAGE",
+        help=f"images that the page offers to click: files, folders, patterns (the first {_MAX_EXAMPLES})",
+    )  # fmt: skip
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes shown (default: 5)")
     parser.add_argument(
         "--max-megabytes", type=float, default=10, metavar="MB", help="largest file (default: 10)"

@@ -278,6 +278,8 @@ def test_the_oldest_uploads_are_removed(uploads, tmp_path, monkeypatch):
     assert len(list(folder.iterdir())) == 5
     remove_oldest(folder, 29)
     assert sorted(path.name for path in folder.iterdir()) == ["3", "4"]
+    remove_oldest(folder, 0, frozenset({folder / "3"}))  # an example of the page
+    assert [path.name for path in folder.iterdir()] == ["3"]
     monkeypatch.setattr(page_access, "_KEPT_UPLOADS", 0)
     request(uploads, "POST", "/gradio_api/upload", b"1")
     assert not any(path.is_file() for path in uploads.rglob("*")) and (tmp_path / "private.png").exists()

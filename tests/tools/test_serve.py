@@ -12,7 +12,8 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from beit.__main__ import main
 from beit.beit import build_beit
 from beit.config import dump
 from beit.predict.inference import inference_model
+from beit.predict.page_text import TEXT
 from beit.tools import serve
 from tests.tiny import ROOT, environment, tiny_config
 
@@ -44,7 +46,24 @@ def test_help_shows_the_examples_and_the_default_host_is_this_machine(capsys):
     said = capsys.readouterr().out
     assert all(line in said for line in serve.EXAMPLES)
     for line in serve.EXAMPLES:
-        assert serve._arguments(shlex.split(line)[4:]).host == "127.0.0.1"
+        assert serve.build_parser().parse_args(shlex.split(line)[4:]).host == "127.0.0.1"
+
+
+def test_a_taken_port_names_the_flag():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=rf"cannot listen on 127.0.0.1:{port}: .*choose another --port"):
+            serve._listen("127.0.0.1", port)
+
+
+def test_examples_are_files_of_the_paths_given(tmp_path, capsys):
+    for number in range(14):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number:02d}.png")
+    found = serve._examples([str(tmp_path)])
+    assert [path.name for path in found] == [f"{number:02d}.png" for number in range(12)]
+    assert "the first 12 of 14 images" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match=r"gone\.png does not exist"):
+        serve._examples([str(tmp_path / "gone.png")])
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +94,25 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(run):
+def address(run, images):
     """The address of a page that `python -m beit serve` serves in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with serving(run, port, environment()) as process:
+    with serving(run, port, environment(), images / "good.jpg") as process:
         yield f"http://127.0.0.1:{port}"
         assert process.poll() is None  # it has survived all tests
 
 
 @contextmanager
-def serving(run: Path, port: int, variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def serving(
+    run: Path, port: int, variables: dict[str, str], examples: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """The process of a page that answers."""
     command = [sys.executable, "-m", "beit", "serve", str(run), "--port", str(port)]
     limits = ["--max-megabytes", "1", "--max-megapixels", "2", "--device", "cpu", "--topk", "3"]
+    if examples is not None:
+        limits += ["--examples", str(examples)]
     with subprocess.Popen([*command, *limits], cwd=ROOT, env=variables) as process:
         try:
             for _ in range(240):
@@ -145,6 +168,35 @@ def test_results_and_refused_files(address, run, images):
         assert not scores and drawn is None and words in caption
     with pytest.raises(httpx.HTTPStatusError, match="413"):
         ask(address, images / "large.jpg")
+
+
+@pytest.mark.browser
+def test_json_for_a_plain_http_client(address, run, images):
+    """`POST /predict` and `GET /health` as documented, with nothing but `http.client`."""
+    host, port = address.removeprefix("http://").split(":")
+
+    def request(method, path, body=None, headers=None):
+        with closing(HTTPConnection(host, int(port), timeout=60)) as connection:
+            connection.request(method, path, body, headers or {})
+            with connection.getresponse() as answer:
+                assert answer.headers["Content-Type"] == "application/json"
+                return answer.status, json.loads(answer.read())
+
+    status, answer = request("POST", "/predict", (images / "good.jpg").read_bytes())
+    assert status == 200
+    assert [(row["class"], row["score"]) for row in answer["topk"]] == expected(run, images / "good.jpg")
+    status, answer = request("GET", "/health")
+    assert status == 200 and answer["status"] == "ok" and answer["classes"] == 3
+    for name, status, words in (
+        ("garbage.jpg", 400, "no image in one of the formats"),
+        ("many.png", 400, "2000 x 1500 pixels"),
+        ("large.jpg", 413, "larger than"),
+    ):
+        found, answer = request("POST", "/predict", (images / name).read_bytes())
+        assert found == status and words in answer["error"]
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        assert request("GET", "/health", headers=headers)[0] == 403
+        assert request("POST", "/predict", (images / "good.jpg").read_bytes(), headers)[0] == 403
 
 
 @pytest.mark.browser
@@ -251,6 +303,19 @@ def test_in_a_browser(address, run, images, tmp_path):
         page.reload()
         upload.set_input_files(images / "garbage.jpg")
         expect(page.locator("#caption")).to_contain_text("cannot be used", timeout=30_000)
+        page.reload()
+        notes = []
+        page.on("dialog", lambda dialog: (notes.append(dialog.message), dialog.accept()))
+        (tmp_path / "IMG_0001.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(1000))
+        upload.set_input_files(tmp_path / "IMG_0001.HEIC")
+        assert notes == [TEXT["en"]["heic"]]
+        chinese = browser.new_context(locale="zh-CN").new_page()
+        chinese.on("request", lambda request: asked.append(request.url))
+        chinese.goto(address)
+        expect(chinese.get_by_text("拖入、选择或拍摄一张图片")).to_be_visible()
+        chinese.locator("#examples img").first.click()
+        expect(chinese.locator("#caption")).to_contain_text("注意力", timeout=30_000)
+        expect(chinese.locator("#drawn img")).to_be_visible()
         browser.close()
     assert np.asarray(Image.open(tmp_path / "page.png")).std() > 5
     outside = [url for url in asked if not url.startswith((address, "data:", "blob:"))]

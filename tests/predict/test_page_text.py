@@ -1,0 +1,52 @@
+"""The words of the page."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from string import Formatter
+
+import pytest
+
+from beit.predict import classifier, segmentation
+from beit.predict.classifier import Classifier
+from beit.predict.page_text import TEXT, language_of
+from beit.predict.segmentation import Segmenter
+
+
+def fields(text):
+    return {name for _, name, _, _ in Formatter().parse(text) if name}
+
+
+def test_both_languages_have_the_same_texts_with_the_same_fields():
+    english, chinese = TEXT["en"], TEXT["zh"]
+    assert list(english) == list(chinese)
+    for name, text in english.items():
+        assert fields(text) == fields(chinese[name])
+        assert re.search(r"[\u4e00-\u9fff]", chinese[name]) and text.isascii()
+
+
+def test_captions_and_scores_of_the_predictors_have_a_text():
+    captions = {
+        caption
+        for module in (classifier, segmentation)
+        for caption in re.findall(r'"((?:attention|the class) [^"]*)"', inspect.getsource(module))
+        if caption in inspect.getsource(Classifier.explain) + inspect.getsource(Segmenter.explain)
+    }
+    assert len(captions) == 3
+    assert captions | {Classifier.score_name, Segmenter.score_name} <= set(TEXT["en"])
+
+
+@pytest.mark.parametrize(
+    "accepted, language",
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("en-US,en;q=0.9", "en"),
+        ("de-DE, zh-TW;q=0.7, en;q=0.3", "zh"),
+        ("fr", "en"),
+        ("", "en"),
+        (None, "en"),
+    ],
+)
+def test_language_of_a_browser(accepted, language):
+    assert language_of(accepted) == language
