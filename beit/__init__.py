@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from beit.checkpoint.load import load_pretrained
     from beit.config import get_config
     from beit.cpu import tune_cpu
+    from beit.models.features import FeatureMaps
     from beit.models.mim import build_mim
     from beit.models.tokenizer import build_tokenizer
     from beit.models.upernet import build_upernet
@@ -43,6 +44,7 @@ warnings.filterwarnings("ignore", message=r"\s*Non compatible API", category=War
 _MODULE_OF = {
     "Beit": "beit.beit",
     "BeitOutput": "beit.beit",
+    "FeatureMaps": "beit.models.features",
     "Preprocessing": "beit.preprocessing",
     "extract_feat": "beit.predict.inference",
     "inference_model": "beit.predict.inference",
@@ -82,6 +84,7 @@ __all__ = [
     "Preprocessing",
     "BeitImageProcessor",
     "FeatureExtractor",
+    "FeatureMaps",
     "ImageClassificationInferencer",
     "build_backbone",
     "build_beit",

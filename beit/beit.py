@@ -19,17 +19,18 @@ from beit.layers.block import LN_EPSILON, Activation, Block
 from beit.layers.init import init_uniform, init_weights, make_head, rescale_block, truncated_normal
 from beit.layers.layer_norm import LayerNorm
 from beit.layers.loadable import Loadable
-from beit.layers.outputs import BeitOutput, BlockOutputs
+from beit.layers.outputs import BeitOutput, BlockOutputs, feature_map
 from beit.layers.patch_embed import PatchEmbed
 from beit.layers.position_resizer import PositionResizer, find_resizer
 from beit.layers.relative_position import RelativePositionBias
+from beit.layers.timm_methods import TimmMethods
 from beit.positions import relative_position_index
 from beit.preprocessing import Preprocessing, preprocessing_of
 
 # B batch, L patches, N = L + 1 tokens (class token first), D width, H heads, K classes
 
 
-class Beit(Loadable):
+class Beit(Loadable, TimmMethods):
     """Encoder and classifier of BEiT and BEiT v2, which differ in their weights only.
 
     Attribute names are those of the published files; renaming one breaks them.
@@ -88,6 +89,7 @@ class Beit(Loadable):
         self.embed_dim = embed_dim
         self.depth = depth
         self.epsilon = epsilon
+        self.init_scale = init_scale
         self.use_mean_pooling = use_mean_pooling
         # How images are prepared and what the classes are called: part of the weights, set by `load_pretrained`.
         self.preprocessing: Preprocessing | None = None
@@ -157,16 +159,41 @@ class Beit(Loadable):
             f"{sum(parameter.size for parameter in self.parameters()) / 1e6:.1f} M parameters"
         )
 
-    def forward(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Logits `[B, K]` of normalized images `[B, 3, height, width]`; features `[B, D]` without a head."""
-        return self.head(self.forward_features(images))
+    def forward(self, images: paddle.Tensor, any_size: bool = False) -> paddle.Tensor:
+        """Logits `[B, K]` of normalized images `[B, 3, height, width]`; features `[B, D]` without a head.
 
-    def forward_features(self, images: paddle.Tensor) -> paddle.Tensor:
+        Args:
+            images: normalized, `[B, 3, height, width]`.
+            any_size: as in `forward_outputs`.
+        """
+        return self.head(self.forward_features(images, any_size))
+
+    def forward_features(self, images: paddle.Tensor, any_size: bool = False) -> paddle.Tensor:
         """Pooled features `[B, D]` of normalized images `[B, 3, height, width]`: what the head classifies.
 
         timm's method of this name returns tokens; those are `forward_outputs(images).last_hidden_state`.
+
+        Args:
+            images: normalized, `[B, 3, height, width]`.
+            any_size: as in `forward_outputs`.
         """
-        return self.pool(self.run_blocks(self.embed(images)).last)
+        resizer = find_resizer(self.patch_embed, images) if any_size else None
+        x = self.add_class_token(self.patch_embed(images, any_size), resizer)
+        return self.pool(self.run_blocks(x, resizer=resizer).last)
+
+    def feature_maps(self, images: paddle.Tensor, blocks: Sequence[int]) -> list[paddle.Tensor]:
+        """The output patch tokens of chosen blocks as maps `[B, D, h, w]`, for images of any size in whole patches.
+
+        Args:
+            images: normalized, `[B, 3, height, width]`.
+            blocks: numbers of the blocks, from 0; no block after the last of them runs.
+
+        Raises:
+            ValueError: as `forward_outputs`.
+        """
+        outputs = self.forward_outputs(images, hidden_states=blocks, final=False, any_size=True)
+        grid = [side // self.patch_embed.patch_size for side in images.shape[2:]]
+        return [feature_map(tokens, grid) for tokens in outputs.hidden_states]
 
     def extract_feat(self, images: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
         """`forward_features` as mmpretrain returns it, a tuple of one tensor; `beit.extract_feat` takes image files."""

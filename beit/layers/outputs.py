@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import paddle
 
-# B batch, N tokens incl. class token, D width, H heads
+# B batch, N tokens incl. class token, D width, H heads, h, w patch grid
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class BlockOutputs(NamedTuple):
     last: paddle.Tensor
     hidden_states: dict[int, paddle.Tensor]
     attentions: dict[int, paddle.Tensor]
+
+
+def feature_map(tokens: paddle.Tensor, grid: Sequence[int]) -> paddle.Tensor:
+    """The patch tokens of `[B, N, D]` as a map `[B, D, h, w]`; `grid` is (h, w) in patches."""
+    return tokens[:, 1:].transpose([0, 2, 1]).reshape([-1, tokens.shape[-1], *grid])
 
 
 def _shapes(value: paddle.Tensor | tuple[paddle.Tensor, ...] | None) -> str:

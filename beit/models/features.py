@@ -1,4 +1,4 @@
-"""Features of a frozen encoder after chosen blocks."""
+"""Features of an encoder after chosen blocks: pooled vectors of a frozen one, or feature maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from paddle import nn
 
 from beit.beit import Beit
 
-# B batch, D width
+# B batch, D width, h, w patch grid
 
 
 class FeatureName(NamedTuple):
@@ -85,3 +85,44 @@ class FrozenFeatures:
                 else:
                     features[FeatureName(layer, kind)] = first if kind == "class" else mean
         return features
+
+
+class FeatureMaps(nn.Layer):
+    """An encoder as the backbone of a detector or a segmentation model, for images of any size in whole patches.
+
+    It returns what timm's `create_model(..., features_only=True, out_indices=blocks)` returns. PaddleSeg reads
+    `feat_channels`.
+
+    Example:
+        >>> backbone = beit.FeatureMaps(beit.get_model("beit_base_patch16_224"), [3, 5, 7, 11])
+        >>> [list(x.shape) for x in backbone(paddle.zeros([1, 3, 320, 480]))][-1]
+        [1, 768, 20, 30]
+
+    Args:
+        model: the encoder; its weights are trained with the rest, and its head, if it has one, is not used.
+        blocks: numbers of the blocks whose outputs are returned, from 0.
+
+    Raises:
+        ValueError: there is no such block, or none is named.
+    """
+
+    def __init__(self, model: Beit, blocks: Sequence[int]) -> None:
+        super().__init__()
+        if not blocks or not all(0 <= block < model.depth for block in blocks):
+            raise ValueError(f"blocks {list(blocks)}: expected one or more of 0 to {model.depth - 1}")
+        self.model = model
+        self.blocks = tuple(blocks)
+
+    @property
+    def feat_channels(self) -> list[int]:
+        """Number of channels of each map."""
+        return [self.model.embed_dim] * len(self.blocks)
+
+    @property
+    def strides(self) -> list[int]:
+        """Pixels of the image per pixel of each map, in height and width."""
+        return [self.model.patch_embed.patch_size] * len(self.blocks)
+
+    def forward(self, images: paddle.Tensor) -> list[paddle.Tensor]:
+        """Maps `[B, D, h, w]` of normalized images `[B, 3, height, width]`, in the order of `blocks`."""
+        return self.model.feature_maps(images, self.blocks)

@@ -103,13 +103,8 @@ class UperNet(Loadable):
         Raises:
             ValueError: the images are smaller than two patches, or not a multiple of the patch size.
         """
-        patch_size = self.backbone.patch_embed.patch_size
-        grid = [side // patch_size for side in images.shape[2:]]
-        check_pyramid_size(images, patch_size)
-        tokens = self.backbone.forward_outputs(
-            images, hidden_states=self.out_indices, final=False, any_size=True
-        ).hidden_states
-        return run_pyramid(self.backbone, [feature_map(x, grid) for x in tokens])
+        check_pyramid_size(images, self.backbone.patch_embed.patch_size)
+        return run_pyramid(self.backbone, self.backbone.feature_maps(images, self.out_indices))
 
     def layer_id(self, name: str) -> int:
         """Layer of a parameter for layer-wise rate decay; pyramid and heads are the last layer, with the full rate.
@@ -122,11 +117,6 @@ class UperNet(Loadable):
     def freeze_layers(self, count: int) -> None:
         """Freeze the first `count` layers of the encoder (1: the embedding, k + 1: also the first k blocks)."""
         self.backbone.freeze_layers(count)
-
-
-def feature_map(tokens: paddle.Tensor, grid: Sequence[int]) -> paddle.Tensor:
-    """The patch tokens of `[B, N, D]` as a map `[B, D, h, w]`; `grid` is (h, w) in patches."""
-    return tokens[:, 1:].transpose([0, 2, 1]).reshape([-1, tokens.shape[-1], *grid])
 
 
 def add_pyramid(layer: nn.Layer, width: int) -> None:

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from beit.beit import Beit
 from beit.checkpoint.class_names import ClassNames
+from beit.config import with_options
 from beit.data.image_input import ImageInput
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.models.upernet import UperNet
@@ -22,7 +23,7 @@ from beit.predict.masked import masked_model
 from beit.predict.predictor import Predictor
 from beit.predict.resolve import build_loaded, find_weights, open_weights
 from beit.predict.segmentation import segmenter
-from beit.preprocessing import Preprocessing
+from beit.preprocessing import ImageSize, Preprocessing, height_width
 
 Model = str | Path | Beit | Predictor
 
@@ -36,6 +37,7 @@ def inference_model(
     *,
     batch_size: int = 16,
     config: CfgNode | str | Path | None = None,
+    image_size: ImageSize | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: ClassNames | None = None,
 ) -> Any:
@@ -56,6 +58,7 @@ def inference_model(
         topk: classes in `topk`, 1 or more.
         batch_size: images at a time.
         config: config of the weights, if it is not stored beside them.
+        image_size: as in `load_predictor`.
         preprocessing: fields that replace those stored with the weights.
         class_names: names that replace those stored with the weights; `imagenet-1k` and `imagenet-21k` are built in.
 
@@ -64,7 +67,9 @@ def inference_model(
             `load_model`.
         ImageError, FileNotFoundError: an image cannot be read.
     """
-    predictor = load_predictor(model, config=config, preprocessing=preprocessing, class_names=class_names)
+    predictor = load_predictor(
+        model, config=config, image_size=image_size, preprocessing=preprocessing, class_names=class_names
+    )
     inputs, is_single = list_inputs(images)
     results = []
     for _, result in predict_each(predictor, inputs, topk=topk, batch_size=batch_size):
@@ -80,6 +85,7 @@ def extract_feat(
     *,
     batch_size: int = 16,
     config: CfgNode | str | Path | None = None,
+    image_size: ImageSize | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> np.ndarray:
     """Pooled features of a classifier or encoder: float32 `[D]` for one image, `[n, D]` for several.
@@ -94,6 +100,7 @@ def extract_feat(
             forms and ranges), or a list of these.
         batch_size: images at a time.
         config: config of the weights, if it is not stored beside them.
+        image_size: as in `load_predictor`.
         preprocessing: fields that replace those stored with the weights.
 
     Raises:
@@ -101,7 +108,8 @@ def extract_feat(
         ImageError, FileNotFoundError: an image cannot be read.
     """
     predictor = require_classifier(
-        load_predictor(model, config=config, preprocessing=preprocessing), "features"
+        load_predictor(model, config=config, image_size=image_size, preprocessing=preprocessing),
+        "features",
     )
     inputs, is_single = list_inputs(images)
     rows = [
@@ -117,6 +125,7 @@ def load_predictor(
     *,
     key: str | None = None,
     config: CfgNode | str | Path | None = None,
+    image_size: ImageSize | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: ClassNames | None = None,
 ) -> Predictor:
@@ -130,20 +139,31 @@ def load_predictor(
         model: name from `list_models()`, output folder of a run, checkpoint, or `Beit`. A predictor is returned as is.
         key: of the state dict in the checkpoint, as in `load_pretrained`.
         config: config of the weights, if it is not stored beside them.
+        image_size: of the model's input instead of that of the weights, in pixels: the side of a square, or (height,
+            width), multiples of the patch size. Positions are resized as for fine-tuning at that size. For `Beit`, call
+            it with `any_size=True`.
         preprocessing: fields that replace those stored with the weights (classifiers only).
         class_names: names that replace those stored with the weights (classifiers only); `imagenet-1k` and
             `imagenet-21k` are built in.
 
     Raises:
         ValueError: the preprocessing is unknown; the message says what to pass. The model does not predict from
-            images. Otherwise as `load_model`.
+            images. `image_size` is given for a model that is built already. Otherwise as `load_model`.
     """
+    if image_size is not None and isinstance(model, Predictor | Beit):
+        raise ValueError(
+            f"image_size={image_size} is for weights that are loaded; this {type(model).__name__} is built already: pass the "
+            "name or file of its weights, or call a Beit with any_size=True"
+        )
     if isinstance(model, Predictor):
         return model
     if isinstance(model, Beit):
         return classifier(model, preprocessing=preprocessing, class_names=class_names)
     weights = find_weights(model, config, key)
     opened = open_weights(weights)
+    if image_size is not None:
+        sizes = list(height_width(image_size))
+        opened = opened._replace(config=with_options(opened.config, ["DATA.IMAGE_SIZE", sizes]))
     (_, info), tree, is_derived = opened
     if tree.TASK not in ("classify", "segment", "pretrain"):
         raise ValueError(

@@ -18,7 +18,7 @@ from beit.tools.arguments import add_preprocessing, preprocessing_from
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add `MODEL`, `--cfg`, `--class-names`, and flags for the preprocessing."""
+    """Add `MODEL`, `--cfg`, `--key`, `--class-names`, `--image-size`, and flags for the preprocessing."""
     parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint, or name of a published model")
     parser.add_argument("--cfg", help="config of the weights, if it is not beside them")
     parser.add_argument(
@@ -29,6 +29,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--class-names", metavar="NAMES", help=f"file with one name per line, or {' or '.join(CLASS_LISTS)}"
     )
+    parser.add_argument(
+        "--image-size", metavar="SIZE", type=_image_size,
+        help="pixels of the model's input, 384 or 384x512 (height x width); positions are resized",
+    )  # fmt: skip
     add_preprocessing(parser)
 
 
@@ -64,6 +68,7 @@ def model_from(given: argparse.Namespace) -> Predictor:
         given.model,
         key=given.key,
         config=given.cfg,
+        image_size=given.image_size,
         preprocessing=preprocessing_from(given),
         class_names=_class_names(given.class_names),
     )
@@ -73,3 +78,11 @@ def _class_names(given: str | None) -> ClassNames | None:
     if given is None or given in CLASS_LISTS:
         return given
     return parse_class_names(Path(given).read_text(encoding="utf-8"))
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    size = int(height), int(width or height)
+    if min(size) < 1:
+        raise ValueError
+    return size

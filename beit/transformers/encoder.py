@@ -15,9 +15,9 @@ from paddle.nn import functional as F
 
 from beit.beit import Beit
 from beit.layers.block import Activation
+from beit.layers.outputs import feature_map
 from beit.layers.position_resizer import find_resizer
 from beit.models.mim import mask_patches
-from beit.models.upernet import feature_map
 from beit.preprocessing import height_width
 from beit.transformers.configuration import BeitConfig
 from beit.transformers.outputs import BeitModelOutputWithPooling, ModelOutput

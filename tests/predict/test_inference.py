@@ -285,3 +285,23 @@ def test_mistakes(run, published, image_file, tmp_path):
     with pytest.raises(ValueError, match="only features: use beit.extract_feat"):
         inference_model(tmp_path / "beit_base.pdparams", image_file)
     assert extract_feat(tmp_path / "beit_base.pdparams", image_file).shape == (24,)
+
+
+def test_another_image_size_is_that_of_a_model_built_for_it(run, image_file):
+    size = (24, 32)
+    config = beit.config.with_options(beit.get_config(run / "config.yaml"), ["DATA.IMAGE_SIZE", list(size)])
+    larger = inference_model(run, image_file, image_size=size)["pred_scores"]
+    np.testing.assert_array_equal(
+        larger, inference_model(run / "model.pdparams", image_file, config=config)["pred_scores"]
+    )
+    assert np.abs(larger - inference_model(run, image_file)["pred_scores"]).max() > 1e-3
+    predictor = load_predictor(run, image_size=24)
+    assert predictor.image_size == (24, 24) and predictor.view(Image.open(image_file)).size == (24, 24)
+    np.testing.assert_array_equal(
+        extract_feat(run, image_file, image_size=24), extract_feat(predictor, image_file)
+    )
+    for built in (predictor, predictor.model):
+        with pytest.raises(ValueError, match="image_size=24 is for weights that are loaded"):
+            load_predictor(built, image_size=24)
+    with pytest.raises(ValueError, match=r"DATA\.IMAGE_SIZE"):
+        load_predictor(run, image_size=20)

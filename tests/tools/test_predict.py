@@ -15,8 +15,8 @@ from beit.config import dump
 from beit.data.scenes import draw_scene
 from beit.models.mim import build_mim
 from beit.models.upernet import build_upernet
-from beit.predict.inference import load_predictor
-from tests.tiny import TINIEST_PRETRAIN, UPERNET, tiny_config
+from beit.predict.inference import inference_model, load_predictor
+from tests.tiny import TINIEST_PRETRAIN, UPERNET, randomize, tiny_config
 
 
 def write_run(folder, config, model):
@@ -130,3 +130,16 @@ def test_an_error_names_its_file_once(images, tmp_path, capsys):
             f"error: no file matches the pattern {pattern}",
         ]
     )
+
+
+def test_another_image_size(images, tmp_path, capsys):
+    model = randomize(build_beit(tiny_config()))
+    run = write_run(tmp_path / "run", tiny_config(), model)
+    assert main(["predict", str(run), str(images), "--device", "cpu", "--json", "--image-size", "24x32"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    expected = inference_model(run, [entry["image"] for entry in entries], image_size=(24, 32))
+    for entry, result in zip(entries, expected, strict=True):
+        assert entry["topk"][0]["score"] == pytest.approx(float(result["pred_score"]), rel=1e-5)
+    with pytest.raises(SystemExit):
+        main(["predict", str(run), str(images), "--image-size", "large"])
+    assert "argument --image-size: invalid" in capsys.readouterr().err
