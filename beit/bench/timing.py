@@ -17,6 +17,9 @@ from beit.bench.worker import Worker, WorkerFailedError
 
 GEMM = "matrix product"
 """Name of the candidate that measures the machine: its steps are multiply-adds, not images."""
+MIN_ROUNDS = 7
+"""Rounds without which there is no verdict; with fewer than six no interval of a median has a confidence of 95 %."""
+_TAIL = 0.025
 _STEP_SECONDS = 0.5  # shorter steps are repeated, so that the resolution of the clock does not matter
 _MAX_REPEATS = 1000
 
@@ -73,6 +76,7 @@ class Result:
         name: of the candidate.
         rate: units per second; median, first and third quartile over the rounds.
         ratio: seconds of this candidate over those of the first; median and quartiles over the rounds.
+        verdict: "slower" or "faster" than the first, or why neither can be said; empty for the first.
         share_of_peak: multiply-adds per second over those of the machine's float32 matrix product.
         peak_bytes: largest memory of its process.
         difference: largest difference from the first candidate's results, over their standard deviation.
@@ -84,6 +88,7 @@ class Result:
     name: str
     rate: tuple[float, float, float] | None = None
     ratio: tuple[float, float, float] | None = None
+    verdict: str = ""
     share_of_peak: float | None = None
     peak_bytes: int | None = None
     difference: float | None = None
@@ -204,6 +209,7 @@ def _compare(entries: Sequence[_Entry], benchmark: Benchmark) -> list[Result]:
                 entry.candidate.name,
                 rate=_quartiles([benchmark.units / seconds for seconds in entry.seconds]),
                 ratio=_quartiles(ratios) if agrees else None,
+                verdict=verdict(ratios) if agrees and entry is not first else "",
                 share_of_peak=share,
                 peak_bytes=entry.peak_bytes,
                 difference=difference,
@@ -213,6 +219,30 @@ def _compare(entries: Sequence[_Entry], benchmark: Benchmark) -> list[Result]:
             )
         )
     return results
+
+
+def verdict(ratios: Sequence[float]) -> str:
+    """Whether a candidate is "slower" or "faster" than the first, or why the rounds do not tell.
+
+    It is told where the 95 % confidence interval of the median ratio does not contain 1. The interval is that of the order
+    statistics, which assumes nothing about the distribution: from the k-th smallest to the k-th largest value, with the
+    largest k that leaves at most 2.5 % of a binomial distribution on each side.
+
+    Args:
+        ratios: seconds of the candidate over those of the first, one per round.
+    """
+    count = len(ratios)
+    if count < MIN_ROUNDS:
+        return f"undecided: {count} rounds, {MIN_ROUNDS} are needed"
+    k, tail = 0, 0.5**count
+    while tail <= _TAIL:
+        k += 1
+        tail += math.comb(count, k) * 0.5**count
+    ordered = sorted(ratios)
+    low, high = ordered[k - 1], ordered[count - k]
+    if low > 1.0:
+        return "slower"
+    return "faster" if high < 1.0 else f"undecided: {low:.2f} to {high:.2f}"
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -23,7 +23,7 @@ from typing import Any
 import paddle
 
 from beit.bench.benchmarks import MODES, Settings
-from beit.bench.timing import GEMM, Benchmark, Candidate, Result, run_benchmark
+from beit.bench.timing import GEMM, MIN_ROUNDS, Benchmark, Candidate, Result, run_benchmark
 from beit.figures import make_figure, save_figure
 from beit.flags import Parser
 from beit.logging import format_table
@@ -60,14 +60,16 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
                 for benchmark in MODES[mode](settings):
                     print(benchmark.title, file=sys.stderr, flush=True)
+                    before = _load()
                     results = run_benchmark(
                         replace(benchmark, candidates=_chosen(benchmark, given.only)),
                         Path(folder),
                         interpreter_of=lambda candidate: find(candidate.needs),
                         rounds=given.rounds,
                     )
-                    print(table(benchmark, results), flush=True)
-                    records.append(_record(benchmark, results))
+                    load = (before, _load())
+                    print(table(benchmark, results, load), flush=True)
+                    records.append(_record(benchmark, results, load))
     if given.json:
         report = {"machine": _machine(given), "benchmarks": records}
         Path(given.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -76,12 +78,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"plot: {draw(records, Path(given.picture))}")
 
 
-def table(benchmark: Benchmark, results: Sequence[Result]) -> str:
-    """The results of a benchmark as text: medians, quartiles in brackets."""
-    titles = ("", f"{benchmark.unit}/s", f"{results[0].name} is faster by", "of peak", "memory", "differs")
+def table(benchmark: Benchmark, results: Sequence[Result], load: tuple[float, float]) -> str:
+    """The results of a benchmark as text: medians, quartiles in brackets.
+
+    Args:
+        benchmark: the work.
+        results: of its candidates.
+        load: mean number of running processes in the minute before the benchmark and in its last minute.
+    """
+    first = results[0].name
+    titles = ("", f"{benchmark.unit}/s", f"time / {first}", f"than {first}", "of peak", "memory", "differs")
     rows = format_table([titles, *map(_cells, results)], left=1).splitlines()
     notes = ["", *map(_notes, results)]
-    lines = [f"\n{benchmark.title}"]
+    lines = [
+        f"\n{benchmark.title}",
+        f"load of the machine: {load[0]:.1f} before, {load[1]:.1f} at the end, {os.cpu_count()} cores",
+    ]
     lines += [f"{row}  {note}".rstrip() for row, note in zip(rows, notes, strict=True)]
     if benchmark.arithmetic and results[0].rate is not None:
         lines.append("time and multiply-adds of a step, relative to the first:")
@@ -123,7 +135,10 @@ def build_parser() -> Parser:
     parser.add_argument("--batch", type=int, nargs="+", default=[8], help="images per step (default: 8)")
     parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument(
-        "--rounds", type=int, default=7, help="how often each candidate is timed (default: 7)"
+        "--rounds",
+        type=int,
+        default=MIN_ROUNDS,
+        help=f"how often each candidate is timed; fewer than {MIN_ROUNDS} give no verdict (default: {MIN_ROUNDS})",
     )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="threads of each candidate (default: all cores)"
@@ -184,7 +199,7 @@ def _interpreter_with(interpreters: Sequence[str], needs: tuple[str, ...]) -> st
 
 def _cells(result: Result) -> Sequence[str]:
     if result.rate is None:
-        return (result.name, *[""] * 5)
+        return (result.name, *[""] * 6)
     scale, unit = (1e9, " G") if result.name == GEMM else (1.0, "")
     middle, low, high = (value / scale for value in result.rate)
     ratio = result.ratio
@@ -192,6 +207,7 @@ def _cells(result: Result) -> Sequence[str]:
         result.name,
         f"{middle:.4g} ({low:.4g}-{high:.4g}){unit}",
         f"{ratio[0]:.2f} ({ratio[1]:.2f}-{ratio[2]:.2f})" if ratio else "",
+        result.verdict,
         f"{100 * result.share_of_peak:.0f} %" if result.share_of_peak else "",
         f"{result.peak_bytes / 2**30:.2f} GiB" if result.peak_bytes else "",
         f"{result.difference:.1e}" if result.difference else "",
@@ -204,9 +220,16 @@ def _notes(result: Result) -> str:
     return result.note
 
 
-def _record(benchmark: Benchmark, results: Sequence[Result]) -> dict[str, Any]:
+def _load() -> float:
+    """Mean number of running processes in the last minute; NaN on systems that do not count them."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+
+
+def _record(benchmark: Benchmark, results: Sequence[Result], load: tuple[float, float]) -> dict[str, Any]:
     return {
         "title": benchmark.title,
+        "load_before": load[0],
+        "load_at_the_end": load[1],
         "unit": benchmark.unit,
         "units_per_step": benchmark.units,
         "multiply_adds_per_step": benchmark.multiply_adds,

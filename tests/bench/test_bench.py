@@ -21,9 +21,11 @@ def test_the_first_example_with_numbers_and_plot(tmp_path, capsys, monkeypatch):
     assert main([*words, "--only", "beit", "--json", "bench.json", "--picture", "bench.png"]) == 0
     shown = capsys.readouterr().out
     assert "inference, beit_tiny_patch16_224, batch 8, float32" in shown
+    assert "load of the machine: " in shown and "undecided: 1 rounds, 7 are needed" in shown
     assert "beit, exported, Paddle" in shown and "matrix product" in shown
     report = json.loads((tmp_path / "bench.json").read_text())
     (benchmark,) = report["benchmarks"]
+    assert benchmark["load_before"] >= 0 and benchmark["load_at_the_end"] >= 0
     own, exported, *_ = benchmark["results"]
     assert own["rate"][0] > 0 and 0 < own["share_of_peak"] < 1.5
     assert exported["difference"] < 1e-3 and exported["ratio"][0] > 0

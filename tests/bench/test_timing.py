@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beit.bench.timing import GEMM, Benchmark, Candidate, run_benchmark
+from beit.bench.timing import GEMM, Benchmark, Candidate, run_benchmark, verdict
 from beit.bench.worker import Worker, WorkerFailedError
 
 FAKES = "tests.bench.fake_candidates"
@@ -45,6 +45,25 @@ def test_rates_ratios_and_share_of_the_peak(tmp_path):
     assert found[GEMM].rate[0] == pytest.approx(1e8, rel=0.2)
     assert found["slow"].difference == 0.0 and found["slow"].same_best == 1.0
     assert found["slow"].peak_bytes > 1e6 and found["slow"].versions["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ([1.1] * 6, "undecided: 6 rounds, 7 are needed"),
+        ([1.1, 1.2, 1.01, 1.3, 1.2, 1.2, 1.2], "slower"),
+        ([0.9, 0.8, 0.99, 0.7, 0.8, 0.8, 0.8], "faster"),
+        (
+            [1.1, 1.2, 0.99, 1.3, 1.2, 1.2, 1.2],
+            "undecided: 0.99 to 1.30",
+        ),  # 7 rounds: from the smallest to the largest
+        ([0.5, *[1.1] * 7, 3.0], "slower"),  # 9 rounds: the smallest and the largest do not count
+        ([0.5, 0.9, *[1.1] * 6, 3.0], "undecided: 0.90 to 1.10"),
+        ([1.0] * 9, "undecided: 1.00 to 1.00"),
+    ],
+)
+def test_a_verdict_needs_an_interval_without_1(ratios, expected):
+    assert verdict(ratios) == expected
 
 
 def test_different_results_get_no_ratio(tmp_path):
