@@ -34,6 +34,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "eval": ("EVAL", "evaluate only"),
     "amp": ("AMP", "mixed precision"),
     "device": ("DEVICE", "auto, cpu or gpu"),
+    "engine": ("ENGINE", "what runs the model with -eval: auto, openvino, onnxruntime or paddle"),
     "nprocs": ("NPROCS", "ranks on this machine; auto: one per GPU or CPU core"),
 }
 """Command line flag -> config key and help. Flags take one dash or two."""

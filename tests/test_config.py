@@ -318,6 +318,7 @@ def test_every_flag_sets_its_key() -> None:
         "EVAL": "True",
         "AMP": "True",
         "MODEL.RESUME": "auto",
+        "ENGINE": "onnxruntime",
     }
     for name, (key, _) in FLAGS.items():
         value = samples.get(key, "48")

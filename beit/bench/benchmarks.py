@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from beit.bench.files import (
 from beit.bench.timing import GEMM, Benchmark, Candidate
 from beit.config import get_config, image_hw
 from beit.cpu import TUNED
+from beit.deploy.engines import ENGINES, is_installed
 from beit.models.mim import build_mim
 from beit.models.tokenizer import build_vqkd
 
@@ -70,7 +71,8 @@ def inference(settings: Settings) -> Iterator[Benchmark]:
     config = get_config(settings.model)
     paths = write_weights(config, settings.folder)
     on_cpu = settings.device == "cpu"  # exported graphs run on CPUs only
-    onnx = on_cpu and _has("paddle2onnx", "onnxruntime")
+    engines = [name for name in ENGINES if name != "paddle" and is_installed(name)] if on_cpu else []
+    onnx = bool(engines) and _has("onnx")
     graph = write_export(config, paths["weights"], settings.folder, onnx=onnx) if on_cpu else None
     height, width = image_hw(config)
     images = np.random.default_rng(0).standard_normal((settings.batch, 3, height, width), np.float32)
@@ -83,10 +85,17 @@ def inference(settings: Settings) -> Iterator[Benchmark]:
         own.append(Candidate(f"beit{dtype}", f"{_CANDIDATES}:infer", low, tolerance=tolerance))
     exported = f"{_CANDIDATES}:infer_exported"
     if on_cpu:
-        options = {"backend": "paddle", "precision": settings.precision}
+        options = {"engine": "paddle", "precision": settings.precision}
         own.append(Candidate(f"beit, exported, Paddle{dtype}", exported, options, tolerance=tolerance))
     if onnx and precise:
-        own.append(Candidate("beit, exported, onnxruntime", exported, {"backend": "onnx"}))
+        own += [Candidate(f"beit, exported, {name}", exported, {"engine": name}) for name in engines]
+        own.insert(
+            0,
+            Candidate(
+                "beit", f"{_CANDIDATES}:infer", {"engine": "auto"}, {"BEIT_HOME": str(settings.folder)}
+            ),
+        )
+        own[1] = replace(own[1], name="beit, model")
     timm, transformers = ("torch", "timm", "safetensors"), ("torch", "transformers")
     baselines = [
         _baseline(f"timm{dtype}", "timm_infer", low, timm, tolerance),

@@ -21,7 +21,7 @@ from beit.beit import build_beit
 from beit.bench.worker import Step, read_once
 from beit.checkpoint.files import read
 from beit.config import get_config
-from beit.cpu import split_batch, tune_cpu
+from beit.cpu import tune_cpu
 from beit.data.batch_transforms import erase, normalize, to_device
 from beit.data.dataset import ClassificationDataset, ImageDataset
 from beit.data.image_list import ImageList
@@ -29,6 +29,7 @@ from beit.data.loader import collate
 from beit.data.model_input import build_eval_transform
 from beit.data.sampler import Sample
 from beit.data.transforms import build_train_transform
+from beit.deploy.compiled import compiled
 from beit.optim.ema import Ema
 from beit.tasks import TASKS
 from beit.train.loop import autocast, train_step
@@ -64,7 +65,10 @@ def gemm(work: Mapping[str, Any]) -> Step:
 
 
 def infer(work: Mapping[str, Any]) -> Step:
-    """Logits of a batch, as `evaluate` and `predict` compute them; with `precision` "bfloat16" in mixed precision."""
+    """Logits of a batch, as `evaluate` and `predict` compute them, with their `engine` (default: the model itself).
+
+    With `precision` "bfloat16" in mixed precision.
+    """
     _start(work)
     model = build_beit(get_config(work["config"]))
     model.set_state_dict(paddle.load(work["weights"]))
@@ -72,22 +76,25 @@ def infer(work: Mapping[str, Any]) -> Step:
     images = _tensor(work)
     amp_dtype = "bfloat16" if work.get("precision") == "bfloat16" else None
 
+    size = (images.shape[2], images.shape[3])
+    logits = compiled(model, "logits", size=size, engine=work.get("engine", "paddle"))
+
     def step() -> np.ndarray:
         with autocast(amp_dtype):
-            return split_batch(model, images).astype("float32").numpy()
+            return logits(images).astype("float32").numpy()
 
     return step
 
 
 def infer_exported(work: Mapping[str, Any]) -> Step:
-    """Logits of a batch from an exported graph in the engine `backend`."""
-    from beit.deploy.runner import BACKENDS
+    """Logits of a batch from an exported graph in the engine `engine`."""
+    from beit.deploy.engines import ENGINES
 
-    session = BACKENDS[work["backend"]](
-        Path(work["graph"]), work.get("precision", "float32"), work["threads"], True
+    engine = ENGINES[work["engine"]](
+        Path(work["graph"]), work.get("precision", "float32"), work["threads"], "classify"
     )
     images = _inputs(work)["images"]
-    return lambda: session(images)[0]
+    return lambda: engine(images)[0]
 
 
 def infer_paddlevit(work: Mapping[str, Any]) -> Step:

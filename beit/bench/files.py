@@ -56,7 +56,7 @@ def write_export(config: CfgNode, weights: str, folder: Path, *, onnx: bool) -> 
     model.set_state_dict(paddle.load(weights))
     write_graph(ExportedNetwork(model, "logits", size=image_hw(config)), target)
     if onnx:
-        write_onnx(target, ("logits",))
+        write_onnx(ExportedNetwork(model, "logits", size=image_hw(config)), target, ("logits",))
     return target
 
 

@@ -196,7 +196,16 @@ def _peak_bytes() -> int:
 
 def _versions() -> dict[str, str]:
     """Versions of the loaded libraries."""
-    names: Sequence[str] = ("paddle", "torch", "timm", "transformers", "torchvision", "onnxruntime", "PIL")
+    names: Sequence[str] = (
+        "paddle",
+        "torch",
+        "timm",
+        "transformers",
+        "torchvision",
+        "onnxruntime",
+        "openvino",
+        "PIL",
+    )
     found = {
         name: str(getattr(sys.modules[name], "__version__", "?")) for name in names if name in sys.modules
     }

@@ -15,6 +15,7 @@ from paddle import nn
 
 from beit.data.batch_transforms import normalize
 from beit.deploy.description import FILE_NAME, GRAPH, Description, digests, write_description
+from beit.deploy.engines import ENGINES, is_installed
 from beit.deploy.graph import write_graph, write_int8, write_onnx
 from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools
 from beit.deploy.parity import TOLERANCE, Reference, agreement, largest_difference
@@ -28,6 +29,10 @@ OUTPUTS_OF_TASK = {
 }
 """TASK of a model -> outputs that it can be exported with; the first is the default."""
 
+_NO_ENGINE = (
+    "neither onnxruntime nor OpenVINO is installed, so the ONNX file could not be compared with the model: "
+    'pip install "beit-paddle[onnx]"'
+)
 _MAX_IMAGES = 8  # images compared; more of them find nothing new about a graph
 
 
@@ -93,7 +98,7 @@ def export(
         bfloat16: measure what Paddle's bfloat16 arithmetic changes on this CPU.
         tolerance: largest difference allowed, relative to the model's largest value (at least 1).
 
-    Returns: the description; its `measured` holds the largest difference of each backend.
+    Returns: the description; its `measured` holds the largest difference of each engine.
 
     Raises:
         ValueError: unknown output or task, a folder with other files, a graph that differs from the model or returns
@@ -109,23 +114,27 @@ def export(
     mean, std = description.preprocessing.mean, description.preprocessing.std
     statistics: dict[str, Any] = {} if normalized else {"mean": mean, "std": std}
     source.model.eval()
-    network = ExportedNetwork(
-        source.model, output, size=description.image_size, topk=_num_best(source, topk), **statistics
-    )
+    options = {"size": description.image_size, "topk": _num_best(source, topk), **statistics}
     reference = _reference(source.model, description)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     try:
-        with fixed_pools(network):
-            write_graph(network, work / GRAPH)
-        if onnx or int8:
-            write_onnx(work / GRAPH, description.outputs)
+        with fixed_pools(source.model):
+            write_graph(ExportedNetwork(source.model, output, **options), work / GRAPH)
+            if onnx or int8:
+                write_onnx(
+                    ExportedNetwork(source.model, output, **options), work / GRAPH, description.outputs
+                )
         write_description(work, description)
-        backends = ("paddle", "onnx") if onnx or int8 else ("paddle",)
-        measured = _compare(work, reference, pixels, backends, tolerance)
+        engines = [name for name in ENGINES if name == "paddle" or ((onnx or int8) and is_installed(name))]
+        if engines == ["paddle"] and (onnx or int8):
+            raise ValueError(_NO_ENGINE)
+        measured = _compare(work, reference, pixels, engines, tolerance)
         if int8:
             write_int8(work / GRAPH)
-            measured["int8"] = agreement(load_runner(work, "onnx", precision="int8"), reference, pixels)
+            measured["int8"] = agreement(
+                load_runner(work, "onnxruntime", precision="int8"), reference, pixels
+            )
         if bfloat16:
             measured["bfloat16"] = _bfloat16(work, reference, pixels)
         description = replace(description, measured=measured, files=digests(work))
@@ -189,20 +198,20 @@ def _reference(model: nn.Layer, description: Description) -> Reference:
 
 
 def _compare(
-    folder: Path, reference: Reference, images: np.ndarray, backends: Sequence[str], tolerance: float
+    folder: Path, reference: Reference, images: np.ndarray, engines: Sequence[str], tolerance: float
 ) -> dict[str, Any]:
     batches = sorted({1, min(2, len(images)), len(images)})
     # "pictures" is a key of the file format.
     measured: dict[str, Any] = {"pictures": len(images), "batches": batches, "tolerance": tolerance}
-    for backend in backends:
-        runner = load_runner(folder, backend)
+    for engine in engines:
+        runner = load_runner(folder, engine)
         difference = max(largest_difference(runner, reference, images, batch) for batch in batches)
         if not difference <= tolerance:
             raise ValueError(
-                f"on {backend} the exported graph differs from the model by {difference:g} of its largest value; "
+                f"on {engine} the exported graph differs from the model by {difference:g} of its largest value; "
                 f"{tolerance:g} is allowed. No files were written"
             )
-        measured[backend] = difference
+        measured[engine] = difference
     return measured
 
 

@@ -6,17 +6,16 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import paddle
 
 from beit.deploy.network import ExportedNetwork
+from beit.deploy.onnx_graph import build_onnx
+from beit.files import replacing
 
-_OPSET = 17  # the newest that paddle2onnx 2.1 writes directly
 _NO_ONNX = (
-    'ONNX needs paddle2onnx and onnxruntime[quantization], which are not installed: pip install "beit-paddle[onnx]" (paddle2onnx '
-    "2.1.0 needs onnx 1.16.1 to 1.17.0; if another package needs a newer one, use a separate environment)"
+    "8-bit weights need onnx and onnxruntime[quantization], which are not installed: "
+    'pip install "beit-paddle[onnx]"'
 )
 
 
@@ -28,10 +27,9 @@ def write_graph(network: ExportedNetwork, target: Path) -> list[Path]:
     Raises:
         ValueError: this version of Paddle cannot write the older format.
     """
-    dtype = "float32" if network.mean is None else "uint8"
-    spec = paddle.static.InputSpec([None, 3, *network.size], dtype, "images")
+    traced = paddle.jit.to_static(network, input_spec=[input_spec(network)], full_graph=True)
     try:
-        paddle.jit.save(paddle.jit.to_static(network, input_spec=[spec], full_graph=True), str(target))
+        paddle.jit.save(traced, str(target))
     except TypeError as error:
         if paddle.get_flags("FLAGS_enable_pir_api")["FLAGS_enable_pir_api"]:
             raise
@@ -40,6 +38,12 @@ def write_graph(network: ExportedNetwork, target: Path) -> list[Path]:
             "older format); export with Paddle 3.0 for them, or without FLAGS_enable_pir_api=0 for .json"
         ) from error
     return [graph_file(target), target.with_suffix(".pdiparams")]
+
+
+def input_spec(network: ExportedNetwork) -> paddle.static.InputSpec:
+    """Name, shape and type of the images that a network takes; their number is free."""
+    dtype = "float32" if network.mean is None else "uint8"
+    return paddle.static.InputSpec([None, 3, *network.size], dtype, "images")
 
 
 def graph_file(target: Path) -> Path:
@@ -54,42 +58,21 @@ def graph_file(target: Path) -> Path:
     raise FileNotFoundError(f"{target}.json does not exist, and neither does {target.name}.pdmodel")
 
 
-def write_onnx(target: Path, outputs: Sequence[str]) -> Path:
-    """Convert a graph to ONNX; the file, `target` + `.onnx`.
+def write_onnx(network: ExportedNetwork, target: Path, outputs: Sequence[str]) -> Path:
+    """Write a network as ONNX with a free batch size; the file, `target` + `.onnx`.
 
     Args:
-        target: the graph, as `write_graph` wrote it.
+        network: made for this call, because tracing replaces its `forward`.
+        target: path without extension.
         outputs: names to give to its results, in order.
 
     Raises:
-        ValueError: paddle2onnx is not installed or cannot convert the graph.
+        ValueError: onnx is not installed, or the graph has an operator that is not translated.
     """
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401  # needed to check the file
-        import paddle2onnx
-    except ImportError as error:
-        raise ValueError(_NO_ONNX) from error
     file = target.with_suffix(".onnx")
-    try:
-        # The optimizer folds constants wrongly if the batch size is free.
-        paddle2onnx.export(
-            str(graph_file(target)),
-            str(target.with_suffix(".pdiparams")),
-            str(file),
-            opset_version=_OPSET,
-            auto_upgrade_opset=False,
-            verbose=False,
-            optimize_tool="None",
-        )
-    except (RuntimeError, UnboundLocalError) as error:  # UnboundLocalError: it logs the failure and continues
-        raise ValueError(
-            f"paddle2onnx {paddle2onnx.__version__} cannot convert the graph: {error}"
-        ) from error
-    model = onnx.load(str(file))
-    _repair(model, outputs)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(file))
+    model = build_onnx(network, input_spec(network), outputs)
+    with replacing(file) as stream:
+        stream.write(model.SerializeToString())
     return file
 
 
@@ -132,32 +115,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _repair(model: Any, outputs: Sequence[str]) -> None:
-    """Repair the ONNX model that paddle2onnx 2.1 writes for a graph with a free batch size, and name its results.
-
-    Paddle's expand keeps the length of an axis with -1; ONNX has no such number and keeps it with 1. Weights become
-    initializers, where other tools expect them.
-    """
-    from onnx import numpy_helper
-
-    graph = model.graph
-    used = {name for node in graph.node for name in node.input}
-    shapes = {node.input[1] for node in graph.node if node.op_type == "Expand"}
-    for node in [node for node in graph.node if node.op_type == "Constant"]:
-        graph.node.remove(node)
-        name = node.output[0]
-        if name in shapes:
-            shape = numpy_helper.to_array(node.attribute[0].t)
-            graph.initializer.append(numpy_helper.from_array(np.where(shape < 0, 1, shape), name))
-        elif name in used:
-            tensor = node.attribute[0].t
-            tensor.name = name
-            graph.initializer.append(tensor)
-    names = {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    for value in graph.output:
-        value.name = names[value.name]

@@ -63,8 +63,8 @@ class ExportedNetwork(nn.Layer):
 class FixedPool(nn.Layer):
     """Adaptive average pooling for maps of known size, as two matrix products.
 
-    ONNX has no adaptive pooling, and paddle2onnx writes windows of equal size, which differs whenever the number of
-    bins does not divide the size of the map.
+    ONNX has no adaptive pooling, and windows of equal size differ from it whenever the number of bins does not divide the
+    size of the map.
 
     Args:
         bins: height and width of the result.

@@ -73,28 +73,33 @@ def agreement(runner: Runner, reference: Reference, images: np.ndarray) -> dict[
 
 def _direct(name: str) -> Callable[[dict[str, np.ndarray], np.ndarray], float]:
     def compare(outputs: dict[str, np.ndarray], expected: np.ndarray) -> float:
-        return _relative(outputs[name], expected)
+        return relative_difference(outputs[name], expected)
 
     return compare
 
 
 def _probabilities(outputs: dict[str, np.ndarray], logits: np.ndarray) -> float:
-    return _relative(outputs["probabilities"], _softmax(logits))
+    return relative_difference(outputs["probabilities"], _softmax(logits))
 
 
 def _topk(outputs: dict[str, np.ndarray], logits: np.ndarray) -> float:
     probabilities = _softmax(logits)
     best = -np.sort(-probabilities, axis=1)[:, : outputs["scores"].shape[1]]
     chosen = np.take_along_axis(probabilities, outputs["classes"].astype(np.int64), axis=1)
-    return max(_relative(outputs["scores"], best), _relative(outputs["scores"], chosen))
+    return max(relative_difference(outputs["scores"], best), relative_difference(outputs["scores"], chosen))
 
 
 def _class_map(outputs: dict[str, np.ndarray], logits: np.ndarray) -> float:
     chosen = np.take_along_axis(logits, outputs["class_map"].astype(np.int64)[:, None], axis=1)[:, 0]
-    return _relative(chosen, logits.max(axis=1))
+    return relative_difference(chosen, logits.max(axis=1))
 
 
-def _relative(values: np.ndarray, expected: np.ndarray) -> float:
+def relative_difference(values: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference of two arrays, relative to the largest expected value (at least 1).
+
+    Raises:
+        ValueError: they have different shapes.
+    """
     if values.shape != expected.shape:
         raise ValueError(
             f"the exported graph returns shape {list(values.shape)}, its model {list(expected.shape)}"

@@ -18,7 +18,7 @@ from beit.doctor.findings import Finding
 from beit.install import GPU_LINE, PADDLE_RANGE, is_tested, paddle_version
 
 _PACKAGES = ("numpy", "pillow", "yacs", "matplotlib", "visualdl")
-_OPTIONAL = ("gradio", "onnxruntime", "paddle2onnx", "pyarrow", "shtab")
+_OPTIONAL = ("gradio", "onnx", "onnxruntime", "openvino", "pyarrow", "shtab")
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 """Instruction sets that Paddle's and oneDNN's matrix products use."""
 _GIB = 2**30

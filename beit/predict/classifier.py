@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +14,8 @@ from PIL import Image
 
 from beit.beit import Beit, BeitOutput
 from beit.checkpoint.class_names import ClassNames
-from beit.cpu import split_batch
 from beit.data.model_input import prepare_image
+from beit.deploy.compiled import Function, compiled
 from beit.imagenet_classes import class_names as names_of_list
 from beit.imagenet_classes import from_synsets
 from beit.predict.attention_maps import attention_map, overlay, rollout
@@ -38,6 +39,7 @@ class Classifier(Predictor):
     model: Beit
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
+    engine: str = "paddle"
 
     def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
         """The predicted classes of RGB images.
@@ -53,7 +55,7 @@ class Classifier(Predictor):
         if topk < 1:
             raise ValueError(f"topk={topk}; expected 1 or more")
         with _evaluating(self.model):
-            logits = split_batch(self.model, self.tensor(images)).astype("float32")
+            logits = self._logits(self.tensor(images)).astype("float32")
             scores = finite(paddle.nn.functional.softmax(logits, axis=-1))
         return [self._result(row, topk) for row in scores]
 
@@ -77,7 +79,7 @@ class Classifier(Predictor):
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Pooled features of RGB images, float32 `[B, D]`."""
         with _evaluating(self.model):
-            return finite(split_batch(self.model.forward_features, self.tensor(images)))
+            return finite(self._features(self.tensor(images)))
 
     def outputs(
         self,
@@ -133,6 +135,14 @@ class Classifier(Predictor):
         """The name of a class, or `class N` where the classes have no names."""
         return self.class_names[label] if self.class_names else f"class {label}"
 
+    @cached_property
+    def _logits(self) -> Function:
+        return compiled(self.model, "logits", size=self.image_size, engine=self.engine)
+
+    @cached_property
+    def _features(self) -> Function:
+        return compiled(self.model, "features", size=self.image_size, engine=self.engine)
+
     def _result(self, scores: np.ndarray, topk: int) -> dict[str, Any]:
         best = np.argsort(-scores, kind="stable")[:topk].tolist()
         rows = [{"class": self.name(k), "label": k, "score": float(scores[k])} for k in best]
@@ -151,6 +161,7 @@ def classifier(
     preprocessing: Preprocessing | None = None,
     class_names: ClassNames | None = None,
     origin: str = "the model",
+    engine: str = "paddle",
 ) -> Classifier:
     """A model as a `Classifier`, with the preprocessing and class names that it carries or with those passed.
 
@@ -161,6 +172,7 @@ def classifier(
         class_names: of the K classes, or `imagenet-1k`, `imagenet-21k`. Names that are all WordNet identifiers, as
             ImageNet's folders are called, are spelled out.
         origin: what to call the model in messages.
+        engine: what runs the network; see `beit.deploy.compiled.CompiledModel`.
 
     Raises:
         ValueError: the preprocessing is unknown, or the number of names is not the number of classes.
@@ -190,7 +202,7 @@ def classifier(
         names = from_synsets(names)
     if names is not None and len(names) != model.num_classes:
         raise ValueError(f"{len(names)} class names for a model with {model.num_classes} classes")
-    return Classifier(model, complete, names)
+    return Classifier(model, complete, names, engine)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from beit.beit import Beit
 from beit.checkpoint.class_names import ClassNames
 from beit.config import with_options
 from beit.data.image_input import ImageInput
+from beit.deploy.engines import AUTO, check_name
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.models.upernet import UperNet
 from beit.predict.classifier import Classifier, classifier
@@ -128,6 +129,7 @@ def load_predictor(
     image_size: ImageSize | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: ClassNames | None = None,
+    engine: str = "paddle",
 ) -> Predictor:
     """A trained model with its preprocessing and class names. Load it once, use it often.
 
@@ -145,11 +147,16 @@ def load_predictor(
         preprocessing: fields that replace those stored with the weights (classifiers only).
         class_names: names that replace those stored with the weights (classifiers only); `imagenet-1k` and
             `imagenet-21k` are built in.
+        engine: what runs the network. "paddle": the network itself. "openvino", "onnxruntime": its graph, which is made
+            once and compared with the network on the first images; the weights must not change afterwards. "auto": the
+            fastest of them that is installed (on a GPU Paddle).
 
     Raises:
         ValueError: the preprocessing is unknown; the message says what to pass. The model does not predict from
-            images. `image_size` is given for a model that is built already. Otherwise as `load_model`.
+            images. `image_size` is given for a model that is built already. The engine is unknown. Otherwise as
+            `load_model`.
     """
+    check_name(engine)
     if image_size is not None and isinstance(model, Predictor | Beit):
         raise ValueError(
             f"image_size={image_size} is for weights that are loaded; this {type(model).__name__} is built already: pass the "
@@ -158,7 +165,7 @@ def load_predictor(
     if isinstance(model, Predictor):
         return model
     if isinstance(model, Beit):
-        return classifier(model, preprocessing=preprocessing, class_names=class_names)
+        return classifier(model, preprocessing=preprocessing, class_names=class_names, engine=engine)
     weights = find_weights(model, config, key)
     opened = open_weights(weights)
     if image_size is not None:
@@ -171,7 +178,13 @@ def load_predictor(
         )
     network = build_loaded(opened, weights.name)
     if isinstance(network, Beit) and not isinstance(network, BeitForMaskedImageModeling):
-        return classifier(network, preprocessing=preprocessing, class_names=class_names, origin=weights.name)
+        return classifier(
+            network,
+            preprocessing=preprocessing,
+            class_names=class_names,
+            origin=weights.name,
+            engine=engine,
+        )
     if not isinstance(network, UperNet | BeitForMaskedImageModeling):
         raise ValueError(
             f"{weights.name} is a tokenizer, which does not predict from images; see beit.load_model"
@@ -181,10 +194,12 @@ def load_predictor(
     if is_derived and info.preprocessing.mean is None:
         raise ValueError(f"the mean and std of {weights.name} are unknown: give its config (config=…, --cfg)")
     if isinstance(network, BeitForMaskedImageModeling):
+        if engine not in (AUTO, "paddle"):
+            raise ValueError(f"masked patches are predicted by Paddle only: engine {engine!r}; leave it out")
         return masked_model(network, tree)
     folder = weights.path if weights.path.is_dir() else weights.path.parent
     names = info.class_names if isinstance(info.class_names, tuple) else None
-    return segmenter(network, tree, folder, names)
+    return segmenter(network, tree, folder, names, engine)
 
 
 def require_classifier(predictor: Predictor, purpose: str) -> Classifier:

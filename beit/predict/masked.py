@@ -36,6 +36,7 @@ class MaskedModel(Predictor):
     task: ClassVar[str] = "pretrain"
     class_names = None
     palette = ()
+    engine = "paddle"
 
     model: BeitForMaskedImageModeling
     preprocessing: Preprocessing

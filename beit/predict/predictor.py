@@ -36,6 +36,8 @@ class Predictor(ABC):
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
     palette: tuple[Color, ...]
+    engine: str
+    """What runs the network: "paddle", "auto" or another engine of `beit.deploy.engines`."""
 
     def __repr__(self) -> str:
         height, width = self.image_size

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from paddle import nn
@@ -14,6 +15,7 @@ from yacs.config import CfgNode
 
 from beit.data.image_mask import Color, class_names_and_palette
 from beit.data.segmentation import SegmentEvalTransform, build_eval_transform
+from beit.deploy.compiled import CompiledModel
 from beit.models.segmentation_inference import Protocol, build_protocol, segment
 from beit.models.upernet import UperNet
 from beit.predict.predictor import Predictor, fit_longer_side
@@ -36,6 +38,7 @@ class Segmenter(Predictor):
     transform: SegmentEvalTransform
     class_names: tuple[str, ...]
     palette: tuple[Color, ...]
+    engine: str = "paddle"
 
     def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
         """The class maps of RGB images, one image at a time, since their sizes differ.
@@ -52,7 +55,7 @@ class Segmenter(Predictor):
         """The class of each pixel of an RGB image, uint8 `[h, w]`."""
         views = self.transform.images(image)
         tensors = [self.normalize(views[f"image_{k}"][None]) for k in range(len(views))]
-        classes = segment(self.model, tensors, (image.height, image.width), self.protocol)
+        classes = segment(self._network, tensors, (image.height, image.width), self.protocol)
         return classes[0].numpy().astype(np.uint8)
 
     def summary(self, result: dict[str, Any], topk: int = 5) -> dict[str, Any]:
@@ -78,6 +81,12 @@ class Segmenter(Predictor):
         drawn = overlay_classes(resized, np.asarray(classes), self.class_names, self.palette)
         return drawn, "the class of each pixel"
 
+    @cached_property
+    def _network(self) -> UperNet:
+        if self.engine == "paddle":
+            return self.model
+        return cast(UperNet, CompiledModel(self.model, "logits", size=self.image_size, engine=self.engine))
+
     @property
     def encoder(self) -> nn.Layer:
         """The `Beit` of the model."""
@@ -85,7 +94,11 @@ class Segmenter(Predictor):
 
 
 def segmenter(
-    model: UperNet, config: CfgNode, folder: Path, class_names: tuple[str, ...] | None = None
+    model: UperNet,
+    config: CfgNode,
+    folder: Path,
+    class_names: tuple[str, ...] | None = None,
+    engine: str = "paddle",
 ) -> Segmenter:
     """A segmentation model that predicts with the settings of TEST.* of a config.
 
@@ -95,6 +108,7 @@ def segmenter(
         folder: of the weights. A training run writes the names and colors of the classes there; without them they are
             those of ADE20K if the config has its classes, else numbers.
         class_names: that the weights state; None for those of the folder.
+        engine: what runs the network; see `beit.deploy.compiled.CompiledModel`.
 
     Raises:
         ValueError: the names do not fit the config.
@@ -114,4 +128,5 @@ def segmenter(
         transform=build_eval_transform(config),
         class_names=names or tuple(f"class {k}" for k in range(config.MODEL.NUM_CLASSES)),
         palette=palette,
+        engine=engine,
     )

@@ -29,6 +29,8 @@ class Classify(Task):
         ValueError: the config has no classes, or the model cannot be built.
     """
 
+    uses_engine = True
+
     def __init__(self, config: CfgNode) -> None:
         super().__init__()
         require_classes(config)
@@ -58,7 +60,10 @@ class Classify(Task):
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """`count`, `top1`, `top5` and `loss`, see `classification_sums`."""
-        logits = split_batch(lambda images: self.model(self.normalize(images)), batch["image"])
+        if self.engine is None:
+            logits = split_batch(lambda images: self.model(self.normalize(images)), batch["image"])
+        else:
+            logits = self.engine(self.normalize(batch["image"]))
         return classification_sums(logits, batch["label"])
 
     def metrics(self, sums: Sums) -> dict[str, float]:

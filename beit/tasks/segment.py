@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import paddle
@@ -21,7 +21,7 @@ from beit.data.segmentation import SegmentationDataset, build_segmentation_datas
 from beit.files import write_text
 from beit.logging import format_table
 from beit.models.segmentation_inference import build_protocol, segment
-from beit.models.upernet import build_upernet
+from beit.models.upernet import UperNet, build_upernet
 from beit.tasks.losses import segmentation_cross_entropy
 from beit.tasks.metrics import confusion_matrix, segmentation_metrics, segmentation_scores
 from beit.tasks.previews import denormalize
@@ -44,6 +44,8 @@ class Segment(Task):
     Raises:
         ValueError: the model or the protocol cannot be built, or evaluation batches have more than one image.
     """
+
+    uses_engine = True
 
     def __init__(self, config: CfgNode) -> None:
         super().__init__()
@@ -79,7 +81,8 @@ class Segment(Task):
         """`count` (images) and the `confusion` matrix `[K, K]`."""
         labels = batch["label"]
         images = [self.normalize(batch[f"image_{k}"]) for k in range(len(self.config.TEST.SCALES))]
-        classes = segment(self.model, images, tuple(labels.shape[1:]), self.protocol)
+        network = cast(UperNet, self.engine or self.model)  # an engine has the model's attributes too
+        classes = segment(network, images, tuple(labels.shape[1:]), self.protocol)
         return {
             "count": paddle.to_tensor(labels.shape[0], dtype="int64"),
             "confusion": confusion_matrix(classes, labels, self.model.num_classes, IGNORE),

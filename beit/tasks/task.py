@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import paddle
@@ -33,6 +33,17 @@ Sums = Mapping[str, Any]
 """Sums over images by name: Python floats, or float64 arrays where a sum has several entries."""
 
 
+class Engine(Protocol):
+    """What computes `model(images)` in place of a model; `beit.deploy.compiled.CompiledModel` is one."""
+
+    @property
+    def engine_name(self) -> str:
+        """Its name with its version."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The results of the model for normalized images `[B, 3, H, W]`."""
+
+
 class Task(nn.Layer):
     """A model with its data, loss and metrics.
 
@@ -43,11 +54,16 @@ class Task(nn.Layer):
         model: the Layer whose weights checkpoints hold; never the task itself.
         config: the frozen config.
         classes: of the head, where it came from a file that names them; `dataset` labels the images for it.
+        engine: computes `model(images)` in `eval_step`, where an engine does it in place of the model; only tasks with
+            `uses_engine` have one.
     """
 
     model: nn.Layer
     config: CfgNode
     classes: KnownClasses | None = None
+    engine: Engine | None = None
+    uses_engine: ClassVar[bool] = False
+    """Whether `eval_step` uses `engine`."""
 
     def load(self, path: str) -> LoadReport:
         """Load initial weights from a checkpoint (`-pretrained`). Raises as `load_pretrained`, also on NaN."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beit.deploy.description import Description
+from beit.deploy.engines import ENGINES
 from beit.deploy.export import export
 from beit.deploy.network import OUTPUTS
 from beit.deploy.parity import TOLERANCE
@@ -81,7 +82,7 @@ def describe(folder: Path, description: Description) -> str:
         *(f"  {file.name}  {file.stat().st_size / 1e6:.1f} MB" for file in sorted(folder.iterdir())),
         f"compared with the model on {measured['pictures']} images, batches of {measured['batches']}:",
     ]
-    for name in ("paddle", "onnx"):
+    for name in ENGINES:
         if name in measured:
             lines.append(
                 f"  {name}: largest difference {measured[name]:.1e} ({measured['tolerance']:g} allowed)"

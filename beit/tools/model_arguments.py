@@ -10,6 +10,7 @@ import paddle
 
 from beit.checkpoint.class_names import ClassNames, parse_class_names
 from beit.cpu import tune_cpu
+from beit.deploy.engines import AUTO, ENGINES
 from beit.imagenet_classes import CLASS_LISTS
 from beit.parallel import ranks
 from beit.predict.inference import load_predictor
@@ -46,6 +47,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add `--engine`."""
+    parser.add_argument(
+        "--engine", default=AUTO, choices=(AUTO, *ENGINES),
+        help="what runs the network; auto: on a CPU OpenVINO or onnxruntime if installed, else Paddle (default: auto)",
+    )  # fmt: skip
+
+
 def use_device(name: str) -> None:
     """Select the device; on a CPU also apply the fast settings and print them as one line on stderr.
 
@@ -59,7 +68,7 @@ def use_device(name: str) -> None:
 
 
 def model_from(given: argparse.Namespace) -> Predictor:
-    """The model of the arguments that `add_model` added.
+    """The model of the arguments that `add_model` added, on the engine of `add_engine` or on Paddle.
 
     Raises:
         ValueError, FileNotFoundError, OSError: as `beit.predict.load_predictor`.
@@ -71,6 +80,7 @@ def model_from(given: argparse.Namespace) -> Predictor:
         image_size=given.image_size,
         preprocessing=preprocessing_from(given),
         class_names=_class_names(given.class_names),
+        engine=getattr(given, "engine", "paddle"),
     )
 
 

@@ -16,7 +16,7 @@ from beit.predict.inputs import find_images
 from beit.predict.predictor import Predictor
 from beit.printable import printable, printable_json
 from beit.tools.arguments import verb_parser
-from beit.tools.model_arguments import add_device, add_images, add_model, model_from, use_device
+from beit.tools.model_arguments import add_device, add_engine, add_images, add_model, model_from, use_device
 
 EXAMPLES = (
     "python -m beit predict output/run photo.jpg",
@@ -67,6 +67,7 @@ def build_parser() -> Parser:
         help="segmentation and pre-training: also draw the results into this folder",
     )
     add_device(parser)
+    add_engine(parser)
     return parser
 
 

@@ -26,7 +26,7 @@ from beit.predict.page_access import Access, RefusedError, require_upload
 from beit.predict.page_api import Api
 from beit.predict.page_text import TEXT, language_of
 from beit.tools.arguments import verb_parser
-from beit.tools.model_arguments import add_device, add_model, model_from, use_device
+from beit.tools.model_arguments import add_device, add_engine, add_model, model_from, use_device
 
 EXAMPLES = (
     "python -m beit serve output/run",
@@ -300,4 +300,5 @@ def build_parser() -> Parser:
         "--max-megapixels", type=float, default=25, metavar="MP", help="largest image (default: 25)"
     )
     add_device(parser)
+    add_engine(parser)
     return parser

@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 from beit import __version__, cpu
 from beit.checkpoint.metadata import RUN_CLASS_NAMES
 from beit.checkpoint.report import LoadReport
-from beit.config import batch_size_eval, dump, head_dim
+from beit.config import batch_size_eval, dump, head_dim, image_hw
 from beit.data import bad_images
 from beit.data.dataset import ImageDataset
 from beit.data.image_list import require_files
@@ -22,6 +22,8 @@ from beit.data.loader import Loader
 from beit.data.mask_counts import require_classes
 from beit.data.sampler import EvalSampler, TrainSampler, build_train_sampler
 from beit.data.segmentation import SegmentationDataset
+from beit.deploy.compiled import CompiledModel
+from beit.deploy.engines import AUTO, describe
 from beit.files import write_text
 from beit.layers import fused_attention
 from beit.logging import RunLog
@@ -91,6 +93,8 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
     dataset = task.dataset("val")
     if dataset is None:
         raise ValueError(f"-eval: there are no validation images in DATA.DATA_PATH={config.DATA.DATA_PATH}")
+    if amp_dtype is None:
+        task.engine = _engine(task, log)
     with _validation(task, dataset, log) as validation:
         result = evaluate(task, *validation, amp_dtype=amp_dtype)
     metrics = result.metrics
@@ -110,10 +114,26 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
             "mean": config.DATA.IMAGENET_MEAN,
             "std": config.DATA.IMAGENET_STD,
             "precision": amp_dtype or "float32",
+            "engine": describe("paddle") if task.engine is None else task.engine.engine_name,
             **metrics,
         }
         write_text(Path(config.SAVE) / "eval.json", json.dumps(content, indent=2) + "\n")
     return metrics
+
+
+def _engine(task: Task, log: RunLog) -> CompiledModel | None:
+    """The engine that computes the model's results in an evaluation; None for Paddle itself.
+
+    Raises:
+        ValueError: the task has no results that an engine could compute, or as `CompiledModel`.
+    """
+    name = task.config.ENGINE
+    if name == "paddle" or (name == AUTO and not task.uses_engine):
+        return None
+    if not task.uses_engine:
+        raise ValueError(f"TASK: {task.config.TASK} is evaluated by Paddle only: leave out -engine={name}")
+    task.eval()
+    return CompiledModel(task.model, "logits", size=image_hw(task.config), engine=name, log=log.text)
 
 
 def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:

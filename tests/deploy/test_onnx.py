@@ -1,4 +1,4 @@
-"""ONNX files give the results of the model. Marked `onnx`: paddle2onnx needs an older onnx than other packages."""
+"""ONNX files give the results of the model on each engine. Marked `onnx`: the test extra does not install the engines."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ POSITIONS = {
 }
 
 
+ONNX_ENGINES = ("openvino", "onnxruntime")
+
+
 def random_classifier(**keys):
     paddle.seed(3)
     beit = build_beit(tiny_config("unused", "unused", **keys))
@@ -42,12 +45,13 @@ def random_classifier(**keys):
 def test_logits_for_any_batch_size(positions, photographs, tmp_path):
     model = random_classifier(**POSITIONS[positions])
     description = export(model, tmp_path / "out", photographs, onnx=True)
-    assert description.measured["onnx"] < 1e-5
-    runner = load_runner(tmp_path / "out", "onnx", threads=1)
-    images = np.stack([runner.description.open(path) for path in photographs])
     expected = logits_of(model, photographs)
-    for batch in (1, 3):
-        np.testing.assert_allclose(runner(images[:batch])["logits"], expected[:batch], atol=1e-4)
+    for engine in ONNX_ENGINES:
+        assert description.measured[engine] < 1e-5
+        runner = load_runner(tmp_path / "out", engine, threads=1)
+        images = np.stack([runner.description.open(path) for path in photographs])
+        for batch in (1, 3):
+            np.testing.assert_allclose(runner(images[:batch])["logits"], expected[:batch], atol=1e-4)
 
 
 @pytest.mark.onnx
@@ -57,10 +61,12 @@ def test_best_classes_in_float32_and_int8(photographs, tmp_path):
     assert 0 < description.measured["int8"]["largest"] < 0.2
     files = {file.name: file.stat().st_size for file in (tmp_path / "out").iterdir()}
     assert files["model.int8.onnx"] < 0.7 * files["model.onnx"]
-    runner = load_runner(tmp_path / "out", "onnx", precision="int8", threads=1)
+    runner = load_runner(tmp_path / "out", "onnxruntime", precision="int8", threads=1)
     assert runner(np.zeros((2, 3, 16, 16), np.uint8))["classes"].shape == (2, 2)
     with pytest.raises(ValueError, match="there are float32 and int8"):
-        load_runner(tmp_path / "out", "onnx", precision="bfloat16")
+        load_runner(tmp_path / "out", "onnxruntime", precision="bfloat16")
+    with pytest.raises(ValueError, match="there are float32 and bfloat16"):
+        load_runner(tmp_path / "out", "openvino", precision="int8")
 
 
 @pytest.mark.onnx
@@ -73,14 +79,14 @@ def test_the_example_of_the_help_text(example_folder):
 def test_class_map_of_a_segmentation_model(segmenter, tmp_path):
     model, folder = segmenter
     description = export(model, tmp_path / "out", sorted(folder.glob("*.png")), output="class_map", onnx=True)
-    assert description.measured["onnx"] < 1e-4
+    assert all(description.measured[engine] < 1e-4 for engine in ONNX_ENGINES)
 
 
-def test_message_if_paddle2onnx_is_not_installed(photographs, tmp_path, monkeypatch):
+def test_message_if_onnx_is_not_installed(photographs, tmp_path, monkeypatch):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
-        if name in ("onnx", "paddle2onnx", "onnxruntime"):
+        if name in ("onnx", "onnxruntime"):
             raise ImportError(name)
         return real(name, *args, **kwargs)
 

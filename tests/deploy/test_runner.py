@@ -42,7 +42,9 @@ def test_folders_without_a_complete_export_are_refused(tmp_path):
     write_description(tmp_path, DESCRIPTION)
     with pytest.raises(FileNotFoundError, match="model.json does not exist"):
         load_runner(tmp_path)
-    with pytest.raises(ValueError, match="unknown backend 'tensorrt'; there are paddle, onnx"):
+    with pytest.raises(
+        ValueError, match="unknown engine 'tensorrt'; there are auto, openvino, onnxruntime, paddle"
+    ):
         load_runner(tmp_path, "tensorrt")
     with pytest.raises(ValueError, match="there are float32 and bfloat16"):
         load_runner(tmp_path, precision="int4")
@@ -51,18 +53,18 @@ def test_folders_without_a_complete_export_are_refused(tmp_path):
 def test_images_are_checked_and_normalized_and_results_are_named():
     seen = []
 
-    def session(images):
+    def engine(images):
         seen.append(images)
         return [np.zeros(1), np.ones(1)]
 
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 6)).astype(np.uint8)
-    assert list(Runner(DESCRIPTION, session)(images)) == ["scores", "classes"]
+    assert list(Runner(DESCRIPTION, engine)(images)) == ["scores", "classes"]
     expected = (images / 255 - np.reshape(IMAGES.mean, (3, 1, 1))) / np.reshape(IMAGES.std, (3, 1, 1))
     np.testing.assert_allclose(seen[0], expected, atol=1e-6)
     assert seen[0].dtype == np.float32
     for wrong in (images[:, :, :3], images[0], images.astype(np.float32)):
         with pytest.raises(ValueError, match=r"expected uint8 images \[B, 3, 4, 6\]"):
-            Runner(DESCRIPTION, session)(wrong)
+            Runner(DESCRIPTION, engine)(wrong)
 
 
 def test_files_that_changed_since_the_export_are_refused(tmp_path):
@@ -75,11 +77,16 @@ def test_files_that_changed_since_the_export_are_refused(tmp_path):
         "model.pdiparams",
         "model.onnx",
     }
-    for name, backend in (("model.json", "paddle"), ("model.pdiparams", "paddle"), ("model.onnx", "onnx")):
+    for name, engine in (
+        ("model.json", "paddle"),
+        ("model.pdiparams", "paddle"),
+        ("model.onnx", "onnxruntime"),
+        ("model.onnx", "openvino"),
+    ):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
         with pytest.raises(ValueError, match=rf"{name} has changed since the export.*export the model again"):
-            load_runner(tmp_path, backend)
+            load_runner(tmp_path, engine)
         (tmp_path / name).write_bytes(whole)
 
 

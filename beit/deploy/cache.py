@@ -1,0 +1,116 @@
+"""ONNX graphs of networks, made once per weights, configuration, code and versions, in the cache folder of the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import types
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import paddle
+from paddle import nn
+
+import beit
+from beit.deploy.graph import write_onnx
+from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools
+from beit.files import write_text
+from beit.zoo.download import cache_folder
+
+_KEPT = 6
+"""Graphs that stay in the cache, those used last; each is as large as its weights."""
+_CODE = ("beit.py", "layers", "models", "deploy")
+"""Files and folders of the package whose code decides what a graph holds."""
+
+
+class CachedGraph:
+    """The ONNX file of one output of a network for normalized images, written if the cache does not have it.
+
+    Args:
+        model: the network, in evaluation mode.
+        output: a key of `beit.deploy.network.OUTPUTS`.
+        size: (height, width) of the images, pixels.
+
+    Raises:
+        ValueError: the graph cannot be written as ONNX.
+        OSError: the cache folder cannot be written.
+    """
+
+    def __init__(self, model: nn.Layer, output: str, size: tuple[int, int]) -> None:
+        if find_spec("onnx") is None:
+            raise ValueError('onnx is not installed: pip install "beit-paddle[onnx]"')
+        folder = cache_folder() / "graphs"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.target = folder / _digest(model, output, size)
+        if not self._file.is_file():
+            with fixed_pools(model):
+                write_onnx(ExportedNetwork(model, output, size=size), self.target, OUTPUTS[output])
+            _remove_old(folder)
+        os.utime(self._file)  # the graphs used last are kept
+
+    def difference(self, engine: str) -> float | None:
+        """The recorded difference of an engine (`beit.deploy.engines.describe`) from the model; None if there is none."""
+        return self._differences().get(engine)
+
+    def record(self, engine: str, difference: float) -> None:
+        """Record the difference of an engine from the model."""
+        write_text(self._record, json.dumps(self._differences() | {engine: difference}, indent=2) + "\n")
+
+    @property
+    def _file(self) -> Path:
+        return self.target.with_suffix(".onnx")
+
+    @property
+    def _record(self) -> Path:
+        return self.target.with_suffix(".json")
+
+    def _differences(self) -> dict[str, float]:
+        if not self._record.is_file():
+            return {}
+        found: dict[str, float] = json.loads(self._record.read_text(encoding="utf-8"))
+        return found
+
+
+def _digest(model: nn.Layer, output: str, size: tuple[int, int]) -> str:
+    """SHA-256 of all that decides what the graph computes."""
+    digest = hashlib.sha256()
+    versions = [f"{name} {version(name)}" for name in ("onnx", "numpy")]
+    digest.update("\n".join([output, str(size), f"paddle {paddle.__version__}", *versions]).encode())
+    for file in sorted(_code_files()):
+        digest.update(file.read_bytes())
+    for name, layer in model.named_sublayers(include_self=True):
+        digest.update(f"{name} {type(layer).__qualname__} {_settings(layer)}\n".encode())
+    for name, tensor in model.state_dict().items():
+        array = tensor.numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(memoryview(array).cast("B") if array.size else b"")
+    return digest.hexdigest()
+
+
+def _settings(layer: nn.Layer) -> list[tuple[str, str]]:
+    """The plain attributes of a layer: sizes, factors, epsilons, names of functions."""
+    kinds = (bool, int, float, str, tuple, list, types.FunctionType, types.BuiltinFunctionType)
+    return sorted(
+        (name, getattr(value, "__qualname__", repr(value)))
+        for name, value in vars(layer).items()
+        # `_full_name` counts the layers of the process.
+        if name not in ("_full_name", "training") and isinstance(value, kinds)
+    )
+
+
+def _code_files() -> list[Path]:
+    package = Path(beit.__file__).parent
+    roots = [package / name for name in _CODE]
+    return [file for root in roots for file in ([root] if root.is_file() else root.rglob("*.py"))]
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove all but the `_KEPT` graphs that were used last, with their records."""
+    files = sorted(folder.glob("*.onnx"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files[_KEPT:]:
+        for path in (file, file.with_suffix(".json")):
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
+                path.unlink()

@@ -1,0 +1,63 @@
+"""Paddle's traced graph of a network, translated into an ONNX model operator by operator.
+
+The network is traced and not written a second time, so the graph follows every change of the model. An operator that is
+missing in `OPERATORS` is an error that names it. Only the `onnx` package is needed, in any version with opset 17.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from beit.deploy.onnx_builder import Graph
+from beit.deploy.onnx_operators import OPERATORS
+
+_OPSET = 17  # the first with LayerNormalization
+_IR_VERSION = 8  # that of opset 17; onnx would write its newest, which earlier engines refuse
+_NO_ONNX = 'ONNX graphs need onnx, which is not installed: pip install "beit-paddle[onnx]"'
+
+
+def build_onnx(network: nn.Layer, spec: paddle.static.InputSpec, outputs: Sequence[str]) -> Any:
+    """The ONNX model (`onnx.ModelProto`) of a network in evaluation mode, with its weights.
+
+    Args:
+        network: takes one tensor and returns a tensor or a tuple of tensors. Tracing replaces its `forward`, so
+            pass a layer that is made for this purpose.
+        spec: name, shape and type of the input; an axis of size None stays free.
+        outputs: names to give to the results, in order.
+
+    Raises:
+        ValueError: onnx is not installed, or the graph has an operator that cannot be translated.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ValueError(_NO_ONNX) from error
+    traced = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
+    program = traced.forward.concrete_program
+    weights = {tensor.name: tensor for tensor in (*network.parameters(), *network.buffers())}
+    graph = Graph(weights)
+    for operator in program.main_program.global_block().ops:
+        name = operator.name()
+        if name not in OPERATORS:
+            raise ValueError(
+                f"the graph has the operator {name}, which beit.deploy.onnx_operators does not translate; use Paddle's engine"
+            )
+        graph.add(operator, OPERATORS[name])
+    results = [
+        graph.rename(value, name)
+        for value, name in zip(paddle.utils.flatten(program.outputs), outputs, strict=True)
+    ]
+    used = {name for node in graph.nodes for name in node.input}
+    constants = [tensor for name, tensor in graph.constants.items() if name in used]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(graph.nodes, "model", graph.inputs, results, constants),
+        producer_name="beit",
+        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+    )
+    onnx.checker.check_model(model)
+    return model

@@ -1,0 +1,212 @@
+"""Networks run by engines in place of Paddle: choice, comparison, cache, fallback."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+
+from beit.beit import build_beit
+from beit.deploy import compiled as module
+from beit.deploy.cache import CachedGraph, _digest, _remove_old
+from beit.deploy.compiled import CompiledModel
+from beit.deploy.engines import ENGINES
+from beit.predict.inference import load_predictor
+from beit.tools.predict import main as predict
+from beit.train.run import run
+from tests.tiny import noise_images, randomize, tiny_beit, tiny_config, upernet_config, write_dataset
+
+SIZE = (12, 12)  # of `tiny_beit()`
+
+
+class Doubled:
+    """An engine that returns the logits times a factor, and counts the images that it gets."""
+
+    package = "numpy"
+    factor = 1.0
+    images = 0
+
+    def __init__(self, target, precision, threads, task):
+        assert precision == "float32" and threads >= 1
+
+    def __call__(self, images):
+        type(self).images += len(images)
+        return [type(self).factor * MODEL(paddle.to_tensor(images)).numpy()]
+
+
+MODEL = randomize(tiny_beit())
+
+
+@pytest.fixture
+def engine(monkeypatch, tmp_path):
+    """`Doubled` as the only engine besides Paddle; graphs are not written, records are."""
+
+    class Graph(CachedGraph):
+        def __init__(self, model, output, size):
+            self.target = tmp_path / "graph"
+
+    Doubled.factor, Doubled.images = 1.0, 0
+    monkeypatch.setattr(module, "CachedGraph", Graph)
+    monkeypatch.setitem(ENGINES, "onnxruntime", Doubled)
+    monkeypatch.setattr(module, "is_installed", lambda name: name == "onnxruntime")
+    monkeypatch.setattr(module, "describe", lambda name: f"{name} 1.0")
+    return Doubled
+
+
+def compile_tiny(engine="auto"):
+    log = []
+    return CompiledModel(MODEL, "logits", size=SIZE, engine=engine, log=log.append), log
+
+
+def images(batch=2):
+    return paddle.to_tensor(noise_images(size=SIZE, batch=batch))
+
+
+def test_without_an_engine_paddle_answers_and_the_log_says_why(monkeypatch):
+    monkeypatch.setattr(module, "is_installed", lambda name: False)
+    model, log = compile_tiny()
+    assert log == [
+        'engine: Paddle (neither OpenVINO nor onnxruntime is installed: pip install "beit-paddle[openvino]")'
+    ]
+    np.testing.assert_array_equal(model(images()).numpy(), MODEL(images()).numpy())
+    assert model.engine_name == f"paddle {paddle.__version__}" and model.depth == MODEL.depth
+
+
+def test_unknown_and_missing_engines_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="unknown engine 'tensorrt'; there are auto, openvino"):
+        compile_tiny("tensorrt")
+    with pytest.raises(ValueError, match="unknown engine 'x'"):
+        load_predictor(MODEL, engine="x")
+    monkeypatch.setattr("beit.deploy.cache.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'onnx is not installed: pip install "beit-paddle\[onnx\]"'):
+        compile_tiny("openvino")
+
+
+def test_an_engine_is_compared_once_and_the_result_is_kept(engine):
+    model, log = compile_tiny()
+    assert log == []  # nothing is known before the first images
+    found = model(images(10))
+    assert engine.images == 8 + 10 and list(found.shape) == [10, 5]
+    model(images())
+    assert engine.images == 8 + 10 + 2
+    assert log == ["engine: onnxruntime 1.0, differs from the model by 0.0e+00 of its largest value"]
+    again, log = compile_tiny()
+    assert log == ["engine: onnxruntime 1.0, differs from the model by 0.0e+00 of its largest value"]
+    again(images())
+    assert engine.images == 8 + 10 + 2 + 2 and again.engine_name == "onnxruntime 1.0"
+
+
+def test_images_of_another_size_go_to_the_model(engine):
+    called = []
+
+    class Any(paddle.nn.Layer):
+        def forward(self, x):
+            called.append(list(x.shape))
+            return x.mean([1, 2, 3])
+
+    model = CompiledModel(Any(), "logits", size=SIZE, log=called.append)
+    model(paddle.zeros([1, 3, 8, 16]))
+    assert called == [[1, 3, 8, 16]] and engine.images == 0
+
+
+def test_an_engine_that_differs_is_not_used(engine):
+    engine.factor = 1.01
+    model, log = compile_tiny()
+    np.testing.assert_array_equal(model(images()).numpy(), MODEL(images()).numpy())
+    assert len(log) == 1 and "engine: Paddle (onnxruntime 1.0 differs from the model by" in log[0]
+    assert model.engine_name == "paddle 1.0"
+    model, _ = compile_tiny("onnxruntime")
+    with pytest.raises(
+        ValueError, match=r"differs from the model by .* 0.0001 is allowed\. Use --engine paddle"
+    ):
+        model(images())
+    engine.factor = float("nan")
+    model, log = compile_tiny()
+    assert np.isfinite(model(images()).numpy()).all()
+
+
+def test_the_digest_covers_all_that_a_graph_holds():
+    first = _digest(randomize(tiny_beit()), "logits", SIZE)
+    assert _digest(randomize(tiny_beit()), "logits", SIZE) == first
+    changed = randomize(tiny_beit())
+    changed.head.bias.set_value(changed.head.bias + 1e-6)
+    others = [
+        _digest(changed, "logits", SIZE),
+        _digest(randomize(tiny_beit(epsilon=1e-5)), "logits", SIZE),
+        _digest(randomize(tiny_beit(qk_scale=0.3)), "logits", SIZE),
+        _digest(randomize(tiny_beit(activation=paddle.nn.functional.relu)), "logits", SIZE),
+        _digest(randomize(tiny_beit()), "features", SIZE),
+    ]
+    assert len({first, *others}) == 6
+
+
+def test_the_graphs_used_last_stay(tmp_path):
+    import os
+
+    for number in range(8):
+        for suffix in (".onnx", ".json"):
+            (tmp_path / f"{number}{suffix}").write_text("x")
+        os.utime(tmp_path / f"{number}.onnx", (number, number))
+    _remove_old(tmp_path)
+    assert {file.stem for file in tmp_path.iterdir()} == {"2", "3", "4", "5", "6", "7"}
+
+
+@pytest.mark.onnx
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_predictors_give_the_same_results(name, photographs, segmenter, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path))
+    model = randomize(build_beit(tiny_config()), scale=0.2)
+    opened = [load_predictor(model).open(path) for path in photographs]
+    expected, found = load_predictor(model), load_predictor(model, engine=name)
+    for a, b in zip(expected(opened), found(opened), strict=True):
+        np.testing.assert_allclose(b["pred_scores"], a["pred_scores"], atol=1e-5)
+    np.testing.assert_allclose(found.features(opened), expected.features(opened), atol=1e-4)
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith(f"engine: {name} ") for line in lines) == 2
+    assert len(list((tmp_path / "graphs").glob("*.onnx"))) == 2
+    config, folder = upernet_config(DATA__RESIZE_LIMITS=[48, 32]), segmenter[1]
+    file = folder / "best.pdparams"
+    images = [segmenter[0].open(path) for path in sorted(folder.glob("*.png"))]
+    a, b = (load_predictor(file, config=config, engine=engine)(images) for engine in ("paddle", name))
+    for own, other in zip(a, b, strict=True):
+        assert (own["pred_sem_seg"] == other["pred_sem_seg"]).mean() > 0.999
+
+
+@pytest.mark.onnx
+def test_commands_take_an_engine(photographs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path / "home"))
+    data = write_dataset(tmp_path / "data")
+    run(tiny_config(data, tmp_path / "run", TRAIN__NUM_EPOCHS=1))
+    results = {}
+    for engine in ("paddle", "openvino", "onnxruntime", "auto"):
+        keys = {"EVAL": True, "MODEL__PRETRAINED": str(tmp_path / "run" / "model.pdparams"), "ENGINE": engine}
+        results[engine] = run(tiny_config(data, tmp_path / engine, **keys))
+        report = json.loads((tmp_path / engine / "eval.json").read_text())
+        assert report["engine"].split()[0] == ("openvino" if engine == "auto" else engine)
+        assert results[engine]["loss"] == pytest.approx(results["paddle"]["loss"], rel=1e-5)
+        assert results[engine]["top1"] == results["paddle"]["top1"]
+    assert "engine: openvino" in (tmp_path / "auto" / "log.txt").read_text()
+    capsys.readouterr()
+    arguments = [str(tmp_path / "run"), str(photographs[0]), "--device", "cpu", "--json"]
+    tables = {}
+    for engine in ("paddle", "auto"):
+        assert predict([*arguments, "--engine", engine]) == 0
+        tables[engine] = json.loads(capsys.readouterr().out)[0]["topk"]
+    for a, b in zip(tables["paddle"], tables["auto"], strict=True):
+        assert a["class"] == b["class"] and a["score"] == pytest.approx(b["score"], abs=1e-5)
+
+
+def test_tasks_without_an_engine_refuse_one(tmp_path):
+    from beit.train.run import _engine
+
+    class Other:
+        config = tiny_config(ENGINE="openvino")
+        uses_engine = False
+
+    with pytest.raises(
+        ValueError, match="TASK: classify is evaluated by Paddle only: leave out -engine=openvino"
+    ):
+        _engine(Other(), None)
