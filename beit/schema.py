@@ -78,6 +78,17 @@ def text(*choices: str) -> Check:
     return check
 
 
+def one_of(*choices: int) -> Check:
+    """One of some integers."""
+
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or value not in choices:
+            raise ValueError("one of " + ", ".join(map(str, choices)))
+        return int(value)
+
+    return check
+
+
 def numbers(length: int, low: float | None = None, high: float | None = None) -> Check:
     """A tuple of `length` floats, each from `low` to `high`."""
     one = number(low, high)
@@ -361,7 +372,8 @@ SCHEMA: dict[str, Key] = {
     "TEST.MODE": Key("slide", text("slide", "whole"), "slide: windows of DATA.IMAGE_SIZE; whole: the image at once"),
     "TEST.STRIDE": Key(None, optional(integer(1)), "pixels between windows; None: two thirds of the window"),
     "TEST.SCALES": Key((1.0,), several(number(0.01)), "factors on RESIZE_LIMITS whose probabilities are averaged"),
-    "TEST.FLIP": Key(False, flag, "average with the mirrored image"),
+    "TEST.FLIP": Key(False, flag, "classification and segmentation: average with the mirrored image"),
+    "TEST.CROPS": Key(1, one_of(1, 5), "classification: 5 averages the probabilities of the four corners and the center; with FLIP ten crops. The margins are those that DATA.CROP_PCT or RESIZE leaves"),
     # ---- run
     "SAVE": Key("./output", path, "output folder: logs, config, checkpoints"),
     "SAVE_FREQ": Key(1, integer(1), "epochs between kept checkpoints"),

@@ -131,20 +131,24 @@ def build_dataset(
     *,
     bad_images: Path | None = None,
     classes: KnownClasses | None = None,
+    crops: int = 1,
 ) -> ClassificationDataset:
-    """The labeled images of a split: random crops for "train", the center crop for "val".
+    """The labeled images of a split: random crops for "train", the center crop or five crops for "val".
 
     Args:
         config: of the run.
         split: "train" or "val".
         bad_images: see `ImageDataset`.
         classes: of the model's head, for which the images are labeled; None if it has none yet.
+        crops: of an image of "val", as in `EvalTransform`.
 
     Raises:
         FileNotFoundError: see `open_split`.
         ValueError: see `open_split`, `parse_policy` and `KnownClasses.order`.
     """
-    transform: Transform = build_train_transform(config) if split == "train" else build_eval_transform(config)
+    transform: Transform = (
+        build_train_transform(config) if split == "train" else build_eval_transform(config, crops)
+    )
     images = open_split(config, split)
     return ClassificationDataset(
         images if classes is None else classes.relabel(images),

@@ -11,17 +11,19 @@ from beit.data.transforms import FILTERS, EvalTransform
 from beit.preprocessing import Preprocessing, height_width, preprocessing_of
 
 
-def build_eval_transform(config: CfgNode) -> EvalTransform:
-    """The evaluation transform as DATA.* sets it."""
-    return eval_transform(preprocessing_of(config), image_hw(config))
+def build_eval_transform(config: CfgNode, crops: int = 1) -> EvalTransform:
+    """The evaluation transform as DATA.* sets it; `crops` as in `EvalTransform`."""
+    return eval_transform(preprocessing_of(config), image_hw(config), crops)
 
 
-def eval_transform(preprocessing: Preprocessing, size: tuple[int, int]) -> EvalTransform:
+def eval_transform(preprocessing: Preprocessing, size: tuple[int, int], crops: int = 1) -> EvalTransform:
     """The evaluation transform of weights.
 
     Args:
         preprocessing: of the weights, with nothing unknown that the transform needs.
         size: (height, width) of the model's input, pixels.
+        crops: as in `EvalTransform`.
+
     Raises:
         ValueError: the preprocessing states pixels, which are for a model of another input size.
     """
@@ -34,18 +36,21 @@ def eval_transform(preprocessing: Preprocessing, size: tuple[int, int]) -> EvalT
             "state another preprocessing"
         )
     crop_pct = 1.0 if p.crop_pct is None else p.crop_pct
-    return EvalTransform(size, crop_pct, FILTERS[p.interpolation], p.squash, p.resize, p.center_crop)
+    return EvalTransform(size, crop_pct, FILTERS[p.interpolation], p.squash, p.resize, p.center_crop, crops)
 
 
-def prepare_image(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
-    """An RGB image resized and cropped, not yet normalized: uint8 `[3, height, width]`.
+def prepare_image(
+    image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing, crops: int = 1
+) -> np.ndarray:
+    """An RGB image resized and cropped, not yet normalized: uint8 `[3, height, width]`, or `[5, 3, height, width]`.
 
     Args:
         image: RGB, of any size.
         size: (height, width) of the model's input, pixels.
         preprocessing: the rule of resize and crop.
+        crops: as in `EvalTransform`.
 
     Raises:
         ValueError: the preprocessing is for a model of another input size, or does not give that size for this image.
     """
-    return eval_transform(preprocessing, size)(image)["image"]
+    return eval_transform(preprocessing, size, crops)(image)["image"]

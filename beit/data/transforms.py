@@ -19,21 +19,24 @@ from PIL import Image, ImageEnhance
 from yacs.config import CfgNode
 
 from beit.config import image_hw
+from beit.data.crops import (
+    CENTER,
+    FIVE_PLACES,
+    Box,
+    Place,
+    center_crop,
+    floor_margin,
+    resize_and_crop,
+    resize_shorter_side,
+)
 from beit.data.images import DRAFT_SCALES, ImageFile, Size
 from beit.data.randaugment import RandAugment, parse_policy
-from beit.data.resampling import KERNELS, resize_part
 from beit.preprocessing import PIL_FILTERS, ImageSize
 
 Arrays = dict[str, np.ndarray]
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, Pillow's order
 Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
-Margin = Callable[[int, int], int]
-"""From the length of the image and of the crop to the pixels cut off at the start."""
 
 FILTERS = {name: Image.Resampling(number) for number, name in enumerate(PIL_FILTERS)}
-MAX_RESIZED_PIXELS = 2**26
-"""An image that becomes larger than this when its aspect ratio is kept is refused (`resize_shorter_side`)."""
-_WHOLE_PIXELS = 2**24  # resized images up to this size are computed whole; of larger ones only the crop is
 
 
 class Transform(ABC):
@@ -81,101 +84,6 @@ def resized_crop_box(
         crop_width = max(1, round(height * ratio[1]))
     left, top = (width - crop_width) // 2, (height - crop_height) // 2
     return left, top, left + crop_width, top + crop_height
-
-
-def covering_size(size: Size, target: tuple[int, int]) -> Size:
-    """The smallest (width, height) of the same aspect ratio that covers `target`.
-
-    For a square target the shorter side becomes `side` and the longer int(side * long / short), as in torchvision.
-    For a rectangle one side fits exactly and the other is at least as long.
-
-    Args:
-        size: (width, height), pixels.
-        target: (height, width) to cover, pixels.
-    """
-    (width, height), (target_height, target_width) = size, target
-    if width * target_height >= height * target_width:  # wider than the target: the height fits
-        return width * target_height // height, target_height
-    return target_width, height * target_width // width
-
-
-def resize_shorter_side(
-    image: Image.Image, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.BICUBIC
-) -> Image.Image:
-    """The image resized to `covering_size`.
-
-    Args:
-        image: to resize.
-        size: (height, width) to cover, pixels.
-        resample: filter.
-
-    Raises:
-        ValueError: the result has more than `MAX_RESIZED_PIXELS` pixels.
-    """
-    resized = covering_size(image.size, size)
-    if resized[0] * resized[1] > MAX_RESIZED_PIXELS:
-        raise ValueError(
-            f"{image.width} x {image.height} pixels are too elongated: resized they become {resized[0]} x {resized[1]}"
-        )
-    return image if resized == image.size else image.resize(resized, resample)
-
-
-def _torchvision_margin(length: int, cropped: int) -> int:
-    """Pixels cut off at the start, half to even; negative: padded, with the odd pixel at the end."""
-    return round((length - cropped) / 2.0) if length >= cropped else -((cropped - length) // 2)
-
-
-def _floor_margin(length: int, cropped: int) -> int:
-    """Pixels cut off at the start, rounded down; negative: padded, with the odd pixel at the start."""
-    return (length - cropped) // 2
-
-
-def resize_and_crop(
-    image: Image.Image,
-    size: tuple[int, int],
-    crop: tuple[int, int],
-    resample: Image.Resampling = Image.Resampling.BICUBIC,
-    margin: Margin = _torchvision_margin,
-) -> Image.Image:
-    """The center crop of the image resized by `resize_shorter_side`, in bounded memory for every aspect ratio.
-
-    Args:
-        image: in mode L or RGB.
-        size: (height, width) that the resized image covers, pixels.
-        crop: (height, width) of the result, pixels.
-        resample: one of `FILTERS`.
-        margin: as in `center_crop`.
-
-    Raises:
-        ValueError: the image is too elongated for a filter that is not one of `beit.data.resampling.KERNELS`.
-    """
-    resized = covering_size(image.size, size)
-    if resized[0] * resized[1] <= _WHOLE_PIXELS or resample not in KERNELS:
-        return center_crop(resize_shorter_side(image, size, resample), crop, margin)
-    left, top, right, bottom = _center_box(resized, crop, margin)
-    part = max(left, 0), max(top, 0), min(right, resized[0]), min(bottom, resized[1])
-    pixels = resize_part(image, resized, part, resample)
-    return pixels.crop((left - part[0], top - part[1], right - part[0], bottom - part[1]))
-
-
-def center_crop(
-    image: Image.Image, size: tuple[int, int], margin: Margin = _torchvision_margin
-) -> Image.Image:
-    """The central (height, width) of the image, padded with black where the image is smaller.
-
-    Source: torchvision `center_crop`; with `_floor_margin` transformers' `center_crop`.
-
-    Args:
-        size: of the result, pixels.
-        margin: how an odd margin is rounded.
-    """
-    return image.crop(_center_box(image.size, size, margin))
-
-
-def _center_box(size: Size, crop: tuple[int, int], margin: Margin) -> Box:
-    height, width = crop
-    left, top = margin(size[0], width), margin(size[1], height)
-    return left, top, left + width, top + height
 
 
 def erase_boxes(
@@ -301,9 +209,9 @@ class TrainTransform(Transform):
 
 @dataclass(frozen=True)
 class EvalTransform(Transform):
-    """Resize, then crop the center.
+    """Resize, then crop the center, or the four corners and the center.
 
-    Returns: `image` uint8 `[3, H, W]`.
+    Returns: `image` uint8 `[3, H, W]`; with five crops `[5, 3, H, W]` in the order of torchvision's `FiveCrop`.
     Source: official `datasets.py` `build_transform`: Resize(int(size / crop_pct)), CenterCrop(size); with `squash` timm's
     `crop_mode` "squash"; with `resize` transformers' image processors.
 
@@ -313,6 +221,7 @@ class EvalTransform(Transform):
         resample: filter of the resize.
         squash: resize to exactly size / crop_pct; the aspect ratio is not kept.
         resize, center_crop: as in `beit.preprocessing.Preprocessing`.
+        crops: 1 or 5.
 
     Raises:
         ValueError: without `center_crop`, an image does not have the size after the resize.
@@ -324,19 +233,22 @@ class EvalTransform(Transform):
     squash: bool = False
     resize: ImageSize | None = None
     center_crop: bool = True
+    crops: int = 1
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> Arrays:
-        return {"image": channels_first(self._prepare(image))}
+        if self.crops == 1:
+            return {"image": channels_first(self._prepare(image, CENTER))}
+        return {"image": np.stack([channels_first(self._prepare(image, place)) for place in FIVE_PLACES])}
 
-    def _prepare(self, image: Image.Image) -> Image.Image:
+    def _prepare(self, image: Image.Image, place: Place) -> Image.Image:
         if self.resize is None:
             goal = int(self.size[0] / self.crop_pct), int(self.size[1] / self.crop_pct)
             if self.squash:
-                return center_crop(image.resize(goal[::-1], self.resample), self.size)
-            return resize_and_crop(image, goal, self.size, self.resample)
+                return center_crop(image.resize(goal[::-1], self.resample), self.size, place=place)
+            return resize_and_crop(image, goal, self.size, self.resample, place=place)
         side = self.resize if isinstance(self.resize, int) else 0
         if side and self.center_crop:
-            return resize_and_crop(image, (side, side), self.size, self.resample, _floor_margin)
+            return resize_and_crop(image, (side, side), self.size, self.resample, floor_margin, place)
         resized = image
         if side:
             resized = resize_shorter_side(image, (side, side), self.resample)
@@ -348,7 +260,7 @@ class EvalTransform(Transform):
                 f"after the resize, the model takes {self.size[0]}x{self.size[1]}, and the preprocessing does not crop: "
                 "give images of that size, or set a crop (do_center_crop, DATA.CENTER_CROP)"
             )
-        return center_crop(resized, self.size, _floor_margin)
+        return center_crop(resized, self.size, floor_margin, place)
 
 
 def build_train_transform(config: CfgNode, *, jitter_first: bool = False) -> TrainTransform:

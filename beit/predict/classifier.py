@@ -18,6 +18,7 @@ from beit.data.model_input import prepare_image
 from beit.deploy.compiled import Function, compiled
 from beit.imagenet_classes import class_names as names_of_list
 from beit.imagenet_classes import from_synsets
+from beit.models.views import view_logits
 from beit.predict.attention_maps import attention_map, overlay, rollout
 from beit.predict.predictor import Predictor, finite, fit_longer_side
 from beit.preprocessing import Preprocessing
@@ -31,7 +32,11 @@ _ROLLOUT_BYTES = (
 
 @dataclass(frozen=True, repr=False)
 class Classifier(Predictor):
-    """A classifier, or an encoder without a head, which only has features."""
+    """A classifier, or an encoder without a head, which only has features.
+
+    Classes are predicted from the mean probabilities of `crops` (1 or 5: the corners and the center) and, with `flip`,
+    their mirror images (`with_views`). Features and attention maps are those of the center.
+    """
 
     task: ClassVar[str] = "classify"
     palette = ()
@@ -40,6 +45,8 @@ class Classifier(Predictor):
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
     engine: str = "paddle"
+    crops: int = 1
+    flip: bool = False
 
     def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
         """The predicted classes of RGB images.
@@ -55,7 +62,8 @@ class Classifier(Predictor):
         if topk < 1:
             raise ValueError(f"topk={topk}; expected 1 or more")
         with _evaluating(self.model):
-            logits = self._logits(self.tensor(images)).astype("float32")
+            views = self.tensor(images, self.crops)
+            logits = view_logits(self._logits, views, flip=self.flip).astype("float32")
             scores = finite(paddle.nn.functional.softmax(logits, axis=-1))
         return [self._result(row, topk) for row in scores]
 
@@ -125,11 +133,27 @@ class Classifier(Predictor):
         pixels = prepare_image(image, self.image_size, self.preprocessing)
         return Image.fromarray(pixels.transpose(1, 2, 0))
 
-    def tensor(self, images: Sequence[Image.Image]) -> paddle.Tensor:
-        """RGB images as input of the model, float32 `[B, 3, H, W]`."""
-        return self.normalize(
-            np.stack([prepare_image(image, self.image_size, self.preprocessing) for image in images])
-        )
+    def tensor(self, images: Sequence[Image.Image], crops: int = 1) -> paddle.Tensor:
+        """RGB images as input of the model, float32 `[B, 3, H, W]`; with five crops of each `[B, 5, 3, H, W]`."""
+        size, given = self.image_size, self.preprocessing
+        return self.normalize(np.stack([prepare_image(image, size, given, crops) for image in images]))
+
+    def with_views(self, crops: int | None = None, flip: bool | None = None) -> Classifier:
+        """This classifier with other views, over which it averages.
+
+        Example:
+            >>> predictor = beit.load_predictor("output/run").with_views(crops=5, flip=True)
+
+        Args:
+            crops: 1 for the center, 5 for the four corners and the center; None keeps the number.
+            flip: also predict the mirror images; None keeps it.
+
+        Raises:
+            ValueError: another number of crops.
+        """
+        if crops not in (None, 1, 5):
+            raise ValueError(f"crops={crops}; expected 1 or 5 (ten crops are crops=5 with flip=True)")
+        return replace(self, crops=crops or self.crops, flip=self.flip if flip is None else flip)
 
     def name(self, label: int) -> str:
         """The name of a class, or `class N` where the classes have no names."""

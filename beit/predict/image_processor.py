@@ -18,9 +18,9 @@ import numpy as np
 import paddle
 from PIL import Image
 
+from beit.data.crops import center_crop, resize_and_crop, resize_shorter_side
 from beit.data.resampling import KERNELS
 from beit.data.segmentation import fitting_size, resize_bilinear, resize_labels
-from beit.data.transforms import center_crop, resize_and_crop, resize_shorter_side
 from beit.models.segmentation_heads import resize_bilinear as resize_logits
 from beit.predict.image_arrays import (
     ChannelOrder,

@@ -178,13 +178,14 @@ def load_predictor(
         )
     network = build_loaded(opened, weights.name)
     if isinstance(network, Beit) and not isinstance(network, BeitForMaskedImageModeling):
-        return classifier(
+        found = classifier(
             network,
             preprocessing=preprocessing,
             class_names=class_names,
             origin=weights.name,
             engine=engine,
         )
+        return found.with_views(tree.TEST.CROPS, tree.TEST.FLIP)
     if not isinstance(network, UperNet | BeitForMaskedImageModeling):
         raise ValueError(
             f"{weights.name} is a tokenizer, which does not predict from images; see beit.load_model"

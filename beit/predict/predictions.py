@@ -11,7 +11,6 @@ import numpy as np
 import paddle
 
 from beit.config import batch_size_eval
-from beit.cpu import split_batch
 from beit.data.batch_transforms import to_device
 from beit.data.dataset import ImageDataset
 from beit.data.loader import Loader
@@ -82,7 +81,7 @@ def validation_predictions(config: ConfigSource, **options: Any) -> Predictions:
     probabilities = []
     with paddle.no_grad(), Loader(dataset, num_workers=config.DATA.NUM_WORKERS) as loader:
         for batch in progress(loader(sampler), len(sampler), "predict", rank=0):
-            logits = split_batch(task.model, task.normalize(to_device(batch)["image"]))
+            logits = task.logits(to_device(batch))
             probabilities.append(paddle.nn.functional.softmax(logits, axis=-1).numpy())
     scores = np.concatenate(probabilities)
     names = dataset.images.class_names or tuple(str(label) for label in range(scores.shape[1]))

@@ -14,6 +14,7 @@ from beit.cpu import split_batch
 from beit.data.batch_transforms import erase
 from beit.data.dataset import ImageDataset, bad_images_file, build_dataset
 from beit.data.mixup import build_mixup
+from beit.models.views import view_logits
 from beit.tasks.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
 from beit.tasks.metrics import classification_metrics, classification_sums
 from beit.tasks.previews import denormalize, tile
@@ -39,9 +40,9 @@ class Classify(Task):
         self.mixup = build_mixup(config)
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
-        """Images with class labels: augmented for "train", center crops for "val"."""
-        bad_images = bad_images_file(self.config, split)
-        return build_dataset(self.config, split, bad_images=bad_images, classes=self.classes)
+        """Images with class labels: augmented for "train", `TEST.CROPS` crops of each for "val"."""
+        bad_images, crops = bad_images_file(self.config, split), self.config.TEST.CROPS
+        return build_dataset(self.config, split, bad_images=bad_images, classes=self.classes, crops=crops)
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """`loss`, and the `accuracy` of the batch in percent."""
@@ -60,11 +61,16 @@ class Classify(Task):
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """`count`, `top1`, `top5` and `loss`, see `classification_sums`."""
-        if self.engine is None:
-            logits = split_batch(lambda images: self.model(self.normalize(images)), batch["image"])
-        else:
-            logits = self.engine(self.normalize(batch["image"]))
-        return classification_sums(logits, batch["label"])
+        return classification_sums(self.logits(batch), batch["label"])
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits `[B, K]` of an evaluation batch, averaged over the views of `TEST.CROPS` and `TEST.FLIP`."""
+        flip = self.config.TEST.FLIP
+        if self.engine is not None:
+            return view_logits(self.engine, self.normalize(batch["image"]), flip=flip)
+        return split_batch(
+            lambda images: view_logits(self.model, self.normalize(images), flip=flip), batch["image"]
+        )
 
     def metrics(self, sums: Sums) -> dict[str, float]:
         """`top1` and `top5` in percent, `loss` and `count`."""

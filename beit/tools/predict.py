@@ -11,7 +11,7 @@ from typing import Any
 
 from beit.flags import Parser
 from beit.logging import progress
-from beit.predict.inference import predict_each
+from beit.predict.inference import predict_each, require_classifier
 from beit.predict.inputs import find_images
 from beit.predict.predictor import Predictor
 from beit.printable import printable, printable_json
@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _arguments(argv)
     use_device(given.device)
     predictor = model_from(given)
+    if given.crops or given.flip:
+        predictor = require_classifier(predictor, "--crops and --flip").with_views(given.crops, given.flip)
     files, entries = _files(given.images)
     steps = predict_each(predictor, files, topk=given.topk, batch_size=given.batch_size)
     for file, result in progress(steps, len(files), "predict", rank=0):
@@ -57,6 +59,13 @@ def build_parser() -> Parser:
     add_images(parser)
     parser.add_argument("--topk", type=int, default=5, help="classes shown (default: 5)")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: 16)")
+    parser.add_argument(
+        "--crops", type=int, choices=(1, 5),
+        help="classifiers: average over crops, 5 for the corners and the center (default: as the run evaluates, or 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--flip", action="store_true", default=None, help="classifiers: average with mirrored images"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a JSON list with one entry per image")
     form.add_argument("--csv", action="store_true", help="print CSV: image, rank, class, label, score, error")

@@ -111,6 +111,8 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
             "resize": config.DATA.RESIZE,
             "center_crop": config.DATA.CENTER_CROP,
             "interpolation": config.DATA.INTERPOLATION,
+            "crops": config.TEST.CROPS,
+            "flip": config.TEST.FLIP,
             "mean": config.DATA.IMAGENET_MEAN,
             "std": config.DATA.IMAGENET_STD,
             "precision": amp_dtype or "float32",
