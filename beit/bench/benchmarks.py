@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from beit.beit import build_beit
 from beit.bench.counting import count_multiply_adds
+from beit.bench.expected import expected_rate, find_gpu
 from beit.bench.files import (
     training_batch,
     write_containers,
@@ -162,6 +163,7 @@ def training(settings: Settings) -> Iterator[Benchmark]:
         },
         units=settings.batch,
         multiply_adds=3 * settings.batch * _forward(config),
+        expected=_expected(config, settings),
     )
 
 
@@ -328,6 +330,17 @@ def _forward(config: CfgNode, batch: dict[str, np.ndarray] | None = None) -> flo
         return count_multiply_adds(build_mim(config), images, paddle.to_tensor(batch["mask"][:1])).under("A")
     model = build_vqkd(config)
     return count_multiply_adds(model, images, paddle.to_tensor(batch["target"][:1])).under("A")
+
+
+def _expected(config: CfgNode, settings: Settings) -> float | None:
+    """Images a second that this GPU should train, where its peaks are known."""
+    if settings.device != "gpu" or settings.precision != "bfloat16":
+        return None
+    gpu = find_gpu(paddle.device.cuda.get_device_name())
+    if gpu is None:
+        return None
+    parameters = sum(parameter.size for parameter in build_beit(config).parameters())
+    return expected_rate(config, gpu, forward=_forward(config), parameters=parameters, batch=settings.batch)
 
 
 def _has(*modules: str) -> bool:

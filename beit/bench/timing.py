@@ -57,6 +57,7 @@ class Benchmark:
         unit: what the rate counts.
         multiply_adds: of one step, forward and backward; None where the share of the peak has no use.
         arithmetic: multiply-adds of one image by candidate, where the candidates do different work.
+        expected: computed rate of the first candidate on this device (`beit.bench.expected`); None where there is none.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Benchmark:
     unit: str = "images"
     multiply_adds: float | None = None
     arithmetic: Mapping[str, float] = field(default_factory=dict)
+    expected: float | None = None
 
 
 @dataclass(frozen=True)

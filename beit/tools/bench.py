@@ -95,6 +95,12 @@ def table(benchmark: Benchmark, results: Sequence[Result], load: tuple[float, fl
         f"load of the machine: {load[0]:.1f} before, {load[1]:.1f} at the end, {os.cpu_count()} cores",
     ]
     lines += [f"{row}  {note}".rstrip() for row, note in zip(rows, notes, strict=True)]
+    rate = results[0].rate
+    if benchmark.expected and rate:
+        lines.append(
+            f"{first} reaches {100 * rate[0] / benchmark.expected:.0f} % of the {benchmark.expected:.0f} {benchmark.unit}/s "
+            "expected of this GPU (docs/scaling.md)"
+        )
     if benchmark.arithmetic and results[0].rate is not None:
         lines.append("time and multiply-adds of a step, relative to the first:")
         base = next(iter(benchmark.arithmetic.values()))
@@ -234,6 +240,7 @@ def _record(benchmark: Benchmark, results: Sequence[Result], load: tuple[float, 
         "units_per_step": benchmark.units,
         "multiply_adds_per_step": benchmark.multiply_adds,
         "arithmetic": dict(benchmark.arithmetic),
+        "expected": benchmark.expected,
         "results": [result.as_dict() for result in results],
     }
 
