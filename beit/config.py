@@ -42,6 +42,25 @@ def get_config(path: str | Path | None = None, opts: Sequence[Any] | None = None
     return _tree(values)
 
 
+def config_of_text(text: str, name: str) -> CfgNode:
+    """The frozen config tree of the YAML that `dump` writes.
+
+    Args:
+        text: YAML; it may not include other files.
+        name: what to call it in messages.
+
+    Raises:
+        ValueError: as `get_config`.
+    """
+    values = {key: entry.default for key, entry in SCHEMA.items()}
+    content = parse_yaml(text, name)
+    if content.pop("BASE", None):
+        raise ValueError(f"{name}: this config cannot include other files with BASE")
+    _assign_all(values, content, name)
+    _check_relations(values)
+    return _tree(values)
+
+
 def with_options(config: CfgNode, opts: Sequence[Any]) -> CfgNode:
     """A copy of the config with some values replaced.
 
@@ -102,12 +121,16 @@ def _merge_file(values: dict[str, Any], path: Path, parents: tuple[Path, ...], m
         if not target.is_file():
             raise FileNotFoundError(f"{path}: BASE file {target} does not exist")
         _merge_file(values, target, (*parents, path), merged)
+    _assign_all(values, content, str(path))
+
+
+def _assign_all(values: dict[str, Any], content: Mapping[Any, Any], source: str) -> None:
     seen: set[str] = set()
-    for key, value in _leaves(content, path):
+    for key, value in _leaves(content, source):
         if key in seen:  # once in a section and once with dots
-            raise ValueError(f"{path}: {key} is given twice")
+            raise ValueError(f"{source}: {key} is given twice")
         seen.add(key)
-        _assign(values, key, value, str(path))
+        _assign(values, key, value, source)
 
 
 def _merge_options(values: dict[str, Any], opts: Sequence[Any]) -> None:
@@ -233,12 +256,29 @@ class _Loader(yaml.SafeLoader):
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:  # not UTF-8
+        raise ValueError(f"{path} is not a valid YAML file: {printable(str(error))}") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, path: str) -> dict[Any, Any]:
+    """The sections of a config file, or of one inside of weights, which may come from a stranger.
+
+    Args:
+        text: YAML without aliases.
+        path: what to call it in messages.
+
+    Raises:
+        ValueError: it is not valid, or holds no sections.
+    """
+    try:
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (
         yaml.YAMLError,
         ValueError,
         RecursionError,
-    ) as error:  # ValueError: not UTF-8, numbers and dates that are none
+    ) as error:  # ValueError: numbers and dates that are none
         reason = printable(" ".join(str(error).split()))
         raise ValueError(f"{path} is not a valid YAML file: {reason}") from None
     if content is None:
@@ -253,7 +293,7 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     return content
 
 
-def _leaves(content: Mapping[Any, Any], path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(content: Mapping[Any, Any], path: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """`{"TRAIN": {"BASE_LR": 1}}` -> `("TRAIN.BASE_LR", 1)`."""
     for name, value in content.items():
         key = f"{prefix}{name}"

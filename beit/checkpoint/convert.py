@@ -12,7 +12,7 @@ from beit.checkpoint.canonical import DALLE, TABLE, VQKD, missing_names
 from beit.checkpoint.files import describe_nonfinite, write
 from beit.checkpoint.folders import JsonFiles, folder_files
 from beit.checkpoint.key_format import NATIVE, KeyFormat
-from beit.checkpoint.metadata import FOLDER_JSON, describe_weights, sidecar_path, write_json
+from beit.checkpoint.metadata import FOLDER_JSON, RUN_CONFIG_KEY, describe_weights, sidecar_path, write_json
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, from_canonical, written_format
@@ -76,7 +76,7 @@ def convert(
         path = path / "model.safetensors"
     elif publisher != NATIVE:
         notes.append(_describe_place(path, publisher))
-    _write(path, contents, key_format, description)
+    _write(path, contents, key_format, description, info.run_config)
     non_finite = tuple(describe_nonfinite(state))
     return report_of(replace(info, notes=(*info.notes, *notes)), state, Changes(), non_finite)
 
@@ -133,14 +133,25 @@ def _check_grid(opened: Checkpoint, publisher: str) -> None:
 
 
 def _write(
-    path: Path, contents: Mapping[str, object], key_format: KeyFormat, description: Mapping[str, object]
+    path: Path,
+    contents: Mapping[str, object],
+    key_format: KeyFormat,
+    description: Mapping[str, object],
+    run_config: str,
 ) -> None:
-    """Write the contents and their description. A safetensors file is flat, without wrapper, and holds both."""
+    """Write the contents and their description. A safetensors file is flat, without wrapper, and holds both.
+
+    A `.pdparams` file holds both too; beside it the description can be edited.
+    """
+    texts = {key: json.dumps(value) for key, value in description.items()}
+    if run_config:
+        texts[RUN_CONFIG_KEY] = run_config
     if path.suffix == ".safetensors":
         state = contents[key_format.wrapper] if key_format.wrapper else contents
         framework = "pt" if key_format.publisher in _FOLDER_PUBLISHERS else "pd"
-        metadata = {key: json.dumps(value) for key, value in description.items()}
-        write(path, state, metadata={"format": framework, **metadata})
+        write(path, state, metadata={"format": framework, **texts})
+    elif path.suffix == ".pdparams":
+        write(path, contents, metadata=texts)
     else:
         write(path, contents)
     sidecar = sidecar_path(path)

@@ -53,7 +53,7 @@ class Contents:
         container: "pickle", "torch zip", "torch legacy" or "safetensors".
         dtypes_cast: dotted name -> the dtype in the file, for arrays that NumPy cannot hold as stored (bfloat16 becomes
             float32, exactly).
-        metadata: of safetensors.
+        metadata: of safetensors, and what `write` adds to `.pdparams`.
         left_out: classes of which the file has objects that are not read (empty `StandIn`s take their place), and kinds
             of dictionary entries that were dropped.
     """
@@ -85,7 +85,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
         if container == "safetensors":
             tensors, casts, metadata = read_safetensors(file, size)
             return Contents(tensors, container, casts, metadata)
-        tree, casts, left_out = _READERS[container](file, size)
+        tree, casts, left_out, texts = _READERS[container](file, size)
         if not isinstance(tree, dict):
             raise CheckpointError(f"a {container} of a {type(tree).__name__}, not of named weights")
         if isinstance(tree, StandIn) and not tree:
@@ -93,7 +93,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
                 f"a {container} of an object of the class {shown(tree.name)}, not of named weights; have the program that "
                 "made the file save its state dict"
             )
-        return Contents(tree, container, casts, left_out=left_out)
+        return Contents(tree, container, casts, dict(texts), left_out)
 
     return _opened(path, contents)
 
@@ -105,7 +105,7 @@ def write(path: str | os.PathLike[str], tree: Any, *, metadata: Mapping[str, str
 
     Args:
         tree: nested dicts, lists, tuples of NumPy arrays, numbers, text; for `.safetensors` a flat dict of arrays.
-        metadata: texts by name, for `.safetensors` only.
+        metadata: texts by name, for `.safetensors`, and for `.pdparams`, where no other program reads them.
     Raises:
         ValueError: another extension, or values that the form cannot hold.
         OSError: as `files.replacing`.
@@ -120,15 +120,19 @@ def write(path: str | os.PathLike[str], tree: Any, *, metadata: Mapping[str, str
         raise ValueError(
             f"cannot write {path}: the extension must be .pdparams, .pdopt, .pth or .safetensors"
         )
-    if metadata is not None:
-        raise ValueError(f"cannot write {path}: only .safetensors holds metadata")
+    is_flat = (
+        isinstance(tree, dict) and tree and all(isinstance(value, np.ndarray) for value in tree.values())
+    )
+    if metadata and suffix != ".pdparams":
+        raise ValueError(f"cannot write {path}: only .safetensors and .pdparams hold metadata")
     if suffix == ".pth":
         with replacing(path) as file:
             write_torch_zip(file, tree)
         return
-    if isinstance(tree, dict) and tree and all(isinstance(value, np.ndarray) for value in tree.values()):
+    if is_flat:
         tree = {**tree, NAME_TABLE: {name: name for name in tree}}  # as paddle.save marks a flat state dict
-    write_checkpoint(path, tree)
+    with replacing(path) as file:
+        write_pickle(file, tree, metadata)
 
 
 def write_checkpoint(path: str | os.PathLike[str], tree: Any) -> None:

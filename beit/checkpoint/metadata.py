@@ -11,12 +11,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from yacs.config import CfgNode
 
 from beit.checkpoint.class_names import ClassNames, parse_class_names
@@ -24,6 +23,7 @@ from beit.checkpoint.precedence import merge
 from beit.checkpoint.pretrained_cfg import pretrained_cfg
 from beit.checkpoint.processor_config import FILE, PROCESSOR
 from beit.checkpoint.stated import MODEL_ARGS
+from beit.config import parse_yaml
 from beit.containers.errors import CheckpointError, shown
 from beit.files import write_text
 from beit.preprocessing import ImageSize, Preprocessing, as_size, preprocessing_of
@@ -33,6 +33,8 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weights in a folder of transformers or timm, the first that exists."""
 RUN_CONFIG = "config.yaml"
 """Resolved config of a run, in its output folder."""
+RUN_CONFIG_KEY = "run_config"
+"""The same inside of the weights of a run."""
 RUN_WEIGHTS = ("model.pdparams", "best.pdparams", "latest.pdparams")
 """Weights in the output folder of a run, in order of preference."""
 OUT_INDICES = "out_indices"
@@ -42,11 +44,19 @@ RUN_CLASS_NAMES = "class_names.txt"
 
 
 class Metadata(NamedTuple):
-    """The merged JSON, the preprocessing of the run that wrote the weights, if it was one, and sentences for the report."""
+    """What is known of weights beside their tensors.
+
+    Args:
+        stated: the merged JSON.
+        preprocessing: of the run that wrote the weights, if it was one.
+        notes: sentences for the report.
+        run_config: YAML of that run's config, which stands inside of the weights; "" without one.
+    """
 
     stated: dict[str, object]
     preprocessing: Preprocessing | None
     notes: tuple[str, ...]
+    run_config: str = ""
 
 
 _OWN_KEYS = {"pretrained_cfg": dict, "class_names": list | str, OUT_INDICES: list, MODEL_ARGS: dict}
@@ -60,6 +70,7 @@ _RUN_KEYS = {
     "layer_scale_init_value": "INIT_VALUES",
 }
 """Key of transformers' config.json -> key of MODEL in the config of a run."""
+_RunFacts = tuple[dict[str, object], Preprocessing | None]
 _RUN_WEIGHTS = re.compile(r"(latest|best|model|epoch_\d+)\.pdparams")
 FOLDER_JSON = ("config.json", FILE)
 """Files beside the weights in a folder of transformers or timm."""
@@ -74,7 +85,7 @@ def is_run_file(path: Path) -> bool:
 
 
 def sidecar_path(weights: Path) -> Path:
-    """The JSON that `python -m beit convert` writes beside a `.pdparams` file, which itself holds tensors only."""
+    """The JSON that `python -m beit convert` writes beside a `.pdparams` or `.pth` file."""
     return weights.with_suffix(".pretrained_cfg.json")
 
 
@@ -83,7 +94,7 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
 
     Args:
         weights: the file.
-        header: metadata inside of a safetensors file.
+        header: metadata inside of the file.
         in_model_folder: the weights are those of a folder of timm or transformers.
     Raises:
         CheckpointError: a JSON file beside the weights is invalid.
@@ -93,20 +104,52 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
         key: texts[key] for key, kind in _OWN_KEYS.items() if isinstance(texts[key], kind) and texts[key]
     }
     beside: dict[str, object] = {}
-    preprocessing = None
+    run_config = header.get(RUN_CONFIG_KEY, "")
+    trained = _read_run_config(run_config, "the config inside of the weights")
+    preprocessing, run_notes = None, []
     if _RUN_WEIGHTS.fullmatch(weights.name):
-        beside, preprocessing = _read_run_config(weights.with_name(RUN_CONFIG))
+        text = _read_text(weights.with_name(RUN_CONFIG))
+        beside, preprocessing = _read_run_config(text, f"{RUN_CONFIG} beside the weights")
+        if trained[1] and preprocessing and not _agree(trained, (beside, preprocessing)):
+            run_notes.append(
+                f"{RUN_CONFIG} beside the weights describes another model or preprocessing than they were trained with: "
+                "it is used"
+            )
         names = parse_class_names(_read_text(weights.with_name(RUN_CLASS_NAMES)))
         beside |= {"class_names": list(names)} if names else {}
     elif in_model_folder:
         config, processor = (weights.with_name(name) for name in FOLDER_JSON)
         beside = _read_json(config) if config.is_file() else {}
         beside |= {PROCESSOR: _read_json(processor)} if processor.is_file() else {}
+    if preprocessing is None:  # nothing beside the weights says how they were trained
+        preprocessing = trained[1]
+        inside |= {key: value for key, value in trained[0].items() if key not in inside}
     sidecar = sidecar_path(weights)
     if sidecar.is_file():
         beside |= {key: value for key, value in _read_json(sidecar).items() if key in _OWN_KEYS}
     merged, notes = merge(inside, beside)
-    return Metadata(merged, None if "pretrained_cfg" in merged else preprocessing, notes)
+    return Metadata(
+        merged, None if "pretrained_cfg" in merged else preprocessing, (*notes, *run_notes), run_config
+    )
+
+
+def run_metadata(config: str, class_names: Sequence[str] | None) -> dict[str, str]:
+    """The texts inside of the weights of a run, so that they can be used wherever the file is copied.
+
+    Args:
+        config: of the run, as YAML.
+        class_names: of its data; None if they have no names.
+    """
+    names = {"class_names": json.dumps(list(class_names))} if class_names else {}
+    return {RUN_CONFIG_KEY: config} | names
+
+
+def training_metadata(tree: Mapping[str, object]) -> dict[str, str]:
+    """The texts of `run_metadata` in a training state; empty for other contents."""
+    config, names = tree.get("config"), tree.get("class_names")
+    if not (isinstance(config, str) and {"optimizer", "order"} <= tree.keys()):
+        return {}
+    return run_metadata(config, None) | ({"class_names": names} if isinstance(names, str) else {})
 
 
 def stated_sizes(metadata: Mapping[str, object]) -> list[ImageSize]:
@@ -121,20 +164,31 @@ def stated_sizes(metadata: Mapping[str, object]) -> list[ImageSize]:
     return [size for size in map(as_size, stated) if size]
 
 
-def _read_run_config(path: Path) -> tuple[dict[str, object], Preprocessing | None]:
+def _agree(trained: _RunFacts, beside: _RunFacts) -> bool:
+    """Whether two configs describe one model and one preprocessing."""
+    (model, own), (other_model, other) = trained, beside
+    return (
+        model == other_model
+        and own is not None
+        and other is not None
+        and replace(own, source=other.source) == other
+    )
+
+
+def _read_run_config(text: str, source: str) -> _RunFacts:
     """What transformers' keys say of the model of a run, and its preprocessing.
 
-    Nothing if the file is missing or belongs to another program.
+    Nothing if the text is empty or belongs to another program.
     """
     try:
-        config = CfgNode(yaml.safe_load(_read_text(path)))
+        config = CfgNode(parse_yaml(text, source))
         found = preprocessing_of(config)
-    except (yaml.YAMLError, AttributeError, AssertionError, TypeError, ValueError):
+    except (AttributeError, AssertionError, TypeError, ValueError):
         return {}, None
     stated = {"image_size": found.image_size, OUT_INDICES: config.MODEL.get("OUT_INDICES")}
     if config.get("TASK") != "tokenizer":  # whose sizes are in TOKENIZER.*
         stated |= {key: config.MODEL.get(name) for key, name in _RUN_KEYS.items()}
-    return stated, replace(found, source=f"{RUN_CONFIG} beside the weights")
+    return stated, replace(found, source=source)
 
 
 def _read_json(path: Path) -> dict[str, object]:

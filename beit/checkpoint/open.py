@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from beit.checkpoint.files import read
-from beit.checkpoint.metadata import RUN_CONFIG, RUN_WEIGHTS, WEIGHT_FILES, is_run_file, read_metadata
+from beit.checkpoint.metadata import (
+    RUN_CONFIG,
+    RUN_WEIGHTS,
+    WEIGHT_FILES,
+    is_run_file,
+    read_metadata,
+    training_metadata,
+)
 from beit.checkpoint.shards import INDEX_SUFFIX, read_shards
 from beit.checkpoint.translate import Checkpoint, to_canonical
 from beit.containers.errors import CheckpointError, listed
@@ -58,22 +65,25 @@ def open_checkpoint(
     )
     if is_model_folder:  # many use the same names: add the name of the folder
         name = f"{file.resolve().parent.name}/{name}"
-    metadata, preprocessing, notes = read_metadata(file, contents.metadata, in_model_folder=is_model_folder)
+    header = contents.metadata or training_metadata(contents.tree)
+    found = read_metadata(file, header, in_model_folder=is_model_folder)
+    preprocessing = found.preprocessing
     state, info = to_canonical(
         contents.tree,
         ema=ema,
         key=key,
         name=name,
         container=contents.container,
-        metadata=metadata,
+        metadata=found.stated,
         teacher=teacher,
     )
     casts = {**info.dtype_casts, **Counter(contents.dtypes_cast.values())}
-    info = replace(info, dtype_casts=casts, left_out=contents.left_out, notes=(*info.notes, *notes))
+    info = replace(info, dtype_casts=casts, left_out=contents.left_out, notes=(*info.notes, *found.notes))
+    info = replace(info, run_config=found.run_config)
     if preprocessing is not None:
-        found = info.architecture
-        size = found.image_size or preprocessing.image_size
-        info = replace(info, preprocessing=replace(preprocessing, image_size=size, pooling=found.pooling))
+        shape = info.architecture
+        size = shape.image_size or preprocessing.image_size
+        info = replace(info, preprocessing=replace(preprocessing, image_size=size, pooling=shape.pooling))
     return Checkpoint(state, info)
 
 
@@ -148,6 +158,6 @@ def _refuse_graph(path: Path, files: Sequence[Path]) -> None:
     """Refuse an exported graph, whose tensors have no names."""
     if any(file.suffix in _GRAPH_SUFFIXES for file in files):
         raise CheckpointError(
-            f"{path} is an exported graph, which can be run (beit.deploy.runner.load_runner) but not trained, evaluated "
+            f"{path} is an exported graph, which can be run (beit predict, beit serve, beit.deploy.runner.load_runner) but not trained, evaluated "
             "or converted; name the weights that it was exported from: the run folder, or its model.pdparams"
         )

@@ -44,6 +44,7 @@ def merge(
     own, other = stated_names(inside), stated_names(beside)
     if own and other and own != other:
         merged.pop("class_names")
+        merged |= {key: value for key, value in beside.items() if key == "class_names"}
         notes.append(
             _sentence("class names", _first_difference(other, own), _first_difference(own, other), "the JSON")
         )

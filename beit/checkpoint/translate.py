@@ -64,6 +64,7 @@ class CheckpointInfo:
     # Blocks (from 0) whose outputs a segmentation head was "trained" on and, for files of transformers, those that
     # transformers itself uses ("huggingface").
     feature_layers: dict[str, tuple[int, ...]]
+    run_config: str = ""  # YAML of the run's config, inside of the weights; "" if they have none
 
 
 class Checkpoint(NamedTuple):

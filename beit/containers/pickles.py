@@ -17,6 +17,7 @@ import io
 import struct
 import sys
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,11 +51,13 @@ class Pickled(NamedTuple):
         value: nested dicts, lists, tuples, sets, numbers, texts and NumPy arrays.
         dtypes_cast: dotted name -> dtype in the file, of arrays that NumPy cannot hold as stored.
         left_out: classes whose objects became stand-ins, and kinds of dictionary entries that were dropped.
+        metadata: texts by name, behind the pickle (`paddle_files`).
     """
 
     value: Any
     dtypes_cast: dict[str, str]
     left_out: tuple[str, ...]
+    metadata: Mapping[str, str] = MappingProxyType({})
 
 
 class Unpickler(Guard):

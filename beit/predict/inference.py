@@ -19,6 +19,7 @@ from beit.deploy.engines import AUTO, check_name
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.models.upernet import UperNet
 from beit.predict.classifier import Classifier, classifier
+from beit.predict.exported import exported_predictor, is_export
 from beit.predict.inputs import list_inputs
 from beit.predict.masked import masked_model
 from beit.predict.predictor import Predictor
@@ -138,7 +139,8 @@ def load_predictor(
         >>> predictor([predictor.open("photo.jpg")])[0]["pred_class"]
 
     Args:
-        model: name from `list_models()`, output folder of a run, checkpoint, or `Beit`. A predictor is returned as is.
+        model: name from `list_models()`, output folder of a run, checkpoint, folder of `beit export`, or `Beit`. A predictor
+            is returned as is.
         key: of the state dict in the checkpoint, as in `load_pretrained`.
         config: config of the weights, if it is not stored beside them.
         image_size: of the model's input instead of that of the weights, in pixels: the side of a square, or (height,
@@ -166,6 +168,14 @@ def load_predictor(
         return model
     if isinstance(model, Beit):
         return classifier(model, preprocessing=preprocessing, class_names=class_names, engine=engine)
+    if is_export(model):
+        given = (key, config, image_size, preprocessing, class_names)
+        if any(value is not None for value in given) or engine not in ("paddle", "auto"):
+            raise ValueError(
+                f"{model} is an export, which has a fixed config, image size, preprocessing, class names and engine: leave "
+                "these arguments out, or name the weights that it was exported from"
+            )
+        return exported_predictor(model)
     weights = find_weights(model, config, key)
     opened = open_weights(weights)
     if image_size is not None:
@@ -215,7 +225,8 @@ def require_classifier(predictor: Predictor, purpose: str) -> Classifier:
     """
     if not isinstance(predictor, Classifier):
         raise ValueError(
-            f"{purpose} need a classifier or an encoder; this model is of TASK: {predictor.task}"
+            f"{purpose} need the weights of a classifier or an encoder; this is a {type(predictor).__name__} (TASK: "
+            f"{predictor.task})"
         )
     return predictor
 

@@ -15,7 +15,7 @@ from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.metadata import RUN_CONFIG, is_run_file
 from beit.checkpoint.open import open_checkpoint, weights_file
 from beit.checkpoint.translate import Checkpoint
-from beit.config import get_config, with_options
+from beit.config import config_of_text, get_config, with_options
 from beit.containers.errors import listed
 from beit.data.image_mask import class_names_and_palette
 from beit.flags import keyword_options
@@ -145,6 +145,8 @@ def open_weights(weights: Weights) -> Opened:
     checkpoint = open_checkpoint(weights.path, key=weights.key)
     if weights.config is not None:
         return Opened(checkpoint, weights.config, False)
+    if checkpoint.info.run_config:
+        return Opened(checkpoint, config_of_text(checkpoint.info.run_config, weights.name), False)
     return Opened(checkpoint, config_of_file(checkpoint, weights.name), True)
 
 

@@ -25,38 +25,17 @@ from beit.preprocessing import Preprocessing, as_triple, exif_orientation_of
 # h, w size of an image; K classes
 
 
-@dataclass(frozen=True, repr=False)
-class Segmenter(Predictor):
-    """A segmentation model with the protocol and the transform of its evaluation."""
+class ClassMapPredictor(Predictor):
+    """What is made of class maps, whichever program computes them."""
 
     task: ClassVar[str] = "segment"
     score_name: ClassVar[str] = "share of the image"
 
-    model: UperNet
-    preprocessing: Preprocessing
-    protocol: Protocol
-    transform: SegmentEvalTransform
     class_names: tuple[str, ...]
-    palette: tuple[Color, ...]
-    engine: str = "paddle"
 
-    def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
-        """The class maps of RGB images, one image at a time, since their sizes differ.
-
-        Each result has `pred_sem_seg` (uint8 `[h, w]`, the class of each pixel) and `classes`: all classes that occur,
-        largest first, each with `class`, `name`, `pixels` and `share`.
-        """
-        maps = [self.class_map(image) for image in images]
-        return [
-            {"pred_sem_seg": classes, "classes": class_areas(classes, self.class_names)} for classes in maps
-        ]
-
-    def class_map(self, image: Image.Image) -> np.ndarray:
-        """The class of each pixel of an RGB image, uint8 `[h, w]`."""
-        views = self.transform.images(image)
-        tensors = [self.normalize(views[f"image_{k}"][None]) for k in range(len(views))]
-        classes = segment(self._network, tensors, (image.height, image.width), self.protocol)
-        return classes[0].numpy().astype(np.uint8)
+    def result(self, classes: np.ndarray) -> dict[str, Any]:
+        """The result of a call for a class map uint8 `[h, w]`."""
+        return {"pred_sem_seg": classes, "classes": class_areas(classes, self.class_names)}
 
     def summary(self, result: dict[str, Any], topk: int = 5) -> dict[str, Any]:
         """The `topk` largest classes, with their share of the image as score."""
@@ -80,6 +59,34 @@ class Segmenter(Predictor):
         resized = image.resize(size, Image.Resampling.BICUBIC)
         drawn = overlay_classes(resized, np.asarray(classes), self.class_names, self.palette)
         return drawn, "the class of each pixel"
+
+
+@dataclass(frozen=True, repr=False)
+class Segmenter(ClassMapPredictor):
+    """A segmentation model with the protocol and the transform of its evaluation."""
+
+    model: UperNet
+    preprocessing: Preprocessing
+    protocol: Protocol
+    transform: SegmentEvalTransform
+    class_names: tuple[str, ...]
+    palette: tuple[Color, ...]
+    engine: str = "paddle"
+
+    def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
+        """The class maps of RGB images, one image at a time, since their sizes differ.
+
+        Each result has `pred_sem_seg` (uint8 `[h, w]`, the class of each pixel) and `classes`: all classes that occur,
+        largest first, each with `class`, `name`, `pixels` and `share`.
+        """
+        return [self.result(self.class_map(image)) for image in images]
+
+    def class_map(self, image: Image.Image) -> np.ndarray:
+        """The class of each pixel of an RGB image, uint8 `[h, w]`."""
+        views = self.transform.images(image)
+        tensors = [self.normalize(views[f"image_{k}"][None]) for k in range(len(views))]
+        classes = segment(self._network, tensors, (image.height, image.width), self.protocol)
+        return classes[0].numpy().astype(np.uint8)
 
     @cached_property
     def _network(self) -> UperNet:

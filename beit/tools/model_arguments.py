@@ -20,7 +20,9 @@ from beit.tools.arguments import add_preprocessing, preprocessing_from
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add `MODEL`, `--cfg`, `--key`, `--class-names`, `--image-size`, and flags for the preprocessing."""
-    parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint, or name of a published model")
+    parser.add_argument(
+        "model", metavar="MODEL", help="run folder, checkpoint, exported folder, or name of a published model"
+    )
     parser.add_argument("--cfg", help="config of the weights, if it is not beside them")
     parser.add_argument(
         "--key",

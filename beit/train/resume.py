@@ -14,6 +14,7 @@ from paddle import Tensor, nn
 from yacs.config import CfgNode
 
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
+from beit.checkpoint.metadata import run_metadata
 from beit.config import dump, with_options
 from beit.containers.errors import CheckpointError, shown
 from beit.optim.schedule import SCHEDULE_KEYS, make_schedules, run_length
@@ -56,7 +57,8 @@ def save(run: Training, kind: str) -> None:
     else:
         weights = _arrays(run.task.model.state_dict())
         _refuse_non_finite(run, weights)
-        write(folder / {"best": BEST, "model": MODEL}[kind], weights)
+        metadata = run_metadata(dump(run.config), run.dataset.images.class_names)
+        write(folder / {"best": BEST, "model": MODEL}[kind], weights, metadata=metadata)
     watchdog.heartbeat()
 
 
@@ -202,6 +204,7 @@ def _state(run: Training) -> dict[str, Any]:
         "best": run.best,
         "order": _order(run),
         "config": dump(run.config),
+        "class_names": run_metadata("", run.dataset.images.class_names).get("class_names"),
     }
 
 

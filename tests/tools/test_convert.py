@@ -13,7 +13,7 @@ from beit.checkpoint.files import read, write
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.translate import to_canonical
-from beit.config import get_config
+from beit.config import dump, get_config
 from beit.tools.convert import main
 from tests.checkpoint import publishers
 from tests.tiny import largest_difference, tiny_beit
@@ -401,7 +401,7 @@ def test_the_folder_of_a_run_is_a_source(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text(
-        get_config(None, ["DATA.IMAGE_SIZE", 12, "MODEL.PATCH_SIZE", 4, "DATA.CROP_PCT", 0.7]).dump()
+        dump(get_config(None, ["DATA.IMAGE_SIZE", 12, "MODEL.PATCH_SIZE", 4, "DATA.CROP_PCT", 0.7]))
     )
     (run / "class_names.txt").write_text("\n".join(NAMES), encoding="utf-8")
     with pytest.raises(FileNotFoundError, match="holds none of model.pdparams, best.pdparams"):
