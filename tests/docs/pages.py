@@ -316,6 +316,7 @@ _WRITERS = {
     "several-machines": _several_machines,
     "scaling": _several_machines,
     "speed": lambda root, rng: None,
+    "paddle-notes": lambda root, rng: None,
     "README": _readme,
 }
 _SIZES: dict[str, Any] = {"side": 4, "patch": 8}

@@ -84,6 +84,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "from-passl": (),
     "scaling": (),
     "speed": ("bench.json", "bench.png"),
+    "paddle-notes": (),
     "several-machines": ("output/two/model.pdparams", "output/schedule/schedule.png"),
 }  # fmt: skip
 """Files that the commands of a page write."""
