@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from beit.predict.tokens import draw_tokens
     from beit.preprocessing import Preprocessing
     from beit.train.api import RunResult, evaluate, train
+    from beit.train.average import average
     from beit.zoo import list_models
     from beit.zoo.models import get_model
 
@@ -75,6 +76,7 @@ _MODULE_OF = {
     "draw_tokens": "beit.predict.tokens",
     "validation_predictions": "beit.predict.predictions",
     "evaluate": "beit.train.api",
+    "average": "beit.train.average",
     "RunResult": "beit.train.api",
 }
 
@@ -103,6 +105,7 @@ __all__ = [
     "tune_cpu",
     "train",
     "evaluate",
+    "average",
     "RunResult",
     "draw_attention",
     "draw_augmentation",

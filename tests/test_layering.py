@@ -35,6 +35,7 @@ LEVELS: dict[str, int] = {
     "beit.checkpoint.open": 4,
     "beit.checkpoint.load": 5,
     "beit.checkpoint.convert": 5,
+    "beit.checkpoint.average": 5,
     "beit.beit": 6,
     "beit.data": 6,
     "beit.models": 7,

@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "list-models": ("beit.tools.list_models", "list the published checkpoints"),
     "bench": ("beit.tools.bench", "compare the speed with that of other installed packages"),
     "convert": ("beit.tools.convert", "convert a checkpoint to the format of another publisher"),
+    "average": ("beit.tools.average", "average checkpoints, and measure the average"),
     "export": (
         "beit.tools.export",
         "write a model as a static graph or ONNX, after comparing it with the model",
