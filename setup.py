@@ -15,5 +15,5 @@ PLACES = {f"beit.{folder.replace('/', '.')}": folder for folder in CONFIGS}
 setup(
     packages=[*find_packages(str(ROOT), include=["beit", "beit.*"]), *PLACES],
     package_dir=PLACES,
-    package_data={"": ["*.yaml", "*.txt", "**/*.txt"]},
+    package_data={"": ["*.yaml", "*.txt", "**/*.txt", "py.typed"]},
 )

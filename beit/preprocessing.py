@@ -39,7 +39,7 @@ class Preprocessing:
             the image size.
         reduce_labels: label maps: 0 means no class, 1 is the first class; None for unknown.
 
-    Example:
+    Examples:
         beit.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.9)
     """
 

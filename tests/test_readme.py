@@ -1,173 +1,79 @@
-"""The commands and snippets of the README work."""
+"""The README is one screen that holds, and the Chinese pages have the content of the English ones."""
 
 from __future__ import annotations
 
+import importlib
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
-import paddle
 import pytest
+import yaml
 
-from beit.config import get_config
-from beit.flags import config_from_arguments
-from beit.zoo.table import PUBLISHED
-from tests.tiny import ROOT, environment
+import beit
+from tests.tiny import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+CHINESE = [ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.zh.md"))]
 
 
-def commands() -> list[list[str]]:
-    """Every command of the README's shell blocks, split into words like a shell does."""
-    text = "\n".join(body for language, body in BLOCKS if language == "sh").replace("\\\n", " ")
-    return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
+def test_the_readme_is_short() -> None:
+    """A newcomer reads it whole: 70 lines and three commands besides the installation."""
+    assert len(README.splitlines()) <= 70
+    commands = [line for line in README.splitlines() if line.startswith("python -m beit ")]
+    assert len(commands) == 3 and not any(line.endswith("\\") for line in commands)
 
 
-@pytest.mark.slow
-def test_the_snippet_runs_with_a_paddlevit_file(tmp_path: Path) -> None:
-    """The first Python block runs unchanged with weights of the documented file name."""
-    config = get_config("beit_base_patch16_224")
-    from beit import build_beit
-
-    model = build_beit(config)
-    state = dict(model.state_dict())
-    for i in range(12):
-        state[f"blocks.{i}.attn.relative_position_index"] = paddle.zeros([197, 197], dtype="int64")
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    paddle.save(state, str(tmp_path / "beit_base_patch16_224.pdparams"))
-    snippet = next(body for language, body in BLOCKS if language == "python")
-    check = "import numpy as np\nnp.save('head.npy', model.head.weight.numpy())\n"
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "import warnings; warnings.filterwarnings('ignore', message='No ccache')\n" + snippet + check],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    np.testing.assert_array_equal(np.load(tmp_path / "head.npy"), model.head.weight.numpy())
+def test_targets_exist() -> None:
+    for page in (README, (ROOT / "README.zh.md").read_text(encoding="utf-8")):
+        for target in re.findall(r"\]\(((?!http)[^)]+)\)", page):
+            assert (ROOT / target).is_file(), target
 
 
-RUNS = [
-    words
-    for words in commands()
-    if any(word in ("main_multi_gpu.py", "main_single_gpu.py") for word in words)
-]
+def test_pictures_are_small_and_used() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pictures = sorted((ROOT / "docs" / "images").iterdir())
+    assert len(pictures) >= 7
+    for picture in pictures:
+        assert picture.stat().st_size < 150_000, picture
+        assert f"](images/{picture.name})" in index, picture
 
 
-@pytest.mark.parametrize("words", RUNS, ids=lambda words: " ".join(words)[-60:])
-def test_every_training_command_has_known_flags_and_values(words: list[str]) -> None:
-    script = next(i for i, word in enumerate(words) if word.endswith("_gpu.py"))
-    assert (ROOT / words[script]).is_file()
-    config = config_from_arguments(words[script + 1 :])
-    assert config.MODEL.NAME != "beit"
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of the fenced blocks that have a language."""
+    return [block for block in re.findall(r"```(\w*)\n(.*?)```", text, flags=re.DOTALL) if block[0]]
 
 
-def test_the_readme_has_the_documented_commands() -> None:
-    lines = [" ".join(words) for words in commands()]
-    documented = (
-        "CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 python main_multi_gpu.py -cfg=./configs/beit_base_patch16_224.yaml "
-        "-dataset=imagenet2012 -batch_size=256 -data_path=/dataset/imagenet"
-    )
-    assert f"{documented} -eval -pretrained=./beit_base_patch16_224.pdparams -amp" in lines
-    assert f"{documented} -amp" in lines
-    assert len(RUNS) >= 4
+def cells(text: str, pattern: str) -> list[str]:
+    """What a pattern finds in the rows of tables."""
+    rows = re.findall(r"^\|.*$", text, flags=re.MULTILINE)
+    return [found for row in rows for found in re.findall(pattern, row)]
 
 
-def test_every_file_and_config_named_exists() -> None:
-    for name in re.findall(r"\b(?:run|main)_\w+\.(?:sh|py)\b", README):
-        assert (ROOT / name).is_file(), name
-    for name in set(
-        re.findall(r"(?<!\w)(beit(?:v2)?_(?:base|large)_patch16_\d+\w*)(?:`|\.yaml| \|)", README)
-    ):
-        assert name in PUBLISHED or name == get_config(name).MODEL.NAME
-    for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+def targets(text: str) -> set[str]:
+    """Targets of links and pictures, of a page in any language the English one."""
+    return {target.replace(".zh.md", ".md") for target in re.findall(r"\]\(([^)#]+)", text)}
 
 
-def test_published_numbers_equal_those_of_the_table() -> None:
-    """The number of checkpoints, and each row with a name and a result, equal `PUBLISHED`."""
-    assert f"{len(PUBLISHED)} published checkpoints of eight publishers" in README
-    assert len({entry.publisher for entry in PUBLISHED.values()}) == 8
-    rows = re.findall(r"^\| (\w+) \| (top-1|mIoU) ([\d.]+) \|$", README, flags=re.MULTILINE)
-    assert len(rows) == 17
-    for name, metric, number in rows:
-        assert PUBLISHED[name].metrics[{"top-1": "top1", "mIoU": "miou"}[metric]] == float(number), name
-    for name, top1, top5 in re.findall(
-        r"^\| (\w+) \| [^|]+ \| ([\d.]+) / ([\d.]+) \|", README, flags=re.MULTILINE
-    ):
-        entry = PUBLISHED.get(name) or PUBLISHED[f"{name}.in1k_ft_in22k_in1k"]
-        assert (f"{entry.metrics['top1']:.2f}", f"{entry.metrics['top5']:.2f}") == (top1, top5), name
+@pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
+def test_a_chinese_page_has_the_content_of_the_english_one(page: Path) -> None:
+    """The same commands, snippets, links, and code and numbers in tables."""
+    english = page.with_name(page.name.replace(".zh.md", ".md")).read_text(encoding="utf-8")
+    chinese = page.read_text(encoding="utf-8")
+    assert blocks(chinese) == blocks(english)
+    for pattern in (r"\d+\.\d+", r"`[^`]+`"):
+        assert cells(chinese, pattern) == cells(english, pattern)
+    own = {page.name, page.name.replace(".zh.md", ".md")}
+    assert targets(chinese) - own == targets(english) - own
+    assert len(re.findall(r"[\u4e00-\u9fff]", chinese)) > 300
 
 
-OURS = [
-    cell
-    for row in re.findall(r"^\|.*\|.*\|(.*)\|$", README.partition("## Coming from")[2], flags=re.MULTILINE)
-    for cell in re.findall(r"`([^`]+)`", row)
-]
-
-
-@pytest.mark.parametrize("line", OURS)
-def test_flags_functions_and_models_in_the_readme_exist(line: str) -> None:
-    """Commands have known flags; functions and published models exist."""
-    import beit
-
-    if line.startswith("python -m beit "):
-        arguments = [word.replace("CONFIG", "beit_base_patch16_224") for word in line.split()[4:]]
-        assert config_from_arguments(arguments).MODEL.NAME == "beit_base_patch16_224"
-        return
-    for name in re.findall(r"beit\.(\w+)\(", line):
-        assert callable(getattr(beit, name))
-    for name in re.findall(r"model\.(\w+)\(", line):
-        assert callable(getattr(beit.Beit, name))
-    for name in re.findall(r"get_model\('([^']+)'", line):
-        assert name in PUBLISHED
-
-
-def test_the_chinese_page_has_the_same_content() -> None:
-    """The Chinese README has the same commands, snippets, links and numbers in tables."""
-    chinese = (ROOT / "README.zh.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```(\w*)\n(.*?)```", chinese, flags=re.DOTALL)
-    assert [block for block in blocks if block[0]] == [block for block in BLOCKS if block[0]]
-    assert len(blocks) == len(BLOCKS)
-
-    def numbers(text: str) -> list[str]:
-        return [
-            number
-            for row in re.findall(r"^\|.*$", text, flags=re.MULTILINE)
-            for number in re.findall(r"\d+\.\d+", row)
-        ]
-
-    def code(text: str) -> list[str]:
-        return [
-            cell
-            for row in re.findall(r"^\|.*$", text, flags=re.MULTILINE)
-            for cell in re.findall(r"`[^`]+`", row)
-        ]
-
-    def targets(text: str) -> set[str]:
-        return set(re.findall(r"\]\(([^)]+)\)", text)) - {"README.md", "README.zh.md"}
-
-    assert numbers(chinese) == numbers(README)
-    assert code(chinese) == code(README)
-    assert targets(chinese) == targets(README)
-
-
-def test_the_file_tree_exists() -> None:
-    """Every entry of the file tree exists."""
-    tree = next(body for language, body in BLOCKS if not language and "the package" in body)
-    root = ROOT
-    for line in tree.splitlines():
-        entries = re.split(r"  +", line.strip())[0].split(" ")
-        entries = [
-            entry
-            for entry in entries
-            if re.fullmatch(r"[\w.]+/?", entry) and (entry.endswith("/") or "." in entry)
-        ]
-        root = ROOT if not line.startswith(" ") else root
-        assert entries, line
-        for entry in entries:
-            assert (root / entry).exists(), entry
-        if not line.startswith(" "):
-            root = ROOT / entries[0]
+def test_the_site_names_every_page_and_public_name() -> None:
+    """mkdocs.yml lists every page, and docs/api.md every name of `beit.__all__` by the module that defines it."""
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"[\w.-]+\.md", str(yaml.safe_load(text)["nav"]))
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    found = [path.rpartition(".") for path in re.findall(r"^::: (.+)$", api, flags=re.MULTILINE)]
+    assert sorted(name for _, _, name in found) == sorted(beit.__all__)
+    for module, _, name in found:
+        assert getattr(importlib.import_module(module), name).__module__ == module

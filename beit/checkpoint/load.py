@@ -62,7 +62,7 @@ def load_pretrained(
         CheckpointError: the file is unreadable, unsafe, or of no known publisher; the message says what it is.
         ValueError: the contents do not fit the model, or are not finite. The model is left as it was.
 
-    Example:
+    Examples:
         model = beit.build_beit(beit.get_config("beit_base_patch16_224"))
         report = beit.load_pretrained(model, "beit_base_patch16_224.pdparams")
     """

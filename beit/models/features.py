@@ -93,7 +93,7 @@ class FeatureMaps(nn.Layer):
     It returns what timm's `create_model(..., features_only=True, out_indices=blocks)` returns. PaddleSeg reads
     `feat_channels`.
 
-    Example:
+    Examples:
         >>> backbone = beit.FeatureMaps(beit.get_model("beit_base_patch16_224"), [3, 5, 7, 11])
         >>> [list(x.shape) for x in backbone(paddle.zeros([1, 3, 320, 480]))][-1]
         [1, 768, 20, 30]

@@ -196,7 +196,7 @@ def build_mim(config: CfgNode) -> BeitForMaskedImageModeling:
     Args:
         config: read are `MODEL.*`, `TOKENIZER.NUM_CODES`, `DATA.IMAGE_SIZE` and `TRAIN.RECOMPUTE`.
 
-    Example:
+    Examples:
         model = beit.build_mim(beit.get_config("beitv2_base_patch16_224_pt1k"))
         main, cls_pt = model(images, mask)
 

@@ -26,7 +26,7 @@ def build_tokenizer(config: CfgNode) -> VqKd | DalleTokenizer:
     Args:
         config: read are `TOKENIZER.*`, and for the image size `DATA.IMAGE_SIZE`, `MODEL.PATCH_SIZE` and `TASK`.
 
-    Example:
+    Examples:
         config = beit.get_config("beitv2_base_patch16_224_pt1k", ["TOKENIZER.PRETRAINED", "vqkd.pth"])
         ids = beit.build_tokenizer(config).encode(images)
 

@@ -166,7 +166,7 @@ def build_upernet(config: CfgNode) -> UperNet:
     Args:
         config: read are `MODEL.*`, `DATA.IMAGE_SIZE` and `TRAIN.RECOMPUTE`.
 
-    Example:
+    Examples:
         model = beit.build_upernet(beit.get_config("upernet_beit_base_patch16_512_pt22k"))
 
     Raises:

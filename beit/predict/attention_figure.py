@@ -29,7 +29,7 @@ def draw_attention(
 ) -> Figure:
     """The attention maps of images as a matplotlib figure.
 
-    Example:
+    Examples:
         >>> beit.draw_attention("output/run", "photo.jpg").savefig("attention.png")
 
     Args:

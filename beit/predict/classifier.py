@@ -141,7 +141,7 @@ class Classifier(Predictor):
     def with_views(self, crops: int | None = None, flip: bool | None = None) -> Classifier:
         """This classifier with other views, over which it averages.
 
-        Example:
+        Examples:
             >>> predictor = beit.load_predictor("output/run").with_views(crops=5, flip=True)
 
         Args:

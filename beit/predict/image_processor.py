@@ -57,7 +57,7 @@ class BeitImageProcessor:
     Source: transformers 4.57, models/beit/image_processing_beit.py. In transformers 5 the defaults are
     `size` 224 and no center crop; published `preprocessor_config.json` files state theirs (`from_pretrained`).
 
-    Example:
+    Examples:
         >>> processor = beit.BeitImageProcessor.official(224)
         >>> processor(Image.open("photo.jpg"), return_tensors="pd").pixel_values.shape
         [1, 3, 224, 224]

@@ -50,7 +50,7 @@ def inference_model(
     `classes` (name, pixels and share, largest first); a pre-trained model the tokens that it predicts for masked
     patches (`MaskedModel`). Images from files have their path as `image`.
 
-    Example:
+    Examples:
         >>> beit.inference_model("output/run", "photo.jpg")["pred_class"]
 
     Args:
@@ -92,7 +92,7 @@ def extract_feat(
 ) -> np.ndarray:
     """Pooled features of a classifier or encoder: float32 `[D]` for one image, `[n, D]` for several.
 
-    Example:
+    Examples:
         >>> beit.extract_feat("output/run", ["a.jpg", "b.jpg"]).shape
         (2, 768)
 
@@ -134,7 +134,7 @@ def load_predictor(
 ) -> Predictor:
     """A trained model with its preprocessing and class names. Load it once, use it often.
 
-    Example:
+    Examples:
         >>> predictor = beit.load_predictor("output/run")
         >>> predictor([predictor.open("photo.jpg")])[0]["pred_class"]
 

@@ -70,7 +70,7 @@ class ImageClassificationInferencer(_Inferencer):
     Raises:
         ValueError, FileNotFoundError: as `beit.load_predictor`, or there are no weights for a config.
 
-    Example:
+    Examples:
         >>> inferencer = beit.ImageClassificationInferencer("output/run")
         >>> inferencer(["a.jpg", "b.jpg"], batch_size=2)[0]["pred_class"]
     """
@@ -102,7 +102,7 @@ class FeatureExtractor(_Inferencer):
 
     Source: mmpretrain/apis/feature_extractor.py.
 
-    Example:
+    Examples:
         >>> beit.FeatureExtractor("output/run")("photo.jpg")[0][0].shape
         [768]
     """

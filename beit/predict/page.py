@@ -14,15 +14,7 @@ from beit.data.images import ImageError, ImageFile
 from beit.predict.predictor import Predictor
 
 # TIFF and PPM are left out: a TIFF of 164 bytes can declare tiles that take gigabytes to decode.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF")
-_BRAND = slice(4, 12)  # of the content of a HEIF file
-_HEIC_BRANDS = frozenset(
-    b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-)
-_HEIC = (
-    "a HEIC photo, as iPhones take them; save it as JPEG (iPhone: Settings, Camera, Formats, Most Compatible), "
-    "or make a screenshot of it"
-)
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "HEIF")
 _NAME = "the image"  # in messages, of content without a file
 _SHOWN_SIDE = 640  # pixels, longer side of the images sent back
 
@@ -102,13 +94,7 @@ class PagePredictor:
             raise ImageError(
                 name, f"{size / 1e6:.1f} MB; files of up to {self.max_bytes / 1e6:g} MB are accepted"
             )
-        try:
-            with ImageFile(name, data=data, max_pixels=self.max_pixels) as file:
-                if file.format not in _FORMATS:
-                    raise ImageError(name, f"a {file.format}; the page takes {', '.join(_FORMATS)}")
-        except ImageError as error:
-            if data is None and size:
-                with Path(name).open("rb") as stream:
-                    data = stream.read(_BRAND.stop)
-            raise ImageError(name, _HEIC) if data and data[_BRAND] in _HEIC_BRANDS else error from None
+        with ImageFile(name, data=data, max_pixels=self.max_pixels) as file:
+            if file.format not in _FORMATS:
+                raise ImageError(name, f"a {file.format}; the page takes {', '.join(_FORMATS)}")
         return self.predictor.open(source, max_pixels=self.max_pixels)

@@ -8,7 +8,6 @@ TEXT: dict[str, dict[str, str]] = {
         "{megapixels:g} million pixels. The image stays on the machine that serves this page.",
         "heic": "Browsers cannot read HEIC photos. Save the photo as JPEG, or on the iPhone choose Settings, Camera, Formats, "
         "Most Compatible.",
-        "given": "your image",
         "probability": "probability",
         "share of the image": "share of the image",
         "drawn": "input of the model with the result drawn over it",
@@ -20,13 +19,14 @@ TEXT: dict[str, dict[str, str]] = {
         "attention of the last block": "The square is the input of the model: the image, resized and cropped. The "
         "colors are the attention of the last block, averaged over its heads. Bright patches contribute more to the "
         "features that are classified than dark ones. This does not explain why the class was chosen.",
+        "the input of the model (exported models have no attention maps)": "The square is the input of the model: the image, "
+        "resized and cropped. Exported models have no attention maps.",
         "the class of each pixel": "The colors are the class of each pixel; the legend names them.",
     },
     "zh": {
         "limits": "拖入、选择或拍摄一张图片：JPEG、PNG、WebP、BMP 或 GIF，不超过 {megabytes:g} MB 和 {megapixels:g} 百万像素。"
         "图片只留在提供此网页的机器上。",
         "heic": "浏览器无法读取 HEIC 照片。请将照片存为 JPEG，或在 iPhone 上选择“设置”“相机”“格式”“兼容性最佳”。",
-        "given": "您的图片",
         "probability": "概率",
         "share of the image": "占图片的比例",
         "drawn": "模型的输入与结果",
@@ -36,6 +36,8 @@ TEXT: dict[str, dict[str, str]] = {
         "较亮的图块对用于分类的特征贡献较大，较暗的较小。这并不解释为何选择该类别。",
         "attention of the last block": "方形图是模型的输入：缩放并裁剪后的图片。颜色是最后一个 block 的注意力，对各个 head 取平均。"
         "较亮的图块对用于分类的特征贡献较大，较暗的较小。这并不解释为何选择该类别。",
+        "the input of the model (exported models have no attention maps)": "方形图是模型的输入：缩放并裁剪后的图片。"
+        "导出的模型没有注意力图。",
         "the class of each pixel": "颜色表示每个像素的类别，图例给出名称。",
     },
 }

@@ -59,7 +59,7 @@ class Predictions:
 def validation_predictions(config: ConfigSource, **options: Any) -> Predictions:
     """The predictions of a classifier for the validation images of its config.
 
-    Example:
+    Examples:
         >>> beit.validation_predictions("output/run", data_path="digits").confusion
 
     Args:
@@ -94,7 +94,7 @@ def draw_predictions(found: Predictions, count: int = 40) -> Figure:
     The title of each image has the predicted class with its probability; if it is wrong, the title is red and also has
     the true class.
 
-    Example:
+    Examples:
         >>> beit.draw_predictions(beit.validation_predictions("output/run")).savefig("predictions.png")
 
     Args:
@@ -160,7 +160,7 @@ def class_rows(confusion: np.ndarray, names: tuple[str, ...]) -> list[tuple[obje
 def draw_confusion(found: Predictions) -> Figure:
     """The confusion matrix as a matplotlib figure: shares of the true class (row); up to 40 classes are named.
 
-    Example:
+    Examples:
         >>> beit.draw_confusion(beit.validation_predictions("output/run")).savefig("confusion.png")
 
     Args:
@@ -177,7 +177,8 @@ def draw_confusion(found: Predictions) -> Figure:
     axis.set_ylabel("true class")
     correct = int(np.diag(confusion).sum())
     axis.set_title(
-        f"{found.model}: {correct} of {confusion.sum()} correct ({100 * correct / confusion.sum():.2f} %)"
+        f"{found.model}\n{correct} of {confusion.sum()} correct ({100 * correct / confusion.sum():.2f} %)",
+        fontsize=10,  # narrower than the matrix, beside which the color bar stands
     )
     if classes <= _MAX_LABELED:
         axis.set_xticks(range(classes), found.names, rotation=90, fontsize=8)

@@ -118,7 +118,7 @@ def load_model(
         ValueError: tensors are missing, do not fit the config, or do not tell all sizes of the model; the message names
             the config key.
 
-    Example:
+    Examples:
         model = beit.load_model("output/run")
         logits = model(images)
     """

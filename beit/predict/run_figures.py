@@ -41,7 +41,7 @@ def draw_curves(folder: str | Path) -> Figure:
     Training and validation numbers of the same name share a panel. If a step ran twice, after a resume, the later line
     counts.
 
-    Example:
+    Examples:
         >>> beit.draw_curves("output/run").savefig("curves.png")
 
     Args:
@@ -102,7 +102,7 @@ def read_curves(path: Path) -> dict[str, dict[int, float]]:
 def draw_schedule(config: ConfigSource, images: int | None = None) -> Figure:
     """Learning rate and weight decay over the steps, and the rate of each layer, as a matplotlib figure.
 
-    Example:
+    Examples:
         >>> beit.draw_schedule("beit_tiny_patch16_224", images=50000).savefig("schedule.png")
 
     Args:
@@ -148,7 +148,7 @@ def draw_augmentation(config: ConfigSource, images: Sequence[str | Path] = (), c
     The views are the model's input before normalization, mixup, cutmix and random erasing; for pre-training they are
     those of the model, not of the tokenizer. (The first batch of a run in VisualDL shows mixup, cutmix and erasing.)
 
-    Example:
+    Examples:
         >>> beit.draw_augmentation("output/run", ["photo.jpg"]).savefig("augmentation.png")
 
     Args:
@@ -195,7 +195,7 @@ def draw_masked(config: ConfigSource, count: int = 8) -> Image.Image:
     Columns: the image, the masked image, and (with DALL-E's decoder) its decoded tokens and the decoded prediction. The
     images are the first validation images, or training images if there are none.
 
-    Example:
+    Examples:
         >>> beit.draw_masked("output/pretraining").save("masked.png")
 
     Args:

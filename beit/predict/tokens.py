@@ -37,7 +37,7 @@ def draw_tokens(
     code N. `codebook`: how often each code is used. `reconstruction` (DALL-E with its decoder): the images, and their
     tokens decoded.
 
-    Example:
+    Examples:
         >>> config = beit.get_config("output/tokenizer/config.yaml", ["TOKENIZER.PRETRAINED", "tokenizer.pdparams"])
         >>> beit.draw_tokens(config)["codebook"].save("codebook.png")
 

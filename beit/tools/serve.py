@@ -129,7 +129,7 @@ def build_page(
         gradio.Markdown(words("limits"))
         with gradio.Row():
             image = gradio.Image(
-                label=words("given"),
+                show_label=False,  # gradio does not translate it for an input image
                 sources=["upload", "webcam", "clipboard"],
                 webcam_options=gradio.WebcamOptions(mirror=False),
                 height=420,

@@ -51,7 +51,7 @@ def train(
     One process trains, on one GPU or on the CPU, unless `nprocs` starts more. Then the calling script needs
     `if __name__ == "__main__":`, because every rank imports it.
 
-    Example:
+    Examples:
         >>> result = beit.train("demo_digits", data="digits", output="output/digits", device="cpu", num_epochs=2)
         >>> result.metrics["top1"], result.weights
 
@@ -84,7 +84,7 @@ def evaluate(
 ) -> RunResult:
     """Evaluate weights on the validation data, as `beit evaluate` does; returns the metrics and where they are written.
 
-    Example:
+    Examples:
         >>> beit.evaluate("output/digits", data="digits").metrics["top1"]
         >>> beit.evaluate("beit_base_patch16_224", data="imagenet", pretrained="beit_base_patch16_224.pdparams")
 

@@ -45,7 +45,7 @@ def average(
     The greedy soup starts with the best checkpoint and adds the others from the best to the worst, each only if the
     average does not become worse (arXiv 2203.05482, recipe 1).
 
-    Example:
+    Examples:
         >>> beit.average("output/run", "average.pdparams", last=3, measure=True).score
 
     Args:

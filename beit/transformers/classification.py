@@ -24,7 +24,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
         config: of the model; `num_labels` 0 leaves out the classifier.
         initialize: draw initial weights; False for a model that gets others.
 
-    Example:
+    Examples:
         >>> model = BeitForImageClassification.from_pretrained("folder")
         >>> model.config.id2label[model(**inputs).logits.argmax(-1).item()]
     """

@@ -54,7 +54,7 @@ class BeitConfig:
     Raises:
         ValueError: a value of another type, or values that contradict each other.
 
-    Example:
+    Examples:
         >>> from beit.transformers import BeitConfig, BeitModel
         >>> model = BeitModel(BeitConfig(num_hidden_layers=2))
     """

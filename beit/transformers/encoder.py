@@ -43,7 +43,7 @@ class BeitModel(BeitPreTrainedModel):
         add_pooling_layer: compute `pooler_output`.
         initialize: draw initial weights; False for a model that gets others.
 
-    Example:
+    Examples:
         >>> outputs = BeitModel.from_pretrained("folder")(pixel_values, output_hidden_states=True)
         >>> outputs.last_hidden_state.shape, len(outputs.hidden_states)
     """

@@ -46,7 +46,7 @@ class BeitImageProcessor(own.BeitImageProcessor):
     those of `beit.BeitImageProcessor`. Without arguments the sizes are those of transformers 4 (resize to 256, crop 224);
     published `preprocessor_config.json` files state theirs.
 
-    Example:
+    Examples:
         >>> processor = BeitImageProcessor.from_pretrained("folder")
         >>> pixel_values = processor(images=image, return_tensors="pt").pixel_values
     """

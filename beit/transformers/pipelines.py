@@ -109,7 +109,7 @@ def pipeline(
     Raises:
         ValueError: another task, no model, or a model in memory without its processor.
 
-    Example:
+    Examples:
         >>> classifier = pipeline("image-classification", model="microsoft/beit-base-patch16-224")
         >>> classifier("photo.jpg")
         [{'label': 'tabby, tabby cat', 'score': 0.71}, …]

@@ -91,7 +91,7 @@ class BeitPreTrainedModel(nn.Layer):
             ValueError: unknown name or value; the weights are of another kind of model, or do not fit.
             DownloadError: the file could not be fetched; the message says where to put it.
 
-        Example:
+        Examples:
             >>> model = BeitForImageClassification.from_pretrained("folder", num_labels=3, ignore_mismatched_sizes=True)
         """
         if attn_implementation not in _ATTENTION:

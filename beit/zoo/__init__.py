@@ -29,7 +29,7 @@ def list_models(
     Raises:
         ValueError: there is no such task.
 
-    Example:
+    Examples:
         beit.list_models("beitv2_*_ft1k")
     """
     tasks = {*_TASKS.values(), "null"}

@@ -50,7 +50,7 @@ def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int
         ValueError: unknown name; `num_classes` for a tokenizer; the weights do not fit, or none are published.
         DownloadError: the file could not be fetched; the message says where to put it.
 
-    Example:
+    Examples:
         model = beit.get_model("beitv2_base_patch16_224_pt1k_ft21kto1k", pretrained=True)
     """
     if name not in PUBLISHED:

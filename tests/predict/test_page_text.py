@@ -8,10 +8,9 @@ from string import Formatter
 
 import pytest
 
-from beit.predict import classifier, segmentation
-from beit.predict.classifier import Classifier
+from beit.predict import classifier, exported, segmentation
 from beit.predict.page_text import TEXT, language_of
-from beit.predict.segmentation import Segmenter
+from beit.predict.predictor import Predictor
 
 
 def fields(text):
@@ -26,15 +25,24 @@ def test_both_languages_have_the_same_texts_with_the_same_fields():
         assert re.search(r"[\u4e00-\u9fff]", chinese[name]) and text.isascii()
 
 
-def test_captions_and_scores_of_the_predictors_have_a_text():
+def test_captions_and_scores_of_all_predictors_have_a_text():
+    modules = [exported, classifier, segmentation]
+    kinds = [
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Predictor) and "explain" in vars(kind)
+    ]
+    assert {kind.__module__ for kind in kinds} >= {module.__name__ for module in modules}
     captions = {
-        caption
-        for module in (classifier, segmentation)
-        for caption in re.findall(r'"((?:attention|the class) [^"]*)"', inspect.getsource(module))
-        if caption in inspect.getsource(Classifier.explain) + inspect.getsource(Segmenter.explain)
+        text
+        for kind in kinds
+        for text in re.findall(
+            r'"((?:attention|the) [^"]*)"', inspect.getsource(kind.explain).split('"""')[2]
+        )
     }
-    assert len(captions) == 3
-    assert captions | {Classifier.score_name, Segmenter.score_name} <= set(TEXT["en"])
+    assert len(captions) == 4
+    assert captions | {kind.score_name for kind in kinds if "score_name" in dir(kind)} <= set(TEXT["en"])
 
 
 @pytest.mark.parametrize(
