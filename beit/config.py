@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from beit.config_files import config_path
+from beit.config_files import config_path, is_shipped
 from beit.printable import printable
 from beit.schema import RENAMED, RETIRED, SCHEMA, clean_legacy, shorten
 
@@ -170,6 +170,8 @@ def _assign(values: dict[str, Any], key: str, value: Any, source: str) -> None:
     entry = SCHEMA[key]
     try:
         values[key] = entry.check(clean_legacy(key, value if entry.is_text else _tuple_as_list(value)))
+        if key == "MODEL.NUM_CLASSES" and not is_shipped(source):
+            values["MODEL.NUM_CLASSES_FROM_DATA"] = False
     except ValueError as expected:
         raise ValueError(
             f"{source}: {key} = {shorten(value)}, expected {expected} ({entry.meaning})"

@@ -44,6 +44,11 @@ def config_path(name: str | Path) -> Path:
     raise FileNotFoundError(f"config file {path} does not exist{hint}")
 
 
+def is_shipped(path: str) -> bool:
+    """Whether a config file is one that comes with the package."""
+    return Path(path).is_relative_to(config_folder().resolve())
+
+
 def config_folder() -> Path:
     """`configs` inside the installed package, or beside it in a checkout."""
     inside = Path(__file__).parent / "configs"

@@ -249,6 +249,7 @@ SCHEMA: dict[str, Key] = {
     "MODEL.PRETRAINED_KEY": Key("", text(), "key or prefix of the state dict to take from MODEL.PRETRAINED, such as ema or teacher; '': as its publisher evaluates"),
     "MODEL.RESUME": Key(None, optional_path, "training checkpoint to continue; 'auto': the newest in the output folder"),
     "MODEL.NUM_CLASSES": Key(1000, integer(0, 10**7), "classes; 0: no head"),
+    "MODEL.NUM_CLASSES_FROM_DATA": Key(True, flag, "training, probe and kNN: the number of classes of the data replaces NUM_CLASSES; False as soon as NUM_CLASSES is stated in options or in a config file of one's own"),
     "MODEL.PATCH_SIZE": Key(16, integer(1, 4096), "pixels: side of a patch"),
     "MODEL.EMBED_DIM": Key(768, integer(1, 2**16), "width D"),
     "MODEL.DEPTH": Key(12, integer(1, 1000), "blocks L"),

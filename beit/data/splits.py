@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from yacs.config import CfgNode
 
-from beit.data.archive_folders import is_folder, locate
+from beit.checkpoint.class_names import parse_class_names
+from beit.data.archive_folders import is_folder, locate, sub_folders
 from beit.data.cifar import read_cifar
 from beit.data.class_folders import (
+    SPLITS,
     class_folder_names,
+    has_splits,
     matching_class_names,
     read_class_folders,
     require_split,
     split_folder,
 )
 from beit.data.image_list import ImageList
-from beit.data.list_file import read_class_names, read_list_file
+from beit.data.list_file import read_class_names, read_list_file, read_utf8
 from beit.data.parquet import read_parquet
+from beit.data.random_split import take_split
 from beit.data.shards import find_shards
 from beit.data.unlabeled import read_flat
 from beit.data.webdataset import read_webdataset
@@ -48,7 +54,47 @@ def open_split(config: CfgNode, split: Split) -> ImageList:
         ValueError: bad data (`read_list_file`, `read_class_folders`, `read_webdataset`, `read_parquet`, `read_cifar`),
             classes that differ between the splits, or another number of classes than MODEL.NUM_CLASSES.
     """
-    root, dataset, num_classes = _root(config), config.DATA.DATASET, config.MODEL.NUM_CLASSES
+    return _open_labeled(config, split, config.MODEL.NUM_CLASSES)
+
+
+def count_classes(config: CfgNode) -> int:
+    """The number of classes of the data: of class folders, of the names that the data state, or the largest label plus 1.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_split`; or labels that nothing names count from 1, or there is one class.
+    """
+    images = _open_labeled(config, "train", None)
+    names_file = Path(config.DATA.DATA_PATH) / "class_names.txt"
+    if images.class_names is not None:
+        count = len(images.class_names)
+    elif names_file.is_file():
+        count = len(parse_class_names(read_utf8(names_file).decode()))
+    else:
+        count = _count_labels(config, images)
+    if count < 2:
+        raise ValueError(
+            f"DATA.DATA_PATH={config.DATA.DATA_PATH} has one class, and nothing can be told apart: add images of another "
+            "class. If the classes are folders in the only class folder, name that folder as -data_path"
+        )
+    return count
+
+
+def _count_labels(config: CfgNode, train: ImageList) -> int:
+    """The largest label of both splits plus 1."""
+    labels = [train.labels]
+    with contextlib.suppress(FileNotFoundError):  # there need not be validation data
+        labels.append(_open_labeled(config, "val", None).labels)
+    values = np.concatenate([part for part in labels if part is not None])
+    if values.min() == 1:
+        raise ValueError(
+            f"the labels in DATA.DATA_PATH={config.DATA.DATA_PATH} seem to count from 1 (1 to {values.max()}): subtract 1 "
+            f"from each, or keep a class 0 without images by -opts MODEL.NUM_CLASSES {values.max() + 1}"
+        )
+    return int(values.max()) + 1
+
+
+def _open_labeled(config: CfgNode, split: Split, num_classes: int | None) -> ImageList:
+    root, dataset = _root(config), config.DATA.DATASET
     if dataset == "flat":
         raise ValueError(
             f"DATA.DATASET = flat has no labels, and TASK: {config.TASK} needs them: use a layout with labels. {_LAYOUTS}"
@@ -128,17 +174,27 @@ def _named(images: ImageList, root: Path, num_classes: int | None) -> ImageList:
     return replace(images, class_names=read_class_names(names_file, num_classes))
 
 
-def _open_folder(root: Path, split: str, num_classes: int) -> ImageList:
+def _open_folder(root: Path, split: str, num_classes: int | None) -> ImageList:
+    is_bare = not any(split_folder(root, name) is not None for name in SPLITS)
+    if is_bare and sub_folders(root) and not has_splits(root):
+        images = take_split(read_class_folders(root), split)
+        assert images.class_names is not None  # those of the folders
+        _check_count(root, images.class_names, num_classes)
+        return images
     folder = _split(root, split)
     # For an evaluation alone the training images need not be there.
     both = all(split_folder(root, name) is not None for name in ("train", "val"))
     class_names = matching_class_names(root) if both else class_folder_names(folder)
-    if len(class_names) != num_classes:
+    _check_count(folder, class_names, num_classes)
+    return read_class_folders(folder, class_names, may_lack_images=split == "val")
+
+
+def _check_count(folder: Path, class_names: Sequence[str], num_classes: int | None) -> None:
+    if num_classes is not None and len(class_names) != num_classes:
         raise ValueError(
             f"{folder} has {len(class_names)} class folders for MODEL.NUM_CLASSES={num_classes}; "
             f"say `-opts MODEL.NUM_CLASSES {len(class_names)}`"
         )
-    return read_class_folders(folder, class_names, may_lack_images=split == "val")
 
 
 def _split(root: Path, split: str) -> Path:

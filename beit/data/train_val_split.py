@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from beit.data.archive_folders import name_in_lists, sub_folders
 from beit.data.class_folders import (
     class_folder_names,
@@ -19,6 +17,7 @@ from beit.data.class_folders import (
 from beit.data.image_list import ImageList
 from beit.data.imagenet_lists import image_root, published_order, read_imagenet_val
 from beit.data.list_file import format_line, write_lines
+from beit.data.random_split import split_at_random
 
 _CLASS_NAMES = "class_names.txt"
 
@@ -136,19 +135,8 @@ def _lines(folder: Path, images: ImageList) -> list[str]:
 
 def _split_lines(folder: Path, images: ImageList, val: float, seed: int) -> dict[str, list[str]]:
     """The lines of all images, each class split at random."""
-    assert images.labels is not None and images.class_names is not None
     lines = _lines(folder, images)
-    split: dict[str, list[str]] = {"train": [], "val": []}
-    for label, name in enumerate(images.class_names):
-        members = np.flatnonzero(images.labels == label).tolist()
-        held_out = _held_out(len(members), val, np.random.default_rng([seed, len(members), *name.encode()]))
-        for place, index in enumerate(members):
-            split["val" if place in held_out else "train"].append(lines[index])
-    return split
-
-
-def _held_out(count: int, val: float, rng: np.random.Generator) -> set[int]:
-    if count < 2:
-        return set()
-    held_out = min(max(round(val * count), 1), count - 1)
-    return set(rng.choice(count, held_out, replace=False).tolist())
+    return {
+        split: [lines[index] for index in indices]
+        for split, indices in split_at_random(images, val, seed).items()
+    }

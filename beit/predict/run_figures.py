@@ -13,6 +13,7 @@ from PIL import Image
 
 from beit.config import with_options
 from beit.data.batch_transforms import to_device
+from beit.data.classes_of_data import with_classes_of_data
 from beit.data.image_list import ImageList
 from beit.data.loader import collate
 from beit.data.sampler import Sample, build_train_sampler
@@ -110,7 +111,7 @@ def draw_schedule(config: ConfigSource, images: int | None = None) -> Figure:
         images: number of training images; None counts those of the config.
     """
     config = config_of(config)
-    config = with_options(config, _NO_TOKENS)
+    config = with_options(with_classes_of_data(config) if images is None else config, _NO_TOKENS)
     task = TASKS[config.TASK](config)
     batch = config.DATA.BATCH_SIZE * config.TRAIN.ACCUM_ITER
     if images is None:
@@ -162,7 +163,7 @@ def draw_augmentation(config: ConfigSource, images: Sequence[str | Path] = (), c
         ImageError: an image cannot be read.
     """
     config = config_of(config)
-    config = with_options(config, _NO_TOKENS)
+    config = with_options(with_classes_of_data(config), _NO_TOKENS)
     task = TASKS[config.TASK](config)
     dataset = task.dataset("train")
     assert dataset is not None  # every task has training data

@@ -14,14 +14,17 @@ from yacs.config import CfgNode
 
 from beit.config import image_hw
 from beit.data.check import SplitReport, check_split, describe_split, overlap, shortened
+from beit.data.classes_of_data import with_classes_of_data
 from beit.flags import Parser, config_from
+from beit.logging import format_duration
 from beit.optim.groups import describe_groups
 from beit.parallel import ranks
 from beit.printable import printable
 from beit.tasks import TASKS, Task
+from beit.tasks.task_keys import unread_keys
 from beit.tools.arguments import config_parser
-from beit.train.recipe_check import check_recipe
-from beit.train.step_check import dry_step, settings_without_effect
+from beit.train.recipe_check import check_recipe, describe_top5
+from beit.train.step_check import dry_step, settings_without_effect, training_seconds
 
 EXAMPLES = ("python -m beit check -cfg=demo_digits -data_path=digits -device=cpu",)
 PROBLEMS = 1
@@ -63,6 +66,7 @@ def check(config: CfgNode, given: argparse.Namespace) -> list[str]:
         ValueError, OSError: the data cannot be read at all or the model cannot be built.
     """
     paddle.set_device(ranks.choose_device(config.DEVICE))
+    config = with_classes_of_data(config)
     task = TASKS[config.TASK](config)
     problems: list[str] = []
     dataset = task.dataset("train")
@@ -70,19 +74,21 @@ def check(config: CfgNode, given: argparse.Namespace) -> list[str]:
     if not given.skip_pictures:
         problems += _check_images(task)
     recipe = check_recipe(config, len(dataset), given.ranks)
-    print("\n".join(recipe.facts))
+    print("\n".join([*recipe.facts, *describe_top5(config)]))
     problems += recipe.problems
     if config.TRAIN.FREEZE_LAYERS:
         task.model.freeze_layers(config.TRAIN.FREEZE_LAYERS)
-    problems += settings_without_effect(task)
+    problems += unread_keys(config) + settings_without_effect(task)
     print("parameter groups\n" + describe_groups(task.param_groups()))
     if not given.skip_step:
         step = dry_step(task, dataset)
-        batch = min(config.DATA.BATCH_SIZE, len(dataset))
+        val = task.dataset("val")
+        seconds = training_seconds(config, step, len(dataset), 0 if val is None else len(val))
         print(
-            f"dry step: {batch} images in {step.seconds:.2f} s ({batch / step.seconds:.1f} images/s), read in "
-            f"{step.load_seconds:.2f} s by one process; peak {step.where} {step.peak_bytes / _GIB:.2f} GiB; "
-            f"loss {step.loss:.4f}"
+            f"dry step: {step.images} images in {step.seconds:.2f} s ({step.images / step.seconds:.1f} images/s), "
+            f"{100 * step.wait_seconds / step.seconds:.0f} % of it waiting for data; peak {step.where} "
+            f"{step.peak_bytes / _GIB:.2f} GiB; loss {step.loss:.4f}\n"
+            f"training on one device of this machine takes about {format_duration(seconds)}"
         )
     return problems
 

@@ -7,6 +7,7 @@ tree or zip with LOC_val_solution.csv. Existing files are never overwritten.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,4 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for note in lists.notes:
         print(printable(f"note: {note}"))
     action = "train with:" if is_trained else "evaluate with: -eval"
-    print(f"{action} -dataset=imagenet2012 -data_path={lists.folder} -opts MODEL.NUM_CLASSES {number}")
+    classes = (
+        "" if is_trained else f" -opts MODEL.NUM_CLASSES {number}"
+    )  # training takes the number from the data
+    print(f"{action} -dataset=imagenet2012 -data_path={shlex.quote(str(lists.folder))}{classes}")

@@ -16,6 +16,7 @@ from beit.checkpoint.metadata import RUN_CLASS_NAMES
 from beit.checkpoint.report import LoadReport
 from beit.config import batch_size_eval, dump, head_dim, image_hw
 from beit.data import bad_images
+from beit.data.classes_of_data import with_classes_of_data
 from beit.data.dataset import ImageDataset
 from beit.data.image_list import require_files
 from beit.data.loader import Loader
@@ -33,8 +34,10 @@ from beit.optim.schedule import make_schedules, run_length, scaled_lr, warmup_le
 from beit.parallel import ranks, sharding, watchdog
 from beit.parallel.stop import stop_signals
 from beit.tasks import TASKS, Task
+from beit.tasks.task_keys import unread_keys
 from beit.train.loop import evaluate, fit, write_report
 from beit.train.output import output_folder, write_config
+from beit.train.recipe_check import describe_top5, rate_problems
 from beit.train.resume import LATEST, find_checkpoints, restore, save
 from beit.train.state import Training
 from beit.warning_lines import warnings_to
@@ -50,6 +53,7 @@ def run(config: CfgNode) -> dict[str, float]:
         ValueError, OSError: wrong config, data or checkpoint; the message says what to change.
         NonFiniteLossError, StoppedError: as `loop.fit`.
     """
+    config = with_classes_of_data(config)
     device = ranks.choose_device(config.DEVICE)
     world_size = ranks.launched_world_size()
     sharding.check(config, device, world_size)
@@ -73,6 +77,8 @@ def _run_in(folder: Path, config: CfgNode, device: str) -> dict[str, float]:
         if device == "cpu":
             log.text(cpu.tune_cpu())
         log.config_text(dump(config))
+        for line in unread_keys(config):
+            log.text(f"warning: {line}")
         task = TASKS[config.TASK](config)
         amp_dtype = _amp_dtype(config, device, log)
         if device == "gpu":
@@ -301,6 +307,10 @@ def _describe(task: Task, sampler: TrainSampler, groups: list[dict[str, Any]], l
             f"warning: the recipe's rate {peak:g} is for a total batch of {train.TOTAL_BATCH}, this run has {total}; "
             f"set TRAIN.ACCUM_ITER, or scale the rate with -opts TRAIN.LINEAR_SCALED_LR {train.TOTAL_BATCH}"
         )
+    for line in rate_problems(config, peak):
+        log.text(f"warning: {line}")
+    for line in describe_top5(config):
+        log.text(f"note: {line}")
     schedules = make_schedules(config, sampler.steps_per_epoch, total)
     last = run_length(config, sampler.steps_per_epoch) - 1
     points = sorted({0, warmup_length(config, sampler.steps_per_epoch), last // 2, last})

@@ -1,7 +1,8 @@
-"""A trial of two training steps (time, memory, finite loss), and config keys without effect. For `beit check`."""
+"""A trial of some training steps (time, memory, finite loss), and config keys without effect. For `beit check`."""
 
 from __future__ import annotations
 
+import itertools
 import resource
 import sys
 import time
@@ -9,63 +10,109 @@ from dataclasses import dataclass
 
 import numpy as np
 import paddle
+from yacs.config import CfgNode
 
 from beit.data.batch_transforms import to_device
 from beit.data.dataset import ImageDataset
-from beit.data.loader import collate
-from beit.data.sampler import Sample
+from beit.data.loader import Loader
+from beit.data.sampler import build_train_sampler
 from beit.layers.block import DropPath
+from beit.optim.ema import Ema
+from beit.optim.schedule import run_length
 from beit.tasks import Task
+from beit.train.loop import train_step
+from beit.train.state import TrainState
 
-_STEPS = 2  # the first one also allocates and tunes
+_WARMUP_STEPS = 2  # the first steps also start the workers, allocate and tune
+_MEASURED_STEPS = 12
+_RATE = 1e-6  # learning rate of the trial: at that of the recipe the loss could diverge without its warm-up
+_EVALUATION_SHARE = (
+    1 / 3
+)  # time of an evaluated image / that of a trained one: a forward pass without a backward pass
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """Seconds of the second micro-batch (data loading apart), peak bytes, and the loss."""
+    """Seconds of an optimizer step with data loading, seconds of it that the device waited for data, and peak bytes.
+
+    Args:
+        seconds, wait_seconds: means over the measured steps.
+        images: of a step.
+        peak_bytes, where: memory, and which.
+        loss: of the last step.
+    """
 
     seconds: float
-    load_seconds: float
+    wait_seconds: float
+    images: int
     peak_bytes: int
     where: str
     loss: float
 
 
-def dry_step(task: Task, dataset: ImageDataset) -> StepReport:
-    """Run two optimizer steps on the first training images; changes the weights of `task`.
+def dry_step(task: Task, dataset: ImageDataset, *, seconds: float = 20.0) -> StepReport:
+    """Run some optimizer steps as training does, with its data workers; hardly changes the weights of `task`.
 
     Memory is the peak that Paddle allocated on the GPU, or on a CPU the peak of the whole process.
+
+    Args:
+        task: of the run.
+        dataset: its training data.
+        seconds: after which no further step is measured; one is at least.
 
     Raises:
         ValueError: the loss is not finite.
     """
     config = task.config
-    optimizer = task.optimizer(task.param_groups())
-    batch_size = min(config.DATA.BATCH_SIZE, len(dataset))
-    begin = time.perf_counter()
-    batch = to_device(collate([dataset[Sample(index, index)] for index in range(batch_size)]))
-    load_seconds = time.perf_counter() - begin
-    task.train()
-    seconds = loss = 0.0
-    for step in range(_STEPS):
-        begin = time.perf_counter()
-        losses = task(batch, np.random.default_rng(step))
-        losses["loss"].backward()
-        optimizer.step()
-        optimizer.clear_grad()
-        loss = float(losses["loss"])  # waits for the device
-        seconds = time.perf_counter() - begin
-    if not np.isfinite(loss):
-        raise ValueError(
-            f"the loss of a first step is {loss}; check the data, DATA.IMAGENET_STD and TRAIN.BASE_LR"
-        )
-    if paddle.device.get_device().startswith("gpu"):
-        return StepReport(
-            seconds, load_seconds, paddle.device.cuda.max_memory_allocated(), "GPU memory", loss
-        )
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return StepReport(seconds, load_seconds, peak, "memory of the process", loss)
+    sampler = build_train_sampler(config, len(dataset))
+    is_gpu = paddle.device.get_device().startswith("gpu")
+    state = TrainState(
+        config=config,
+        task=task,
+        parallel=task,
+        optimizer=task.optimizer(task.param_groups()),
+        scaler=paddle.amp.GradScaler(enable=False),
+        ema=Ema(task.model, config.TRAIN.MODEL_EMA_DECAY) if config.TRAIN.MODEL_EMA else None,
+        amp_dtype="bfloat16" if config.AMP and is_gpu else None,
+    )
+    steps, begin, waited = 0, 0.0, 0.0
+    with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
+        epochs = (itertools.chain.from_iterable(sampler.batches(epoch, 0)) for epoch in itertools.count())
+        arrays = loader(itertools.chain.from_iterable(epochs))
+        batches = (to_device(task.prepare(batch)) for batch in arrays)
+        while steps < _MEASURED_STEPS and (steps < 1 or time.perf_counter() - begin < seconds):
+            if state.step == _WARMUP_STEPS:
+                begin, waited = time.perf_counter(), loader.wait_seconds
+            losses, _ = train_step(state, batches, _RATE, config.TRAIN.WEIGHT_DECAY)
+            loss = float(losses[-1]["loss"])  # waits for the device
+            if not np.isfinite(loss):
+                raise ValueError(
+                    f"the loss of a first step is {loss}; check the data, DATA.IMAGENET_STD and TRAIN.BASE_LR"
+                )
+            state.step += 1
+            steps = max(0, state.step - _WARMUP_STEPS)
+        duration, waited = (time.perf_counter() - begin) / steps, (loader.wait_seconds - waited) / steps
+    if is_gpu:
+        peak, where = paddle.device.cuda.max_memory_allocated(), "GPU memory"
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "memory of the process"
+    return StepReport(duration, waited, sampler.step_size, peak, where, loss)
+
+
+def training_seconds(config: CfgNode, step: StepReport, train_images: int, val_images: int) -> float:
+    """The time of a whole training on one device: its steps and its evaluations.
+
+    Args:
+        config: of the run.
+        step: of `dry_step`.
+        train_images, val_images: numbers of images.
+    """
+    steps_per_epoch = build_train_sampler(config, train_images).steps_per_epoch
+    steps = run_length(config, steps_per_epoch)
+    evaluations = -(-steps // steps_per_epoch // config.VALIDATE_FREQ)
+    evaluated = evaluations * val_images * _EVALUATION_SHARE / step.images
+    return (steps + evaluated) * step.seconds
 
 
 def settings_without_effect(task: Task) -> list[str]:

@@ -49,12 +49,12 @@ def test_folders_without_classes_or_images_are_refused(tmp_path):
 
 
 def test_what_is_left_out_is_named(tmp_path):
-    make(tmp_path, "cat/a.jpg", "cat/b.heic", "cat/notes.txt", "cat/c.HEIC", "d.jpg")
+    make(tmp_path, "cat/a.jpg", "cat/b.mov", "cat/notes.txt", "cat/c.MOV", "d.jpg")
     notes = read_class_folders(tmp_path).notes
     assert len(notes) == 2
     assert (
         "3 file(s) left out" in notes[0]
-        and "2 .heic (cat/" in notes[0]
+        and "2 .mov (cat/" in notes[0]
         and "1 .txt (cat/notes.txt)" in notes[0]
     )
     assert notes[1].endswith("1 image(s) left out, in no class folder: d.jpg")
