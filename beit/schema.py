@@ -313,6 +313,9 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.MIXUP_SWITCH_PROB": Key(0.5, number(0.0, 1.0), "probability of cutmix when both are on"),
     "TRAIN.MIXUP_MODE": Key("batch", text("batch", "pair", "elem"), "one draw per batch, pair or element"),
     "TRAIN.SMOOTHING": Key(0.1, number(0.0, 1.0), "label smoothing"),
+    "TRAIN.LOSS": Key("ce", text("ce", "bce"), "classification: cross entropy, or binary cross entropy of each class (timm, DeiT III)"),
+    "TRAIN.BCE_THRESHOLD": Key(None, optional(number(0.0, 1.0)), "bce: targets above it become 1, the others 0 (DeiT III: 0); None: smoothed and mixed targets as they are"),
+    "TRAIN.BCE_SUM": Key(False, flag, "bce: sum over the classes instead of their mean"),
     # ---- tokenizer
     "TOKENIZER.TYPE": Key("vqkd", text("vqkd", "dall-e"), "what turns images into token ids: VQ-KD (BEiT v2) or DALL-E's dVAE (BEiT v1)"),
     "TOKENIZER.PRETRAINED": Key(None, optional_path, "weights of the tokenizer (of DALL-E: the encoder)"),

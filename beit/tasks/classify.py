@@ -13,9 +13,13 @@ from beit.beit import build_beit
 from beit.cpu import split_batch
 from beit.data.batch_transforms import erase
 from beit.data.dataset import ImageDataset, bad_images_file, build_dataset
-from beit.data.mixup import build_mixup
+from beit.data.mixup import build_mixup, soft_targets
 from beit.models.views import view_logits
-from beit.tasks.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
+from beit.tasks.losses import (
+    binary_cross_entropy,
+    label_smoothing_cross_entropy,
+    soft_target_cross_entropy,
+)
 from beit.tasks.metrics import classification_metrics, classification_sums
 from beit.tasks.previews import denormalize, tile
 from beit.tasks.task import PREVIEW_IMAGES, Batch, Sums, Task, require_classes
@@ -48,16 +52,27 @@ class Classify(Task):
         """`loss`, and the `accuracy` of the batch in percent."""
         images, labels = self.normalize(batch["image"]), batch["label"]
         images = erase(images, batch["erase"], self.config.TRAIN.RANDOM_ERASE_MODE)
-        if self.mixup is None:
-            logits = self.model(images)
-            loss = label_smoothing_cross_entropy(logits, labels, self.config.TRAIN.SMOOTHING)
-        else:
+        targets = None
+        if self.mixup is not None:
             images, targets = self.mixup(images, labels, rng)
-            logits = self.model(images)
-            loss = soft_target_cross_entropy(logits, targets)
+        logits = self.model(images)
+        loss = self._loss(logits, labels, targets)
         # A mixed image counts as correct if the model predicts its own label, not that of the image mixed in.
         correct = (logits.argmax(-1) == labels).astype("float32").mean()
         return {"loss": loss, "accuracy": 100.0 * correct.detach()}
+
+    def _loss(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        """The loss that `TRAIN.LOSS` names, for the targets of mixup or for smoothed labels."""
+        train = self.config.TRAIN
+        if train.LOSS == "bce":
+            if targets is None:
+                targets = soft_targets(labels, self.config.MODEL.NUM_CLASSES, train.SMOOTHING)
+            return binary_cross_entropy(
+                logits, targets, threshold=train.BCE_THRESHOLD, sum_classes=train.BCE_SUM
+            )
+        if targets is None:
+            return label_smoothing_cross_entropy(logits, labels, train.SMOOTHING)
+        return soft_target_cross_entropy(logits, targets)
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """`count`, `top1`, `top5` and `loss`, see `classification_sums`."""

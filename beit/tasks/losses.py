@@ -33,6 +33,34 @@ def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         return (paddle.logsumexp(logits, axis=-1) - (targets * logits).sum(axis=-1)).mean()
 
 
+def binary_cross_entropy(
+    logits: Tensor, targets: Tensor, *, threshold: float | None = None, sum_classes: bool = False
+) -> Tensor:
+    """Mean over batch and classes of the binary cross entropy of each class by itself, a 0-d float32 tensor.
+
+    Source: timm 1.0.31 `BinaryCrossEntropy`; DeiT III (arXiv 2204.07118) uses it with threshold 0 on mixed targets.
+
+    Args:
+        logits: `[B, K]`, of any floating-point type.
+        targets: `[B, K]`, in [0, 1].
+        threshold: targets above it become 1, the others 0; None keeps them.
+        sum_classes: add up the classes instead of their mean.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if logits.ndim != 2 or list(logits.shape) != list(targets.shape):
+        raise ValueError(
+            f"Binary targets need logits and targets [B, K]; got {list(logits.shape)} and {list(targets.shape)}"
+        )
+    with paddle.amp.auto_cast(enable=False):
+        logits, targets = logits.astype("float32"), targets.astype("float32")
+        if threshold is not None:
+            targets = (targets > threshold).astype("float32")
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return losses.sum(axis=-1).mean() if sum_classes else losses.mean()
+
+
 def segmentation_cross_entropy(logits: Tensor, labels: Tensor, ignore_label: int = 255) -> Tensor:
     """Sum of the cross entropies of all labeled pixels, divided by the number of all pixels; 0-d float32.
 

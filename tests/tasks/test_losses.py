@@ -6,7 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.tasks.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
+from beit.data.mixup import soft_targets
+from beit.tasks.losses import binary_cross_entropy, label_smoothing_cross_entropy, soft_target_cross_entropy
 
 
 def log_softmax(x):
@@ -76,3 +77,35 @@ def test_invalid_arguments_are_refused():
         label_smoothing_cross_entropy(logits, paddle.zeros([3], "int64"), 0.1)
     with pytest.raises(ValueError, match=r"smoothing 1.0 is not in \[0, 1\)"):
         label_smoothing_cross_entropy(logits, paddle.zeros([2], "int64"), 1.0)
+
+
+TIMM_BCE = {
+    (None, False): (0.9363810420036316, 0.9558127522468567),
+    (None, True): (3.7455241680145264, 3.823251485824585),
+    (0.0, False): (0.8838832974433899, 0.8838832974433899),
+    (0.0, True): (3.5355329513549805, 3.5355329513549805),
+    (0.3, False): (0.9601265788078308, 0.9601265788078308),
+    (0.3, True): (3.840505838394165, 3.840505838394165),
+}
+"""(threshold, sum): timm 1.0.31's `BinaryCrossEntropy(smoothing, target_threshold, sum_classes=...)(logits, targets)` for
+soft targets, and for the labels 0, 3, 1 with smoothing 0.1."""
+
+
+@pytest.mark.parametrize(("options", "expected"), TIMM_BCE.items())
+def test_binary_cross_entropy_is_that_of_timm(options, expected):
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((3, 4)).astype(np.float32) * 2
+    targets = np.abs(rng.standard_normal((3, 4))).astype(np.float32)
+    targets /= targets.sum(1, keepdims=True)
+    smoothed = soft_targets(paddle.to_tensor([0, 3, 1]), 4, 0.1)
+    threshold, sum_classes = options
+    found = [
+        float(binary_cross_entropy(paddle.to_tensor(logits), t, threshold=threshold, sum_classes=sum_classes))
+        for t in (paddle.to_tensor(targets), smoothed)
+    ]
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_binary_cross_entropy_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"got \[2, 3\] and \[2\]"):
+        binary_cross_entropy(paddle.zeros([2, 3]), paddle.zeros([2]))

@@ -275,6 +275,7 @@ EFFECTS: list[dict[str, Any]] = [
     {"TRAIN__MIXUP_SWITCH_PROB": 0.0},
     {"TRAIN__MIXUP_MODE": "elem"},
     {"TRAIN__SMOOTHING": 0.0},
+    {"TRAIN__LOSS": "bce"},
     {"TRAIN__LAST_EPOCH": 1},
     {"MODEL__DROPPATH": 0.0},
     {"DATA__INTERPOLATION": "bilinear"},
