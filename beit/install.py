@@ -59,7 +59,7 @@ def check_paddle() -> None:
     else:
         return
     raise PaddleError(
-        f"{problem}. Install it for the CPU, or for NVIDIA GPUs (cu118, cu126, cu129 or cu130, see README.md):\n"
+        f"{problem}. Install it for the CPU, or for NVIDIA GPUs (cu118, cu126, cu129 or cu130, see docs/manual.md):\n"
         f"  {CPU_LINE}\n"
         f"  {GPU_LINE}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import re
 import shutil
 import subprocess
@@ -17,8 +18,8 @@ BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_w
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory):
-    """Names of the files in a wheel that is built from a copy of the checkout."""
+def wheel(tmp_path_factory):
+    """A wheel that is built from a copy of the checkout."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -29,8 +30,28 @@ def names(tmp_path_factory):
         cwd=source, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    with zipfile.ZipFile(next(target.iterdir())) as wheel:
-        return {name for name in wheel.namelist() if ".dist-info/" not in name}
+    return next(target.iterdir())
+
+
+@pytest.fixture(scope="module")
+def names(wheel):
+    """Names of the files in the wheel."""
+    with zipfile.ZipFile(wheel) as content:
+        return {name for name in content.namelist() if ".dist-info/" not in name}
+
+
+def test_the_metadata_is_complete(wheel):
+    with zipfile.ZipFile(wheel) as content:
+        name = next(name for name in content.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(content.read(name))
+    assert metadata["Summary"] and metadata["Author"] and "BEiT" in metadata["Keywords"]
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert any(url.startswith("Paper,") for url in metadata.get_all("Project-URL"))
+    classifiers = metadata.get_all("Classifier")
+    versions = [entry.rpartition(" ")[2] for entry in classifiers if "Python :: 3." in entry]
+    assert versions == ["3.10", "3.11", "3.12", "3.13"]
+    assert metadata["Requires-Python"] == ">=3.10"
 
 
 def test_the_wheel_holds_the_modules_the_configs_and_the_lists(names):
