@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import colorsys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,17 +36,14 @@ def make_figure(rows: int, columns: int, width: float, height: float) -> tuple[F
         rows, columns: of axes.
         width, height: of the figure, inches.
     """
-    from matplotlib.figure import Figure  # here, because the import takes a second
-
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="tight")
+    figure = _figure_class()(figsize=(width, height), dpi=_DPI, layout="tight")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a matplotlib figure as PNG; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _fonts(figure):
-        figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=_DPI)
     return path
 
 
@@ -76,25 +73,40 @@ def figure_pixels(figure: Figure) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
-    with _fonts(figure):
-        canvas.draw()
+    canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 
 
-@contextmanager
-def _fonts(figure: Figure) -> Iterator[None]:
-    """In this block the texts of the figure are drawn with fonts that have their characters."""
+@cache
+def _figure_class() -> type[Figure]:
+    from matplotlib.figure import Figure  # here, because the import takes a second
     from matplotlib.text import Text
 
-    with warnings.catch_warnings():
-        # `families` warns once, and says what to do.
-        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
-        figure.draw_without_rendering()  # creates the labels of the axes
-        texts = [artist for artist in figure.findobj(Text) if artist.get_text()]
-        names = families(text.get_text() for text in texts)
-        for text in texts:
-            text.set_fontfamily(names)
-        yield
+    class FigureInAnyScript(Figure):
+        """Draws its texts with fonts that have their characters, whoever saves or shows it."""
+
+        _is_measured = False
+
+        def draw(self, renderer: Any) -> None:
+            with warnings.catch_warnings():
+                # `families` warns once, and says what to do.
+                warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+                if not self._is_measured:
+                    self._choose_fonts()
+                super().draw(renderer)
+
+        def _choose_fonts(self) -> None:
+            self._is_measured = True
+            try:
+                self.draw_without_rendering()  # creates the labels of the axes
+            finally:
+                self._is_measured = False
+            texts = [artist for artist in self.findobj(Text) if artist.get_text()]
+            names = families(text.get_text() for text in texts)
+            for text in texts:
+                text.set_fontfamily(names)
+
+    return FigureInAnyScript
 
 
 def index_color(index: int) -> tuple[int, int, int]:

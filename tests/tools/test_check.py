@@ -12,7 +12,7 @@ from PIL import Image
 from beit.data.check import check_split, overlap, shortened
 from beit.tasks import TASKS
 from beit.tools import check
-from beit.train.step_check import dry_step, settings_without_effect
+from beit.train.step_check import StepReport, dry_step, settings_without_effect, training_seconds
 from tests.tiny import TINY, options, tiny_config, write_dataset
 
 
@@ -105,3 +105,25 @@ def test_a_loss_that_is_not_finite_is_refused(data, tmp_path):
 def test_more_devices_make_a_larger_batch(data, tmp_path, capsys):
     assert run(data, tmp_path, "--skip-pictures", "--skip-step", "--ranks", "3") == 0
     assert "total batch 12 = 3 device(s) x 4 x 1" in capsys.readouterr().out
+
+
+def test_the_time_of_a_training_counts_steps_and_evaluations(tmp_path):
+    step = StepReport(seconds=0.5, wait_seconds=0.0, images=4, peak_bytes=0, where="", loss=1.0)
+    config = tiny_config(tmp_path, VALIDATE_FREQ=2, TRAIN__NUM_EPOCHS=6)
+    assert training_seconds(config, step, 24, 0) == 6 * 6 * 0.5
+    assert training_seconds(config, step, 24, 48) == 6 * 6 * 0.5 + 3 * 48 / 3 / 4 * 0.5
+
+
+def test_check_prints_the_time_of_the_whole_training(data, tmp_path, capsys):
+    run(data, tmp_path, "--skip-pictures")
+    shown = capsys.readouterr().out
+    assert "training on one device of this machine takes about" in shown
+    assert "% of it waiting for data" in shown
+
+
+def test_the_trial_hardly_changes_the_weights(data, tmp_path):
+    task = TASKS["classify"](tiny_config(data, tmp_path, TRAIN__MODEL_EMA=True))
+    before = task.model.head.weight.numpy().copy()
+    report = dry_step(task, task.dataset("train"))
+    assert report.seconds > 0 and 0 <= report.wait_seconds <= report.seconds and report.images == 4
+    np.testing.assert_allclose(task.model.head.weight.numpy(), before, atol=1e-4)
