@@ -215,8 +215,6 @@ def _check_relations(values: Mapping[str, Any]) -> None:
             f"TRAIN.FREEZE_LAYERS = {values['TRAIN.FREEZE_LAYERS']}, expected at most MODEL.DEPTH + 1 = "
             f"{values['MODEL.DEPTH'] + 1} (embedding and blocks; the head stays trainable)"
         )
-    if values["TRAIN.LOSS"] == "bce" and values["TASK"] != "classify":
-        raise ValueError(f"TRAIN.LOSS = bce is for TASK: classify, not {values['TASK']}")
     for key in ("TRAIN.BCE_THRESHOLD", "TRAIN.BCE_SUM"):
         if values[key] != SCHEMA[key].default and values["TRAIN.LOSS"] != "bce":
             raise ValueError(f"{key} = {values[key]} needs TRAIN.LOSS = bce; it is {values['TRAIN.LOSS']}")

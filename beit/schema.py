@@ -378,6 +378,7 @@ SCHEMA: dict[str, Key] = {
     "TEST.SCALES": Key((1.0,), several(number(0.01)), "factors on RESIZE_LIMITS whose probabilities are averaged"),
     "TEST.FLIP": Key(False, flag, "classification and segmentation: average with the mirrored image"),
     "TEST.CROPS": Key(1, one_of(1, 5), "classification: 5 averages the probabilities of the four corners and the center; with FLIP ten crops. The margins are those that DATA.CROP_PCT or RESIZE leaves"),
+    "TEST.CLASS_SUBSET": Key(False, flag, "classification: the validation images may be of some of the classes, which are matched by name; the other outputs do not take part (ImageNet-A, -R)"),
     # ---- run
     "SAVE": Key("./output", path, "output folder: logs, config, checkpoints"),
     "SAVE_FREQ": Key(1, integer(1), "epochs between kept checkpoints"),

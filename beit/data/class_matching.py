@@ -42,15 +42,32 @@ class KnownClasses:
             ValueError: the names differ, or cannot be matched because names occur twice.
         """
         own, wanted = self._comparable(data)
-        by_name: dict[str, set[int]] = {}
-        for k, name in enumerate(own):
-            for spelling in _spellings(name):
-                by_name.setdefault(spelling, set()).add(k)
-        order = [_find(by_name, name, k) for k, name in enumerate(wanted)]
+        order = self._match(own, wanted)
         if None in order or len(set(order)) != len(own):
             raise ValueError(self._describe(own, wanted))
         matched = tuple(k for k in order if k is not None)
         return None if matched == tuple(range(len(own))) else matched
+
+    def outputs(self, data: Sequence[str]) -> tuple[int, ...]:
+        """The output of each class of the data, which may have some of the classes only; names are equal as in `order`.
+
+        Args:
+            data: names of the classes in the order of the labels of the data.
+
+        Raises:
+            ValueError: a class of the data is not one of the head, or cannot be told from another one.
+        """
+        own, wanted = self._comparable(data)
+        found = self._match(own, wanted)
+        unknown = [data[k] for k, output in enumerate(found) if output is None]
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} classes of the data ({shortened_list(unknown)}) are not classes of {self.source}"
+            )
+        matched = tuple(k for k in found if k is not None)
+        if len(set(matched)) != len(matched):
+            raise ValueError(f"classes of the data have the same name in {self.source}")
+        return matched
 
     def relabel(self, images: ImageList) -> ImageList:
         """The images with the labels and the class names of the head; unchanged where they have no class names.
@@ -78,6 +95,15 @@ class KnownClasses:
             f"{data[label]!r} is label {label} of the data and output {order[label]}"
         )
 
+    @staticmethod
+    def _match(own: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
+        """The output of each wanted name; None for one that is unknown or stands for several."""
+        by_name: dict[str, set[int]] = {}
+        for k, name in enumerate(own):
+            for spelling in _spellings(name):
+                by_name.setdefault(spelling, set()).add(k)
+        return [_find(by_name, name, k) for k, name in enumerate(wanted)]
+
     def _comparable(self, data: Sequence[str]) -> tuple[list[str], list[str]]:
         """Names of the head and of the data, both as synsets or both as words."""
         own: Sequence[str]
@@ -85,7 +111,9 @@ class KnownClasses:
             own = synsets(self.names) if set(data) <= set(synsets(self.names)) else names_of_list(self.names)
         else:
             own = self.names
-        if set(own) != set(data):  # otherwise keep synsets: two ImageNet classes have the same words (crane)
+        if not set(data) <= set(
+            own
+        ):  # otherwise keep synsets: two ImageNet classes have the same words (crane)
             own, data = from_synsets(own), from_synsets(data)
         return [_composed(name) for name in own], [_composed(name) for name in data]
 
@@ -96,7 +124,8 @@ class KnownClasses:
         return (
             f"the {len(data)} classes of the data ({listed(data, own)}) are not the {len(own)} classes of {self.source} "
             f"({listed(own, data)}). Name them alike, choose the data or the weights that belong together, or say "
-            "`-opts DATA.MATCH_CLASS_NAMES False` to take label k for output k whatever the names are"
+            "`-opts DATA.MATCH_CLASS_NAMES False` to take label k for output k whatever the names are, or `TEST.CLASS_SUBSET "
+            "True` to evaluate on some of the classes"
         )
 
 

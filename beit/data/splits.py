@@ -52,9 +52,11 @@ def open_split(config: CfgNode, split: Split) -> ImageList:
     Raises:
         FileNotFoundError: the data folder, the list file, the class folders or the data files do not exist.
         ValueError: bad data (`read_list_file`, `read_class_folders`, `read_webdataset`, `read_parquet`, `read_cifar`),
-            classes that differ between the splits, or another number of classes than MODEL.NUM_CLASSES.
+            classes that differ between the splits, or another number of classes than MODEL.NUM_CLASSES (with
+            TEST.CLASS_SUBSET "val" may have any number).
     """
-    return _open_labeled(config, split, config.MODEL.NUM_CLASSES)
+    is_subset = split == "val" and config.TEST.CLASS_SUBSET
+    return _open_labeled(config, split, None if is_subset else config.MODEL.NUM_CLASSES)
 
 
 def count_classes(config: CfgNode) -> int:
@@ -193,7 +195,8 @@ def _check_count(folder: Path, class_names: Sequence[str], num_classes: int | No
     if num_classes is not None and len(class_names) != num_classes:
         raise ValueError(
             f"{folder} has {len(class_names)} class folders for MODEL.NUM_CLASSES={num_classes}; "
-            f"say `-opts MODEL.NUM_CLASSES {len(class_names)}`"
+            f"say `-opts MODEL.NUM_CLASSES {len(class_names)}`, or to evaluate on some of the classes of a model "
+            "`-opts TEST.CLASS_SUBSET True`"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+import paddle
 from paddle import Tensor
 from yacs.config import CfgNode
 
@@ -35,6 +36,8 @@ class Classify(Task):
     """
 
     uses_engine = True
+    outputs: tuple[int, ...] | None = None
+    """Outputs that take part in the evaluation, in the order of the labels; None for all."""
 
     def __init__(self, config: CfgNode) -> None:
         super().__init__()
@@ -46,7 +49,18 @@ class Classify(Task):
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
         """Images with class labels: augmented for "train", `TEST.CROPS` crops of each for "val"."""
         bad_images, crops = bad_images_file(self.config, split), self.config.TEST.CROPS
-        return build_dataset(self.config, split, bad_images=bad_images, classes=self.classes, crops=crops)
+        is_subset = split == "val" and self.config.TEST.CLASS_SUBSET
+        classes = None if is_subset else self.classes
+        dataset = build_dataset(self.config, split, bad_images=bad_images, classes=classes, crops=crops)
+        if is_subset:
+            names = dataset.images.class_names
+            if self.classes is None or names is None:
+                raise ValueError(
+                    "TEST.CLASS_SUBSET True needs class names of the weights and of the data: class folders, or data "
+                    "files that name their classes, and DATA.MATCH_CLASS_NAMES True"
+                )
+            self.outputs = self.classes.outputs(names)
+        return dataset
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """`loss`, and the `accuracy` of the batch in percent."""
@@ -80,12 +94,22 @@ class Classify(Task):
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits `[B, K]` of an evaluation batch, averaged over the views of `TEST.CROPS` and `TEST.FLIP`."""
-        flip = self.config.TEST.FLIP
-        if self.engine is not None:
-            return view_logits(self.engine, self.normalize(batch["image"]), flip=flip)
+        flip, engine = self.config.TEST.FLIP, self.engine
+        if engine is not None:
+            return view_logits(
+                lambda images: self._chosen(engine(images)), self.normalize(batch["image"]), flip=flip
+            )
         return split_batch(
-            lambda images: view_logits(self.model, self.normalize(images), flip=flip), batch["image"]
+            lambda images: view_logits(
+                lambda view: self._chosen(self.model(view)), self.normalize(images), flip=flip
+            ),
+            batch["image"],
         )
+
+    def _chosen(self, logits: Tensor) -> Tensor:
+        if self.outputs is None:
+            return logits
+        return paddle.index_select(logits, paddle.to_tensor(self.outputs), axis=1)
 
     def metrics(self, sums: Sums) -> dict[str, float]:
         """`top1` and `top5` in percent, `loss` and `count`."""

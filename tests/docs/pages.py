@@ -246,6 +246,9 @@ def _imagenet(root: Path, rng: np.random.Generator) -> None:
     write_tar(root / "imagenet" / "ILSVRC2012_img_val.tar", {f"{name}.JPEG": data for name in val})
     rows = "".join(f"{name},{names[7]} 1 2 3 4\n" for name in val)
     (root / "imagenet" / "LOC_val_solution.csv").write_text(f"ImageId,PredictionString\n{rows}")
+    for name in (names[900], names[7]):
+        (root / "imagenet-r" / "val" / name).mkdir(parents=True)
+        (root / "imagenet-r" / "val" / name / "art.jpg").write_bytes(data)
     write_tar(root / "shards" / "imagenet1k-validation-00.tar", {"x.jpg": data, "x.cls": b"7"})
     pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow (extra: parquet)")
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow (extra: parquet)")

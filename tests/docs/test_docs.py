@@ -62,7 +62,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     ),
     "imagenet": (
         "imagenet/train_list.txt", "output/lists/eval.json", "output/webdataset/eval.json", "output/parquet/eval.json",
-        "output/cifar/model.pdparams", "small/data/validation-00000-of-00001.parquet",
+        "output/cifar/model.pdparams", "small/data/validation-00000-of-00001.parquet", "output/imagenet-r/eval.json",
     ),
     "pretraining": (
         "output/v1/model.pdparams", "output/v1-pictures", "output/tokens.npy", "output/v2/model.pdparams", "output/codes",

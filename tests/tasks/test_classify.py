@@ -1,14 +1,20 @@
-"""The losses of fine-tuning as the config chooses them."""
+"""The losses of fine-tuning as the config chooses them, and evaluation on some of the classes."""
 
 from __future__ import annotations
 
 import numpy as np
 import paddle
 import pytest
+from PIL import Image
 
+import beit
+from beit.beit import build_beit
+from beit.config import dump
+from beit.data.class_matching import KnownClasses
 from beit.data.mixup import soft_targets
 from beit.tasks.classify import Classify
 from beit.tasks.losses import binary_cross_entropy
+from beit.tasks.task_keys import unread_keys
 from tests.tiny import QUIET, randomize, tiny_config
 
 LABELS = [0, 2, 1, 1]
@@ -60,10 +66,76 @@ def test_binary_cross_entropy_of_mixed_targets():
     [
         ({"TRAIN__BCE_THRESHOLD": 0.0}, "TRAIN.BCE_THRESHOLD = 0.0 needs TRAIN.LOSS = bce; it is ce"),
         ({"TRAIN__BCE_SUM": True}, "TRAIN.BCE_SUM = True needs TRAIN.LOSS = bce"),
-        ({"TRAIN__LOSS": "bce", "TASK": "probe"}, "TRAIN.LOSS = bce is for TASK: classify, not probe"),
         ({"TRAIN__LOSS": "focal"}, "expected one of 'ce', 'bce'"),
     ],
 )
 def test_options_of_another_loss_are_refused(keys, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(**keys)
+
+
+def test_another_task_does_not_read_the_loss():
+    lines = unread_keys(tiny_config(TRAIN__LOSS="bce", TASK="probe"))
+    assert [line for line in lines if line.startswith("TRAIN.LOSS = 'bce' has no effect in TASK: probe")]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Weights of a run with the classes ant, bee and cow."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = tiny_config(output=folder)
+    model = randomize(build_beit(config))
+    (folder / "config.yaml").write_text(dump(config))
+    (folder / "class_names.txt").write_text("ant\nbee\ncow\n")
+    paddle.save(model.state_dict(), str(folder / "model.pdparams"))
+    return folder
+
+
+def evaluation(root, weights, names, **options):
+    """Metrics and NumPy's logits and labels for images of the classes `names`."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            for k in range(6):
+                pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{k}.png")
+    predictor = beit.load_predictor(weights)
+    files = sorted((root / "val").rglob("*.png"))
+    images = predictor.tensor([Image.open(file).convert("RGB") for file in files])
+    logits = predictor.model(images).numpy()
+    labels = np.array([sorted(names).index(file.parent.name) for file in files])
+    given = {"data": root, "dataset": "folder", "output": root / "out"} | options
+    return lambda: beit.evaluate(weights, **given).metrics, logits, labels
+
+
+def test_some_classes_of_the_head_are_told_apart_among_themselves(tmp_path, weights):
+    """As ImageNet-A and -R are evaluated: the outputs of the other classes do not take part."""
+    run, logits, labels = evaluation(tmp_path / "data", weights, ("cow", "ant"), test__class_subset=True)
+    metrics, chosen = run(), logits[:, [0, 2]]  # ant, cow
+    assert metrics["count"] == 12 and metrics["top5"] == 100.0
+    assert metrics["top1"] == pytest.approx(100 * (chosen.argmax(-1) == labels).mean())
+    shifted = chosen - np.log(np.exp(chosen).sum(1, keepdims=True))
+    assert metrics["loss"] == pytest.approx(-shifted[np.arange(12), labels].mean(), rel=1e-4)
+    assert (logits.argmax(-1) == 1).any()  # otherwise the third class would not matter
+
+
+def test_a_subset_must_be_allowed_and_known(tmp_path, weights):
+    run, _, _ = evaluation(tmp_path / "a", weights, ("cow", "ant"))
+    with pytest.raises(ValueError, match=r"TEST\.CLASS_SUBSET True"):
+        run()
+    run, _, _ = evaluation(tmp_path / "b", weights, ("cow", "dog"), test__class_subset=True)
+    with pytest.raises(ValueError, match="dog"):
+        run()
+    run, _, _ = evaluation(
+        tmp_path / "c", weights, ("cow", "ant"), test__class_subset=True, match_class_names=False
+    )
+    with pytest.raises(ValueError, match="needs class names of the weights and of the data"):
+        run()
+
+
+def test_synsets_of_imagenet_name_their_outputs():
+    """Both cranes are called crane; their synsets are not."""
+    known = KnownClasses("imagenet-1k", "weights")
+    assert known.outputs(["n03126707", "n02012849", "n01440764"]) == (517, 134, 0)
