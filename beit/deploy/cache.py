@@ -47,7 +47,8 @@ class CachedGraph:
         self.target = folder / _digest(model, output, size)
         if not self._file.is_file():
             with fixed_pools(model):
-                write_onnx(ExportedNetwork(model, output, size=size), self.target, OUTPUTS[output])
+                network = ExportedNetwork(model, output, size=size)
+                write_onnx(network, self.target, OUTPUTS[output], separate_weights=True)
             _remove_old(folder)
         os.utime(self._file)  # the graphs used last are kept
 
@@ -111,6 +112,6 @@ def _remove_old(folder: Path) -> None:
     """Remove all but the `_KEPT` graphs that were used last, with their records."""
     files = sorted(folder.glob("*.onnx"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files[_KEPT:]:
-        for path in (file, file.with_suffix(".json")):
+        for path in (file, *(file.with_suffix(suffix) for suffix in (".bin", ".json"))):
             with contextlib.suppress(FileNotFoundError):  # another process removed it
                 path.unlink()

@@ -58,19 +58,27 @@ def graph_file(target: Path) -> Path:
     raise FileNotFoundError(f"{target}.json does not exist, and neither does {target.name}.pdmodel")
 
 
-def write_onnx(network: ExportedNetwork, target: Path, outputs: Sequence[str]) -> Path:
+def write_onnx(
+    network: ExportedNetwork, target: Path, outputs: Sequence[str], *, separate_weights: bool = False
+) -> Path:
     """Write a network as ONNX with a free batch size; the file, `target` + `.onnx`.
 
     Args:
         network: made for this call, because tracing replaces its `forward`.
         target: path without extension.
         outputs: names to give to its results, in order.
+        separate_weights: write the weights into `target` + `.bin`, which engines map into memory.
 
     Raises:
         ValueError: onnx is not installed, or the graph has an operator that is not translated.
     """
     file = target.with_suffix(".onnx")
-    model = build_onnx(network, input_spec(network), outputs)
+    if separate_weights:
+        weights = target.with_suffix(".bin")
+        with replacing(weights) as data:
+            model = build_onnx(network, input_spec(network), outputs, data=data, data_name=weights.name)
+    else:
+        model = build_onnx(network, input_spec(network), outputs)
     with replacing(file) as stream:
         stream.write(model.SerializeToString())
     return file

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import paddle
+
+_ALIGNMENT = 4096  # of weights in a file, so that engines can map them into memory
 
 
 class Graph:
@@ -14,13 +16,17 @@ class Graph:
 
     Args:
         weights: parameters and buffers of the network by Paddle's names.
+        data: open file that takes the values of the weights; None to keep them in the graph.
+        data_name: name of that file, relative to the graph's.
     """
 
-    def __init__(self, weights: dict[str, paddle.Tensor]) -> None:
+    def __init__(
+        self, weights: dict[str, paddle.Tensor], data: BinaryIO | None = None, data_name: str = ""
+    ) -> None:
         from onnx import helper, numpy_helper
 
         self._helper, self._to_proto = helper, numpy_helper.from_array
-        self._weights = weights
+        self._weights, self._data, self._data_name = weights, data, data_name
         self._names: dict[Any, str | list[str]] = {}  # of Paddle's values; a list for a list of tensors
         self._arrays: dict[str, np.ndarray] = {}  # small constants, which attributes of later nodes need
         self._known: dict[
@@ -55,8 +61,24 @@ class Graph:
     def weight(self, operator: Any) -> str:
         """Add a parameter or buffer of the network."""
         name = operator.attrs()["parameter_name"]
-        self.constants[name] = self._to_proto(self._weights[name].numpy(), name)
+        array = self._weights[name].numpy()
+        self.constants[name] = (
+            self._to_proto(array, name) if self._data is None else self._external(self._data, array, name)
+        )
         return name
+
+    def _external(self, file: BinaryIO, array: np.ndarray, name: str) -> Any:
+        """Write an array into the data file, and describe where it is."""
+        from onnx import TensorProto
+
+        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+        place = {"location": self._data_name, "offset": str(file.tell()), "length": str(array.nbytes)}
+        file.write(np.ascontiguousarray(array).data.cast("B"))
+        tensor = TensorProto(name=name, dims=array.shape, data_location=TensorProto.EXTERNAL)
+        tensor.data_type = self._helper.np_dtype_to_tensor_dtype(array.dtype)
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=value)
+        return tensor
 
     def constant(self, values: Any, dtype: Any = np.int64) -> str:
         """Add a constant array, or take the equal one that is there already."""

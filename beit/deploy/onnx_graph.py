@@ -7,7 +7,7 @@ missing in `OPERATORS` is an error that names it. Only the `onnx` package is nee
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import paddle
 from paddle import nn
@@ -20,14 +20,23 @@ _IR_VERSION = 8  # that of opset 17; onnx would write its newest, which earlier 
 _NO_ONNX = 'ONNX graphs need onnx, which is not installed: pip install "beit-paddle[onnx]"'
 
 
-def build_onnx(network: nn.Layer, spec: paddle.static.InputSpec, outputs: Sequence[str]) -> Any:
-    """The ONNX model (`onnx.ModelProto`) of a network in evaluation mode, with its weights.
+def build_onnx(
+    network: nn.Layer,
+    spec: paddle.static.InputSpec,
+    outputs: Sequence[str],
+    *,
+    data: BinaryIO | None = None,
+    data_name: str = "",
+) -> Any:
+    """The ONNX model (`onnx.ModelProto`) of a network in evaluation mode.
 
     Args:
         network: takes one tensor and returns a tensor or a tuple of tensors. Tracing replaces its `forward`, so
             pass a layer that is made for this purpose.
         spec: name, shape and type of the input; an axis of size None stays free.
         outputs: names to give to the results, in order.
+        data: open file that takes the values of the weights, which engines map into memory; None to keep them in the model.
+        data_name: name of that file, relative to the model's.
 
     Raises:
         ValueError: onnx is not installed, or the graph has an operator that cannot be translated.
@@ -39,7 +48,7 @@ def build_onnx(network: nn.Layer, spec: paddle.static.InputSpec, outputs: Sequen
     traced = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
     program = traced.forward.concrete_program
     weights = {tensor.name: tensor for tensor in (*network.parameters(), *network.buffers())}
-    graph = Graph(weights)
+    graph = Graph(weights, data, data_name)
     for operator in program.main_program.global_block().ops:
         name = operator.name()
         if name not in OPERATORS:
@@ -59,5 +68,6 @@ def build_onnx(network: nn.Layer, spec: paddle.static.InputSpec, outputs: Sequen
         opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
     )
-    onnx.checker.check_model(model)
+    if data is None:  # the check needs the values
+        onnx.checker.check_model(model)
     return model

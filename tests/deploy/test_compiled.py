@@ -147,7 +147,7 @@ def test_the_graphs_used_last_stay(tmp_path):
     import os
 
     for number in range(8):
-        for suffix in (".onnx", ".json"):
+        for suffix in (".onnx", ".bin", ".json"):
             (tmp_path / f"{number}{suffix}").write_text("x")
         os.utime(tmp_path / f"{number}.onnx", (number, number))
     _remove_old(tmp_path)

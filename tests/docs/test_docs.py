@@ -41,6 +41,7 @@ NOT_RUN: dict[str, str] = {
     "CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 python main_multi_gpu.py": "needs eight GPUs and ImageNet",
     "python main_multi_gpu.py -cfg=configs/tokenizer/": "needs eight GPUs and ImageNet",
     "python main_multi_gpu.py -cfg=configs/probe/": "needs eight GPUs and ImageNet",
+    "python -m beit bench infer --model beit_base_patch16_224": "measures for many minutes; tests/bench runs every mode",
     "python -m beit bench train": "measures for many minutes; tests/bench runs every mode",
     "python -m beit predict beit_base_patch16_224 ": "downloads weights; tests/tools/test_predict.py predicts with others",
     "python -m beit serve": "serves until it is ended; tests/tools/test_serve.py opens the page in a browser",
