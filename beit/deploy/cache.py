@@ -45,7 +45,7 @@ class CachedGraph:
         folder = cache_folder() / "graphs"
         folder.mkdir(parents=True, exist_ok=True)
         self.target = folder / _digest(model, output, size)
-        if not self._file.is_file():
+        if not (self._file.is_file() and self.target.with_suffix(".bin").is_file()):
             with fixed_pools(model):
                 network = ExportedNetwork(model, output, size=size)
                 write_onnx(network, self.target, OUTPUTS[output], separate_weights=True)

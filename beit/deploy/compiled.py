@@ -70,7 +70,11 @@ class CompiledModel:
         if name != "paddle":
             try:
                 self._open(name, output)
-            except (ValueError, OSError) as error:
+            except (
+                ValueError,
+                OSError,
+                RuntimeError,
+            ) as error:  # OpenVINO raises the last for files it cannot read
                 if engine != AUTO:
                     raise
                 name, reason = "paddle", str(error)

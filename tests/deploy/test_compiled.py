@@ -143,6 +143,26 @@ def test_the_digest_covers_all_that_a_graph_holds():
     assert len({first, *others}) == 6
 
 
+def test_a_graph_is_written_once_and_again_if_its_weights_are_gone(tmp_path, monkeypatch):
+    written = []
+
+    def write(network, target, outputs, *, separate_weights):
+        assert network.model is MODEL and outputs == ("logits",) and separate_weights
+        written.append(target)
+        for suffix in (".onnx", ".bin"):
+            target.with_suffix(suffix).write_text("x")
+
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path))
+    monkeypatch.setattr("beit.deploy.cache.find_spec", lambda name: name)
+    monkeypatch.setattr("beit.deploy.cache.version", lambda name: "1")
+    monkeypatch.setattr("beit.deploy.cache.write_onnx", write)
+    first, again = (CachedGraph(MODEL, "logits", SIZE) for _ in range(2))
+    assert written == [first.target] == [again.target] and first.target.parent == tmp_path / "graphs"
+    first.target.with_suffix(".bin").unlink()
+    CachedGraph(MODEL, "logits", SIZE)
+    assert len(written) == 2
+
+
 def test_the_graphs_used_last_stay(tmp_path):
     import os
 
