@@ -104,6 +104,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "upernet_beit_base_patch16_640_pt22k_ft22k": _CLASSIFIER | _UPERNET,
     "beit_large_patch16_224_pt22k_ft1k": _CLASSIFIER,
     "beit_tiny_patch16_224": _CLASSIFIER | _ONE_EPOCH,
+    "own_tiny": _CLASSIFIER | _ONE_EPOCH,
     "beit_tiny_patch16_224_pretrain": _CLASSIFIER | _ONE_EPOCH | _DALLE,
     "beitv2_tiny_patch16_224_pretrain": _CLASSIFIER | _ONE_EPOCH | _VQKD | {"MODEL.EARLY_LAYERS": 1},
     "vqkd_small_data_clip": _CLASSIFIER | _ONE_EPOCH | _VQKD | {
