@@ -13,6 +13,7 @@ import paddle
 from yacs.config import CfgNode
 
 from beit.config import image_hw
+from beit.cpu import tune_cpu
 from beit.data.check import SplitReport, check_split, describe_split, overlap, shortened
 from beit.data.classes_of_data import with_classes_of_data
 from beit.flags import Parser, config_from
@@ -65,7 +66,10 @@ def check(config: CfgNode, given: argparse.Namespace) -> list[str]:
     Raises:
         ValueError, OSError: the data cannot be read at all or the model cannot be built.
     """
-    paddle.set_device(ranks.choose_device(config.DEVICE))
+    device = ranks.choose_device(config.DEVICE)
+    paddle.set_device(device)
+    if device == "cpu":
+        print(tune_cpu())  # as a run does, so that the trial steps take the time of its steps
     config = with_classes_of_data(config)
     task = TASKS[config.TASK](config)
     problems: list[str] = []
