@@ -270,9 +270,8 @@ def test_nonfinite_arrays_are_named_in_order():
     ("name", "tree", "metadata", "text"),
     [
         ("m.bin", STATE, None, "extension must be .pdparams"),
-        ("m.pth", STATE, {"a": "b"}, "only .safetensors holds metadata"),
+        ("m.pth", STATE, {"a": "b"}, "only .safetensors and .pdparams hold metadata"),
         ("m.pth", {"a": {"b": print}}, None, r"a\.b is a builtin_function_or_method"),
-        ("m.pdparams", STATE, {"a": "b"}, "only .safetensors holds metadata"),
         ("m.pdparams", {"f": print}, None, "f is a builtin_function_or_method"),
         ("m.pdparams", {"a": {"b": np.array([None])}}, None, "a.b has dtype object"),
         ("m.pdparams", {"a": {(1, 2): 3}}, None, "a has the key"),
