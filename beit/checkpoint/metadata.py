@@ -97,7 +97,7 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
         header: metadata inside of the file.
         in_model_folder: the weights are those of a folder of timm or transformers.
     Raises:
-        CheckpointError: a JSON file beside the weights is invalid.
+        CheckpointError: a JSON file or the config beside the weights is invalid.
     """
     texts = {key: _json_of_header(header.get(key, "null")) for key in _OWN_KEYS}
     inside = {
@@ -109,7 +109,9 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
     preprocessing, run_notes = None, []
     if _RUN_WEIGHTS.fullmatch(weights.name):
         text = _read_text(weights.with_name(RUN_CONFIG))
-        beside, preprocessing = _read_run_config(text, f"{RUN_CONFIG} beside the weights")
+        beside, preprocessing = _read_run_config(
+            text, f"{RUN_CONFIG} beside the weights", str(weights.with_name(RUN_CONFIG))
+        )
         if trained[1] and preprocessing and not _agree(trained, (beside, preprocessing)):
             run_notes.append(
                 f"{RUN_CONFIG} beside the weights describes another model or preprocessing than they were trained with: "
@@ -175,16 +177,23 @@ def _agree(trained: _RunFacts, beside: _RunFacts) -> bool:
     )
 
 
-def _read_run_config(text: str, source: str) -> _RunFacts:
+def _read_run_config(text: str, source: str, path: str | None = None) -> _RunFacts:
     """What transformers' keys say of the model of a run, and its preprocessing.
 
-    Nothing if the text is empty or belongs to another program.
+    Nothing if the text is empty or belongs to another program, whose configs have no such sections.
+
+    Raises:
+        CheckpointError: the text is no valid YAML, or its values are none of a config.
     """
-    try:
-        config = CfgNode(parse_yaml(text, source))
-        found = preprocessing_of(config)
-    except (AttributeError, AssertionError, TypeError, ValueError):
+    if not re.search("^MODEL:", text, re.MULTILINE):
         return {}, None
+    try:
+        config = CfgNode(parse_yaml(text, path or source))
+        found = preprocessing_of(config)
+    except AttributeError:
+        return {}, None
+    except (AssertionError, TypeError, ValueError) as error:
+        raise CheckpointError(printable(str(error))) from error
     stated = {"image_size": found.image_size, OUT_INDICES: config.MODEL.get("OUT_INDICES")}
     if config.get("TASK") != "tokenizer":  # whose sizes are in TOKENIZER.*
         stated |= {key: config.MODEL.get(name) for key, name in _RUN_KEYS.items()}

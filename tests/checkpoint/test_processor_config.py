@@ -14,6 +14,8 @@ from beit.checkpoint.convert import convert
 from beit.checkpoint.files import write
 from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
+from beit.config import dump
+from beit.containers.errors import CheckpointError
 from beit.data.model_input import build_eval_transform, prepare_image
 from beit.deploy.export import export
 from beit.deploy.runner import load_runner
@@ -229,19 +231,34 @@ def test_a_run_keeps_the_steps_and_runs_of_earlier_versions_are_read(tmp_path):
         DATA__CENTER_CROP=False,
         DATA__CROP_PCT=0.7,
     )
-    (tmp_path / "config.yaml").write_text(config.dump())
+    (tmp_path / "config.yaml").write_text(dump(config))
     found = open_checkpoint(tmp_path).info.preprocessing
     assert (found.resize, found.center_crop, found.source) == (
         (19, 15),
         False,
         "config.yaml beside the weights",
     )
-    earlier = [line for line in config.dump().splitlines(keepends=True) if "CENTER_CROP" not in line]
+    earlier = [line for line in dump(config).splitlines(keepends=True) if "CENTER_CROP" not in line]
     text = "".join(earlier).replace("  RESIZE:\n  - 19\n  - 15\n", "")
     assert "RESIZE:" not in text
     (tmp_path / "config.yaml").write_text(text)
     found = open_checkpoint(tmp_path).info.preprocessing
     assert (found.resize, found.center_crop, found.crop_pct) == (None, True, 0.7)
+
+
+def test_a_damaged_config_of_a_run_is_an_error_and_that_of_another_program_is_not(tmp_path):
+    state = dict(open_checkpoint(write_folder(tmp_path / "hub", "size, all")).state)
+    write(tmp_path / "model.pdparams", state)
+    text = dump(tiny_config(DATA__IMAGE_SIZE=12, MODEL__PATCH_SIZE=4))
+    (tmp_path / "config.yaml").write_text(text.replace("DATA:", "DATA: ]", 1))
+    with pytest.raises(CheckpointError, match="/config.yaml is not a valid YAML file"):
+        open_checkpoint(tmp_path / "model.pdparams")
+    for other in ("", "model:\n  name: beit\n", "MODEL:\n  NAME: beit\n"):
+        (tmp_path / "config.yaml").write_text(other)
+        assert (
+            open_checkpoint(tmp_path / "model.pdparams").info.preprocessing.source
+            != "config.yaml beside the weights"
+        )
 
 
 def test_an_exported_graph_keeps_the_steps(tmp_path):
