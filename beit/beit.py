@@ -159,16 +159,16 @@ class Beit(Loadable, TimmMethods):
             f"{sum(parameter.size for parameter in self.parameters()) / 1e6:.1f} M parameters"
         )
 
-    def forward(self, images: paddle.Tensor, any_size: bool = False) -> paddle.Tensor:
+    def forward(self, images: paddle.Tensor, *, any_size: bool = False) -> paddle.Tensor:
         """Logits `[B, K]` of normalized images `[B, 3, height, width]`; features `[B, D]` without a head.
 
         Args:
             images: normalized, `[B, 3, height, width]`.
             any_size: as in `forward_outputs`.
         """
-        return self.head(self.forward_features(images, any_size))
+        return self.head(self.forward_features(images, any_size=any_size))
 
-    def forward_features(self, images: paddle.Tensor, any_size: bool = False) -> paddle.Tensor:
+    def forward_features(self, images: paddle.Tensor, *, any_size: bool = False) -> paddle.Tensor:
         """Pooled features `[B, D]` of normalized images `[B, 3, height, width]`: what the head classifies.
 
         timm's method of this name returns tokens; those are `forward_outputs(images).last_hidden_state`.

@@ -83,7 +83,7 @@ def test_a_segmentation_model_returns_a_class_map_and_areas(tmp_path):
 
 def test_mistakes(weights, tmp_path):
     with pytest.raises(
-        ValueError, match="features need a classifier or an encoder; this model is of TASK: pretrain"
+        ValueError, match=r"features need the weights of a classifier or an encoder; .* \(TASK: pretrain\)"
     ):
         extract_feat(weights, IMAGE, config=config())
     with pytest.raises(ValueError, match="TASK: pretrain takes its preprocessing"):
