@@ -261,7 +261,7 @@ SCHEMA: dict[str, Key] = {
     "MODEL.DROPOUT": Key(0.0, number(0.0, 1.0), "dropout after embedding, attention projection and MLP"),
     "MODEL.ATTENTION_DROPOUT": Key(0.0, number(0.0, 1.0), "dropout of the attention weights"),
     "MODEL.DROPPATH": Key(0.0, number(0.0, 1.0), "stochastic depth of the last block, linear from 0"),
-    "MODEL.LAYER_NORM_EPS": Key(1e-6, number(0.0), "LayerNorm epsilon; transformers' published files state 1e-12"),
+    "MODEL.LAYER_NORM_EPS": Key(1e-6, number(0.0, 1e-3), "LayerNorm epsilon, at most what Paddle's kernel takes; transformers' published files state 1e-12"),
     "MODEL.INIT_VALUES": Key(0.1, number(0.0), "initial LayerScale (0.1 base, 1e-5 large); 0: none"),
     "MODEL.INIT_SCALE": Key(0.001, number(0.0), "factor on the initial head"),
     "MODEL.USE_ABS_POS_EMB": Key(False, flag, "learned absolute positions"),

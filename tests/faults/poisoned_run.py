@@ -26,6 +26,7 @@ def poison() -> None:
 poison()  # also in the ranks, which import this file again
 
 if __name__ == "__main__":
+    from beit.flags import training_parser
     from beit.train.entry import main
 
-    sys.exit(main("main_multi_gpu.py", single=False))
+    sys.exit(main(training_parser("main_multi_gpu.py"), single=False))
