@@ -213,7 +213,7 @@ class Architecture:
 
     @property
     def image_size(self) -> ImageSize | None:
-        """Of the images whose patches fill the grid."""
+        """Side, or (height, width), in pixels of the images whose patches fill the grid."""
         return as_size([side * self.patch_size for side in self.grid_size]) if self.grid_size else None
 
 
