@@ -277,13 +277,10 @@ def parse_yaml(text: str, path: str) -> dict[Any, Any]:
     Raises:
         ValueError: it is not valid, or holds no sections.
     """
+    # Numbers and dates that are none raise ValueError.
     try:
         content = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: numbers and dates that are none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = printable(" ".join(str(error).split()))
         raise ValueError(f"{path} is not a valid YAML file: {reason}") from None
     if content is None:

@@ -87,10 +87,8 @@ def _characters(file: Path) -> frozenset[str]:
     """The characters that a font has; none if it cannot be read."""
     from matplotlib.ft2font import FT2Font
 
+    # A font that is damaged, or of a form that FreeType does not know, counts as not installed.
     try:
         return frozenset(map(chr, FT2Font(str(file)).get_charmap()))
-    except (
-        OSError,
-        RuntimeError,
-    ):  # damaged, or a form that FreeType does not know: as if it were not installed
+    except (OSError, RuntimeError):
         return frozenset()

@@ -70,11 +70,7 @@ class CompiledModel:
         if name != "paddle":
             try:
                 self._open(name, output)
-            except (
-                ValueError,
-                OSError,
-                RuntimeError,
-            ) as error:  # OpenVINO raises the last for files it cannot read
+            except (ValueError, OSError, RuntimeError) as error:  # the last: OpenVINO's, of unreadable files
                 if engine != AUTO:
                     raise
                 name, reason = "paddle", str(error)

@@ -92,12 +92,11 @@ def write_int8(target: Path) -> Path:
     Raises:
         ValueError: a package that quantizes is not installed.
     """
+    # onnxruntime's quantization imports ml_dtypes, which only its extra [quantization] installs.
     try:
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
-    except (
-        ImportError
-    ) as error:  # also without ml_dtypes, which onnxruntime installs for [quantization] alone
+    except ImportError as error:
         raise ValueError(_NO_ONNX) from error
     source, file = target.with_suffix(".onnx"), target.with_suffix(".int8.onnx")
     graph = onnx.load(str(source)).graph
