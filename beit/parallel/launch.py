@@ -94,26 +94,29 @@ def _stop_with_launcher(grace: float) -> None:
 
 def _supervise(processes: list[Any], errors: list[Any], grace: float) -> int:
     received: list[int] = []
+    running = {process.sentinel: index for index, process in enumerate(processes)}
 
     def forward(number: int, _frame: Any) -> None:
+        # Ranks leave `running` before their status is read. Reading it here as well, as `is_alive` does, could take it
+        # from `join`: a process gives its status once.
         received.append(number)
-        for process in processes:
-            if process.is_alive():
-                os.kill(process.pid, number)
+        for index in running.values():
+            os.kill(processes[index].pid, number)
 
     previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
-        running = {process.sentinel: index for index, process in enumerate(processes)}
         while running:
             for sentinel in wait(list(running)):
                 index = running.pop(sentinel)
                 processes[index].join()
+                if processes[index].exitcode in (0, EXIT_STOPPED, EXIT_INTERRUPTED):
+                    continue
+                running.clear()  # the others are ended here; signals are no longer forwarded to them
                 if processes[index].exitcode == EXIT_BEFORE_TRAINING:
                     _end(processes, grace)
                     return report_early_exit(received[0] if received else signal.SIGTERM)
-                if processes[index].exitcode not in (0, EXIT_STOPPED, EXIT_INTERRUPTED):
-                    return _end_all(processes, errors, index, grace)
+                return _end_all(processes, errors, index, grace)
         return max(int(process.exitcode) for process in processes)
     finally:
         for number, handler in previous.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from beit.parallel.launch import launch
 from beit.parallel.signals import EXIT_INTERRUPTED, EXIT_STOPPED
 from tests.tiny import ROOT, command, environment, write_dataset
 
@@ -64,6 +65,25 @@ def test_ranks_stop_when_their_launcher_is_killed(tmp_path: Path) -> None:
         "15",
         "15",
     ]  # all ranks agreed after a step
+
+
+def test_a_signal_while_the_status_of_a_rank_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    waitpid, read = os.waitpid, []
+
+    def waitpid_and_signal(pid: int, options: int) -> tuple[int, int]:
+        result = waitpid(pid, options)
+        if result[0]:
+            read.append(pid)
+            signal.raise_signal(signal.SIGUSR1)
+        return result
+
+    monkeypatch.setattr(os, "waitpid", waitpid_and_signal)
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        assert launch(sys.exit, (EXIT_STOPPED,), ranks=2, device="cpu", grace=1.0) == EXIT_STOPPED
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(read) == 2
 
 
 @pytest.mark.parametrize(
