@@ -273,6 +273,7 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.NUM_EPOCHS": Key(100, integer(1), "epochs"),
     "TRAIN.WARMUP_EPOCHS": Key(20.0, number(0.0), "epochs of linear warm-up"),
     "TRAIN.MAX_STEPS": Key(None, optional(integer(1)), "optimizer steps of the whole run; None: NUM_EPOCHS"),
+    "TRAIN.EARLY_STOP": Key(None, optional(integer(1)), "end the run after this many evaluations in a row without a better metric than the best (that of best.pdparams); None: never"),
     "TRAIN.SCHEDULE": Key("cosine", text("cosine", "poly"), "decay of the rate after the warm-up; poly: a straight line, which also runs under the warm-up"),
     "TRAIN.WARMUP_STEPS": Key(None, optional(integer(0)), "steps of linear warm-up; None: WARMUP_EPOCHS"),
     "TRAIN.LR_PER_EPOCH": Key(False, flag, "the learning rate changes only between epochs (as the official linear probe)"),

@@ -29,7 +29,7 @@ from beit.train.state import Evaluation, NonFiniteLossError, StoppedError, Train
 
 
 def fit(run: Training) -> dict[str, float]:
-    """Train from `run.step` to the end of the last epoch; returns the metrics of the last evaluation.
+    """Train from `run.step` to the end of the last epoch, or to an early stop; returns the metrics of the last evaluation.
 
     Every random number is a function of seed, step and rank, so a run that continues from a checkpoint of step k
     computes what the unbroken run computes after step k.
@@ -50,7 +50,8 @@ def fit(run: Training) -> dict[str, float]:
         is_over = run.step >= total_steps
         # Also first thing after a resume at this point: the run may have died in this evaluation.
         if (run.step > start or run.is_resumed) and (first_step == 0 or is_over):
-            metrics = _end_epoch(run, epoch, is_over) or metrics
+            found, is_over = _end_epoch(run, epoch, is_over)
+            metrics = found or metrics
         if is_over:
             return metrics
         meter.restart_clock()
@@ -190,8 +191,8 @@ def _clip(state: TrainState, limit: float | None) -> Tensor:
     return norm
 
 
-def _end_epoch(run: Training, epoch: int, is_last: bool) -> dict[str, float]:
-    """Evaluate and keep checkpoints as configured; the metrics, if an evaluation was due."""
+def _end_epoch(run: Training, epoch: int, is_last: bool) -> tuple[dict[str, float], bool]:
+    """Evaluate and keep checkpoints as configured; the metrics, if an evaluation was due, and whether the run ends."""
     config, metrics = run.config, {}
     if run.validation is not None and (due(epoch, config.VALIDATE_FREQ) or is_last):
         with run.ema.swapped() if run.ema is not None else nullcontext():
@@ -199,6 +200,7 @@ def _end_epoch(run: Training, epoch: int, is_last: bool) -> dict[str, float]:
             metrics = evaluation.metrics
             score = run.task.selection_metric(metrics)
             is_best = score > run.best
+            run.since_best = 0 if is_best else run.since_best + 1
             if is_best:
                 run.best = score
                 resume.save(run, "best")
@@ -209,9 +211,16 @@ def _end_epoch(run: Training, epoch: int, is_last: bool) -> dict[str, float]:
             f"evaluation after epoch {run.step / run.sampler.steps_per_epoch:.4g}: {text}"
             + ("  (best so far)" if is_best else "")
         )
+        limit = config.TRAIN.EARLY_STOP  # every rank has the same metrics and decides the same
+        if limit is not None and run.since_best >= limit and not is_last:
+            is_last = True
+            run.log.text(
+                f"early stop: the last {run.since_best} evaluation(s) are not better than the best, {run.best:.4f} "
+                f"(TRAIN.EARLY_STOP {limit})"
+            )
     if due(epoch, config.SAVE_FREQ) or is_last:
         resume.save(run, "epoch")
     if is_last:
         with run.ema.swapped() if run.ema is not None else nullcontext():
             resume.save(run, "model")
-    return metrics
+    return metrics, is_last

@@ -88,6 +88,7 @@ def _restore(run: Training, path: Path, state: Any) -> None:
         raise ValueError(
             f"{path} holds weights, not a training state; start a new run from them with -pretrained {path}"
         )
+    state = {"since_best": 0, **state}  # checkpoints from before the entry was added
     check_state(path, state)
     _check_order(path, state["order"], _order(run))
     _load_model(run.task.model, state["model"], path)
@@ -106,6 +107,7 @@ def _restore(run: Training, path: Path, state: Any) -> None:
             )
         run.scaler.load_state_dict(state["scaler"])
     run.step, run.best, run.is_resumed = int(state["step"]), float(state["best"]), True
+    run.since_best = state["since_best"]
     _report_changes(run, state["config"])
 
 
@@ -202,6 +204,7 @@ def _state(run: Training) -> dict[str, Any]:
         "scaler": {name: _plain(value) for name, value in scaler.items()},
         "step": run.step,
         "best": run.best,
+        "since_best": run.since_best,
         "order": _order(run),
         "config": dump(run.config),
         "class_names": run_metadata("", run.dataset.images.class_names).get("class_names"),

@@ -174,6 +174,11 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         require_classes(dataset)
     val_dataset = task.dataset("val")
     if val_dataset is None:
+        if config.TRAIN.EARLY_STOP is not None:
+            raise ValueError(
+                f"TRAIN.EARLY_STOP {config.TRAIN.EARLY_STOP} needs evaluations, and there are no validation images in "
+                f"DATA.DATA_PATH={config.DATA.DATA_PATH}: add some, or leave the key out"
+            )
         log.text("evaluation data: none")
     else:
         _warn_of_overlap(dataset, val_dataset, log)

@@ -75,6 +75,7 @@ class Training(TrainState):
         log: log lines, scalars and images.
         stop: lets all ranks stop after the same step.
         best: highest score of an evaluation so far.
+        since_best: evaluations since then, for TRAIN.EARLY_STOP.
         is_resumed: the run continues from a checkpoint.
     """
 
@@ -85,4 +86,5 @@ class Training(TrainState):
     log: RunLog
     stop: StopVote
     best: float = -math.inf
+    since_best: int = 0
     is_resumed: bool = False

@@ -95,6 +95,7 @@ _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "scaler": ("numbers by name", _are_scalars),
     "step": ("a number of steps", _is_count),
     "best": ("a score", _is_score),
+    "since_best": ("a number of evaluations", _is_count),
     "order": ("numbers and texts by name", _is_order),
     "config": ("a config in YAML", _is_config),
 }

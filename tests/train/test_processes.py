@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beit.checkpoint.files import read
+from beit.checkpoint.files import read, read_checkpoint
 from beit.parallel.signals import EXIT_STOPPED
 from tests.tiny import (
     QUIET,
@@ -81,6 +81,20 @@ def test_two_ranks_equal_one_rank_with_the_double_batch(data: Path, tmp_path: Pa
     assert [reports[0][name] for name in SUMS] == [reports[1][name] for name in SUMS]
     assert reports[0]["count"] == 11
     assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], abs=1e-6)
+
+
+def test_ranks_stop_early_together(data: Path, tmp_path: Path) -> None:
+    keys = QUIET | {
+        "TRAIN__BASE_LR": 0.0,
+        "TRAIN__END_LR": 0.0,
+        "TRAIN__NUM_EPOCHS": 9,
+        "TRAIN__EARLY_STOP": 1,
+    }
+    result = run_command(command("main_multi_gpu.py", data, tmp_path, "-nprocs=2", **keys))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("early stop: the last 1 evaluation(s) are not better") == 1
+    assert read_checkpoint(tmp_path / "latest.pdparams")["step"] == len(losses(tmp_path)) == 22
+    assert (tmp_path / "model.pdparams").is_file()
 
 
 def test_a_killed_and_resumed_run_ends_in_the_same_bytes(data: Path, tmp_path: Path) -> None:

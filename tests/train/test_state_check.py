@@ -22,6 +22,7 @@ STATE: dict[str, Any] = {
     "scaler": {},
     "step": 3,
     "best": -np.inf,
+    "since_best": 0,
     "order": {"images": 3, "list of images": "ab", "TRAIN.REPEATED_AUG": False},
     "config": "SEED: 0\n",
 }
@@ -34,6 +35,7 @@ FOREIGN: list[tuple[str, Any]] = [
     *((name, None) for name in STATE if name != "model_ema"),
     *(("scaler", value) for value in ([], 3, {"scale": "x"}, {"scale": np.zeros(2)}, {0: 1})),
     *(("step", value) for value in (-1, 1.5, "3", True, [3], np.zeros(1))),
+    *(("since_best", value) for value in (-1, 1.5, "3", True)),
     *(("best", value) for value in ("x", np.nan, [], True, np.zeros(2))),
     *(("order", value) for value in ([], "x", {"images": np.zeros(3)}, {0: 1}, {"images": None})),
     *(("config", value) for value in (3, {}, "", "[", "3", "[" * 100_000, "a: 2020-13-45")),
