@@ -6,9 +6,9 @@ model = paddle.hub.load("FOLDER", "beitv2_base_patch16_224_pt1k_ft21kto1k", sour
 
 import re
 
+from beit.models.published import get_model as _get_model
 from beit.zoo import list_models as _list_models
 from beit.zoo import published as _published
-from beit.zoo.models import get_model as _get_model
 
 dependencies = ["matplotlib", "numpy", "paddle", "PIL", "tqdm", "yacs", "yaml"]
 

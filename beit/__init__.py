@@ -14,11 +14,12 @@ from beit.install import check_paddle
 
 if TYPE_CHECKING:
     from beit.beit import Beit, BeitOutput, build_backbone, build_beit, build_head
-    from beit.checkpoint.load import load_pretrained
     from beit.config import get_config
     from beit.cpu import tune_cpu
     from beit.models.features import FeatureMaps
+    from beit.models.load import load_pretrained
     from beit.models.mim import build_mim
+    from beit.models.published import get_model
     from beit.models.tokenizer import build_tokenizer
     from beit.models.upernet import build_upernet
     from beit.predict.attention_figure import draw_attention
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from beit.train.api import RunResult, evaluate, train
     from beit.train.average import average
     from beit.zoo import list_models
-    from beit.zoo.models import get_model
 
 __version__ = "0.1.0"
 
@@ -61,8 +61,8 @@ _MODULE_OF = {
     "build_mim": "beit.models.mim",
     "build_tokenizer": "beit.models.tokenizer",
     "get_config": "beit.config",
-    "load_pretrained": "beit.checkpoint.load",
-    "get_model": "beit.zoo.models",
+    "load_pretrained": "beit.models.load",
+    "get_model": "beit.models.published",
     "list_models": "beit.zoo",
     "tune_cpu": "beit.cpu",
     "train": "beit.train",

@@ -50,7 +50,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         early = {} if name.startswith("beitv2_") else {"MODEL.EARLY_LAYERS": 0}
         return get_config(name, [*opts, *(item for pair in (SMALL | early).items() for item in pair)])
 
-    monkeypatch.setattr("beit.zoo.models.get_config", small)
+    monkeypatch.setattr("beit.models.published.get_config", small)
     monkeypatch.setattr(beit.predict.resolve, "get_config", small)
 
 

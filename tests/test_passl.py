@@ -14,7 +14,7 @@ import yaml
 
 import beit
 from beit.checkpoint.files import read, write
-from beit.checkpoint.load import load_pretrained
+from beit.models.load import load_pretrained
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.passl import build_backbone, build_head, get_config
 from tests.checkpoint import publishers

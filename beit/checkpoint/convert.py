@@ -37,7 +37,7 @@ def convert(
     The report also names what the form has no place for, and warns of weights that are NaN or infinite.
 
     Args:
-        source: file, folder of transformers or timm, output folder of a run, published name, or an open checkpoint.
+        source: file, folder of transformers or timm, output folder of a run, or an open checkpoint.
         target: `.pdparams` or `.safetensors` file, for publishers who use PyTorch also `.pth`; for timm and transformers
             also a folder, which then holds model.safetensors and the JSON files these libraries read. Files appear whole
             or not at all. Preprocessing and class names of a `.pdparams` or `.pth` file go into

@@ -1,4 +1,4 @@
-"""Opens a checkpoint: a file, a folder or a published name, with the files beside the weights."""
+"""Opens a checkpoint: a file or a folder, with the files beside the weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from beit.checkpoint.metadata import (
 from beit.checkpoint.shards import INDEX_SUFFIX, read_shards
 from beit.checkpoint.translate import Checkpoint, to_canonical
 from beit.containers.errors import CheckpointError, listed
-from beit.zoo import fetch_published, similar_names
-from beit.zoo.table import PUBLISHED
 
 _SUFFIXES = (".safetensors", ".pdparams", ".pth", ".pt", ".bin", ".pkl", ".ckpt")
 _OTHER_STATE = re.compile("optim|scheduler|scaler|rng_state|training_args")
@@ -44,13 +42,12 @@ def open_checkpoint(
 
     Args:
         source: a file; a folder of transformers or timm, or any folder with one weights file; the output folder of a run;
-            a published name (`beit.list_models()`); a state in memory (arrays, or tensors of Paddle or PyTorch). An open
-            checkpoint is returned as it is.
+            a state in memory (arrays, or tensors of Paddle or PyTorch). An open checkpoint is returned as it is.
+            Published names have a file, see `beit.zoo.path_of`.
         ema, key, teacher: as in `translate.to_canonical`.
     Raises:
         FileNotFoundError: there is no such file, or the folder holds no weights.
         CheckpointError: the file cannot be read, or is not of a known publisher; or as `weights_file`.
-        DownloadError: as `beit.zoo.download.fetch`.
     """
     if isinstance(source, Checkpoint):
         return source
@@ -101,15 +98,14 @@ def _as_arrays(tree: Any) -> Any:
 
 
 def weights_file(source: str | Path) -> Path:
-    """The file that holds the weights of a path or a published name, which is downloaded into the cache.
+    """The file that holds the weights of a path.
 
     In a folder it is the usual file of a run, of transformers or of timm, the index of one in several files, or else
     the only weights file.
 
     Raises:
-        FileNotFoundError: there is no such file, folder or name, or the folder holds no weights.
+        FileNotFoundError: there is no such file or folder, or the folder holds no weights.
         CheckpointError: an exported graph, one of several files without the others, or a folder of several weights.
-        DownloadError: as `beit.zoo.download.fetch`.
     """
     path = Path(source)
     if path.is_dir():
@@ -122,12 +118,7 @@ def weights_file(source: str | Path) -> Path:
                 f"{path} is one of the {int(part[1])} files of its weights; name the folder, or its *{INDEX_SUFFIX}"
             )
         return path
-    if str(source) in PUBLISHED:
-        return fetch_published(PUBLISHED[str(source)])
-    raise FileNotFoundError(
-        f"checkpoint {source} does not exist: it is not a file, a folder or a name of beit.list_models()"
-        + similar_names(str(source))
-    )
+    raise FileNotFoundError(f"checkpoint {source} does not exist: it is not a file or a folder")
 
 
 def _in_folder(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from beit.layers.block import Activation, Block
 from beit.layers.patch_embed import PatchEmbed
 from beit.positions import resize_absolute_position
 from beit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, height_width
+from beit.zoo import path_of
 
 # B batch, N patches (row-major), D width, T channels of the features
 
@@ -159,7 +160,7 @@ def load_teacher(
 
 
 def _read_vision_transformer(path: str | Path, kind: str) -> tuple[State, Architecture]:
-    state, info = open_checkpoint(path, teacher=True)
+    state, info = open_checkpoint(path_of(path), teacher=True)
     name = kind.upper()
     if info.kind != kind:
         raise CheckpointError(
@@ -173,7 +174,7 @@ def _read_vision_transformer(path: str | Path, kind: str) -> tuple[State, Archit
 
 def _read_beit(path: str | Path) -> tuple[State, Architecture]:
     """A BEiT classifier of any publisher that is a plain vision transformer; `norm` then acts on each patch token."""
-    state, info = open_checkpoint(path)
+    state, info = open_checkpoint(path_of(path))
     found = info.architecture
     if not found.has_absolute_positions or found.has_relative_positions or found.has_layer_scale:
         raise CheckpointError(

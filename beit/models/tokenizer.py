@@ -5,9 +5,9 @@ from __future__ import annotations
 from yacs.config import CfgNode
 
 from beit.beit import Beit
-from beit.checkpoint.load import load_pretrained
 from beit.config import image_hw
 from beit.models.dalle import DalleDecoder, DalleEncoder, DalleTokenizer
+from beit.models.load import load_pretrained
 from beit.models.quantizer import NormEmaQuantizer
 from beit.models.vqkd import VqKd
 

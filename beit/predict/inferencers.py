@@ -12,13 +12,13 @@ from PIL import Image
 
 from beit.beit import Beit
 from beit.checkpoint.class_names import ClassNames
-from beit.checkpoint.load import load_pretrained
 from beit.data.image_input import ImageInput
+from beit.models.load import load_pretrained
+from beit.models.published import get_model
 from beit.predict.classifier import Classifier
 from beit.predict.inference import load_predictor, require_classifier
 from beit.predict.inputs import list_inputs
 from beit.zoo import list_models
-from beit.zoo.models import get_model
 from beit.zoo.table import PUBLISHED
 
 # D width, K classes

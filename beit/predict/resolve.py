@@ -11,7 +11,6 @@ from yacs.config import CfgNode
 
 from beit.beit import Beit
 from beit.checkpoint.canonical import DALLE, DALLE_DECODER, DALLE_ENCODER
-from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.metadata import RUN_CONFIG, is_run_file
 from beit.checkpoint.open import open_checkpoint, weights_file
 from beit.checkpoint.translate import Checkpoint
@@ -21,9 +20,11 @@ from beit.data.image_mask import class_names_and_palette
 from beit.flags import keyword_options
 from beit.models.build import build_model
 from beit.models.dalle import DalleTokenizer
+from beit.models.load import load_pretrained
+from beit.models.published import Network
 from beit.models.tokenizer import TRAINING_STATE, build_dalle_decoder, build_dalle_encoder, build_tokenizer
 from beit.predict.file_config import config_of_file
-from beit.zoo.models import Network
+from beit.zoo import path_of
 from beit.zoo.table import PUBLISHED
 
 
@@ -57,11 +58,11 @@ def find_weights(
         key: of the state dict in the file, as in `load_pretrained`.
 
     Raises:
-        FileNotFoundError, CheckpointError: as `weights_file`.
+        FileNotFoundError, CheckpointError: as `path_of` and `weights_file`.
         DownloadError: as `beit.zoo.download.fetch`.
     """
     tree = get_config(config) if isinstance(config, str | Path) else config
-    file = weights_file(source)
+    file = weights_file(path_of(source))
     if tree is None and is_run_file(file):
         tree = get_config(file.with_name(RUN_CONFIG))
     if Path(source).exists():

@@ -13,10 +13,10 @@ from paddle.nn import functional as F
 from yacs.config import CfgNode
 
 from beit.beit import Beit, build_backbone
-from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.report import LoadReport
 from beit.data.dataset import ImageDataset, bad_images_file, build_dataset
 from beit.models.features import FeatureName, FrozenFeatures
+from beit.models.load import load_pretrained
 from beit.optim.groups import Group, parameter_groups
 from beit.tasks.layer_table import LayerTable
 from beit.tasks.metrics import topk_correct

@@ -10,6 +10,7 @@ from beit.checkpoint.publishers import PUBLISHERS
 from beit.flags import Parser
 from beit.printable import printable_lines
 from beit.tools.arguments import verb_parser
+from beit.zoo import path_of
 
 EXAMPLES = (
     "python -m beit convert output/run/model.pdparams model.safetensors",
@@ -48,6 +49,6 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert a checkpoint; print the report."""
     given = build_parser().parse_args(argv)
-    report = convert(given.source, given.target, publisher=given.to, ema=given.ema, key=given.key)
+    report = convert(path_of(given.source), given.target, publisher=given.to, ema=given.ema, key=given.key)
     print(printable_lines(str(report)))
     print(f"written as {given.to}: {given.target}")

@@ -19,6 +19,7 @@ from beit.predict.run_figures import read_curves
 from beit.tasks import TASKS
 from beit.train.api import evaluate
 from beit.train.resume import kept_epochs
+from beit.zoo import path_of
 
 
 class Average(NamedTuple):
@@ -49,7 +50,7 @@ def average(
         >>> beit.average("output/run", "average.pdparams", last=3, measure=True).score
 
     Args:
-        sources: files, as `beit.load_pretrained` takes them; or, with `last` or `best`, the output folder of a run.
+        sources: files, folders or published names; or, with `last` or `best`, the output folder of a run.
         target: `.pdparams` or `.safetensors` file.
         last: average the last so many epochs that the run keeps (KEEP_LAST).
         best: average the so many kept epochs with the best metrics of the evaluations during training.
@@ -93,12 +94,12 @@ def _greedy(scores: dict[Path, float], measured: Callable[[list[Path]], float]) 
 def _files(sources: str | Path | Sequence[str | Path], last: int | None, best: int | None) -> list[Path]:
     """The files that `last` or `best` choose in a run folder, or the sources themselves."""
     if last is None and best is None:
-        paths = [Path(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
-        if len(paths) < 2:
+        given = [sources] if isinstance(sources, str | Path) else sources
+        if len(given) < 2:
             raise ValueError(
-                f"an average needs two checkpoints or more, got {len(paths)}; of a run folder choose its last or best epochs"
+                f"an average needs two checkpoints or more, got {len(given)}; of a run folder choose its last or best epochs"
             )
-        return paths
+        return [path_of(source) for source in given]
     if not isinstance(sources, str | Path) or (last is not None and best is not None):
         raise ValueError("name one run folder, and the number of its last or of its best epochs")
     count, run = int(last or best or 0), Path(sources)

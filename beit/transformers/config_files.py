@@ -12,6 +12,7 @@ from beit.checkpoint.metadata import WEIGHT_FILES
 from beit.checkpoint.open import weights_file
 from beit.checkpoint.translate import Checkpoint
 from beit.data.ade20k import CLASS_NAMES
+from beit.zoo import path_of
 from beit.zoo.table import PUBLISHED
 
 CONFIG_FILE = "config.json"
@@ -54,7 +55,7 @@ def values_of_weights(source: str | Path, opened: Checkpoint) -> dict[str, Any]:
     info = opened.info
     if info.kind not in _KINDS:
         raise ValueError(f"{info.name} holds a {info.kind} model, which is no BEiT encoder")
-    file = weights_file(source)
+    file = weights_file(path_of(source))
     beside = file.with_name(CONFIG_FILE)
     if beside.is_file() and (Path(source).is_dir() or file.name.startswith(WEIGHT_FILES)):
         values = read_json(beside)

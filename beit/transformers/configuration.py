@@ -11,6 +11,7 @@ from beit.checkpoint.metadata import write_json
 from beit.checkpoint.open import open_checkpoint
 from beit.preprocessing import ImageSize, as_size, height_width
 from beit.transformers.config_files import CONFIG_FILE, MODEL_TYPE, read_json, values_of_weights
+from beit.zoo import path_of
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 _DERIVED = ("model_type", "stage_names")  # they follow from the class and the number of layers
@@ -182,7 +183,7 @@ class BeitConfig:
         beside = path / CONFIG_FILE
         values = read_json(beside) if beside.is_file() else {}
         if "model_type" not in values:  # no config.json, or timm's
-            values = values_of_weights(source, open_checkpoint(source))
+            values = values_of_weights(source, open_checkpoint(path_of(source)))
         return cls.from_dict(values, **changes)
 
     @classmethod

@@ -11,14 +11,15 @@ import paddle
 from paddle import nn
 
 from beit.checkpoint.files import write
+from beit.checkpoint.fit import fit
 from beit.checkpoint.key_format import Rules, rename
-from beit.checkpoint.load import fit
 from beit.checkpoint.metadata import WEIGHT_FILES
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.translate import Checkpoint, from_canonical
 from beit.containers.errors import listed
 from beit.transformers.config_files import PUBLISHER, values_of_weights
 from beit.transformers.configuration import BeitConfig
+from beit.zoo import path_of
 
 Model = TypeVar("Model", bound="BeitPreTrainedModel")
 
@@ -108,7 +109,7 @@ class BeitPreTrainedModel(nn.Layer):
             )
         own = {name: changes.pop(name) for name in ("add_pooling_layer",) if name in changes}
         own["initialize"] = False
-        opened = open_checkpoint(source)
+        opened = open_checkpoint(path_of(source))
         if config is None:
             config = BeitConfig.from_dict(values_of_weights(source, opened), **changes)
         elif changes:

@@ -1,4 +1,4 @@
-"""Published checkpoints by name: a list of them, and their files. `models` has their networks."""
+"""Published checkpoints by name: a list of them, and their files. `beit.models.published` has their networks."""
 
 from __future__ import annotations
 
@@ -56,15 +56,32 @@ def published(name: str) -> Published:
     """
     if name not in PUBLISHED:
         raise ValueError(
-            f"no published checkpoint is called {name!r}{similar_names(name)}. beit.list_models() gives all names"
+            f"no published checkpoint is called {name!r}{_similar_names(name)}. beit.list_models() gives all names"
         )
     return PUBLISHED[name]
 
 
-def similar_names(name: str) -> str:
+def _similar_names(name: str) -> str:
     """The published names nearest to one that is wrong, as the end of a message; empty if none is near."""
     near = difflib.get_close_matches(name, PUBLISHED, n=3, cutoff=0.5)
     return f"; similar: {', '.join(near)}" if near else ""
+
+
+def path_of(source: str | Path) -> Path:
+    """The path itself if it exists, or the file of a published name, which is downloaded into the cache.
+
+    Raises:
+        FileNotFoundError: there is no such file, folder or name; the message gives the nearest names.
+        DownloadError: as `beit.zoo.download.fetch`.
+    """
+    if Path(source).exists():
+        return Path(source)
+    if str(source) in PUBLISHED:
+        return fetch_published(PUBLISHED[str(source)])
+    raise FileNotFoundError(
+        f"checkpoint {source} does not exist: it is not a file, a folder or a name of beit.list_models()"
+        + _similar_names(str(source))
+    )
 
 
 def fetch_published(entry: Published) -> Path:

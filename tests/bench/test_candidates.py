@@ -9,9 +9,9 @@ import pytest
 from beit.beit import build_beit
 from beit.bench import candidates
 from beit.bench.files import random_model, training_batch, write_inputs, write_jpegs, write_weights
-from beit.checkpoint.load import load_pretrained
 from beit.config import get_config
 from beit.data.batch_transforms import normalize
+from beit.models.load import load_pretrained
 
 TINY = ["MODEL.DEPTH", 2, "MODEL.NUM_CLASSES", 7, "MODEL.DROPPATH", 0.0, "TRAIN.MIXUP_ALPHA", 0.0]
 TINY += ["TRAIN.CUTMIX_ALPHA", 0.0, "DATA.IMAGE_SIZE", 64]

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.checkpoint.load import load_pretrained
+from beit.models.load import load_pretrained
 from tests.checkpoint import publishers
 from tests.reference_numpy import classify
 from tests.tiny import largest_difference, tiny_beit

@@ -15,11 +15,11 @@ import pytest
 
 from beit.checkpoint.adapt import adapt
 from beit.checkpoint.canonical import kind_of, missing_names, shapes_of
-from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.publishers import PUBLISHERS
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
 from beit.checkpoint.report import report_of
 from beit.checkpoint.translate import Checkpoint, from_canonical, to_canonical
+from beit.models.load import load_pretrained
 from beit.predict.file_config import config_of_file
 from tests.checkpoint import publishers
 from tests.checkpoint.fuzzing import FEWEST, SECONDS, SEED, outcome, pick

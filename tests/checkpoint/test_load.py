@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from beit.checkpoint.files import write
-from beit.checkpoint.load import load_pretrained
 from beit.containers.errors import CheckpointError
+from beit.models.load import load_pretrained
 from beit.positions import resize_relative_position_bias
 from tests.checkpoint import publishers
 from tests.tiny import tiny_beit

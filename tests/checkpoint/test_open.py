@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ from safetensors.numpy import load_file, save_file
 
 from beit.checkpoint.convert import convert
 from beit.checkpoint.files import write
-from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
 from beit.containers.errors import CheckpointError
+from beit.models.load import load_pretrained
 from beit.predict.resolve import find_weights
+from beit.tools.convert import main as convert_command
+from beit.train.average import average
+from beit.zoo import path_of
 from beit.zoo.table import PUBLISHED
 from tests.checkpoint import publishers
 from tests.tiny import tiny_beit
@@ -184,13 +188,23 @@ def test_a_published_name_is_its_file_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BEIT_HOME", str(tmp_path))
     monkeypatch.setenv("BEIT_OFFLINE", "1")
     with pytest.raises(OSError, match=f"{NAME}.pdparams is not in the cache"):
-        open_checkpoint(NAME)
+        path_of(NAME)
     write(tmp_path / PUBLISHED[NAME].file_name, publishers.paddlevit(UNILM))
-    np.testing.assert_array_equal(open_checkpoint(NAME).state["cls_token"], UNILM["cls_token"])
+    np.testing.assert_array_equal(open_checkpoint(path_of(NAME)).state["cls_token"], UNILM["cls_token"])
     assert not load_pretrained(tiny_beit(), NAME).new
-    convert(NAME, tmp_path / "theirs.pth", publisher="unilm")
+    convert_command([NAME, str(tmp_path / "theirs.pth"), "--to", "unilm"])
     assert open_checkpoint(tmp_path / "theirs.pth").info.publisher == "unilm"
+    average((NAME, tmp_path / "theirs.pth"), tmp_path / "average.pdparams")
+    assert open_checkpoint(tmp_path / "average.pdparams").info.publisher == "canonical"
     for source in ("beit_base_patch16_225", "timm/beit_base_patch16_224.in22k_ft_in22k_in2k"):
-        for function in (open_checkpoint, find_weights):
+        for function in (path_of, find_weights, partial(load_pretrained, tiny_beit())):
             with pytest.raises(FileNotFoundError, match=f"{source} does not exist: .*; similar: .*beit_base"):
                 function(source)
+
+
+def test_a_path_that_does_not_exist(tmp_path):
+    assert path_of(str(tmp_path)) == tmp_path
+    with pytest.raises(FileNotFoundError, match=r"a\.pth does not exist: it is not a file or a folder"):
+        open_checkpoint(tmp_path / "a.pth")
+    with pytest.raises(FileNotFoundError, match=r"a\.pth does not exist: .* a name of beit.list_models\(\)$"):
+        path_of(tmp_path / "a.pth")

@@ -12,13 +12,13 @@ from safetensors.numpy import load_file, save_file
 
 from beit.checkpoint.convert import convert
 from beit.checkpoint.files import write
-from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
 from beit.config import dump
 from beit.containers.errors import CheckpointError
 from beit.data.model_input import build_eval_transform, prepare_image
 from beit.deploy.export import export
 from beit.deploy.runner import load_runner
+from beit.models.load import load_pretrained
 from beit.predict.inference import inference_model, load_predictor
 from beit.preprocessing import Preprocessing
 from tests.checkpoint.processor_cases import CASES, SIDE, images, transformers_probabilities, write_folder

@@ -10,9 +10,9 @@ import pytest
 from beit.beit import Beit
 from beit.checkpoint.convert import convert
 from beit.checkpoint.files import read, write
-from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.publishers import PUBLISHERS
+from beit.models.load import load_pretrained
 from beit.positions import (
     index_grid,
     num_table_rows,

@@ -8,9 +8,9 @@ import pickle
 import numpy as np
 import pytest
 
-from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.translate import to_canonical
 from beit.config import get_config
+from beit.models.load import load_pretrained
 from tests.checkpoint import publishers
 from tests.tiny import tiny_beit
 

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from beit.checkpoint.convert import convert
 from beit.checkpoint.files import write
-from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
+from beit.models.load import load_pretrained
 from beit.predict.inference import load_predictor
 from tests.checkpoint import publishers
 from tests.checkpoint.processor_cases import MODEL, write_folder

@@ -7,10 +7,10 @@ import paddle
 import pytest
 
 from beit.checkpoint.files import write
-from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
 from beit.containers.errors import CheckpointError
 from beit.flags import config_from_arguments
+from beit.models.load import load_pretrained
 from beit.tasks import TASKS
 from beit.tools.convert import main as convert
 from tests.checkpoint import publishers

@@ -144,7 +144,7 @@ def run_text(text: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) 
 
     passl_config = beit.passl.get_config
     with monkeypatch.context() as patch:
-        readers = ("beit.zoo.models", "beit.train.api", "beit.predict.resolve")
+        readers = ("beit.models.published", "beit.train.api", "beit.predict.resolve")
         for module in (beit.config, *map(importlib.import_module, readers)):
             patch.setattr(module, "get_config", small_config)
         patch.setattr(beit.passl, "get_config", lambda file: passl_config(file, PASSL_SMALLER))

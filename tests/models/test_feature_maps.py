@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 import beit
-from beit.checkpoint.load import load_pretrained
+from beit.models.load import load_pretrained
 from tests.models.timm_outputs import BLOCKS, STORED, UNILM, images
 from tests.tiny import noise_images, randomize, tiny_beit
 

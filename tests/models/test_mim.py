@@ -9,7 +9,7 @@ import paddle
 import pytest
 
 import beit
-from beit.checkpoint.load import load_pretrained
+from beit.models.load import load_pretrained
 from beit.models.mim import BeitForMaskedImageModeling, MimLogits
 from tests.checkpoint import publishers
 from tests.reference_numpy import predict_tokens

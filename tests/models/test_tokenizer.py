@@ -8,8 +8,8 @@ import pytest
 
 import beit
 from beit.checkpoint.files import write
-from beit.checkpoint.load import load_pretrained
 from beit.containers.errors import CheckpointError
+from beit.models.load import load_pretrained
 from beit.models.tokenizer import build_tokenizer, build_vqkd, tokenizer_image_size
 from tests.checkpoint import publishers
 from tests.models import dalle_numpy

@@ -6,7 +6,7 @@ import pytest
 
 import beit
 from beit.beit import Beit
-from beit.checkpoint.load import load_pretrained
+from beit.models.load import load_pretrained
 from beit.models.upernet import PUBLISHED_LAYERS, UperNet, build_upernet
 from tests.checkpoint import publishers
 from tests.models.upernet_numpy import upernet

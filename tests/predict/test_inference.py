@@ -12,10 +12,10 @@ from PIL import Image
 import beit
 from beit.checkpoint.convert import convert
 from beit.checkpoint.files import write
-from beit.checkpoint.load import load_pretrained
 from beit.data.dataset import build_dataset
 from beit.data.images import ImageError
 from beit.data.sampler import Sample
+from beit.models.load import load_pretrained
 from beit.predict.inference import extract_feat, inference_model, load_predictor
 from tests.checkpoint import publishers
 from tests.reference_numpy import classify, encode, softmax

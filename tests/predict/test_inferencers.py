@@ -12,7 +12,7 @@ from PIL import Image
 
 import beit
 from beit.checkpoint.files import write
-from beit.checkpoint.load import load_pretrained
+from beit.models.load import load_pretrained
 from beit.models.mim import build_mim
 from beit.predict.inferencers import FeatureExtractor, ImageClassificationInferencer
 from beit.zoo.table import PUBLISHED
@@ -94,7 +94,7 @@ def test_models_and_weights_that_the_constructor_takes(
     file = weights.with_name("config.yml")
     file.write_text(beit.config.dump(tree))
     expected = ImageClassificationInferencer(weights)(images[0])[0]["pred_scores"]
-    monkeypatch.setattr("beit.zoo.models.get_config", lambda *_: tree)
+    monkeypatch.setattr("beit.models.published.get_config", lambda *_: tree)
     name, model = "beit_base_patch16_224", randomize(beit.build_beit(tree), seed=5)
     for inferencer in (
         ImageClassificationInferencer(name, str(weights), NAMES),
@@ -193,7 +193,7 @@ def test_the_results_of_mmpretrains_own_inferencers(tmp_path: Path) -> None:
 
 def test_get_model_is_in_evaluation_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in mmpretrain: two calls give the same result although the config has drop path."""
-    monkeypatch.setattr("beit.zoo.models.get_config", lambda *_: tiny_config(MODEL__DROPPATH=0.9))
+    monkeypatch.setattr("beit.models.published.get_config", lambda *_: tiny_config(MODEL__DROPPATH=0.9))
     model = randomize(beit.get_model("beit_base_patch16_224"))
     images = paddle.randn([4, 3, 16, 16])
     np.testing.assert_array_equal(model(images).numpy(), model(images).numpy())

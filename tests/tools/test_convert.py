@@ -10,10 +10,10 @@ from safetensors.numpy import load_file
 
 from beit.checkpoint.convert import convert
 from beit.checkpoint.files import read, write
-from beit.checkpoint.load import load_pretrained
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.translate import to_canonical
 from beit.config import dump, get_config
+from beit.models.load import load_pretrained
 from beit.tools.convert import main
 from tests.checkpoint import publishers
 from tests.tiny import largest_difference, tiny_beit

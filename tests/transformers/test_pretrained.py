@@ -12,7 +12,7 @@ import pytest
 
 from beit.checkpoint.convert import convert
 from beit.checkpoint.files import read, write
-from beit.checkpoint.load import load_pretrained
+from beit.models.load import load_pretrained
 from beit.predict.resolve import load_model
 from beit.transformers import (
     BeitBackbone,
@@ -226,7 +226,7 @@ def test_wrong_sources_and_arguments_are_refused(folder, tmp_path):
 
 def test_a_published_name_is_fetched(folder, monkeypatch):
     fetched = []
-    module = importlib.import_module("beit.checkpoint.open")
+    module = importlib.import_module("beit.zoo")
     monkeypatch.setattr(
         module, "fetch_published", lambda entry: fetched.append(entry.name) or folder / "model.safetensors"
     )

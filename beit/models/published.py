@@ -12,10 +12,10 @@ from yacs.config import CfgNode
 from beit.beit import Beit
 from beit.checkpoint.canonical import CLASSIFIER, SEGMENTATION
 from beit.checkpoint.class_names import PUBLISHED_LISTS
-from beit.checkpoint.load import load_pretrained
 from beit.config import get_config, with_options
 from beit.models.build import build_model
 from beit.models.dalle import DalleDecoder, DalleEncoder, DalleTokenizer
+from beit.models.load import load_pretrained
 from beit.models.tokenizer import TRAINING_STATE, build_dalle_decoder, build_dalle_encoder, build_tokenizer
 from beit.models.upernet import UperNet
 from beit.models.vqkd import VqKd

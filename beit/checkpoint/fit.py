@@ -1,16 +1,13 @@
-"""Loads a checkpoint of any publisher into a model, or says what does not fit. Nothing is loaded in part."""
+"""Fits a checkpoint of any publisher to the shapes of a model, or says what does not fit. Nothing is fitted in part."""
 
 from __future__ import annotations
 
 import fnmatch
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import paddle
 
 from beit.checkpoint.adapt import Changes, Shapes, adapt
 from beit.checkpoint.canonical import TABLE, Architecture, State, describe, kind_of
@@ -20,72 +17,13 @@ from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
 from beit.containers.errors import shown
 from beit.positions import Interpolation
-from beit.preprocessing import Preprocessing
 
 _STRIP = 64  # columns: a strip of a large matrix stays in the cache
 _SHOWN = 12  # lines of each list in an error
 
 
-def load_pretrained(
-    model: paddle.nn.Layer,
-    path_or_state: str | Path | Mapping[str, object] | Checkpoint,
-    *,
-    ema: bool | None = None,
-    key: str | None = None,
-    interpolation: Interpolation = "geometric",
-    allow_missing: Sequence[str] = (),
-    require_finite: bool = True,
-) -> LoadReport:
-    """Load a checkpoint of any known publisher into `model` and report what was done.
-
-    Position tables, absolute positions and the patch embedding are resized to the model. A head for another number of
-    classes and the heads of another task are left out, and the model's own keep their values. All else must fit.
-    A `Beit` whose head came from the file then has the file's `preprocessing` and `class_names`.
-
-    Args:
-        model: a model of this package. Its `patch_embed.grid_size` (h, w), where it has one, is the target grid.
-        path_or_state: a file, a folder (of transformers or timm, of a run, or with one weights file), a published name,
-            which is downloaded, a state dict in memory (tensors or arrays), or an open checkpoint.
-        ema: take the averaged weights; None for what the publisher's evaluation does (PaddleViT does, unilm does not).
-            An open checkpoint has made this choice.
-        key: take the state dict under this key of the file (`ema`, `teacher`, `callbacks.average`), or the tensors with
-            this prefix, where the file holds several.
-        interpolation: of relative position tables: "geometric" as the official code, or "linear" as timm.
-        allow_missing: patterns (`*`, `?`) of model tensors that may keep their initial values.
-        require_finite: refuse weights that are NaN or infinite; False: warn and name them in the report.
-
-    Returns:
-        What was taken, changed, left out and new. `print` it; `report.mismatches(config)` compares it with a config.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file is unreadable, unsafe, or of no known publisher; the message says what it is.
-        ValueError: the contents do not fit the model, or are not finite. The model is left as it was.
-
-    Examples:
-        model = beit.build_beit(beit.get_config("beit_base_patch16_224"))
-        report = beit.load_pretrained(model, "beit_base_patch16_224.pdparams")
-    """
-    current = model.state_dict()
-    state, report = fit(
-        path_or_state,
-        {name: tuple(tensor.shape) for name, tensor in current.items()},
-        grid=_grid(model),
-        ema=ema,
-        key=key,
-        interpolation=interpolation,
-        allow_missing=allow_missing,
-        require_finite=require_finite,
-    )
-    # Tensors that keep their values are passed as well, so that Paddle does not report them as missing.
-    model.set_state_dict({name: state.get(name, tensor) for name, tensor in current.items()})
-    if "head.weight" not in report.new:  # a model with a new head will be trained, as its config says
-        _attach_metadata(model, report.info)
-    return report
-
-
 def fit(
-    path_or_state: str | Path | Mapping[str, object] | Checkpoint,
+    source: str | Path | Mapping[str, object] | Checkpoint,
     shapes: Shapes,
     *,
     grid: tuple[int, int] | None,
@@ -98,14 +36,17 @@ def fit(
     """The tensors of a checkpoint as a model with tensors of these `shapes` takes them, in row-major order.
 
     Args:
+        source, ema, key: as in `open_checkpoint`.
         shapes: of the model's tensors by canonical name.
         grid: (h, w) of the model in patches; None for one without patches, or for a square one.
-        path_or_state, ema, key, interpolation, allow_missing, require_finite: as in `load_pretrained`.
+        interpolation: of relative position tables: "geometric" as the official code, or "linear" as timm.
+        allow_missing: patterns (`*`, `?`) of model tensors that may keep their initial values.
+        require_finite: refuse weights that are NaN or infinite; False: warn and name them in the report.
 
     Raises:
-        ValueError: the contents do not fit the model; or as `load_pretrained`.
+        ValueError: the contents do not fit the model, or are not finite; or as `open_checkpoint`.
     """
-    state, info = open_checkpoint(path_or_state, ema=ema, key=key)
+    state, info = open_checkpoint(source, ema=ema, key=key)
     # No other reference to the file's arrays: each is released as soon as its copy in memory order exists.
     state, changes = adapt(
         state,
@@ -128,29 +69,6 @@ def fit(
             f"{info.name}: NaN or Inf in {len(non_finite)} tensors, e.g. {non_finite[0]}", stacklevel=3
         )
     return state, report_of(info, state, changes, non_finite)
-
-
-def _attach_metadata(model: Any, info: CheckpointInfo) -> None:
-    """Set the attributes `preprocessing` and `class_names` of a model that has them (`Beit`): they belong to the weights."""
-    if not hasattr(model, "preprocessing"):
-        return
-    stated, own = info.preprocessing, model.preprocessing or Preprocessing()
-    if stated.mean is not None or own.mean is None:
-        # Pre-training checkpoints have no evaluation crop, and no publisher states anything about EXIF.
-        turned = stated.exif_orientation
-        model.preprocessing = replace(
-            stated,
-            crop_pct=own.crop_pct if stated.crop_pct is None else stated.crop_pct,
-            exif_orientation=own.exif_orientation if turned is None else turned,
-        )
-    if getattr(model, "num_classes", 0) == info.architecture.num_classes:
-        model.class_names = info.class_names
-
-
-def _grid(model: Any) -> tuple[int, int] | None:
-    encoder = next((getattr(model, part) for part in ("backbone", "encoder") if hasattr(model, part)), model)
-    size = getattr(getattr(encoder, "patch_embed", None), "grid_size", None)
-    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def _in_memory_order(array: np.ndarray) -> np.ndarray:
