@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from beit.models.published import get_model
     from beit.models.tokenizer import build_tokenizer
     from beit.models.upernet import build_upernet
-    from beit.predict.attention_figure import draw_attention
+    from beit.predict.attention_figure import draw_attention, draw_cam
     from beit.predict.image_processor import BeitImageProcessor
     from beit.predict.inference import extract_feat, inference_model, load_predictor
     from beit.predict.inferencers import FeatureExtractor, ImageClassificationInferencer
@@ -68,6 +68,7 @@ _MODULE_OF = {
     "train": "beit.train",
     "draw_attention": "beit.predict.attention_figure",
     "draw_augmentation": "beit.predict.run_figures",
+    "draw_cam": "beit.predict.attention_figure",
     "draw_confusion": "beit.predict.predictions",
     "draw_curves": "beit.predict.run_figures",
     "draw_masked": "beit.predict.run_figures",
@@ -109,6 +110,7 @@ __all__ = [
     "RunResult",
     "draw_attention",
     "draw_augmentation",
+    "draw_cam",
     "draw_confusion",
     "draw_curves",
     "draw_masked",

@@ -1,4 +1,4 @@
-"""Attention weights as maps over the patch grid, drawn over the image.
+"""Attention weights and Grad-CAM as maps over the patch grid, drawn over the image.
 
 The weights are those of the network itself (`Beit.forward_outputs`), so they include the relative position biases.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-# H heads; N = h * w + 1 tokens, class token first; h, w patch grid
+# H heads; N = h * w + 1 tokens, class token first; h, w patch grid; D width
 
 # From dark to bright, so that the map can also be read in gray.
 _COLOR_RAMP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64)
@@ -44,6 +44,21 @@ def rollout(weights: Sequence[np.ndarray], grid: tuple[int, int], *, from_patche
     for block in weights:
         total = (0.5 * block.mean(axis=0) + 0.5 * np.eye(len(total))) @ total
     return attention_map(total, grid, from_patches=from_patches)
+
+
+def grad_cam(tokens: np.ndarray, gradients: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Grad-CAM of the patch tokens after a block, `[h, w]`, 0 or more: where they raise the logit of a class.
+
+    The weight of a channel is the mean of its gradient over the patches.
+    Source: Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2.
+
+    Args:
+        tokens: `[N, D]`.
+        gradients: of the logit with respect to the tokens, `[N, D]`.
+        grid: (h, w).
+    """
+    weights = gradients[1:].mean(axis=0)  # [D]
+    return np.maximum(tokens[1:] @ weights, 0.0).reshape(grid)
 
 
 def overlay(view: Image.Image, values: np.ndarray, *, opacity: float = 0.6) -> Image.Image:

@@ -19,7 +19,7 @@ from beit.deploy.compiled import Function, compiled
 from beit.imagenet_classes import class_names as names_of_list
 from beit.imagenet_classes import from_synsets
 from beit.models.views import view_logits
-from beit.predict.attention_maps import attention_map, overlay, rollout
+from beit.predict.attention_maps import attention_map, grad_cam, overlay, rollout
 from beit.predict.predictor import Predictor, finite, fit_longer_side
 from beit.preprocessing import Preprocessing
 
@@ -128,6 +128,33 @@ class Classifier(Predictor):
         model = self.model
         return rollout(attentions, model.patch_embed.grid_size, from_patches=model.use_mean_pooling)
 
+    def grad_cam(self, image: Image.Image, label: int, block: int | None = None) -> np.ndarray:
+        """Grad-CAM of a class for one image, `[h, w]`: where the patch tokens after a block raise its logit.
+
+        Args:
+            image: RGB.
+            label: number of the class.
+            block: number of the block, from 0. None for the last one whose patch tokens the logits depend on: the last
+                block of models that classify the mean of the patch tokens, else the one before it.
+
+        Raises:
+            ValueError: the model has no such class, or the logits do not depend on the patch tokens after this block.
+        """
+        model = self.model
+        last = model.depth - (1 if model.use_mean_pooling else 2)
+        block = last if block is None else block
+        if not 0 <= label < self.num_classes:
+            raise ValueError(f"class {label} does not exist; the model has {self.num_classes} classes")
+        if not 0 <= block <= last:
+            raise ValueError(f"block {block} has no Grad-CAM; the model has one for blocks 0 to {last}")
+        (tokens,) = self.outputs([image], hidden_states=[block]).hidden_states  # [1, N, D]
+        with _evaluating(model), _frozen(model), paddle.enable_grad():
+            tokens.stop_gradient = False
+            logits = model.head(model.pool(model.run_blocks(tokens, model.blocks[block + 1 :]).last))
+            # Not `paddle.grad`, whose input gradient of LayerNorm is wrong on a CPU (docs/paddle-notes.md).
+            logits[0, label].backward()
+        return grad_cam(finite(tokens[0]), finite(tokens.grad[0]), model.patch_embed.grid_size)
+
     def view(self, image: Image.Image) -> Image.Image:
         """An RGB image as the model gets it: resized and cropped to the input size, not normalized."""
         pixels = prepare_image(image, self.image_size, self.preprocessing)
@@ -158,6 +185,27 @@ class Classifier(Predictor):
     def name(self, label: int) -> str:
         """The name of a class, or `class N` where the classes have no names."""
         return self.class_names[label] if self.class_names else f"class {label}"
+
+    def label(self, name: int | str) -> int:
+        """The number of a class.
+
+        Args:
+            name: a name (of a WordNet class one of its synonyms), or the number itself, also as text.
+
+        Raises:
+            ValueError: there is no such class, or several have this name.
+        """
+        names = [self.name(label) for label in range(self.num_classes)]
+        if isinstance(name, str):
+            found = [label for label, known in enumerate(names) if name in (known, *known.split(", "))]
+        else:
+            found = [name] if 0 <= name < self.num_classes else []
+        if isinstance(name, str) and name.isdecimal() and not found:
+            return self.label(int(name))
+        if len(found) != 1:
+            reason = f"is the name of classes {found}: give a number" if found else "does not exist"
+            raise ValueError(f"class {name} {reason}; the model has classes 0 to {self.num_classes - 1}")
+        return found[0]
 
     @cached_property
     def _logits(self) -> Function:
@@ -240,3 +288,16 @@ def _evaluating(model: paddle.nn.Layer) -> Iterator[None]:
     finally:
         if was_training:
             model.train()
+
+
+@contextmanager
+def _frozen(model: paddle.nn.Layer) -> Iterator[None]:
+    """No parameter gets a gradient, so that a backward pass leaves those of a training loop alone."""
+    trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    for parameter in trained:
+        parameter.stop_gradient = True
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.stop_gradient = False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from beit.figures import save_figure
 from beit.flags import Parser, add_config_flags, config_from
-from beit.predict.attention_figure import draw_attention
+from beit.predict.attention_figure import draw_attention, draw_cam
 from beit.predict.inference import require_classifier
 from beit.predict.inputs import find_images
 from beit.predict.predictions import (
@@ -30,6 +30,7 @@ from beit.tools.model_arguments import add_device, add_images, add_model, model_
 
 EXAMPLES = (
     "python -m beit visualize attention output/run photo.jpg --output attention.png",
+    "python -m beit visualize cam output/run photo.jpg --output cam.png",
     "python -m beit visualize predictions -cfg=output/run/config.yaml -pretrained=output/run/model.pdparams "
     "-data_path=digits -output=output/pictures",
     "python -m beit visualize confusion -cfg=output/run/config.yaml -pretrained=output/run/model.pdparams "
@@ -73,6 +74,29 @@ def _attention(given: argparse.Namespace) -> list[Path]:
     predictor = require_classifier(model_from(given), "attention maps")
     files = [file for source in given.images for file in find_images(source)]
     return [save_figure(draw_attention(predictor, files, blocks=given.layers), given.output)]
+
+
+def _cam_arguments(parser: Parser) -> None:
+    add_model(parser)
+    add_images(parser)
+    parser.add_argument(
+        "--classes",
+        metavar="CLASS",
+        nargs="+",
+        default=(),
+        help="names or numbers (default: the two most probable)",
+    )
+    parser.add_argument("--layer", type=int, help="block from 0 (default: the last that has a Grad-CAM)")
+    parser.add_argument("--output", type=Path, default=Path("cam.png"), help="default: cam.png")
+    add_device(parser)
+
+
+def _cam(given: argparse.Namespace) -> list[Path]:
+    """attention rollout beside Grad-CAM of classes: where the image raises their logits: cam.png"""
+    use_device(given.device)
+    predictor = require_classifier(model_from(given), "maps of classes")
+    files = [file for source in given.images for file in find_images(source)]
+    return [save_figure(draw_cam(predictor, files, classes=given.classes, block=given.layer), given.output)]
 
 
 def _predictions_arguments(parser: Parser) -> None:
@@ -160,6 +184,7 @@ def _codes(given: argparse.Namespace) -> list[Path]:
 
 KINDS: dict[str, tuple[Callable[[argparse.Namespace], list[Path]], Callable[[Parser], None]]] = {
     "attention": (_attention, _attention_arguments),
+    "cam": (_cam, _cam_arguments),
     "predictions": (_predictions, _predictions_arguments),
     "confusion": (_confusion, add_config_flags),
     "curves": (_curves, _curves_arguments),

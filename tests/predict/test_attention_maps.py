@@ -125,6 +125,64 @@ def test_attention_maps_of_one_image():
     assert predictor.attention_rollout(attentions).shape == (2, 2)
 
 
+@pytest.mark.parametrize(("pooling", "block"), [("mean", None), ("mean", 0), ("token", None), ("token", 0)])
+def test_grad_cam_equals_gradients_by_differences(pooling, block):
+    """The formula of pytorch-grad-cam, with the derivative of a NumPy forward pass for each number of each token."""
+    model = build(pooling=pooling)
+    predictor = classifier(model, preprocessing=PREPROCESSING)
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8))
+    first = {"mean": 2, "token": 1}[pooling] if block is None else block
+    s = torch_layout({name: value.numpy().astype(np.float64) for name, value in model.state_dict().items()})
+    tokens = reference(model, predictor.tensor([image]).numpy())[0][first + 1]  # [1, N, D]
+
+    def logit(x):
+        for i in range(first + 1, 3):
+            bias = position_bias(s[f"blocks.{i}.attn.relative_position_bias_table"], 2, 2)
+            x = transform(x, s, f"blocks.{i}.", 2, bias)
+        if pooling == "mean":
+            pooled = layer_norm(x[:, 1:].mean(1), s["fc_norm.weight"], s["fc_norm.bias"])
+        else:
+            pooled = layer_norm(x, s["norm.weight"], s["norm.bias"])[:, 0]
+        return (pooled @ s["head.weight"] + s["head.bias"])[:, 2]
+
+    steps = 1e-5 * np.eye(tokens.size).reshape(-1, *tokens.shape[1:])
+    gradients = ((logit(tokens + steps) - logit(tokens - steps)) / 2e-5).reshape(tokens.shape)
+    activations, gradients = (  # [1, D, h, w], as for a convolutional network
+        array[:, 1:].transpose(0, 2, 1).reshape(1, -1, 2, 2) for array in (tokens, gradients)
+    )
+    weights = gradients.mean(axis=(2, 3))
+    expected = np.maximum((weights[..., None, None] * activations).sum(axis=1), 0)[0]
+    found = predictor.grad_cam(image, 2, block)
+    assert found.max() > 1e-2
+    assert all(parameter.grad is None and not parameter.stop_gradient for parameter in model.parameters())
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_grad_cam_says_what_does_not_exist():
+    predictor = classifier(build(pooling="token"), preprocessing=PREPROCESSING)
+    with pytest.raises(ValueError, match="block 2 has no Grad-CAM; the model has one for blocks 0 to 1"):
+        predictor.grad_cam(Image.new("RGB", (8, 8)), 0, 2)
+    with pytest.raises(ValueError, match="class 4 does not exist; the model has 4 classes"):
+        predictor.grad_cam(Image.new("RGB", (8, 8)), 4)
+
+
+def test_the_number_of_a_class():
+    names = ("heron", "crane", "crane", "house cat, tabby")
+    predictor = classifier(build(), preprocessing=PREPROCESSING, class_names=names)
+    assert [predictor.label(name) for name in (1, "3", "heron", "tabby", "house cat, tabby")] == [
+        1,
+        3,
+        0,
+        3,
+        3,
+    ]
+    for name, words in (
+        ("crane", r"is the name of classes \[1, 2\]"), ("dog", "does not exist"), (4, "does not exist"), ("4", "classes 0 to 3"), (-1, "does not exist"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"class {name} .*{words}"):
+            predictor.label(name)
+
+
 def test_overlay_is_bright_where_the_map_is_large():
     values = np.array([[0.0, 0.0], [0.0, 1.0]])
     drawn = np.asarray(overlay(Image.new("RGB", (40, 40), "black"), values, opacity=1.0), int)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import beit
+from beit.predict.attention_maps import overlay
 
 
 @pytest.fixture
@@ -64,6 +65,23 @@ def test_attention_takes_a_model_and_images_of_any_kind(example_folder):
             np.testing.assert_array_equal(drawn.get_array(), expected.get_array())
     with pytest.raises(ValueError, match="block 7 does not exist; the model has blocks 0 to 2"):
         beit.draw_attention("output/run", "photo.jpg", blocks=[7])
+
+
+def test_cam_shows_the_rollout_and_the_classes(example_folder):
+    predictor = beit.load_predictor("output/run")
+    figure = beit.draw_cam(predictor, ["photo.jpg", "pictures/a.png"], classes=["digit 3", 7])
+    shown = titles(figure)
+    assert len(shown) == 8 and shown[5] == "rollout,\nall blocks"
+    assert [title.partition("\n")[0] for title in shown[2:4]] == ["Grad-CAM, digit 3", "Grad-CAM, digit 7"]
+    image = predictor.open("photo.jpg")
+    view = predictor.view(image).resize((128, 128), Image.Resampling.NEAREST)
+    for axis, label in zip(figure.axes[2:4], (3, 7), strict=True):
+        expected = overlay(view, predictor.grad_cam(image, label))
+        np.testing.assert_array_equal(axis.images[0].get_array(), np.asarray(expected))
+    best = [entry["class"] for entry in predictor([image])[0]["topk"][:2]]
+    assert [
+        title.split("\n")[0].split(", ")[1] for title in titles(beit.draw_cam(predictor, image))[2:]
+    ] == best
 
 
 def test_no_figure_is_open_in_pyplot(example_folder):
