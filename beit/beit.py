@@ -12,7 +12,6 @@ from paddle.distributed.fleet.utils import recompute
 from paddle.nn import functional as F
 from yacs.config import CfgNode
 
-from beit.checkpoint.class_names import ClassNames
 from beit.config import head_dim, image_hw
 from beit.layers.attention import Attention
 from beit.layers.block import LN_EPSILON, Activation, Block
@@ -24,6 +23,7 @@ from beit.layers.patch_embed import PatchEmbed
 from beit.layers.position_resizer import PositionResizer, find_resizer
 from beit.layers.relative_position import RelativePositionBias
 from beit.layers.timm_methods import TimmMethods
+from beit.metadata.class_names import ClassNames
 from beit.positions import relative_position_index
 from beit.preprocessing import Preprocessing, preprocessing_of
 

@@ -216,6 +216,10 @@ class Architecture:
         """Side, or (height, width), in pixels of the images whose patches fill the grid."""
         return as_size([side * self.patch_size for side in self.grid_size]) if self.grid_size else None
 
+    def as_dict(self) -> dict[str, object]:
+        """All of it by name, with `image_size`."""
+        return {**vars(self), "image_size": self.image_size}
+
 
 def describe(
     state: Mapping[str, np.ndarray],

@@ -12,11 +12,11 @@ from beit.checkpoint.canonical import DALLE, TABLE, VQKD, missing_names
 from beit.checkpoint.files import describe_nonfinite, write
 from beit.checkpoint.folders import JsonFiles, folder_files
 from beit.checkpoint.key_format import NATIVE, KeyFormat
-from beit.checkpoint.metadata import FOLDER_JSON, RUN_CONFIG_KEY, describe_weights, sidecar_path, write_json
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, from_canonical, written_format
 from beit.containers.errors import listed
+from beit.metadata.files import FOLDER_JSON, RUN_CONFIG_KEY, describe_weights, sidecar_path, write_json
 
 _FOLDER_PUBLISHERS = ("huggingface", "timm")
 _SUFFIXES = {"paddle": (".pdparams", ".safetensors"), "torch": (".pdparams", ".safetensors", ".pth")}

@@ -13,11 +13,11 @@ from beit.checkpoint.canonical import (
     State,
     depth_of,
 )
-from beit.checkpoint.pretrained_cfg import TIMM_KEYS, pretrained_cfg, timm_crop
-from beit.checkpoint.processor_config import processor_config
-from beit.checkpoint.stated import EPSILON, NUM_HEADS_UNKNOWN
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
 from beit.imagenet_classes import class_names as names_of_list
+from beit.metadata.pretrained_cfg import TIMM_KEYS, pretrained_cfg, timm_crop
+from beit.metadata.processor_config import processor_config
+from beit.metadata.stated import EPSILON, NUM_HEADS_UNKNOWN
 from beit.preprocessing import PIL_FILTERS
 
 JsonFiles = dict[str, dict[str, object]]

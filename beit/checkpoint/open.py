@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from beit.checkpoint.files import read
-from beit.checkpoint.metadata import (
+from beit.checkpoint.shards import INDEX_SUFFIX, read_shards
+from beit.checkpoint.translate import Checkpoint, to_canonical
+from beit.containers.errors import CheckpointError, listed
+from beit.metadata.files import (
     RUN_CONFIG,
     RUN_WEIGHTS,
     WEIGHT_FILES,
@@ -20,9 +23,6 @@ from beit.checkpoint.metadata import (
     read_metadata,
     training_metadata,
 )
-from beit.checkpoint.shards import INDEX_SUFFIX, read_shards
-from beit.checkpoint.translate import Checkpoint, to_canonical
-from beit.containers.errors import CheckpointError, listed
 
 _SUFFIXES = (".safetensors", ".pdparams", ".pth", ".pt", ".bin", ".pkl", ".ckpt")
 _OTHER_STATE = re.compile("optim|scheduler|scaler|rng_state|training_args")

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from beit.checkpoint.canonical import DALLE, MIM, MIM_V1, MIM_V2, SEGMENTATION, VQKD, Architecture
 from beit.checkpoint.key_format import NATIVE
-from beit.checkpoint.precedence import read_preprocessing
+from beit.metadata.precedence import read_preprocessing
 from beit.preprocessing import (
     HALF,
     IMAGENET_MEAN,
@@ -67,7 +67,7 @@ def find_preprocessing(
     Args:
         publisher, kind, architecture: of the checkpoint.
         name: of its file or folder.
-        metadata: the JSON beside it, see `beit.checkpoint.metadata`.
+        metadata: the JSON beside it, see `beit.metadata.files`.
     """
     version, source = _version(publisher, kind, architecture, name)
     size, is_large = architecture.image_size, architecture.depth == 24

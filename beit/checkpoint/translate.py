@@ -25,18 +25,18 @@ from beit.checkpoint.canonical import (
     segmentation_name,
     shapes_of,
 )
-from beit.checkpoint.class_names import ClassNames, describe_unused_names, find_class_names
-from beit.checkpoint.key_format import KeyFormat, rename, reverse
-from beit.checkpoint.metadata import OUT_INDICES, stated_sizes
+from beit.checkpoint.key_format import NATIVE, KeyFormat, rename, reverse
 from beit.checkpoint.preprocessing import find_preprocessing
 from beit.checkpoint.publishers import FORMATS, PUBLISHERS
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
 from beit.checkpoint.recognize import BATCH_COUNT, BATCH_NORM, INDEX, layout_of, rename_all
 from beit.checkpoint.shapes import check_shapes
-from beit.checkpoint.stated import StatedModel, contradictions, stated_model
 from beit.checkpoint.unwrap import CHOOSE, TEACHER_KEYS, WEIGHT_KEYS, choose, find_states, is_average
 from beit.containers.arrays import widen_bfloat16
 from beit.containers.errors import CheckpointError, listed, shown
+from beit.metadata.class_names import ClassNames, describe_unused_names, find_class_names
+from beit.metadata.files import OUT_INDICES, stated_sizes
+from beit.metadata.stated import StatedModel, contradictions, stated_model
 from beit.positions import Grid, index_grid, num_table_rows, relative_position_index, table_side
 from beit.preprocessing import Preprocessing
 
@@ -92,7 +92,7 @@ def to_canonical(
         key: take the state dict under this key of the file, or with this prefix; nested keys with dots between them.
         name: of the file; for some classifiers the only evidence of BEiT v1 or v2.
         container: type of the file.
-        metadata: the JSON beside the weights, see `beit.checkpoint.metadata`.
+        metadata: the JSON beside the weights, see `beit.metadata.files`.
         teacher: expect a vision transformer of CLIP or DINO instead of a BEiT.
     Raises:
         CheckpointError: not one of the known formats (the message says what it is instead), or unusable as it is.
@@ -146,7 +146,7 @@ def _translate(
     architecture = describe(state, kind, grids=grids, sizes=sizes, num_heads=model.num_heads)
     notes += describe_unused_names(architecture.num_classes, metadata)
     if not teacher and kind not in (VQKD, *DALLE):
-        notes += (*contradictions(metadata, architecture), *model.not_honored)
+        notes += (*contradictions(metadata, architecture.as_dict()), *model.not_honored)
     if len(states) > 1:
         others = listed([other.name for other in states if other is not chosen])
         notes.append(f"the file also holds the weights {others}: choose them by {CHOOSE}")
@@ -160,7 +160,9 @@ def _translate(
         architecture=architecture,
         stated=model,
         preprocessing=find_preprocessing(key_format.publisher, kind, architecture, name, metadata),
-        class_names=find_class_names(key_format.publisher, architecture.num_classes, metadata),
+        class_names=find_class_names(
+            architecture.num_classes, metadata, is_published=key_format.publisher != NATIVE
+        ),
         dropped=chosen.left_out | left_out,
         unknown=tuple(unknown),
         transposed=frozenset(filter(is_transposed, state)),

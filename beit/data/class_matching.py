@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from beit.checkpoint.class_names import ClassNames
 from beit.data.folders import shortened_list
 from beit.data.image_list import ImageList
 from beit.imagenet_classes import class_names as names_of_list
 from beit.imagenet_classes import from_synsets, synsets
+from beit.metadata.class_names import ClassNames
 
 Item = TypeVar("Item")
 

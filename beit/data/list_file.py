@@ -11,10 +11,10 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from beit.checkpoint.class_names import parse_class_names
 from beit.data.image_list import ImageList, pack_offsets
 from beit.data.list_paths import relative_names
 from beit.files import replacing
+from beit.metadata.class_names import parse_class_names
 
 _SHOWN = 80  # characters of a bad line that a message shows; the file may be something else than a list
 _MAX_DIGITS = 18  # of a label, so that it fits int64

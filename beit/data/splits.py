@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 from yacs.config import CfgNode
 
-from beit.checkpoint.class_names import parse_class_names
 from beit.data.archive_folders import is_folder, locate, sub_folders
 from beit.data.cifar import read_cifar
 from beit.data.class_folders import (
@@ -31,6 +30,7 @@ from beit.data.random_split import take_split
 from beit.data.shards import find_shards
 from beit.data.unlabeled import read_flat
 from beit.data.webdataset import read_webdataset
+from beit.metadata.class_names import parse_class_names
 
 Split = Literal["train", "val"]
 

@@ -11,8 +11,8 @@ from yacs.config import CfgNode
 
 from beit.beit import Beit
 from beit.checkpoint.canonical import CLASSIFIER, SEGMENTATION
-from beit.checkpoint.class_names import PUBLISHED_LISTS
 from beit.config import get_config, with_options
+from beit.metadata.class_names import PUBLISHED_LISTS
 from beit.models.build import build_model
 from beit.models.dalle import DalleDecoder, DalleEncoder, DalleTokenizer
 from beit.models.load import load_pretrained

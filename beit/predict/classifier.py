@@ -13,11 +13,11 @@ import paddle
 from PIL import Image
 
 from beit.beit import Beit, BeitOutput
-from beit.checkpoint.class_names import ClassNames
 from beit.data.model_input import prepare_image
 from beit.deploy.compiled import Function, compiled
 from beit.imagenet_classes import class_names as names_of_list
 from beit.imagenet_classes import from_synsets
+from beit.metadata.class_names import ClassNames
 from beit.models.views import view_logits
 from beit.predict.attention_maps import attention_map, grad_cam, overlay, rollout
 from beit.predict.predictor import Predictor, finite, fit_longer_side

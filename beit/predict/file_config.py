@@ -22,11 +22,11 @@ from beit.checkpoint.canonical import (
     missing_names,
 )
 from beit.checkpoint.key_format import NATIVE
-from beit.checkpoint.stated import NUM_HEADS_UNKNOWN, StatedModel
 from beit.checkpoint.translate import Checkpoint
 from beit.config import get_config
 from beit.containers.errors import listed
 from beit.data.ade20k import CLASS_NAMES
+from beit.metadata.stated import NUM_HEADS_UNKNOWN, StatedModel
 from beit.preprocessing import height_width
 
 _EARLY_LAYERS = {12: 9, 24: 21}

@@ -12,10 +12,10 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from beit.beit import Beit
-from beit.checkpoint.class_names import ClassNames
 from beit.config import with_options
 from beit.data.image_input import ImageInput
 from beit.deploy.engines import AUTO, check_name
+from beit.metadata.class_names import ClassNames
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.models.upernet import UperNet
 from beit.predict.classifier import Classifier, classifier

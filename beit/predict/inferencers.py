@@ -11,8 +11,8 @@ import paddle
 from PIL import Image
 
 from beit.beit import Beit
-from beit.checkpoint.class_names import ClassNames
 from beit.data.image_input import ImageInput
+from beit.metadata.class_names import ClassNames
 from beit.models.load import load_pretrained
 from beit.models.published import get_model
 from beit.predict.classifier import Classifier

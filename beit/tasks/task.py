@@ -12,12 +12,12 @@ import paddle
 from paddle import Tensor, nn
 from yacs.config import CfgNode
 
-from beit.checkpoint.class_names import parse_class_names
-from beit.checkpoint.metadata import RUN_CLASS_NAMES
 from beit.checkpoint.report import LoadReport
 from beit.data.batch_transforms import normalize
 from beit.data.class_matching import KnownClasses
 from beit.data.dataset import ImageDataset
+from beit.metadata.class_names import parse_class_names
+from beit.metadata.files import RUN_CLASS_NAMES
 from beit.models.load import load_pretrained
 from beit.optim.groups import Group, is_no_decay, parameter_groups
 from beit.tasks.previews import tile

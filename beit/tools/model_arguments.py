@@ -8,10 +8,10 @@ from pathlib import Path
 
 import paddle
 
-from beit.checkpoint.class_names import ClassNames, parse_class_names
 from beit.cpu import tune_cpu
 from beit.deploy.engines import AUTO, ENGINES
 from beit.imagenet_classes import CLASS_LISTS
+from beit.metadata.class_names import ClassNames, parse_class_names
 from beit.parallel import ranks
 from beit.predict.inference import load_predictor
 from beit.predict.predictor import Predictor

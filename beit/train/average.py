@@ -12,8 +12,8 @@ from yacs.config import CfgNode
 from beit.checkpoint.average import mean_checkpoint
 from beit.checkpoint.convert import convert
 from beit.checkpoint.files import read_checkpoint
-from beit.checkpoint.metadata import RUN_CONFIG
 from beit.config import get_config
+from beit.metadata.files import RUN_CONFIG
 from beit.predict.resolve import ConfigSource, config_of
 from beit.predict.run_figures import read_curves
 from beit.tasks import TASKS

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from beit.checkpoint.metadata import RUN_CONFIG
 from beit.config import dump
 from beit.files import lock, write_text
+from beit.metadata.files import RUN_CONFIG
 from beit.parallel import ranks
 from beit.train.resume import BEST, LATEST, MODEL, kept_epochs
 

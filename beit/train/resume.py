@@ -14,9 +14,9 @@ from paddle import Tensor, nn
 from yacs.config import CfgNode
 
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
-from beit.checkpoint.metadata import run_metadata
 from beit.config import dump, with_options
 from beit.containers.errors import CheckpointError, shown
+from beit.metadata.files import run_metadata
 from beit.optim.schedule import SCHEDULE_KEYS, make_schedules, run_length
 from beit.parallel import ranks, sharding, watchdog
 from beit.schema import SCHEMA

@@ -12,7 +12,6 @@ import paddle
 from yacs.config import CfgNode
 
 from beit import __version__, cpu
-from beit.checkpoint.metadata import RUN_CLASS_NAMES
 from beit.checkpoint.report import LoadReport
 from beit.config import batch_size_eval, dump, head_dim, image_hw
 from beit.data import bad_images
@@ -28,6 +27,7 @@ from beit.deploy.engines import AUTO, describe
 from beit.files import write_text
 from beit.layers import fused_attention
 from beit.logging import RunLog
+from beit.metadata.files import RUN_CLASS_NAMES
 from beit.optim.ema import Ema
 from beit.optim.groups import describe_groups
 from beit.optim.schedule import make_schedules, run_length, scaled_lr, warmup_length

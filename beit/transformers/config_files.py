@@ -8,10 +8,10 @@ from typing import Any
 
 from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, MIM, SEGMENTATION
 from beit.checkpoint.folders import folder_files
-from beit.checkpoint.metadata import WEIGHT_FILES
 from beit.checkpoint.open import weights_file
 from beit.checkpoint.translate import Checkpoint
 from beit.data.ade20k import CLASS_NAMES
+from beit.metadata.files import WEIGHT_FILES
 from beit.zoo import path_of
 from beit.zoo.table import PUBLISHED
 

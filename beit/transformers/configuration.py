@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from beit.checkpoint.metadata import write_json
 from beit.checkpoint.open import open_checkpoint
+from beit.metadata.files import write_json
 from beit.preprocessing import ImageSize, as_size, height_width
 from beit.transformers.config_files import CONFIG_FILE, MODEL_TYPE, read_json, values_of_weights
 from beit.zoo import path_of

@@ -11,8 +11,8 @@ import paddle
 
 import beit.predict.image_processor as own
 from beit.checkpoint.canonical import SEGMENTATION
-from beit.checkpoint.metadata import write_json
-from beit.checkpoint.processor_config import FILE, processor_config
+from beit.metadata.files import write_json
+from beit.metadata.processor_config import FILE, processor_config
 from beit.predict.image_processor import Images
 from beit.transformers.config_files import read_json
 from beit.zoo import published

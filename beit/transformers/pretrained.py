@@ -13,10 +13,10 @@ from paddle import nn
 from beit.checkpoint.files import write
 from beit.checkpoint.fit import fit
 from beit.checkpoint.key_format import Rules, rename
-from beit.checkpoint.metadata import WEIGHT_FILES
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.translate import Checkpoint, from_canonical
 from beit.containers.errors import listed
+from beit.metadata.files import WEIGHT_FILES
 from beit.transformers.config_files import PUBLISHER, values_of_weights
 from beit.transformers.configuration import BeitConfig
 from beit.zoo import path_of

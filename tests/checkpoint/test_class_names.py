@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beit.checkpoint.class_names import describe_unused_names, find_class_names
+from beit.metadata.class_names import describe_unused_names, find_class_names
 
 THREE = ["a", "b", "c"]
 

@@ -15,11 +15,11 @@ import pytest
 from beit.checkpoint.adapt import Changes
 from beit.checkpoint.convert import convert
 from beit.checkpoint.files import write
-from beit.checkpoint.metadata import describe_weights
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import report_of
 from beit.checkpoint.translate import Checkpoint
 from beit.containers.errors import CheckpointError
+from beit.metadata.files import describe_weights
 from beit.predict.resolve import config_of_file
 from tests.checkpoint import publishers
 from tests.checkpoint.fuzzing import FEWEST, SECONDS, SEED, outcome, pick

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beit.checkpoint.class_names import parse_class_names
 from beit.data.class_matching import KnownClasses, reordered
 from beit.data.image_list import ImageList
 from beit.imagenet_classes import class_names, synsets
+from beit.metadata.class_names import parse_class_names
 
 
 def known(*names):

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
-from beit.checkpoint.class_names import stated_names
-from beit.checkpoint.pretrained_cfg import TIMM_KEYS, pretrained_cfg, read_pretrained_cfg
-from beit.checkpoint.processor_config import FILE, PROCESSOR, processor_config, read_processor
-from beit.checkpoint.stated import MODEL_ARGS, TOLD_BY_NOTHING, stated_model
+from beit.metadata.class_names import stated_names
+from beit.metadata.pretrained_cfg import TIMM_KEYS, pretrained_cfg, read_pretrained_cfg
+from beit.metadata.processor_config import FILE, PROCESSOR, processor_config, read_processor
+from beit.metadata.stated import MODEL_ARGS, TOLD_BY_NOTHING, stated_model
 from beit.preprocessing import Preprocessing
 
 _KEPT = ("input_size", "exif_orientation")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from beit.checkpoint.key_format import NATIVE
 from beit.imagenet_classes import class_names as names_of_list
 
 PUBLISHED_LISTS = {1000: "imagenet-1k", 21841: "imagenet-21k"}
@@ -16,7 +15,9 @@ ClassNames = tuple[str, ...] | str
 """Names in the order of the outputs, or the name of a list of `beit.imagenet_classes`."""
 
 
-def find_class_names(publisher: str, num_classes: int, metadata: Mapping[str, object]) -> ClassNames | None:
+def find_class_names(
+    num_classes: int, metadata: Mapping[str, object], *, is_published: bool
+) -> ClassNames | None:
     """Names of the classes of a checkpoint; None if they are unknown.
 
     Files beside the weights take precedence: `class_names.txt` of a run, `class_names` of a converted file, timm's
@@ -24,9 +25,9 @@ def find_class_names(publisher: str, num_classes: int, metadata: Mapping[str, ob
     Otherwise a publisher's file with 1,000 or 21,841 outputs has ImageNet's.
 
     Args:
-        publisher: of the file; "canonical" files may come from anybody.
         num_classes: outputs of its head; lists of another length are not taken.
-        metadata: the JSON beside the weights, see `beit.checkpoint.metadata`.
+        metadata: the JSON beside the weights, see `beit.metadata.files`.
+        is_published: the file has the form of a publisher; those of this package may come from anybody.
     """
     if not num_classes:
         return None
@@ -35,7 +36,7 @@ def find_class_names(publisher: str, num_classes: int, metadata: Mapping[str, ob
             return names
         if isinstance(names, list | tuple) and len(names) == num_classes:
             return tuple(str(name) for name in names)
-    return PUBLISHED_LISTS.get(num_classes) if publisher != NATIVE else None
+    return PUBLISHED_LISTS.get(num_classes) if is_published else None
 
 
 def describe_unused_names(num_classes: int, metadata: Mapping[str, object]) -> list[str]:

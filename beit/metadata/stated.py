@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beit.checkpoint.canonical import Architecture
 from beit.containers.errors import shown
 from beit.preprocessing import ImageSize, as_size
 
@@ -23,7 +22,7 @@ NUM_HEADS_UNKNOWN = (
 EPSILON = 1e-6
 """LayerNorm epsilon of every publisher but transformers, whose published files state theirs."""
 
-# field -> (key of transformers, key of timm's model_args); the fields of the first table are those of `Architecture`
+# field -> (key of transformers, key of timm's model_args); the fields of the first table are those of `beit.checkpoint.canonical.Architecture`
 _TOLD_BY_TENSORS = {
     "depth": ("num_hidden_layers", "depth"),
     "width": ("hidden_size", "embed_dim"),
@@ -119,11 +118,16 @@ def stated_model(metadata: Mapping[str, object]) -> StatedModel:
     )
 
 
-def contradictions(metadata: Mapping[str, object], found: Architecture) -> list[str]:
-    """Sentences on what the JSON states otherwise than the tensors, which decide: the model must hold them."""
+def contradictions(metadata: Mapping[str, object], found: Mapping[str, object]) -> list[str]:
+    """Sentences on what the JSON states otherwise than the tensors, which decide: the model must hold them.
+
+    Args:
+        metadata: the JSON beside the weights.
+        found: what the tensors tell, by the names of `beit.checkpoint.canonical.Architecture`.
+    """
     arguments, sentences = _arguments(metadata), []
     for field, keys in _TOLD_BY_TENSORS.items():
-        actual = getattr(found, field)
+        actual = found[field]
         for source, key in ((metadata, keys[0]), (arguments, keys[1])):
             stated = source.get(key)
             value = as_size(stated) if field == "image_size" else stated

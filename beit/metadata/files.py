@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
-from beit.checkpoint.class_names import ClassNames, parse_class_names
-from beit.checkpoint.precedence import merge
-from beit.checkpoint.pretrained_cfg import pretrained_cfg
-from beit.checkpoint.processor_config import FILE, PROCESSOR
-from beit.checkpoint.stated import MODEL_ARGS
 from beit.config import parse_yaml
 from beit.containers.errors import CheckpointError, shown
 from beit.files import write_text
+from beit.metadata.class_names import ClassNames, parse_class_names
+from beit.metadata.precedence import merge
+from beit.metadata.pretrained_cfg import pretrained_cfg
+from beit.metadata.processor_config import FILE, PROCESSOR
+from beit.metadata.stated import MODEL_ARGS
 from beit.preprocessing import ImageSize, Preprocessing, as_size, preprocessing_of
 from beit.printable import printable
 
