@@ -25,7 +25,7 @@ THREE = ["a", "b", "c"]
     ],
 )
 def test_names_from_files_beside_the_weights(config):
-    assert find_class_names("canonical", 3, config) == ("a", "b", "c")
+    assert find_class_names(3, config, is_published=False) == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_names_from_files_beside_the_weights(config):
     ],
 )
 def test_names_are_unknown(config):
-    assert find_class_names("timm", 3, config) is None
+    assert find_class_names(3, config, is_published=True) is None
 
 
 def test_names_of_another_head_are_reported():
@@ -50,8 +50,8 @@ def test_names_of_another_head_are_reported():
 
 
 def test_published_heads_have_the_classes_of_imagenet():
-    assert find_class_names("unilm", 1000, {}) == "imagenet-1k"
-    assert find_class_names("timm", 21841, {}) == "imagenet-21k"
-    assert find_class_names("canonical", 1000, {}) is None  # anybody's thousand classes
-    assert find_class_names("canonical", 1000, {"class_names": "imagenet-1k"}) == "imagenet-1k"
-    assert find_class_names("unilm", 0, {}) is None
+    assert find_class_names(1000, {}, is_published=True) == "imagenet-1k"
+    assert find_class_names(21841, {}, is_published=True) == "imagenet-21k"
+    assert find_class_names(1000, {}, is_published=False) is None  # anybody's thousand classes
+    assert find_class_names(1000, {"class_names": "imagenet-1k"}, is_published=False) == "imagenet-1k"
+    assert find_class_names(0, {}, is_published=True) is None

@@ -21,7 +21,7 @@ from beit.deploy.runner import load_runner
 from beit.models.load import load_pretrained
 from beit.predict.inference import inference_model, load_predictor
 from beit.preprocessing import Preprocessing
-from tests.checkpoint.processor_cases import CASES, SIDE, images, transformers_probabilities, write_folder
+from tests.metadata.processor_cases import CASES, SIDE, images, transformers_probabilities, write_folder
 from tests.tiny import tiny_beit, tiny_config
 
 STORED = json.loads((Path(__file__).parent / "processor_probabilities.json").read_text())

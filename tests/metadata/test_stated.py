@@ -14,7 +14,7 @@ from beit.checkpoint.open import open_checkpoint
 from beit.models.load import load_pretrained
 from beit.predict.inference import load_predictor
 from tests.checkpoint import publishers
-from tests.checkpoint.processor_cases import MODEL, write_folder
+from tests.metadata.processor_cases import MODEL, write_folder
 from tests.tiny import tiny_beit, tiny_config
 
 HEADS = {"tables": False, "positions": True}  # no tensor tells the number of heads

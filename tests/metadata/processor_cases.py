@@ -1,7 +1,7 @@
 """Folders of transformers whose image processors take other steps, and the probabilities that transformers computes.
 
 `processor_probabilities.json` holds those of transformers 5.24 (Pillow backend, torch 2.14), written by
-python -m tests.checkpoint.processor_cases > tests/checkpoint/processor_probabilities.json
+python -m tests.metadata.processor_cases > tests/metadata/processor_probabilities.json
 which needs torch and transformers and no Paddle.
 """
 
