@@ -30,6 +30,11 @@ class KnownClasses:
     names: ClassNames
     source: str
 
+    @property
+    def spelled_out(self) -> tuple[str, ...]:
+        """The names in the order of the outputs."""
+        return names_of_list(self.names) if isinstance(self.names, str) else self.names
+
     def order(self, data: Sequence[str]) -> tuple[int, ...] | None:
         """The output of each class of the data; None if the classes are the same in the same order.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from beit.figures import Tile, draw_tiles, make_figure
 from beit.logging import progress
 from beit.parallel import ranks
 from beit.predict.resolve import ConfigSource, config_of
+from beit.tasks.class_table import class_scores, write_class_table
 from beit.tasks.classify import Classify
 
 if TYPE_CHECKING:
@@ -117,44 +117,19 @@ def draw_predictions(found: Predictions, count: int = 40) -> Figure:
     return draw_tiles(tiles, columns=8, title=title)
 
 
-def write_class_table(found: Predictions, path: Path) -> Path:
-    """Write a CSV table of the classes; its path.
-
-    Each class has the number of its images, precision, recall, F1 (percent; empty where undefined), and the class it is
-    most often confused with.
+def write_confusions(found: Predictions, path: Path) -> Path:
+    """Write the scores of each class (`class_scores`) and the class that it is most often taken for as CSV; its path.
 
     Args:
         found: of `validation_predictions`.
         path: file to write.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("label", "class", "images", "precision", "recall", "f1", "most_often_taken_for"))
-        writer.writerows(class_rows(found.confusion, found.names))
-    return path
-
-
-def class_rows(confusion: np.ndarray, names: tuple[str, ...]) -> list[tuple[object, ...]]:
-    """One row per class: label, name, images, precision, recall, F1 in percent, class it is most often confused with.
-
-    Args:
-        confusion: number of images by true class (row) and predicted class (column), `[K, K]`.
-        names: of the K classes.
-    """
-    correct, predicted, images = np.diag(confusion), confusion.sum(0), confusion.sum(1)
-    confused = confusion - np.diag(correct)
-    rows: list[tuple[object, ...]] = []
-    for k, name in enumerate(names):
-        precision = 100 * correct[k] / predicted[k] if predicted[k] else None
-        recall = 100 * correct[k] / images[k] if images[k] else None
-        # 2 TP / (2 TP + FP + FN): the same as the harmonic mean, and defined where one of the two is not
-        both = predicted[k] + images[k]
-        f1 = 200 * correct[k] / both if both else None
-        cells = ["" if value is None else f"{value:.2f}" for value in (precision, recall, f1)]
-        other = names[int(confused[k].argmax())] if confused[k].any() else ""
-        rows.append((k, name, int(images[k]), *cells, other))
-    return rows
+    confusion = found.confusion
+    correct = np.diag(confusion)
+    wrong = confusion - np.diag(correct)
+    other = [found.names[int(row.argmax())] if row.any() else "" for row in wrong]
+    scores = class_scores(confusion.sum(1), confusion.sum(0), correct)
+    return write_class_table(path, found.names, scores | {"most_often_taken_for": other})
 
 
 def draw_confusion(found: Predictions) -> Figure:

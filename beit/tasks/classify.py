@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,12 +17,19 @@ from beit.data.batch_transforms import erase
 from beit.data.dataset import ImageDataset, bad_images_file, build_dataset
 from beit.data.mixup import build_mixup, soft_targets
 from beit.models.views import view_logits
+from beit.tasks.class_table import class_scores, write_class_table
 from beit.tasks.losses import (
     binary_cross_entropy,
     label_smoothing_cross_entropy,
     soft_target_cross_entropy,
 )
-from beit.tasks.metrics import classification_metrics, classification_sums
+from beit.tasks.metrics import (
+    calibration_error,
+    calibration_sums,
+    class_sums,
+    classification_metrics,
+    classification_sums,
+)
 from beit.tasks.previews import denormalize, tile
 from beit.tasks.task import PREVIEW_IMAGES, Batch, Sums, Task, require_classes
 
@@ -38,6 +46,8 @@ class Classify(Task):
     uses_engine = True
     outputs: tuple[int, ...] | None = None
     """Outputs that take part in the evaluation, in the order of the labels; None for all."""
+    val_names: tuple[str, ...] | None = None
+    """Names of the classes of the validation images, in the order of the labels; None if neither data nor weights have any."""
 
     def __init__(self, config: CfgNode) -> None:
         super().__init__()
@@ -60,6 +70,9 @@ class Classify(Task):
                     "files that name their classes, and DATA.MATCH_CLASS_NAMES True"
                 )
             self.outputs = self.classes.outputs(names)
+        if split == "val":
+            known = None if self.classes is None else self.classes.spelled_out
+            self.val_names = dataset.images.class_names or known
         return dataset
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -89,8 +102,13 @@ class Classify(Task):
         return soft_target_cross_entropy(logits, targets)
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
-        """`count`, `top1`, `top5` and `loss`, see `classification_sums`."""
-        return classification_sums(self.logits(batch), batch["label"])
+        """The sums of `classification_sums`, `calibration_sums` and `class_sums`."""
+        logits, labels = self.logits(batch), batch["label"]
+        return (
+            classification_sums(logits, labels)
+            | calibration_sums(logits, labels)
+            | class_sums(logits, labels)
+        )
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits `[B, K]` of an evaluation batch, averaged over the views of `TEST.CROPS` and `TEST.FLIP`."""
@@ -112,12 +130,21 @@ class Classify(Task):
         return paddle.index_select(logits, paddle.to_tensor(self.outputs), axis=1)
 
     def metrics(self, sums: Sums) -> dict[str, float]:
-        """`top1` and `top5` in percent, `loss` and `count`."""
-        return classification_metrics(sums)
+        """`top1` and `top5` in percent, `loss`, `count`, and the calibration error `ece` in percent."""
+        return classification_metrics(sums) | {"ece": calibration_error(sums)}
 
     def selection_metric(self, metrics: Mapping[str, float]) -> float:
         """The top-1 accuracy."""
         return metrics["top1"]
+
+    def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
+        """Write the scores of each class as `classes.csv`."""
+        images, predicted, correct = (
+            np.reshape(sums[name], -1) for name in ("class_images", "class_predicted", "class_correct")
+        )
+        names = self.val_names or tuple(map(str, range(len(images))))
+        write_class_table(folder / "classes.csv", names, class_scores(images, predicted, correct))
+        return {}
 
     def preview(self, batch: Batch) -> np.ndarray:
         """The first images of the batch after all augmentations except mixup and cutmix, four per row."""

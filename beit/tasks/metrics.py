@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -10,6 +11,8 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 # B batch, K classes
+
+_BINS = 15  # of the confidence
 
 
 def topk_correct(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, Tensor]:
@@ -61,6 +64,54 @@ def classification_sums(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "count": paddle.to_tensor(labels.shape[0], dtype="int64"),
         **correct,
         "loss": losses.astype("float64").sum(),
+    }
+
+
+def calibration_sums(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Sums for the calibration error by bins of the confidence, float64 `[15]`: `bin_correct` and `bin_confidence`.
+
+    The confidence is the probability of the predicted class. Bin k of the 15 holds those in (k / 15, (k + 1) / 15].
+
+    Args:
+        logits: `[B, K]`, of any floating-point type.
+        labels: `[B]` int64, in 0 .. K - 1.
+    """
+    with paddle.amp.auto_cast(enable=False):
+        confidence = F.softmax(logits.astype("float32"), axis=-1).max(axis=-1).astype("float64")
+    correct = (logits.argmax(axis=-1) == labels).astype("float64")
+    bins = (confidence * _BINS).ceil().astype("int64").clip(1, _BINS) - 1
+    in_bin = F.one_hot(bins, _BINS).astype("float64")  # [B, 15]
+    return {
+        "bin_correct": (in_bin * correct.unsqueeze(1)).sum(axis=0),
+        "bin_confidence": (in_bin * confidence.unsqueeze(1)).sum(axis=0),
+    }
+
+
+def calibration_error(sums: Mapping[str, Any]) -> float:
+    """The expected calibration error in percent: the mean over the images of |accuracy - mean confidence| of their bin.
+
+    Source: Guo et al. 2017, arXiv 1706.04599, equation 3, with 15 bins of equal width.
+
+    Args:
+        sums: `count` and the results of `calibration_sums`, added over all batches and ranks.
+    """
+    gaps = np.abs(np.asarray(sums["bin_correct"]) - np.asarray(sums["bin_confidence"]))
+    return float(100 * gaps.sum() / sums["count"])
+
+
+def class_sums(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Number of images by class, int64 `[K]`: `class_images`, `class_predicted`, and those of both, `class_correct`.
+
+    Args:
+        logits: `[B, K]`.
+        labels: `[B]` int64, in 0 .. K - 1.
+    """
+    classes, predictions = logits.shape[1], logits.argmax(axis=-1)
+    correct = (predictions == labels).astype("int64")
+    return {
+        "class_images": paddle.bincount(labels, minlength=classes),
+        "class_predicted": paddle.bincount(predictions, minlength=classes),
+        "class_correct": paddle.bincount(labels, weights=correct, minlength=classes).astype("int64"),
     }
 
 

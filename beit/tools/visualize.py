@@ -15,7 +15,7 @@ from beit.predict.predictions import (
     draw_confusion,
     draw_predictions,
     validation_predictions,
-    write_class_table,
+    write_confusions,
 )
 from beit.predict.run_figures import (
     draw_augmentation,
@@ -117,7 +117,7 @@ def _confusion(given: argparse.Namespace) -> list[Path]:
     found, folder = validation_predictions(config), Path(config.SAVE)
     return [
         save_figure(draw_confusion(found), folder / "confusion.png"),
-        write_class_table(found, folder / "classes.csv"),
+        write_confusions(found, folder / "classes.csv"),
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
@@ -10,6 +12,7 @@ from PIL import Image
 
 import beit
 from beit.predict.attention_maps import overlay
+from beit.predict.predictions import Predictions, write_confusions
 
 
 @pytest.fixture
@@ -37,6 +40,19 @@ def test_confusion_is_the_share_of_each_true_class(predictions):
     (image,) = figure.axes[0].images
     np.testing.assert_array_equal(image.get_array(), predictions.confusion)  # one image of each class
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list("0123456789")
+
+
+def test_the_table_of_confusions(tmp_path):
+    """a: 3 correct, 1 predicted as b; b: 2 correct; c has no images and is never predicted."""
+    labels, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 1, 0, 1, 1])
+    dataset = SimpleNamespace(images=SimpleNamespace(labels=labels))
+    found = Predictions("model", dataset, np.eye(3)[predicted], ("a", "b", "c"))
+    assert write_confusions(found, tmp_path / "new" / "classes.csv").read_text().splitlines() == [
+        "label,class,images,precision,recall,f1,most_often_taken_for",
+        "0,a,4,100.00,75.00,85.71,b",
+        "1,b,2,66.67,100.00,80.00,",
+        "2,c,0,,,,",
+    ]
 
 
 def test_curves_hold_the_numbers_of_the_log(example_folder):

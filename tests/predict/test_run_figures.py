@@ -12,7 +12,6 @@ from beit.__main__ import main
 from beit.checkpoint.files import write
 from beit.config import with_options
 from beit.data.images import ImageError
-from beit.predict.predictions import class_rows
 from beit.predict.run_figures import (
     draw_augmentation,
     draw_masked,
@@ -114,14 +113,6 @@ def test_curves_of_a_run_that_was_resumed_and_killed(tmp_path):
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 3, "tra']))
     assert read_curves(tmp_path / "metrics.jsonl") == {"train/loss": {1: 3, 2: 2}}
-
-
-def test_precision_recall_and_f1_of_classes():
-    """a: 3 correct, 1 predicted as b; b: 2 correct; c has no images and is never predicted."""
-    rows = class_rows(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), ("a", "b", "c"))
-    assert rows[0] == (0, "a", 4, "100.00", "75.00", "85.71", "b")
-    assert rows[1] == (1, "b", 2, "66.67", "100.00", "80.00", "")
-    assert rows[2] == (2, "c", 0, "", "", "", "")
 
 
 def test_views_and_schedule_of_pretraining_need_no_tokenizer(pretraining):

@@ -15,7 +15,7 @@ from beit.data.mixup import soft_targets
 from beit.tasks.classify import Classify
 from beit.tasks.losses import binary_cross_entropy
 from beit.tasks.task_keys import unread_keys
-from tests.tiny import QUIET, randomize, tiny_config
+from tests.tiny import QUIET, randomize, tiny_config, write_dataset
 
 LABELS = [0, 2, 1, 1]
 
@@ -139,3 +139,32 @@ def test_synsets_of_imagenet_name_their_outputs():
     """Both cranes are called crane; their synsets are not."""
     known = KnownClasses("imagenet-1k", "weights")
     assert known.outputs(["n03126707", "n02012849", "n01440764"]) == (517, 134, 0)
+
+
+def test_an_evaluation_writes_the_scores_of_each_class(tmp_path, weights):
+    """The table, the calibration error and the names are those of the classes of the data, in their order."""
+    run, logits, labels = evaluation(tmp_path / "data", weights, ("cow", "ant"), test__class_subset=True)
+    metrics, chosen = run(), logits[:, [0, 2]]  # ant, cow
+    powers = np.exp(chosen - chosen.max(1, keepdims=True))
+    confidence, right = (powers / powers.sum(1, keepdims=True)).max(1), chosen.argmax(1) == labels
+    bins = np.ceil(confidence * 15)
+    gaps = [abs((right[bins == k] - confidence[bins == k]).sum()) for k in range(1, 16)]
+    assert metrics["ece"] == pytest.approx(100 * sum(gaps) / 12, rel=1e-3)
+    lines = (tmp_path / "data" / "out" / "classes.csv").read_text().splitlines()
+    assert lines[0] == "label,class,images,precision,recall,f1"
+    recall = [100 * right[labels == k].mean() for k in (0, 1)]
+    assert [line.split(",")[:3] + [line.split(",")[4]] for line in lines[1:]] == [
+        ["0", "ant", "6", f"{recall[0]:.2f}"],
+        ["1", "cow", "6", f"{recall[1]:.2f}"],
+    ]
+
+
+def test_names_of_the_table_come_from_the_weights_if_the_data_have_none(tmp_path, weights):
+    data = write_dataset(tmp_path / "data")
+    beit.evaluate(weights, data=data, output=tmp_path / "out")
+    assert [line.split(",")[1] for line in (tmp_path / "out" / "classes.csv").read_text().splitlines()] == [
+        "class",
+        "ant",
+        "bee",
+        "cow",
+    ]

@@ -6,7 +6,15 @@ import numpy as np
 import paddle
 import pytest
 
-from beit.tasks.metrics import classification_metrics, classification_sums, topk_correct
+from beit.tasks.class_table import class_scores
+from beit.tasks.metrics import (
+    calibration_error,
+    calibration_sums,
+    class_sums,
+    classification_metrics,
+    classification_sums,
+    topk_correct,
+)
 
 
 def stable_topk(logits, labels, k):
@@ -94,3 +102,50 @@ def test_invalid_arguments_are_refused():
         topk_correct(logits, paddle.zeros([2], "int64"), ks=(0,))
     with pytest.raises(ValueError, match="No sample was evaluated"):
         classification_metrics({"count": 0, "top1": 0, "top5": 0, "loss": 0.0})
+
+
+def test_calibration_error_equals_its_definition():
+    """Guo et al. 2017, equation 3, over two batches; probabilities of exactly 1 and on a border of bins included."""
+    rng = np.random.default_rng(5)
+    logits = (3 * rng.standard_normal((400, 10))).astype("float32")
+    logits[0] = 0
+    logits[0, 0] = 200  # probability 1
+    labels = np.where(rng.random(400) < 0.6, logits.argmax(1), rng.integers(0, 10, 400))
+    parts = [
+        calibration_sums(paddle.to_tensor(logits[part]), paddle.to_tensor(labels[part]))
+        for part in (slice(0, 150), slice(150, None))
+    ]
+    sums = {name: (parts[0][name] + parts[1][name]).numpy() for name in parts[0]} | {"count": 400}
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    confidence = (powers / powers.sum(1, keepdims=True)).max(1)
+    expected = 0.0
+    for low in np.arange(15) / 15:
+        chosen = (confidence > low) & (confidence <= low + 1 / 15)
+        if chosen.any():
+            accuracy = (logits.argmax(1) == labels)[chosen].mean()
+            expected += chosen.mean() * abs(accuracy - confidence[chosen].mean())
+    assert calibration_error(sums) == pytest.approx(100 * expected, rel=1e-5)
+    assert 5 < calibration_error(sums) < 60
+
+
+def test_a_sure_and_correct_model_is_calibrated():
+    logits = paddle.to_tensor(200 * np.eye(4, dtype="float32"))
+    right, wrong = (
+        calibration_sums(logits, paddle.to_tensor(labels)) for labels in ([0, 1, 2, 3], [1, 2, 3, 0])
+    )
+    assert calibration_error({name: value.numpy() for name, value in right.items()} | {"count": 4}) == 0
+    assert calibration_error({name: value.numpy() for name, value in wrong.items()} | {"count": 4}) == 100
+
+
+def test_scores_of_classes_equal_those_of_scikit_learn():
+    """Stored with scikit-learn 1.9.1: `precision_recall_fscore_support(labels, predictions, labels=range(5),
+    zero_division=np.nan)`. The last class has no image and no prediction."""
+    labels, predictions = np.random.default_rng(6).integers(0, 4, (2, 60))
+    sums = class_sums(paddle.to_tensor(np.eye(5, dtype="float32")[predictions]), paddle.to_tensor(labels))
+    assert all(value.dtype == paddle.int64 for value in sums.values())
+    found = class_scores(*(sums[f"class_{name}"].numpy() for name in ("images", "predicted", "correct")))
+    nan = np.nan
+    assert found["images"].tolist() == [14, 13, 15, 18, 0]
+    np.testing.assert_allclose(found["precision"], [40, 38.0952, 40, 36.8421, nan], atol=1e-4)
+    np.testing.assert_allclose(found["recall"], [28.5714, 61.5385, 26.6667, 38.8889, nan], atol=1e-4)
+    np.testing.assert_allclose(found["f1"], [33.3333, 47.0588, 32, 37.8378, nan], atol=1e-4)
