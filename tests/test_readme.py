@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import beit
+from beit.zoo import published
 from tests.tiny import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,6 +22,11 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 75
     commands = [line for line in README.splitlines() if line.startswith("python -m beit ")]
     assert len(commands) == 3 and not any(line.endswith("\\") for line in commands)
+
+
+def test_the_weights_of_the_first_command_can_be_downloaded() -> None:
+    (name,) = re.findall(r"^python -m beit predict (\S+) ", README, flags=re.MULTILINE)
+    assert published(name).url
 
 
 def test_the_readme_has_the_documented_usage_and_the_commands_of_a_checkout() -> None:

@@ -16,6 +16,7 @@ from beit.config import image_hw
 from beit.cpu import tune_cpu
 from beit.data.check import SplitReport, check_split, describe_split, overlap, shortened
 from beit.data.classes_of_data import with_classes_of_data
+from beit.data.dataset import ImageDataset
 from beit.flags import Parser, config_from
 from beit.logging import format_duration
 from beit.optim.groups import describe_groups
@@ -85,16 +86,24 @@ def check(config: CfgNode, given: argparse.Namespace) -> list[str]:
     problems += unread_keys(config) + settings_without_effect(task)
     print("parameter groups\n" + describe_groups(task.param_groups()))
     if not given.skip_step:
-        step = dry_step(task, dataset)
-        val = task.dataset("val")
-        seconds = training_seconds(config, step, len(dataset), 0 if val is None else len(val))
-        print(
-            f"dry step: {step.images} images in {step.seconds:.2f} s ({step.images / step.seconds:.1f} images/s), "
-            f"{100 * step.wait_seconds / step.seconds:.0f} % of it waiting for data; peak {step.where} "
-            f"{step.peak_bytes / _GIB:.2f} GiB; loss {step.loss:.4f}\n"
-            f"training on one device of this machine takes about {format_duration(seconds)}"
-        )
+        try:
+            _try_steps(task, dataset)
+        except ValueError as error:
+            problems.append(str(error))
     return problems
+
+
+def _try_steps(task: Task, dataset: ImageDataset) -> None:
+    """Print time, memory and loss of trial steps, and the time of the whole training."""
+    step = dry_step(task, dataset)
+    val = task.dataset("val")
+    seconds = training_seconds(task.config, step, len(dataset), 0 if val is None else len(val))
+    print(
+        f"dry step: {step.images} images in {step.seconds:.2f} s ({step.images / step.seconds:.1f} images/s), "
+        f"{100 * step.wait_seconds / step.seconds:.0f} % of it waiting for data; peak {step.where} "
+        f"{step.peak_bytes / _GIB:.2f} GiB; loss {step.loss:.4f}\n"
+        f"training on one device of this machine takes about {format_duration(seconds)}"
+    )
 
 
 def _check_images(task: Task) -> list[str]:

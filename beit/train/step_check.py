@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import resource
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -53,7 +55,8 @@ class StepReport:
 def dry_step(task: Task, dataset: ImageDataset, *, seconds: float = 20.0) -> StepReport:
     """Run some optimizer steps as training does, with its data workers; hardly changes the weights of `task`.
 
-    Memory is the peak that Paddle allocated on the GPU, or on a CPU the peak of the whole process.
+    Memory is the peak that Paddle allocated on the GPU, or on a CPU the peak of the whole process. As in training, the next
+    readable image takes the place of an unreadable one.
 
     Args:
         task: of the run.
@@ -61,7 +64,7 @@ def dry_step(task: Task, dataset: ImageDataset, *, seconds: float = 20.0) -> Ste
         seconds: after which no further step is measured; one is at least.
 
     Raises:
-        ValueError: the loss is not finite.
+        ValueError: the loss is not finite; as `ImageError`, ten images in a row cannot be read.
     """
     config = task.config
     sampler = build_train_sampler(config, len(dataset))
@@ -76,7 +79,11 @@ def dry_step(task: Task, dataset: ImageDataset, *, seconds: float = 20.0) -> Ste
         amp_dtype="bfloat16" if config.AMP and is_gpu else None,
     )
     steps, begin, waited = 0, 0.0, 0.0
-    with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader,
+    ):
+        dataset.bad_images = Path(folder) / "bad_images.txt"  # the folder of the run does not exist yet
         epochs = (itertools.chain.from_iterable(sampler.batches(epoch, 0)) for epoch in itertools.count())
         arrays = loader(itertools.chain.from_iterable(epochs))
         batches = (to_device(task.prepare(batch)) for batch in arrays)

@@ -43,7 +43,7 @@ NOT_RUN: dict[str, str] = {
     "python main_multi_gpu.py -cfg=configs/probe/": "needs eight GPUs and ImageNet",
     "python -m beit bench infer --model beit_base_patch16_224": "measures for many minutes; tests/bench runs every mode",
     "python -m beit bench train": "measures for many minutes; tests/bench runs every mode",
-    "python -m beit predict beit_base_patch16_224 ": "downloads weights; tests/tools/test_predict.py predicts with others",
+    "python -m beit predict beit_base_patch16_224_pt22k_ft22kto1k ": "downloads weights; tests/tools/test_predict.py predicts with others",
     "python -m beit serve": "serves until it is ended; tests/tools/test_serve.py opens the page in a browser",
     "sh run_eval_multi.sh": "needs ImageNet; tests/test_paddlevit.py runs it with two ranks and a tiny model",
     "sh run_train_multi.sh": "needs ImageNet; tests/test_paddlevit.py runs it with two ranks and a tiny model",

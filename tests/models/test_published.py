@@ -9,6 +9,7 @@ import paddle
 import pytest
 
 from beit import zoo
+from beit.__main__ import main
 from beit.beit import Beit
 from beit.checkpoint.files import write
 from beit.config import get_config
@@ -66,6 +67,14 @@ def test_models_from_files(tiny, tmp_path, caplog):
         .isdisjoint({"head.weight"})
     )
     assert not models.get_model("BEiTv2_vit_base_patch16_224").use_mean_pooling
+
+
+def test_weights_without_an_address_name_a_command_that_lists_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path))
+    with pytest.raises(DownloadError, match=r"has no address .*beit list-models 'beit_base_patch16_224\*'"):
+        models.get_model("beit_base_patch16_224", pretrained=True)
+    assert main(["list-models", "beit_base_patch16_224*"]) == 0
+    assert "beit_base_patch16_224_pt22k_ft22kto1k" in capsys.readouterr().out
 
 
 def test_download_comes_from_the_cache(tiny, tmp_path, monkeypatch):

@@ -62,6 +62,22 @@ def test_unreadable_and_shared_images_are_listed(data, tmp_path, capsys):
         assert part in shown
 
 
+def test_the_trial_steps_go_on_after_unreadable_images(data, tmp_path, capsys):
+    (data / "my images" / "train_0.png").write_bytes(b"")
+    assert run(data, tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert "dry step: 4 images in" in shown and "1 problem(s):" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_problems_found_before_a_failed_trial_step_are_listed(data, tmp_path, capsys):
+    for number in range(19):  # of 24 images; 20 problems are printed
+        (data / "my images" / f"train_{number}.png").write_bytes(b"")
+    assert run(data, tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert "and so are the 9 images before it" in shown and "train_0.png: an empty file" in shown
+
+
 def test_remarks_and_empty_classes(tmp_path):
     data = write_dataset(tmp_path / "data", train=23, classes=1)
     Image.fromarray(np.zeros((5, 9, 3), np.uint8)).save(data / "my images" / "train_0.png")
