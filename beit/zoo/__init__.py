@@ -92,5 +92,7 @@ def fetch_published(entry: Published) -> Path:
     """
     page = entry.page
     if not entry.url:
-        page += f"; beit list-models '{entry.name}*' lists such weights of publishers whose files have addresses"
+        page += (
+            f"; beit list-models '{entry.name}*' lists such weights of publishers whose files have addresses"
+        )
     return fetch(entry.url, entry.file_name, sha256=entry.sha256, page=page)
