@@ -63,7 +63,8 @@ def processor() -> Iterator[Finding]:
     if shared.is_dir():
         free = shutil.disk_usage(shared).free
         advice = (
-            "data workers pass batches through /dev/shm: give the container more (docker run --shm-size 8g)"
+            "NCCL uses /dev/shm between GPUs that are not connected directly, and data workers need some 100 KB: give "
+            "the container more (docker run --shm-size 8g)"
         )
         is_small = free < _GIB
         yield Finding(

@@ -40,7 +40,9 @@ LARGE = {
 def test_shared_memory_is_small(data: Path, tmp_path: Path, row: Row, size: str, what: str) -> None:
     row.fault, row.expected = (
         f"/dev/shm is {what}, 2 workers",
-        "works: batches are sent through pipes" if size != "0" else "status 1, one line that names /dev/shm",
+        "works: batches do not pass through /dev/shm"
+        if size != "0"
+        else "status 1, one line that names /dev/shm",
     )
     mount = (
         f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
