@@ -9,27 +9,33 @@ It takes some minutes on a CPU and needs the installed package and scikit-learn.
 3. From each of them and from random weights, with three seeds: a linear probe with all labels, and fine-tuning with a
    tenth of the labels.
 
-Finished runs in the output folder are not repeated. The last lines printed are the accuracies.
+Finished runs in the output folder are not repeated. The last lines printed are the accuracies and
+the folder.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+from beit.install import require_paddle
+
+require_paddle()  # before the imports that need it
+
 import numpy as np
 import paddle
 from PIL import Image
-from sklearn.datasets import load_digits
 from yacs.config import CfgNode
 
 from beit.config import get_config
+from beit.data.digits import load_digits
 from beit.data.pretraining import build_pretrain_dataset
 from beit.data.sampler import Sample
 from beit.models.tokenizer import build_tokenizer
+from beit.tools.arguments import write_into_folder
 from beit.train.run import run
 
 warnings.filterwarnings("ignore", message="No ccache found")
@@ -173,7 +179,7 @@ def most_frequent_share(root: Path, tokenizer: Path) -> float:
     return float(np.bincount(masked).max() / len(masked))
 
 
-def main(root: Path) -> None:
+def main(root: Path) -> Path:
     if not (root / "all" / "val_list.txt").exists():
         write_digits(root)
     everything = {"DATA.DATA_PATH": str(root / "all")}
@@ -205,7 +211,8 @@ def main(root: Path) -> None:
     for (start, what), values in scores.items():
         each = " ".join(f"{value:.1f}" for value in values)
         print(f"{start}, {what}: {np.mean(values):.1f} ± {np.std(values):.1f} ({each})")
+    return root
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    write_into_folder(__doc__, main)

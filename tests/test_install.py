@@ -34,6 +34,7 @@ def run_without(module: str, folder: Path, *arguments: str) -> subprocess.Comple
         ("main_single_gpu.py", "-cfg=demo_digits", "-eval"),
         ("-m", "beit", "predict", "output/run", "photo.jpg"),
         ("-m", "beit", "serve", "output/run"),
+        *((f"examples/{path.name}", "output") for path in sorted((ROOT / "examples").glob("*.py"))),
     ],
 )
 def test_commands_without_paddle_print_two_install_lines(arguments, tmp_path):
@@ -42,6 +43,21 @@ def test_commands_without_paddle_print_two_install_lines(arguments, tmp_path):
     first, *lines = result.stderr.splitlines()
     assert first.startswith("error: Paddle is not installed")
     assert lines == [f"  {CPU_LINE}", f"  {GPU_LINE}"]
+
+
+@pytest.mark.parametrize("arguments", [("examples/pretrain_digits.py",), ("-m", "beit.tools.digits")])
+def test_scripts_without_scikit_learn_say_what_to_install(arguments, tmp_path):
+    result = run_without("sklearn", tmp_path, *arguments, str(tmp_path / "digits"))
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.splitlines()[-1:] == [
+        'error: the handwritten digits need scikit-learn: pip install "beit-paddle[demo]"'
+    ]
+
+
+@pytest.mark.parametrize("module", ["digits", "scenes"])
+def test_scripts_without_a_folder_print_their_usage(module, tmp_path):
+    result = run_without("paddle", tmp_path, "-m", f"beit.tools.{module}")
+    assert result.returncode == 2 and result.stderr.startswith(f"usage: {module}.py [-h] FOLDER\n")
 
 
 def test_python_names_without_paddle_raise_the_same_message(tmp_path):

@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 from beit.beit import Beit, build_beit
+from beit.bench.counting import count_multiply_adds, custom_ops
 from tests.tiny import noise_images, randomize, tiny_config
 
 FROM_PADDLE = pytest.mark.filterwarnings("ignore::UserWarning:paddle.*")
@@ -19,33 +20,28 @@ def model() -> Beit:
     return randomize(build_beit(tiny_config(MODEL__DROPPATH=0.0)), scale=0.1)
 
 
-def weight_products(model: Beit, tokens: int) -> int:
-    """Multiply-adds of the convolution and the Linear layers for one image, biases of the convolution included."""
-    width, patches = model.embed_dim, tokens - 1
-    convolution = patches * width * (3 * 8 * 8 + 1)
-    blocks = sum(
-        tokens * parameter.size
-        for name, parameter in model.named_parameters()
-        if name.startswith("blocks.") and parameter.ndim == 2 and "table" not in name
-    )
-    return convolution + blocks + model.head.weight.size
-
-
-def test_summary_counts_all_but_the_parameters_of_the_outermost_layer(model, capsys):
-    """Paddle leaves out what the given layer itself holds: here the class token."""
+def test_summary_counts_all_parameters_of_a_model_inside_of_another_layer(model, capsys):
+    """Paddle leaves out what the outermost layer itself holds: without `Sequential` the class token."""
     model.eval()
+    model.head.bias.stop_gradient = True
     total = sum(parameter.size for parameter in model.parameters())
-    result = paddle.summary(model, (1, 3, 16, 16))
-    assert result == {
-        "total_params": total - model.cls_token.size,
-        "trainable_params": total - model.cls_token.size,
+    assert paddle.summary(paddle.nn.Sequential(model), (1, 3, 16, 16)) == {
+        "total_params": total,
+        "trainable_params": total - model.head.bias.size,
     }
-    assert capsys.readouterr().out.count("Attention-") == 2
+    assert paddle.summary(model, (1, 3, 16, 16))["total_params"] == total - model.cls_token.size
+    assert f"Total params: {total:,}\n" in capsys.readouterr().out
 
 
-def test_flops_counts_every_product_with_a_weight(model, capsys):
+def test_flops_counts_the_products_inside_attention_with_custom_ops(model, capsys):
+    """Beyond convention A, Paddle counts an operation for each bias of a convolution."""
     model.eval()
-    assert paddle.flops(model, [1, 3, 16, 16]) == weight_products(model, tokens=5)
+    counts = count_multiply_adds(model, paddle.zeros([1, 3, 16, 16]))
+    biases = 4 * model.embed_dim  # of 4 patches
+    assert counts.attention == 2 * 2 * 5 * 5 * model.embed_dim  # 2 blocks of 2 products, 5 tokens
+    found = paddle.flops(model, [1, 3, 16, 16], custom_ops=custom_ops(model))
+    assert found == counts.under("A") + biases
+    assert paddle.flops(model, [1, 3, 16, 16]) == found - counts.attention
 
 
 def test_forward_hooks_see_every_call(model):

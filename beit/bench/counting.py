@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -82,6 +83,29 @@ def count_multiply_adds(model: nn.Layer, *inputs: paddle.Tensor) -> MultiplyAdds
         if was_training:
             model.train()
     return counts
+
+
+def custom_ops(model: nn.Layer) -> dict[type, Callable[..., None]]:
+    """The argument `custom_ops` with which `paddle.flops` also counts the two products inside attention.
+
+    `paddle.flops` asks only layers without sublayers for their operations. `Attention` has sublayers, so that its products
+    are counted at its `qkv` layer.
+
+    Examples:
+        >>> paddle.flops(model, [1, 3, 224, 224], custom_ops=custom_ops(model))
+
+    Args:
+        model: whose operations are counted.
+    """
+    attention_of = {id(layer.qkv): layer for layer in model.sublayers() if isinstance(layer, Attention)}
+
+    def count(layer: Any, inputs: Any, output: paddle.Tensor) -> None:
+        operations = _linear(layer, inputs[0], output)["linear"]
+        if id(layer) in attention_of:
+            operations += _attention(attention_of[id(layer)], inputs[0], output)["attention"]
+        layer.total_ops += operations
+
+    return {nn.Linear: count}
 
 
 class _Counting:

@@ -63,6 +63,7 @@ def convert(
         info.class_names,
         info.feature_layers.get("trained", ()),
         info.stated.arguments() | ({"num_heads": heads} if heads else {}),
+        info.palette,
     )
     path = Path(target)
     key_format = written_format(publisher, info.kind)

@@ -35,7 +35,7 @@ from beit.checkpoint.unwrap import CHOOSE, TEACHER_KEYS, WEIGHT_KEYS, choose, fi
 from beit.containers.arrays import widen_bfloat16
 from beit.containers.errors import CheckpointError, listed, shown
 from beit.metadata.class_names import ClassNames, describe_unused_names, find_class_names
-from beit.metadata.files import OUT_INDICES, stated_sizes
+from beit.metadata.files import OUT_INDICES, PALETTE, stated_sizes
 from beit.metadata.stated import StatedModel, contradictions, stated_model
 from beit.positions import Grid, index_grid, num_table_rows, relative_position_index, table_side
 from beit.preprocessing import Preprocessing
@@ -64,6 +64,7 @@ class CheckpointInfo:
     # Blocks (from 0) whose outputs a segmentation head was "trained" on and, for files of transformers, those that
     # transformers itself uses ("huggingface").
     feature_layers: dict[str, tuple[int, ...]]
+    palette: tuple[tuple[int, int, int], ...] = ()  # colors of the classes of a segmentation model, if stated
     run_config: str = ""  # YAML of the run's config, inside of the weights; "" if they have none
 
 
@@ -170,6 +171,7 @@ def _translate(
         notes=tuple(notes),
         left_out=(),
         feature_layers=_feature_layers(key_format.publisher, kind, architecture, metadata),
+        palette=_palette(kind, architecture.num_classes, metadata),
     )
     return Checkpoint(state, info)
 
@@ -311,3 +313,17 @@ def _feature_layers(
         # (BeitForSemanticSegmentation.forward).
         found["huggingface"] = tuple(i - 2 for i in found["trained"])
     return found if listed else {}
+
+
+def _palette(kind: str, num_classes: int, metadata: Mapping[str, object]) -> tuple[tuple[int, int, int], ...]:
+    stated = metadata.get(PALETTE)
+    if kind != SEGMENTATION or stated is None:
+        return ()
+    colors = stated if isinstance(stated, list) else []
+    levels = [level for color in colors if isinstance(color, list) and len(color) == 3 for level in color]
+    is_valid = all(type(level) is int and 0 <= level <= 255 for level in levels)
+    if not is_valid or not len(colors) == num_classes == len(levels) // 3:
+        raise CheckpointError(
+            f"{PALETTE} of the weights is {shown(str(stated))}, expected {num_classes} colors [red, green, blue] of 0 to 255"
+        )
+    return tuple((red, green, blue) for red, green, blue in colors)

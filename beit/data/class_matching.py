@@ -32,7 +32,7 @@ class KnownClasses:
 
     @property
     def spelled_out(self) -> tuple[str, ...]:
-        """The names in the order of the outputs."""
+        """The names in the order of the outputs, those of a published list written out."""
         return names_of_list(self.names) if isinstance(self.names, str) else self.names
 
     def order(self, data: Sequence[str]) -> tuple[int, ...] | None:
@@ -113,7 +113,7 @@ class KnownClasses:
         """Names of the head and of the data, both as synsets or both as words."""
         own: Sequence[str]
         if isinstance(self.names, str):
-            own = synsets(self.names) if set(data) <= set(synsets(self.names)) else names_of_list(self.names)
+            own = synsets(self.names) if set(data) <= set(synsets(self.names)) else self.spelled_out
         else:
             own = self.names
         if not set(data) <= set(

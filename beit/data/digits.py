@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,13 +12,29 @@ VALIDATION_IMAGES = 360
 SIDE = 32  # pixels; the original images have 8 x 8
 
 
+def load_digits() -> Any:
+    """scikit-learn's digits: `images` `[1797, 8, 8]` from 0 to 16 and `target` `[1797]`.
+
+    Raises:
+        ValueError: scikit-learn is not installed.
+    """
+    try:  # of the extra `demo`, which the package does not need
+        from sklearn import datasets
+    except ImportError as error:
+        raise ValueError(
+            'the handwritten digits need scikit-learn: pip install "beit-paddle[demo]"'
+        ) from error
+    return datasets.load_digits()
+
+
 def write_digits(folder: Path) -> Path:
     """Write `images/*.png`, `train_list.txt` (1,437 lines), `val_list.txt` (360) and `class_names.txt` into `folder`.
 
     Source: UCI ML "Optical Recognition of Handwritten Digits", test part, as bundled with scikit-learn.
-    """
-    from sklearn.datasets import load_digits  # of the extra `demo`, which the package does not need
 
+    Raises:
+        ValueError: as `load_digits`.
+    """
     digits = load_digits()
     (folder / "images").mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(0).permutation(len(digits.images))

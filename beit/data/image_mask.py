@@ -157,16 +157,17 @@ def open_image_masks(config: CfgNode, split: Literal["train", "val"]) -> ImageMa
 
 
 def class_names_and_palette(
-    config: CfgNode, folder: Path | None = None
+    config: CfgNode, folder: Path | None = None, colors: tuple[Color, ...] = ()
 ) -> tuple[tuple[str, ...] | None, tuple[Color, ...]]:
     """Names and colors of the classes.
 
     They come from the files `class_names.txt` and `palette.txt` (lines `red green blue`) where these exist. Otherwise
-    ADE20K has its own; other data sets have no names, and the colors of `even_palette`.
+    ADE20K has its own; other data sets have no names, and the given colors or those of `even_palette`.
 
     Args:
         config: the keys DATA.* and MODEL.NUM_CLASSES.
         folder: of the files; None for DATA.DATA_PATH.
+        colors: that the weights state, if they do.
 
     Raises:
         ValueError: a file does not have MODEL.NUM_CLASSES entries, has a name twice, or a line that is not a color.
@@ -174,7 +175,7 @@ def class_names_and_palette(
     root, num_classes = folder or Path(config.DATA.DATA_PATH), config.MODEL.NUM_CLASSES
     is_ade = config.DATA.DATASET == "ade20k" and num_classes == len(ade20k.CLASS_NAMES)
     names = ade20k.CLASS_NAMES if is_ade else None
-    palette = ade20k.PALETTE if is_ade else even_palette(num_classes)
+    palette = colors or (ade20k.PALETTE if is_ade else even_palette(num_classes))
     if (root / "class_names.txt").is_file():
         names = read_class_names(root / "class_names.txt", num_classes)
         twice = sorted({name for name in names if names.count(name) > 1})

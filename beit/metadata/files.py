@@ -1,8 +1,8 @@
 """The files beside the weights, read and written: JSON of timm and transformers, config and class names of a run.
 
 `metadata` is the merged JSON: the keys of `config.json` (timm's or transformers'), the content of
-`preprocessor_config.json` under that name, and this package's `pretrained_cfg` and `class_names` (a list, or the name
-of one). What stands beside the weights, where it can be edited, takes precedence over metadata inside of them.
+`preprocessor_config.json` under that name, and this package's `pretrained_cfg`, `class_names` (a list, or the name
+of one) and `palette`. What stands beside the weights, where it can be edited, takes precedence over metadata inside of them.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ RUN_WEIGHTS = ("model.pdparams", "best.pdparams", "latest.pdparams")
 """Weights in the output folder of a run, in order of preference."""
 OUT_INDICES = "out_indices"
 """Key of the blocks (from 0) whose outputs a segmentation head takes, as in transformers' config.json."""
+PALETTE = "palette"
+"""Key of the colors of the classes of a segmentation model, `[[red, green, blue], …]`."""
+Palette = Sequence[tuple[int, int, int]]
 RUN_CLASS_NAMES = "class_names.txt"
 """Names of the classes of a run, one a line, in its output folder."""
 
@@ -59,7 +62,13 @@ class Metadata(NamedTuple):
     run_config: str = ""
 
 
-_OWN_KEYS = {"pretrained_cfg": dict, "class_names": list | str, OUT_INDICES: list, MODEL_ARGS: dict}
+_OWN_KEYS = {
+    "pretrained_cfg": dict,
+    "class_names": list | str,
+    OUT_INDICES: list,
+    MODEL_ARGS: dict,
+    PALETTE: list,
+}
 """Keys that `describe_weights` writes, with their types."""
 _RUN_KEYS = {
     "num_attention_heads": "NUM_HEADS",
@@ -135,23 +144,26 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
     )
 
 
-def run_metadata(config: str, class_names: Sequence[str] | None) -> dict[str, str]:
+def run_metadata(config: str, class_names: Sequence[str] | None, palette: Palette = ()) -> dict[str, str]:
     """The texts inside of the weights of a run, so that they can be used wherever the file is copied.
 
     Args:
         config: of the run, as YAML.
         class_names: of its data; None if they have no names.
+        palette: colors of the classes of a segmentation model, else empty.
     """
-    names = {"class_names": json.dumps(list(class_names))} if class_names else {}
-    return {RUN_CONFIG_KEY: config} | names
+    lists = {"class_names": class_names, PALETTE: palette}
+    texts = {key: json.dumps(list(values)) for key, values in lists.items() if values}
+    return {RUN_CONFIG_KEY: config} | texts
 
 
 def training_metadata(tree: Mapping[str, object]) -> dict[str, str]:
     """The texts of `run_metadata` in a training state; empty for other contents."""
-    config, names = tree.get("config"), tree.get("class_names")
+    config = tree.get("config")
     if not (isinstance(config, str) and {"optimizer", "order"} <= tree.keys()):
         return {}
-    return run_metadata(config, None) | ({"class_names": names} if isinstance(names, str) else {})
+    lists = {key: tree.get(key) for key in ("class_names", PALETTE)}
+    return {RUN_CONFIG_KEY: config} | {key: text for key, text in lists.items() if isinstance(text, str)}
 
 
 def stated_sizes(metadata: Mapping[str, object]) -> list[ImageSize]:
@@ -265,6 +277,7 @@ def describe_weights(
     class_names: ClassNames | None,
     layers: tuple[int, ...] = (),
     arguments: Mapping[str, object] | None = None,
+    palette: Palette = (),
 ) -> dict[str, object]:
     """What `read_metadata` reads back of a converted file, as far as known.
 
@@ -272,7 +285,8 @@ def describe_weights(
         preprocessing, class_names: of the weights.
         layers: blocks (from 0) whose outputs a segmentation head takes.
         arguments: of the model, with timm's keys.
+        palette: colors of the classes of a segmentation model, else empty.
     """
     described: dict[str, object] = {"pretrained_cfg": pretrained_cfg(preprocessing)}
-    optional = {"class_names": class_names, OUT_INDICES: layers, MODEL_ARGS: arguments}
+    optional = {"class_names": class_names, OUT_INDICES: layers, MODEL_ARGS: arguments, PALETTE: palette}
     return described | {key: value for key, value in optional.items() if value}

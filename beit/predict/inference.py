@@ -210,7 +210,7 @@ def load_predictor(
         return masked_model(network, tree)
     folder = weights.path if weights.path.is_dir() else weights.path.parent
     names = info.class_names if isinstance(info.class_names, tuple) else None
-    return segmenter(network, tree, folder, names, engine)
+    return segmenter(network, tree, folder, names, info.palette, engine)
 
 
 def require_classifier(predictor: Predictor, purpose: str) -> Classifier:

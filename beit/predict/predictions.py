@@ -84,7 +84,7 @@ def validation_predictions(config: ConfigSource, **options: Any) -> Predictions:
             logits = task.logits(to_device(batch))
             probabilities.append(paddle.nn.functional.softmax(logits, axis=-1).numpy())
     scores = np.concatenate(probabilities)
-    names = dataset.images.class_names or tuple(str(label) for label in range(scores.shape[1]))
+    names = task.val_names or tuple(str(label) for label in range(scores.shape[1]))
     return Predictions(config.MODEL.NAME, dataset, scores, tuple(names))
 
 

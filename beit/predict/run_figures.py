@@ -40,7 +40,7 @@ def draw_curves(folder: str | Path) -> Figure:
     """Every number of a run's `metrics.jsonl` over the steps, as a matplotlib figure.
 
     Training and validation numbers of the same name share a panel. If a step ran twice, after a resume, the later line
-    counts.
+    counts. The top-5 accuracy is left out where it always is 100 %, as with five classes or fewer.
 
     Examples:
         >>> beit.draw_curves("output/run").savefig("curves.png")
@@ -59,6 +59,8 @@ def draw_curves(folder: str | Path) -> Figure:
         group, _, name = tag.partition("/")
         if group != "eval" and name not in _NOT_CURVES:
             panels.setdefault(name, {})[group] = points
+    if all(value == 100 for points in panels.get("top5", {}).values() for value in points.values()):
+        panels.pop("top5", None)
     if not panels:
         raise ValueError(f"{file} holds no training or validation numbers yet")
     columns = min(3, len(panels))

@@ -105,6 +105,7 @@ def segmenter(
     config: CfgNode,
     folder: Path,
     class_names: tuple[str, ...] | None = None,
+    colors: tuple[Color, ...] = (),
     engine: str = "paddle",
 ) -> Segmenter:
     """A segmentation model that predicts with the settings of TEST.* of a config.
@@ -115,12 +116,13 @@ def segmenter(
         folder: of the weights. A training run writes the names and colors of the classes there; without them they are
             those of ADE20K if the config has its classes, else numbers.
         class_names: that the weights state; None for those of the folder.
+        colors: of the classes, that the weights state; those in the folder take precedence.
         engine: what runs the network; see `beit.deploy.compiled.CompiledModel`.
 
     Raises:
         ValueError: the names do not fit the config.
     """
-    names, palette = class_names_and_palette(config, folder)
+    names, palette = class_names_and_palette(config, folder, colors)
     names = class_names or names
     return Segmenter(
         model=model,

@@ -58,6 +58,11 @@ class Segment(Task):
         self.model = build_upernet(config)
         self.protocol = build_protocol(config)
 
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """Colors of the classes in the order of the head."""
+        return self._names_and_palette()[1]
+
     def dataset(self, split: Literal["train", "val"]) -> SegmentationDataset:
         """Images with label maps: random crops for "train", whole images at each test scale for "val"."""
         bad_images = bad_images_file(self.config, split)
@@ -132,15 +137,19 @@ class Segment(Task):
         crops = self._train_images({name: value[:_PREVIEW_IMAGES] for name, value in batch.items()})
         images = denormalize(crops, data.IMAGENET_MEAN, data.IMAGENET_STD)  # [n, H, W, 3]
         palette = np.zeros((IGNORE + 1, 3), np.uint8)
-        palette[: self.model.num_classes] = self._names_and_palette()[1]
+        palette[: self.model.num_classes] = self.palette
         labels = palette[batch["label"][:_PREVIEW_IMAGES].numpy()]  # [n, H, W, 3]
         return np.concatenate([np.concatenate(list(row), axis=1) for row in (images, labels)])
 
     def _names_and_palette(self) -> tuple[tuple[str, ...] | None, tuple[Color, ...]]:
-        """Names and colors of the data in the order of the head."""
+        """Names and colors of the data in the order of the head; for data without names those of the weights."""
         names, palette = class_names_and_palette(self.config)
-        order = None if names is None or self.classes is None else self.classes.order(names)
-        if names is None or order is None:
+        if self.classes is None:
+            return names, palette
+        if names is None:
+            return self.classes.spelled_out, palette
+        order = self.classes.order(names)
+        if order is None:
             return names, palette
         return reordered(names, order), reordered(palette, order)
 

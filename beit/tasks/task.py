@@ -17,7 +17,7 @@ from beit.data.batch_transforms import normalize
 from beit.data.class_matching import KnownClasses
 from beit.data.dataset import ImageDataset
 from beit.metadata.class_names import parse_class_names
-from beit.metadata.files import RUN_CLASS_NAMES
+from beit.metadata.files import RUN_CLASS_NAMES, Palette
 from beit.models.load import load_pretrained
 from beit.optim.groups import Group, is_no_decay, parameter_groups
 from beit.tasks.previews import tile
@@ -64,6 +64,11 @@ class Task(nn.Layer):
     engine: Engine | None = None
     uses_engine: ClassVar[bool] = False
     """Whether `eval_step` uses `engine`."""
+
+    @property
+    def palette(self) -> Palette:
+        """Colors of the classes in class maps; empty where there are none."""
+        return ()
 
     def load(self, path: str) -> LoadReport:
         """Load initial weights from a checkpoint (`-pretrained`). Raises as `load_pretrained`, also on NaN."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from beit.flags import Parser, add_config_flags
 from beit.preprocessing import PIL_FILTERS, Preprocessing
@@ -19,6 +21,25 @@ def config_parser(verb: str, description: str | None, examples: Sequence[str]) -
     parser = verb_parser(verb, description, examples)
     add_config_flags(parser)
     return parser
+
+
+def write_into_folder(description: str | None, write: Callable[[Path], Path]) -> None:
+    """Run a script with one argument, the folder that it writes into, and print what it returns.
+
+    A mistake of the user ends the process with status 2 and one line.
+
+    Args:
+        description: for the help text.
+        write: called with the folder.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write into")
+    folder = parser.parse_args().folder
+    try:
+        print(write(folder))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def add_preprocessing(parser: argparse.ArgumentParser) -> None:

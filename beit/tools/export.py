@@ -13,7 +13,7 @@ from beit.deploy.parity import TOLERANCE
 from beit.flags import Parser
 from beit.predict.inputs import find_images
 from beit.tools.arguments import verb_parser
-from beit.tools.model_arguments import add_model, model_from
+from beit.tools.model_arguments import add_device, add_model, model_from, use_device
 
 EXAMPLES = (
     "python -m beit export output/run exported --pictures pictures --output topk --bfloat16",
@@ -24,6 +24,7 @@ EXAMPLES = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Export a model; print what was written and how much it differs from the model."""
     given = build_parser().parse_args(argv)
+    use_device(given.device)
     description = export(
         model_from(given),
         given.folder,
@@ -69,6 +70,7 @@ def build_parser() -> Parser:
         "--tolerance", type=float, default=TOLERANCE, metavar="SHARE",
         help=f"largest difference, relative to the model's largest value (default: {TOLERANCE:g})",
     )  # fmt: skip
+    add_device(parser)
     return parser
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from beit.data.scenes import write_scenes
+from beit.tools.arguments import write_into_folder
 
 if __name__ == "__main__":
-    print(write_scenes(Path(sys.argv[1])))
+    write_into_folder(__doc__, write_scenes)

@@ -80,9 +80,9 @@ def rate_problems(config: CfgNode, peak: float) -> list[str]:
 
 
 def describe_top5(config: CfgNode) -> list[str]:
-    """A line if the top-5 accuracy of a classifier says nothing."""
+    """A line if the top-5 accuracy says nothing."""
     count = config.MODEL.NUM_CLASSES
-    is_trivial = config.TASK == "classify" and count <= 5
+    is_trivial = config.TASK in ("classify", "probe", "knn") and count <= 5
     return (
         [f"with {count} classes top5 is 100 % for every model: only top1 tells how good one is"]
         if is_trivial

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
 from beit.config import dump, with_options
 from beit.containers.errors import CheckpointError, shown
-from beit.metadata.files import run_metadata
+from beit.metadata.files import RUN_CONFIG_KEY, run_metadata
 from beit.optim.schedule import SCHEDULE_KEYS, make_schedules, run_length
 from beit.parallel import ranks, sharding, watchdog
 from beit.schema import SCHEMA
@@ -57,8 +57,7 @@ def save(run: Training, kind: str) -> None:
     else:
         weights = _arrays(run.task.model.state_dict())
         _refuse_non_finite(run, weights)
-        metadata = run_metadata(dump(run.config), run.dataset.images.class_names)
-        write(folder / {"best": BEST, "model": MODEL}[kind], weights, metadata=metadata)
+        write(folder / {"best": BEST, "model": MODEL}[kind], weights, metadata=_metadata(run))
     watchdog.heartbeat()
 
 
@@ -197,6 +196,7 @@ def _state(run: Training) -> dict[str, Any]:
     if ranks.rank() != 0:
         return {}
     scaler = run.scaler.state_dict() if run.scaler.is_enable() else {}
+    metadata = _metadata(run)
     return {
         "model": _arrays(run.task.model.state_dict()),
         "model_ema": _arrays(run.ema.state_dict()) if run.ema is not None else None,
@@ -206,9 +206,13 @@ def _state(run: Training) -> dict[str, Any]:
         "best": run.best,
         "since_best": run.since_best,
         "order": _order(run),
-        "config": dump(run.config),
-        "class_names": run_metadata("", run.dataset.images.class_names).get("class_names"),
+        "config": metadata.pop(RUN_CONFIG_KEY),
+        **metadata,
     }
+
+
+def _metadata(run: Training) -> dict[str, str]:
+    return run_metadata(dump(run.config), run.dataset.images.class_names, run.task.palette)
 
 
 def _refuse_non_finite(run: Training, *states: Mapping[str, np.ndarray]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,7 +40,15 @@ def test_confusion_is_the_share_of_each_true_class(predictions):
     figure = beit.draw_confusion(predictions)
     (image,) = figure.axes[0].images
     np.testing.assert_array_equal(image.get_array(), predictions.confusion)  # one image of each class
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list("0123456789")
+    names = [f"digit {number}" for number in range(10)]  # of the weights: the data have none
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names
+
+
+@pytest.mark.parametrize(("top5", "panels"), [((100, 100), ["loss"]), ((90, 100), ["loss", "top5"])])
+def test_curves_leave_out_a_top5_that_always_is_100_percent(tmp_path, top5, panels):
+    lines = [json.dumps({"step": k, "val/loss": 1, "val/top5": value}) for k, value in enumerate(top5)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert titles(beit.draw_curves(tmp_path)) == panels
 
 
 def test_the_table_of_confusions(tmp_path):

@@ -59,6 +59,14 @@ def test_the_british_spelling_of_visualize(example_folder, capsys):
     assert capsys.readouterr().out == "output/run/curves.png\n"
 
 
+@pytest.mark.parametrize("verb", ["predict", "export", "serve", "doctor", "average", "bench"])
+def test_verbs_that_run_a_network_take_the_device(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "-device", "toaster"])
+    assert end.value.code == 2
+    assert "device: invalid choice: 'toaster'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", TESTED)
 def test_help_shows_the_examples(verb, capsys):
     with pytest.raises(SystemExit) as end:
@@ -132,6 +140,7 @@ def test_wrong_flags(words, reason, example_folder, capsys):
         (["visualize", "masked", "-cfg=demo_digits"], "need TASK: pretrain and weights"),
         (["visualize", "confusion", "-cfg=demo_digits"], "need TASK: classify and weights"),
         (["visualize", "codes", "-cfg=demo_digits"], "need a trained tokenizer"),
+        (["export", "output/run", "new", "--pictures", "photo.jpg", "-device=gpu"], "DEVICE = gpu, but"),
         (["unknown"], "unknown verb 'unknown'"),
         (["evaluate", "-cfg=demo_digits", "-device=cpu", "-output=new"], "-eval needs the weights"),
     ],

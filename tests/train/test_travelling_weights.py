@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ import beit
 from beit.checkpoint.convert import convert
 from beit.checkpoint.files import read, write
 from beit.containers.errors import CheckpointError
+from beit.data.image_mask import even_palette, read_palette
 from beit.data.scenes import write_scenes
 from beit.train.run import run
 from tests.tiny import PRETRAIN, SEGMENT, tiny_config, write_dataset
@@ -26,6 +28,14 @@ def trained(tmp_path_factory):
     data = write_dataset(root / "data")
     (data / "class_names.txt").write_text("\n".join(NAMES) + "\n", encoding="utf-8")
     run(tiny_config(data, root / "out", TRAIN__NUM_EPOCHS=1, **OWN))
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    """The output folder of a segmentation run on data with colors of their own."""
+    root = tmp_path_factory.mktemp("segmentation")
+    run(tiny_config(write_scenes(root / "data"), root / "out", **SEGMENT | {"TRAIN__MAX_STEPS": 1}))
     return root / "out"
 
 
@@ -100,6 +110,28 @@ def test_damaged_metadata_are_an_error(trained, tmp_path):
         (tmp_path / "bad.pdparams").write_bytes(content[:start] + bad)
         with pytest.raises(CheckpointError, match="the metadata behind the pickle are damaged"):
             read(tmp_path / "bad.pdparams")
+
+
+@pytest.mark.parametrize("file", ["model.pdparams", "latest.pdparams"])
+def test_weights_of_a_segmentation_model_keep_its_colors(painted, tmp_path, file):
+    colors = read_palette(painted / "palette.txt", 5)
+    assert colors != even_palette(5)
+    alone = shutil.copy(painted / file, tmp_path / "mine.pdparams")
+    assert beit.load_predictor(alone).palette == colors
+    convert(alone, tmp_path / "other.pth", publisher="unilm")
+    config = painted / "config.yaml"
+    assert beit.load_predictor(tmp_path / "other.pth", config=config).palette == colors
+    (tmp_path / "palette.txt").write_text("1 2 3\n" * 5)  # beside the weights, where people edit it
+    assert set(beit.load_predictor(alone).palette) == {(1, 2, 3)}
+
+
+def test_wrong_colors_of_weights_are_an_error(painted, tmp_path):
+    state = read(painted / "model.pdparams")
+    for colors in ([[1, 2, 3]] * 4, [[1, 2]] * 5, [[1, 2, 300]] * 5, [1, 2, 3, 4, 5]):
+        metadata = {**state.metadata, "palette": json.dumps(colors)}
+        write(tmp_path / "bad.pdparams", state.tree, metadata=metadata)
+        with pytest.raises(CheckpointError, match=r"expected 5 colors \[red, green, blue\]"):
+            beit.load_predictor(tmp_path / "bad.pdparams")
 
 
 @pytest.mark.slow
