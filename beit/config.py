@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 from beit.config_files import config_path, is_shipped
 from beit.printable import printable
 from beit.schema import RENAMED, RETIRED, SCHEMA, clean_legacy, shorten
+from beit.text_files import load_yaml, read_text
 
 _MAX_FILES = 64
 """BASE files of one config, each counted as often as it is included."""
@@ -111,7 +112,7 @@ def _merge_file(values: dict[str, Any], path: Path, parents: tuple[Path, ...], m
     merged.append(path)
     if len(merged) > _MAX_FILES:
         raise ValueError(f"{path}: more than {_MAX_FILES} BASE files are included; name each of them once")
-    content = _read_yaml(path)
+    content = parse_yaml(read_text(path), str(path))
     bases = content.pop("BASE", None) or []
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -148,11 +149,9 @@ def _parse_text(key: str, value: Any) -> Any:
     if not isinstance(value, str) or (entry and entry.is_text):
         return value
     try:
-        return yaml.load(value, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError:
+        return load_yaml(value)
+    except ValueError:
         return value
-    except RecursionError:
-        raise ValueError(f"options: {key} = {shorten(value)} is nested too deeply") from None
 
 
 def _assign(values: dict[str, Any], key: str, value: Any, source: str) -> None:
@@ -182,8 +181,8 @@ def _tuple_as_list(value: Any) -> Any:
     """`(0.5, 0.5)`, which YAML reads as a string, as the list `[0.5, 0.5]`; other values as they are."""
     if isinstance(value, str) and value.startswith("(") and value.endswith(")"):
         try:
-            return yaml.load(f"[{value[1:-1]}]", Loader=_Loader)  # noqa: S506 (a SafeLoader)
-        except (yaml.YAMLError, RecursionError):
+            return load_yaml(f"[{value[1:-1]}]")
+        except ValueError:
             return value
     return value
 
@@ -226,47 +225,6 @@ def _check_relations(values: Mapping[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------- YAML and tree
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML loader (it builds no Python objects) that refuses duplicate keys and aliases.
-
-    A few nested aliases expand to gigabytes.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.constructor.ConstructorError(
-                None,
-                None,
-                f"*{event.anchor}: aliases are not supported, write the value itself",
-                event.start_mark,
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, list | dict):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a word", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[Any, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except ValueError as error:  # not UTF-8
-        raise ValueError(f"{path} is not a valid YAML file: {printable(str(error))}") from None
-    return parse_yaml(text, str(path))
-
-
 def parse_yaml(text: str, path: str) -> dict[Any, Any]:
     """The sections of a config file, or of one inside of weights, which may come from a stranger.
 
@@ -277,12 +235,10 @@ def parse_yaml(text: str, path: str) -> dict[Any, Any]:
     Raises:
         ValueError: it is not valid, or holds no sections.
     """
-    # Numbers and dates that are none raise ValueError.
     try:
-        content = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = printable(" ".join(str(error).split()))
-        raise ValueError(f"{path} is not a valid YAML file: {reason}") from None
+        content = load_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a valid YAML file: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

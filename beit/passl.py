@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import paddle
-import yaml
 from paddle import nn
 from yacs.config import CfgNode
 
@@ -22,6 +21,7 @@ from beit.beit import Beit
 from beit.config_files import config_folder
 from beit.layers.init import make_head
 from beit.models.mim import BeitForMaskedImageModeling
+from beit.text_files import load_yaml, read_text
 
 # B images, D width, K classes, M masked patches
 
@@ -124,10 +124,11 @@ def get_config(fname: str | Path, overrides: Sequence[str] | None = None) -> Cfg
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in (config_folder() / "beit").glob("*.yaml")))
         raise FileNotFoundError(f"config file {fname} does not exist; configs/beit has {names}")
+    text = read_text(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path} is not a valid YAML file: {' '.join(str(error).split())}") from None
+        content = load_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a valid YAML file: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}, expected sections such as model:")
     content = _parsed(content)

@@ -5,13 +5,12 @@ Source: transformers/modeling_utils.py, `save_pretrained` with `max_shard_size`.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from beit.checkpoint.files import Contents, read
-from beit.containers.arrays import OBJECT_BYTES, Budget
 from beit.containers.errors import CheckpointError, listed, shown
+from beit.text_files import read_json
 
 INDEX_SUFFIX = ".index.json"
 """End of the name of an index."""
@@ -61,16 +60,14 @@ def read_shards(index: Path) -> Contents:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Tensor -> name of its file, which has no folder: nothing outside of the index's folder is opened."""
-    content = index.read_bytes()
     try:
-        # Each object, list, key and entry of the JSON follows one of these bytes.
-        counts = (content.count(byte) for byte in (b"{", b"[", b":", b","))
-        Budget(len(content)).charge(OBJECT_BYTES * sum(counts))
-        weight_map = json.loads(content)["weight_map"]
+        content = read_json(index)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    try:
+        weight_map = content["weight_map"]
         files = set(weight_map.values())
-    except CheckpointError as error:
-        raise CheckpointError(f"{index}: {error}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: no index of weights, which has a table weight_map") from error
     wrong = [str(name) for name in files if type(name) is not str or name != Path(name).name or "\\" in name]
     if wrong or not files:

@@ -15,6 +15,7 @@ import numpy as np
 from beit.data.archives import ENDINGS, ENTRY, Archive, Members, read_archive
 from beit.data.folders import FoundFiles, walk_files
 from beit.data.image_list import ImageList
+from beit.text_files import read_bytes
 
 KAGGLE = "ILSVRC/Data/CLS-LOC"
 """Folder of the images in Kaggle's ImageNet, with train, val and test."""
@@ -84,9 +85,9 @@ def name_in_lists(place: Path) -> str:
 
 
 def read_file(path: Path) -> bytes | None:
-    """The content of a file on the disk or in an archive; None if there is none."""
+    """The content of a text file on the disk or in an archive; None if there is none."""
     if path.is_file():
-        return path.read_bytes()
+        return read_bytes(path)
     found = inside(path.parent)
     if found is None:
         return None

@@ -24,23 +24,47 @@ def record(file: Path, error: ImageError) -> None:
 
 def start(file: Path) -> None:
     """Exclude what the file holds from the count; nothing is removed. Every rank may call it before training."""
-    if file.exists() and _lines(file)[-1:] != [os.fsencode(START)]:
+    if file.exists() and not _ends_with(file, os.fsencode(f"{START}\n")):
         _append(file, START)
 
 
-def recorded(file: Path) -> set[str]:
-    """The paths recorded since the last `start`."""
-    if not file.exists():
-        return set()
-    lines = _lines(file)
-    mark = os.fsencode(START)
-    begin = len(lines) - lines[::-1].index(mark) if mark in lines else 0
-    return {os.fsdecode(line.rpartition(b"\t")[0]) for line in lines[begin:]}
+class Recorded:
+    """The images in a file that were recorded since the last `start`. Each call reads what was added since the one before.
+
+    Args:
+        file: need not exist yet.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._position = 0
+        self._paths: set[str] = set()
+
+    def __call__(self) -> set[str]:
+        """Their paths."""
+        size = self._file.stat().st_size if self._file.exists() else 0
+        if size < self._position:  # somebody has deleted it
+            self._position, self._paths = 0, set()
+        if size == self._position:
+            return set(self._paths)
+        with self._file.open("rb") as file:
+            file.seek(self._position)
+            added = file.read()
+        # Bytes, because other line breaks than this one may be part of a name. The last line may be incomplete.
+        lines = added.split(b"\n")[:-1]
+        self._position += sum(len(line) + 1 for line in lines)
+        for line in lines:
+            if line == os.fsencode(START):
+                self._paths.clear()
+            else:
+                self._paths.add(os.fsdecode(line.rpartition(b"\t")[0]))
+        return set(self._paths)
 
 
-def _lines(file: Path) -> list[bytes]:
-    """The lines without their ends. Bytes, because other line breaks than this one may be part of a name."""
-    return file.read_bytes().split(b"\n")[:-1]
+def _ends_with(file: Path, line: bytes) -> bool:
+    with file.open("rb") as content:
+        content.seek(max(content.seek(0, os.SEEK_END) - len(line), 0))
+        return content.read() == line
 
 
 def _append(file: Path, line: str) -> None:

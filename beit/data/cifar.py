@@ -18,8 +18,9 @@ import numpy as np
 from beit.containers.arrays import Budget
 from beit.containers.pickles import Unpickler
 from beit.data.image_list import ImageList
+from beit.text_files import read_bytes
 
-_MAX_BYTES = 2**28  # of a file in the archive; the largest has 153 MB
+_MAX_BYTES = 2**28  # of a file; the largest has 153 MB
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
 
@@ -184,7 +185,7 @@ def _read_names(place: Path, version: Version) -> tuple[str, ...]:
 
 def _read_files(place: Path, version: Version, files: Sequence[str]) -> list[bytes]:
     if place.is_dir():
-        return [(place / file).read_bytes() for file in files]
+        return [read_bytes(place / file, _MAX_BYTES) for file in files]
     try:
         with tarfile.open(place, "r:gz") as tar:
             return [_read_member(tar, f"{version.folder}/{file}") for file in files]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from yacs.config import CfgNode
 
-from beit.data.bad_images import record, recorded
+from beit.data.bad_images import Recorded, record
 from beit.data.class_matching import KnownClasses
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError, OpenOptions
@@ -47,6 +48,11 @@ class ImageDataset(ABC):
     open_options: OpenOptions = field(default_factory=OpenOptions, kw_only=True)
     bad_images: Path | None = field(default=None, kw_only=True)
 
+    @cached_property
+    def _recorded(self) -> Recorded:
+        assert self.bad_images is not None
+        return Recorded(self.bad_images)
+
     @abstractmethod
     def read(self, index: int, seed: int) -> Arrays:
         """The named arrays of one image.
@@ -80,7 +86,7 @@ class ImageDataset(ABC):
 
     def unreadable(self) -> set[str]:
         """Paths of the images that any worker of any rank on this machine could not read since the run started."""
-        return set() if self.bad_images is None else recorded(self.bad_images)
+        return set() if self.bad_images is None else self._recorded()
 
     def describe(self, sample: Sample) -> str:
         """The path of the image, for messages."""

@@ -18,9 +18,11 @@ from yacs.config import CfgNode
 from beit.config import image_hw
 from beit.data.dataset import ImageDataset, open_options
 from beit.data.image_list import ImageList
+from beit.data.list_file import MAX_LIST_BYTES
 from beit.data.splits import open_unlabeled
 from beit.data.transforms import FILTERS, Arrays, EvalTransform, Transform, build_train_transform
 from beit.files import map_array
+from beit.text_files import read_bytes
 
 # N patches of an image, T channels of a feature
 
@@ -54,7 +56,7 @@ def open_features(folder: str | Path, split: str, images: ImageList) -> StoredFe
             )
     stored = map_array(array)
     shape = stored.shape
-    listed = names.read_bytes().removesuffix(b"\n").split(b"\n")
+    listed = read_bytes(names, MAX_LIST_BYTES).removesuffix(b"\n").split(b"\n")
     if len(shape) != 3 or shape[0] != len(listed) or stored.dtype.kind != "f":
         raise ValueError(
             f"{array} is {stored.dtype} {list(shape)}, expected floating [{len(listed)}, N, T] for the {len(listed)} names in {names}"

@@ -18,9 +18,10 @@ from beit.data import ade20k
 from beit.data.folders import shortened_list, walk_files
 from beit.data.image_list import ImageList
 from beit.data.images import EXTENSIONS, open_image
-from beit.data.list_file import read_class_names, read_utf8
+from beit.data.list_file import read_class_names
 from beit.figures import index_color
 from beit.files import write_text
+from beit.text_files import read_text
 
 IGNORE = 255
 """Label of ignored pixels after reading, whatever value the files use."""
@@ -195,7 +196,7 @@ def read_palette(file: Path, num_classes: int) -> tuple[Color, ...]:
         ValueError: another number of lines, or a line that is not a color.
     """
     colors: list[Color] = []
-    for number, line in enumerate(read_utf8(file).decode().split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         words = line.replace(",", " ").split()
         if not words:
             continue

@@ -18,6 +18,7 @@ from beit.data.folders import shortened_list
 from beit.data.image_list import ImageList
 from beit.data.images import EXTENSIONS
 from beit.imagenet_classes import synsets
+from beit.text_files import read_bytes
 
 _SOLUTION = "LOC_val_solution.csv"
 _DEVKIT = "ILSVRC2012_devkit_t12"
@@ -108,7 +109,10 @@ def _ground_truth(root: Path) -> tuple[str, dict[str, str]] | None:
 
 def _read_solution(path: Path, data: bytes) -> dict[str, str]:
     """Lines `ILSVRC2012_val_00048981,n03995372 85 1 499 272`: image, then synset and box of each object."""
-    rows = list(csv.reader(io.StringIO(data.decode())))
+    try:
+        rows = list(csv.reader(io.StringIO(data.decode())))
+    except (ValueError, csv.Error):
+        rows = []
     truth = {row[0]: row[1].split(" ", 1)[0] for row in rows[1:] if len(row) == 2}
     bad = [name for name, synset in truth.items() if not _SYNSET.fullmatch(synset)]
     if len(truth) != len(rows) - 1 or not truth or bad:
@@ -127,7 +131,7 @@ def _devkits(root: Path) -> Iterator[Path]:
 
 def _read_devkit(kit: Path) -> dict[str, str]:
     if kit.is_dir():
-        numbers, meta = ((kit / "data" / name).read_bytes() for name in (_GROUND_TRUTH, "meta.mat"))
+        numbers, meta = (read_bytes(kit / "data" / name, _MAX_BYTES) for name in (_GROUND_TRUTH, "meta.mat"))
     else:
         try:
             with tarfile.open(kit) as tar:

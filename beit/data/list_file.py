@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import warnings
 from array import array
@@ -15,8 +14,11 @@ from beit.data.image_list import ImageList, pack_offsets
 from beit.data.list_paths import relative_names
 from beit.files import replacing
 from beit.metadata.class_names import parse_class_names
+from beit.text_files import read_text, read_utf8
 
 _SHOWN = 80  # characters of a bad line that a message shows; the file may be something else than a list
+MAX_LIST_BYTES = 4 << 30
+"""Of a list of images: a hundred million of them."""
 _MAX_DIGITS = 18  # of a label, so that it fits int64
 
 
@@ -43,7 +45,7 @@ def read_list_file(list_file: Path, root: Path, num_classes: int | None) -> Imag
     names: list[bytes] = []
     labels, numbers, bad_numbers = array("q"), array("q"), array("q")
     first_bad = b""
-    for number, line in enumerate(io.BytesIO(read_utf8(list_file)), start=1):
+    for number, line in enumerate(io.BytesIO(read_utf8(list_file, MAX_LIST_BYTES)), start=1):
         columns = line.strip().rsplit(None, 1)  # bytes: only ASCII blanks separate
         if len(columns) == 2 and columns[1].isdigit() and len(columns[1]) <= _MAX_DIGITS:
             names.append(columns[0])
@@ -91,28 +93,13 @@ def read_class_names(file: Path, num_classes: int) -> tuple[str, ...]:
     Raises:
         ValueError: the file does not hold `num_classes` names, or is not UTF-8.
     """
-    names = parse_class_names(read_utf8(file).decode())
+    names = parse_class_names(read_text(file))
     if len(names) != num_classes:
         raise ValueError(
             f"{file} has {len(names)} class names for MODEL.NUM_CLASSES={num_classes}; "
             f"correct the file or say `-opts MODEL.NUM_CLASSES {len(names)}`"
         )
     return names
-
-
-def read_utf8(file: Path) -> bytes:
-    """The bytes of a text file without its byte order mark, checked to be UTF-8."""
-    data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        found = data[error.start : error.start + 4]
-        raise ValueError(
-            f"{file}:{line}: not UTF-8 (bytes {found!r}); save the file as UTF-8, "
-            "e.g. with `iconv -f GBK -t UTF-8`"
-        ) from error
-    return data
 
 
 def _describe_bad_line(line: bytes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,6 +13,7 @@ import numpy as np
 from beit.data.folders import shortened_list
 from beit.data.image_list import ImageList
 from beit.data.shards import check_labels, find_shards
+from beit.text_files import parse_json
 
 _MAX_BYTES = 2**31  # of a row group, unpacked
 _SMALL = 2**20  # bytes of a row group, about 10 photographs
@@ -127,14 +127,28 @@ class _Columns:
     @classmethod
     def of(cls, path: Path, labeled: bool) -> _Columns:
         schema = _open(path).schema_arrow
-        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        features: dict[str, Any] = metadata.get("info", {}).get("features", {})
+        features = _described_features(path, (schema.metadata or {}).get(b"huggingface"))
         kinds = {name: value.get("_type") for name, value in features.items() if isinstance(value, dict)}
         image = _only(path, "image", "Image", kinds, schema.names)
         is_struct = schema.field(image).type.num_fields > 0
         label = _only(path, "label", "ClassLabel", kinds, schema.names) if labeled else None
         names = features.get(label, {}).get("names") if label else None
         return cls(f"{image}.bytes" if is_struct else image, label, tuple(names) if names else None)
+
+
+def _described_features(path: Path, metadata: bytes | None) -> dict[str, Any]:
+    """Hugging Face's description of the columns by name; empty without its metadata."""
+    if metadata is None:
+        return {}
+    try:
+        found = parse_json(metadata.decode())
+        for key in ("info", "features"):
+            found = found.get(key, {})
+        return dict(found)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: its metadata of Hugging Face do not describe the columns: {error}"
+        ) from error
 
 
 def _only(path: Path, name: str, kind: str, kinds: dict[str, Any], columns: Sequence[str]) -> str:

@@ -24,13 +24,14 @@ from beit.data.class_folders import (
     split_folder,
 )
 from beit.data.image_list import ImageList
-from beit.data.list_file import read_class_names, read_list_file, read_utf8
+from beit.data.list_file import read_class_names, read_list_file
 from beit.data.parquet import read_parquet
 from beit.data.random_split import take_split
 from beit.data.shards import find_shards
 from beit.data.unlabeled import read_flat
 from beit.data.webdataset import read_webdataset
 from beit.metadata.class_names import parse_class_names
+from beit.text_files import read_text
 
 Split = Literal["train", "val"]
 
@@ -70,7 +71,7 @@ def count_classes(config: CfgNode) -> int:
     if images.class_names is not None:
         count = len(images.class_names)
     elif names_file.is_file():
-        count = len(parse_class_names(read_utf8(names_file).decode()))
+        count = len(parse_class_names(read_text(names_file)))
     else:
         count = _count_labels(config, images)
     if count < 2:

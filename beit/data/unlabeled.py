@@ -10,7 +10,9 @@ from beit.data.archive_folders import walk
 from beit.data.class_folders import split_folder
 from beit.data.image_list import ImageList
 from beit.data.images import EXTENSIONS
+from beit.data.list_file import MAX_LIST_BYTES
 from beit.data.list_paths import relative_names
+from beit.text_files import read_text
 
 HOLDOUT = "val_images.txt"
 """File in the data folder that lists the validation images, one relative path per line."""
@@ -52,10 +54,7 @@ def _read_holdout(root: Path) -> set[str]:
     file = root / HOLDOUT
     if not file.is_file():
         return set()
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from error
+    lines = read_text(file, MAX_LIST_BYTES).split("\n")
     names = [line.strip(" \t\r").removeprefix("./").encode() for line in lines if line.strip(" \t\r")]
     return {os.fsdecode(name) for name in relative_names(names, root)[0]}
 

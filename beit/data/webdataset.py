@@ -7,7 +7,6 @@ Source: https://github.com/webdataset/webdataset, "The WebDataset Format"; the t
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from beit.data.images import EXTENSIONS
 from beit.data.index_cache import Table, joined, names_of, remembered
 from beit.data.shards import check_labels, find_shards
 from beit.data.tars import Member, scan_tar
+from beit.text_files import parse_json
 
 _MAX_LABEL_BYTES = 2**20  # of a .cls or .json member
 
@@ -119,7 +119,7 @@ def _label(shard: Path, key: str, members: dict[str, Member], file: BinaryIO) ->
     file.seek(member.start)
     text = file.read(member.size)
     try:
-        value = int(text) if text.isdigit() else json.loads(text)
+        value = int(text) if text.isdigit() else parse_json(text.decode())
         value = value["label"] if isinstance(value, dict) else value
         if type(value) is not int:
             raise TypeError

@@ -18,6 +18,7 @@ import beit
 from beit.deploy.graph import write_onnx
 from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools
 from beit.files import write_text
+from beit.text_files import read_json
 from beit.zoo.download import cache_folder
 
 _KEPT = 6
@@ -71,8 +72,7 @@ class CachedGraph:
     def _differences(self) -> dict[str, float]:
         if not self._record.is_file():
             return {}
-        found: dict[str, float] = json.loads(self._record.read_text(encoding="utf-8"))
-        return found
+        return read_json(self._record)
 
 
 def _digest(model: nn.Layer, output: str, size: tuple[int, int]) -> str:

@@ -15,6 +15,7 @@ from beit.data.image_input import ImageInput, open_input
 from beit.data.model_input import prepare_image
 from beit.files import sha256_of
 from beit.preprocessing import Preprocessing, as_size
+from beit.text_files import read_json
 
 FILE_NAME = "export.json"
 GRAPH = "model"
@@ -93,8 +94,8 @@ def read_description(folder: str | Path) -> Description:
     file = Path(folder) / FILE_NAME
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; name a folder that `python -m beit export` wrote")
+    content = read_json(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}: it was written by another version")
         if "normalised" in content:  # British spelling, in exports of earlier versions
@@ -115,7 +116,7 @@ def read_description(folder: str | Path) -> Description:
             preprocessing=preprocessing,
             class_names=None if names is None else tuple(names),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} does not describe an export: {error}") from error
 
 

@@ -8,10 +8,8 @@ of one) and `palette`. What stands beside the weights, where it can be edited, t
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,7 @@ from typing import Any, NamedTuple
 from yacs.config import CfgNode
 
 from beit.config import parse_yaml
-from beit.containers.errors import CheckpointError, shown
+from beit.containers.errors import CheckpointError
 from beit.files import write_text
 from beit.metadata.class_names import ClassNames, parse_class_names
 from beit.metadata.precedence import merge
@@ -28,6 +26,7 @@ from beit.metadata.processor_config import FILE, PROCESSOR
 from beit.metadata.stated import MODEL_ARGS
 from beit.preprocessing import ImageSize, Preprocessing, as_size, preprocessing_of
 from beit.printable import printable
+from beit.text_files import parse_json, read_json, read_text
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weights in a folder of transformers or timm, the first that exists."""
@@ -117,7 +116,7 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
     trained = _read_run_config(run_config, "the config inside of the weights")
     preprocessing, run_notes = None, []
     if _RUN_WEIGHTS.fullmatch(weights.name):
-        text = _read_text(weights.with_name(RUN_CONFIG))
+        text = _read_beside(weights.with_name(RUN_CONFIG), read_text) or ""
         beside, preprocessing = _read_run_config(
             text, f"{RUN_CONFIG} beside the weights", str(weights.with_name(RUN_CONFIG))
         )
@@ -126,18 +125,18 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
                 f"{RUN_CONFIG} beside the weights describes another model or preprocessing than they were trained with: "
                 "it is used"
             )
-        names = parse_class_names(_read_text(weights.with_name(RUN_CLASS_NAMES)))
+        names = parse_class_names(_read_beside(weights.with_name(RUN_CLASS_NAMES), read_text) or "")
         beside |= {"class_names": list(names)} if names else {}
     elif in_model_folder:
         config, processor = (weights.with_name(name) for name in FOLDER_JSON)
-        beside = _read_json(config) if config.is_file() else {}
-        beside |= {PROCESSOR: _read_json(processor)} if processor.is_file() else {}
+        beside = _read_beside(config, read_json) or {}
+        steps = _read_beside(processor, read_json)
+        beside |= {PROCESSOR: steps} if steps is not None else {}
     if preprocessing is None:  # nothing beside the weights says how they were trained
         preprocessing = trained[1]
         inside |= {key: value for key, value in trained[0].items() if key not in inside}
-    sidecar = sidecar_path(weights)
-    if sidecar.is_file():
-        beside |= {key: value for key, value in _read_json(sidecar).items() if key in _OWN_KEYS}
+    sidecar = _read_beside(sidecar_path(weights), read_json) or {}
+    beside |= {key: value for key, value in sidecar.items() if key in _OWN_KEYS}
     merged, notes = merge(inside, beside)
     return Metadata(
         merged, None if "pretrained_cfg" in merged else preprocessing, (*notes, *run_notes), run_config
@@ -212,56 +211,22 @@ def _read_run_config(text: str, source: str, path: str | None = None) -> _RunFac
     return stated, replace(found, source=source)
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def _read_beside(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` returns for a file beside the weights; None without the file."""
+    if not path.exists():
+        return None
     try:
-        content = _parse_json(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {printable(str(error))}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected an object {{…}}")
-    return content
-
-
-def _read_text(path: Path) -> str:
-    """The text of a file; empty if there is none, or nothing that can be read."""
-    try:
-        return path.read_text(encoding="utf-8-sig") if path.is_file() else ""
-    except (OSError, UnicodeDecodeError):
-        return ""
+        return read(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _json_of_header(text: str) -> Any:
     """The value of a JSON text; None if it is invalid, and thus not written by this package."""
     try:
-        return _parse_json(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return None
-
-
-def _parse_json(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: it is invalid, states a key twice, or a number that is none or too large.
-        RecursionError: it is nested too deeply.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-            raise ValueError(f"key {shown(twice)} is given twice")
-        return found
-
-    def number(digits: str) -> float:
-        value = float(digits)
-        if not math.isfinite(value):
-            raise ValueError(f"{shown(digits)} is no number, or too large")
-        return int(digits) if digits.lstrip("-").isdigit() else value
-
-    return json.loads(
-        text, object_pairs_hook=once, parse_int=number, parse_float=number, parse_constant=number
-    )
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ other protocols, which keep the aspect ratio: `BeitImageProcessor.official` and 
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -33,6 +32,7 @@ from beit.predict.image_arrays import (
     to_pillow,
 )
 from beit.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD
+from beit.text_files import read_json
 
 # H, W size of an image; C channels; K classes
 
@@ -160,12 +160,7 @@ class BeitImageProcessor:
             raise FileNotFoundError(
                 f"{file} does not exist; a transformers folder holds preprocessor_config.json"
             )
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is not valid JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{file} holds no JSON object")
+        content = read_json(file)
         if "reduce_labels" in content:  # the name before transformers 4.31
             content.setdefault("do_reduce_labels", content["reduce_labels"])
         return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})

@@ -24,6 +24,7 @@ from beit.predict.inputs import find_images
 from beit.predict.resolve import ConfigSource, config_of
 from beit.tasks import TASKS, Task
 from beit.tasks.pretrain import PREVIEW_IMAGES, Pretrain
+from beit.text_files import read_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ _POINTS = 2000  # of a schedule that are drawn
 _VIEWS = 7  # random views of each image
 _NO_TOKENS = ["TOKENIZER.ALLOW_RANDOM", True]
 """For figures that show no tokens, so that they need no trained tokenizer."""
+_MAX_METRICS_BYTES = 1 << 30  # of a metrics.jsonl
 _SMALLEST_SIDE = 200  # pixels; smaller images are enlarged
 
 
@@ -91,14 +93,15 @@ def read_curves(path: Path) -> dict[str, dict[int, float]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name the output folder of a run")
     curves: dict[str, dict[int, float]] = {}
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in read_bytes(path, _MAX_METRICS_BYTES).split(b"\n"):
         try:
             entry = json.loads(line)
-        except ValueError:
+            step = int(entry["step"])
+        except (ValueError, LookupError, TypeError, RecursionError):
             continue
         for tag, value in entry.items():
             if "/" in tag and isinstance(value, int | float):
-                curves.setdefault(tag, {})[entry["step"]] = value
+                curves.setdefault(tag, {})[step] = value
     return curves
 
 

@@ -21,6 +21,7 @@ from beit.metadata.files import RUN_CLASS_NAMES, Palette
 from beit.models.load import load_pretrained
 from beit.optim.groups import Group, is_no_decay, parameter_groups
 from beit.tasks.previews import tile
+from beit.text_files import read_text
 
 # B batch, H, W image size in pixels
 
@@ -83,7 +84,7 @@ class Task(nn.Layer):
         """Take the classes of the run that wrote a checkpoint, where the run named them."""
         file = checkpoint.with_name(RUN_CLASS_NAMES)
         if file.is_file() and self.config.DATA.MATCH_CLASS_NAMES:
-            self.classes = KnownClasses(parse_class_names(file.read_text(encoding="utf-8")), str(file))
+            self.classes = KnownClasses(parse_class_names(read_text(file)), str(file))
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset | None:
         """The training or validation dataset; None for "val" if there is no validation data."""

@@ -22,6 +22,7 @@ from beit.data.sampler import EvalSampler
 from beit.files import lock, map_array, sha256_of, write_text
 from beit.logging import progress
 from beit.parallel import ranks
+from beit.text_files import read_json
 
 # L tokens of an image
 
@@ -127,13 +128,11 @@ class TokenCache:
 
     def _check(self) -> None:
         try:
-            stored = json.loads(self.record.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            stored = None
-        if not isinstance(stored, dict):
+            stored = read_json(self.record)
+        except ValueError as error:
             raise ValueError(
-                f"{self.record} is damaged, it is not the record of a token cache; {self._remedy()}"
-            )
+                f"{error}; the record of DATA.TOKEN_CACHE is damaged: {self._remedy()}"
+            ) from error
         differing = [
             name
             for name, value in self.identity.items()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import paddle
 
@@ -15,6 +14,7 @@ from beit.metadata.class_names import ClassNames, parse_class_names
 from beit.parallel import ranks
 from beit.predict.inference import load_predictor
 from beit.predict.predictor import Predictor
+from beit.text_files import read_text
 from beit.tools.arguments import add_preprocessing, preprocessing_from
 
 
@@ -89,7 +89,7 @@ def model_from(given: argparse.Namespace) -> Predictor:
 def _class_names(given: str | None) -> ClassNames | None:
     if given is None or given in CLASS_LISTS:
         return given
-    return parse_class_names(Path(given).read_text(encoding="utf-8"))
+    return parse_class_names(read_text(given))
 
 
 def _image_size(text: str) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from paddle import Tensor, nn
 from yacs.config import CfgNode
 
@@ -20,6 +19,7 @@ from beit.metadata.files import RUN_CONFIG_KEY, run_metadata
 from beit.optim.schedule import SCHEDULE_KEYS, make_schedules, run_length
 from beit.parallel import ranks, sharding, watchdog
 from beit.schema import SCHEMA
+from beit.text_files import load_yaml
 from beit.train.state import NonFiniteLossError, Training
 from beit.train.state_check import check_state
 
@@ -150,7 +150,7 @@ def _changed_settings(stored: str, config: CfgNode) -> dict[str, tuple[Any, Any]
 
     A key that did not exist when the checkpoint was written has its default there.
     """
-    before, now = _flat(yaml.safe_load(stored)), _flat(yaml.safe_load(dump(config)))
+    before, now = _flat(load_yaml(stored)), _flat(load_yaml(dump(config)))
     defaults = {
         key: list(entry.default) if isinstance(entry.default, tuple) else entry.default
         for key, entry in SCHEMA.items()

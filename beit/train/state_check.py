@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from beit.checkpoint.files import describe_nonfinite
 from beit.containers.errors import shown
+from beit.text_files import load_yaml
 
 
 def check_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -83,8 +83,8 @@ def _is_order(value: Any) -> bool:
 
 def _is_config(value: Any) -> bool:
     try:
-        return isinstance(value, str) and isinstance(yaml.safe_load(value), dict)
-    except (yaml.YAMLError, RecursionError, ValueError):
+        return isinstance(value, str) and isinstance(load_yaml(value), dict)
+    except ValueError:
         return False
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from beit import text_files
 from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, MIM, SEGMENTATION
 from beit.checkpoint.folders import folder_files
 from beit.checkpoint.open import weights_file
@@ -21,21 +21,14 @@ PUBLISHER = "huggingface"
 _KINDS = (CLASSIFIER, BACKBONE, *MIM, SEGMENTATION)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+def read_config(path: Path) -> dict[str, Any]:
+    """The fields in a `config.json` of transformers.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no JSON object.
+        ValueError: it holds no JSON object, or that of another type of model.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object")
+    content = text_files.read_json(path)
     kind = content.get("model_type", MODEL_TYPE)
     if kind != MODEL_TYPE:
         raise ValueError(f"{path} is of a model of the type {kind!r}; expected {MODEL_TYPE!r}")
@@ -58,7 +51,7 @@ def values_of_weights(source: str | Path, opened: Checkpoint) -> dict[str, Any]:
     file = weights_file(path_of(source))
     beside = file.with_name(CONFIG_FILE)
     if beside.is_file() and (Path(source).is_dir() or file.name.startswith(WEIGHT_FILES)):
-        values = read_json(beside)
+        values = read_config(beside)
         if "model_type" in values:  # timm's config.json has none
             return values
     values = dict(folder_files(opened, PUBLISHER)[0][CONFIG_FILE])

@@ -10,7 +10,7 @@ from typing import Any
 from beit.checkpoint.open import open_checkpoint
 from beit.metadata.files import write_json
 from beit.preprocessing import ImageSize, as_size, height_width
-from beit.transformers.config_files import CONFIG_FILE, MODEL_TYPE, read_json, values_of_weights
+from beit.transformers.config_files import CONFIG_FILE, MODEL_TYPE, read_config, values_of_weights
 from beit.zoo import path_of
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -179,9 +179,9 @@ class BeitConfig:
         """
         path = Path(source)
         if path.suffix == ".json":
-            return cls.from_dict(read_json(path), **changes)
+            return cls.from_dict(read_config(path), **changes)
         beside = path / CONFIG_FILE
-        values = read_json(beside) if beside.is_file() else {}
+        values = read_config(beside) if beside.is_file() else {}
         if "model_type" not in values:  # no config.json, or timm's
             values = values_of_weights(source, open_checkpoint(path_of(source)))
         return cls.from_dict(values, **changes)

@@ -14,7 +14,7 @@ from beit.checkpoint.canonical import SEGMENTATION
 from beit.metadata.files import write_json
 from beit.metadata.processor_config import FILE, processor_config
 from beit.predict.image_processor import Images
-from beit.transformers.config_files import read_json
+from beit.text_files import read_json
 from beit.zoo import published
 from beit.zoo.table import PUBLISHED
 

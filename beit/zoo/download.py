@@ -33,11 +33,13 @@ from tqdm import tqdm
 from beit.containers.errors import CheckpointError, shown
 from beit.containers.recognize import container_of
 from beit.files import cache_folder, lock, sha256_of, write_text
+from beit.text_files import read_bytes, read_text
 
 _TIMEOUT = 30.0  # seconds without receiving anything
 _ATTEMPTS = 5  # each continues where the one before stopped
 _CHUNK = 1 << 20
 _MAX_BYTES = 8 << 30  # the largest published file has 2.4 GB
+_MAX_RECORD_BYTES = 1 << 16  # of a digest, or of a tag of a server
 _PATIENCE = 60.0  # seconds, after which a transfer below _MIN_RATE counts as interrupted
 _MIN_RATE = 1000  # bytes per second
 _RANGE_NOT_SATISFIABLE = 416
@@ -105,12 +107,12 @@ def _recorded(target: Path) -> str | None:
     file = _record_of(target)
     if not file.is_file():
         return None
-    match = re.match(r"([0-9a-f]{64})\b", file.read_bytes()[:100].decode("latin-1"))
+    match = re.match(rb"([0-9a-f]{64})\b", read_bytes(file, _MAX_RECORD_BYTES))
     if match is None:
         raise DownloadError(
             f"{file} is damaged, it holds no SHA-256; delete it to record that of {target.name} again"
         )
-    return match[1]
+    return match[1].decode()
 
 
 def _record(target: Path, digest: str) -> None:
@@ -287,7 +289,7 @@ def _tag_of(part: Path) -> Path:
 
 def _read_tag(part: Path) -> str:
     path = _tag_of(part)
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return read_text(path, _MAX_RECORD_BYTES).strip() if path.is_file() else ""
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from beit.data.bad_images import START, record, recorded, start
+from beit.data.bad_images import START, Recorded, record, start
 from beit.data.images import ImageError
 
 
@@ -21,20 +21,39 @@ def test_each_name_is_counted_once_whatever_it_contains(tmp_path, name):
     for _ in range(2):
         for path in names:
             record(file, ImageError(path, "cannot be decoded:\tbroken\ndata\u2028stream"))
-    assert recorded(file) == {path.replace("\n", "\\n") for path in names}
+    assert Recorded(file)() == {path.replace("\n", "\\n") for path in names}
     lines = file.read_bytes().split(b"\n")
     assert len(lines) == 25 and lines[0].endswith(b"\tcannot be decoded: broken data stream")
 
 
 def test_a_new_start_counts_anew_and_keeps_the_lines(tmp_path):
     file = tmp_path / "bad_images.txt"
+    recorded = Recorded(file)
     start(file)
-    assert not file.exists() and recorded(file) == set()
+    assert not file.exists() and recorded() == set()
     record(file, ImageError("a.png", "an empty file"))
     start(file)
     start(file)  # another rank
-    assert recorded(file) == set()
+    assert recorded() == Recorded(file)() == set()
     record(file, ImageError("b.png", "an empty file"))
-    assert recorded(file) == {"b.png"}
+    assert recorded() == Recorded(file)() == {"b.png"}
     start(file)
     assert file.read_text().splitlines() == ["a.png\tan empty file", START, "b.png\tan empty file", START]
+
+
+def test_each_call_reads_what_was_added(tmp_path):
+    """Also where another process has written a part of a line, or somebody deletes the file."""
+    file = tmp_path / "bad_images.txt"
+    recorded = Recorded(file)
+    record(file, ImageError("a.png", "an empty file"))
+    assert recorded() == {"a.png"}
+    file.write_bytes(bytes(file.stat().st_size))  # what was read is not read again
+    with file.open("a") as out:
+        out.write("b.")
+    assert recorded() == {"a.png"}
+    record(file, ImageError("png", "an empty file"))
+    assert recorded() == {"a.png", "b.png"}
+    file.unlink()
+    assert recorded() == set()
+    record(file, ImageError("c.png", "an empty file"))
+    assert recorded() == {"c.png"}

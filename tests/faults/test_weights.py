@@ -133,6 +133,35 @@ def test_nan_in_convert(run: Path, row: Row, capfd: pytest.CaptureFixture[str]) 
     row.seen = next(line.strip() for line in said.splitlines() if "warning" in line)
 
 
+BESIDE: dict[str, tuple[str, bytes | None, str]] = {
+    "class names in UTF-16": ("class_names.txt", "cat\n".encode("utf-16"), ":1: not UTF-8"),
+    "a config in UTF-16": ("config.yaml", "MODEL:\n".encode("utf-16"), ":1: not UTF-8"),
+    "class names of 17 MB": ("class_names.txt", b"a\n" * 8_500_000, "is larger than 16.8 MB"),
+    "a config of 66 KB": ("config.yaml", b"MODEL:\n" + b"#" * 66_000, "more than the 65536 of a config"),
+    "a named pipe": ("class_names.txt", None, "is a named pipe, socket or device"),
+    "JSON nested 100,000 deep": ("model.pretrained_cfg.json", b"[" * 100_000, "maximum recursion depth"),
+    "JSON of 2 million values": ("model.pretrained_cfg.json", b"[" + b"{}," * 999_999 + b"0]", "more than 1,000,000 values"),
+    "JSON with Infinity": ("model.pretrained_cfg.json", b'{"crop_pct": Infinity}', "Infinity is no number, or too large"),
+    "JSON with a number of 5,000 digits": ("model.pretrained_cfg.json", b'{"a": ' + b"9" * 5000 + b"}", "is no number, or too large"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_files_beside_the_weights(run: Path, row: Row, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    row.fault, row.expected = f"{name} beside the weights, `beit predict`", "status 2, one line with the file"
+    file, content, reason = BESIDE[name]
+    if content is None:
+        os.mkfifo(run / file)
+    else:
+        (run / file).write_bytes(content)
+    begin = time.monotonic()
+    assert main(["predict", str(run), str(run.parent / "image.png"), "--device", "cpu"]) == 2
+    row.seconds = time.monotonic() - begin
+    out, err = capfd.readouterr()
+    row.seen = message(err)
+    assert out == "" and reason in row.seen and file in row.seen and len(row.seen) < 500, err
+
+
 def test_class_names_with_escape_sequences(run: Path, row: Row, capfd: pytest.CaptureFixture[str]) -> None:
     row.fault = "class names with escape sequences and a mark that reverses text, `beit predict`"
     row.expected = "printed as escapes; JSON gives the names back"

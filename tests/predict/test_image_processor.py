@@ -206,7 +206,7 @@ def test_from_pretrained_reads_a_transformers_folder(tmp_path):
     with pytest.raises(ValueError, match="not valid JSON"):
         BeitImageProcessor.from_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("[]")
-    with pytest.raises(ValueError, match="no JSON object"):
+    with pytest.raises(ValueError, match="holds a list, expected an object"):
         BeitImageProcessor.from_pretrained(tmp_path)
 
 

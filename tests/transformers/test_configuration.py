@@ -128,7 +128,7 @@ def test_wrong_files_are_refused(tmp_path):
         BeitConfig.from_pretrained(tmp_path / "other.json")
     for text, message in (
         ("{", "is not valid JSON"),
-        ("[]", "holds no JSON object"),
+        ("[]", "holds a list, expected an object"),
         ('{"model_type": "vit"}', "of the type 'vit'; expected 'beit'"),
     ):
         (tmp_path / "config.json").write_text(text)
