@@ -49,13 +49,20 @@ def init_uniform(layer: nn.Layer) -> None:
 def rescale_block(block: nn.Layer, depth_from_one: int) -> None:
     """Divide the output projections of a block by sqrt(2 k) for the k-th block from 1 (the official `fix_init`)."""
     for linear in (block.attn.proj, block.mlp.fc2):
-        linear.weight.set_value(linear.weight / math.sqrt(2.0 * depth_from_one))
+        if _has_values(linear.weight):
+            linear.weight.set_value(linear.weight / math.sqrt(2.0 * depth_from_one))
 
 
 def make_head(embed_dim: int, num_classes: int, init_scale: float) -> nn.Linear:
     """Linear classifier whose initial weight and bias are scaled by `init_scale`."""
     head = nn.Linear(embed_dim, num_classes)
     init_weights(head)
-    head.weight.set_value(head.weight * init_scale)
-    head.bias.set_value(head.bias * init_scale)
+    for parameter in (head.weight, head.bias):
+        if _has_values(parameter):
+            parameter.set_value(parameter * init_scale)
     return head
+
+
+def _has_values(parameter: paddle.Tensor) -> bool:
+    """False inside of `paddle.LazyGuard`, where parameters have no memory until weights are loaded."""
+    return bool(parameter._is_initialized())

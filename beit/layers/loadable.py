@@ -50,7 +50,11 @@ def _cast(value: Any, dtype: paddle.dtype) -> Any:
     """A tensor or array of floating-point numbers as one of another floating-point type; anything else as it is."""
     if isinstance(value, np.ndarray) and value.dtype == np.uint16 and dtype in _FLOATS:
         value = widen_bfloat16(value)  # paddle.load(..., return_numpy=True) gives the bits of bfloat16
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+    if (
+        isinstance(value, np.ndarray)
+        and value.dtype.kind == "f"
+        and value.dtype.name != str(dtype).rpartition(".")[2]
+    ):
         value = paddle.to_tensor(value)
     if not isinstance(value, paddle.Tensor) or value.dtype == dtype:
         return value

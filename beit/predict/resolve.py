@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import paddle
 from yacs.config import CfgNode
 
 from beit.beit import Beit
@@ -162,7 +163,9 @@ def build_loaded(opened: Opened, name: str) -> Network:
         ValueError: the weights are incomplete, or do not fit the config.
     """
     (state, info), config, is_derived = opened
-    model = (_DALLE[info.kind] if info.kind in DALLE else _BUILDERS.get(config.TASK, build_model))(config)
+    build = _DALLE[info.kind] if info.kind in DALLE else _BUILDERS.get(config.TASK, build_model)
+    with paddle.LazyGuard():  # without random values: drawing them takes longer than reading the file
+        model = build(config)
     if is_derived and isinstance(model, Beit) and info.preprocessing.mean is None:
         model.preprocessing = info.preprocessing  # unknown statistics, instead of the defaults of the config
     report = load_pretrained(model, opened.checkpoint, allow_missing=TRAINING_STATE)

@@ -76,6 +76,20 @@ def test_every_kind_is_built_from_the_file_alone(tmp_path, kind):
     assert model.class_names == info.class_names
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_loading_draws_no_random_values(tmp_path, kind):
+    """Drawing them takes longer than reading the file. All tensors have values nevertheless."""
+    state = {name: value for name, value in KINDS[kind][0].items() if not name.endswith("embed_avg")}
+    file = saved(tmp_path, state)
+    paddle.seed(3)
+    expected = paddle.rand([1]).item()
+    paddle.seed(3)
+    model = beit.load_model(file)
+    assert paddle.rand([1]).item() == expected
+    for name, tensor in model.state_dict().items():
+        assert np.isfinite(tensor.numpy()).all(), name
+
+
 def test_the_networks_compute(tmp_path):
     images = paddle.to_tensor(RNG.random((2, 3, 12, 12), np.float32))
     assert beit.load_model(saved(tmp_path, CLASSIFIER))(images).shape == [2, 5]
