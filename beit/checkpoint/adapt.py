@@ -94,8 +94,8 @@ def adapt(
         ValueError: the file holds another kind of network than the model.
         CheckpointError: the shapes of the state contradict its names or each other.
     """
-    check_shapes(shapes_of(state))
     source, target = kind_of(shapes_of(state)), kind_of(shapes)
+    check_shapes(shapes_of(state), source)
     if source != target and not (source in _BEIT and target in _BEIT):
         raise ValueError(
             f"the file holds a {_DESCRIPTIONS[source]}, the model is a {_DESCRIPTIONS[target]}: take a file of its kind"

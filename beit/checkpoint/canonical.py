@@ -51,64 +51,83 @@ PUBLISHED_HEADS: dict[int, int] = {192: 3, 384: 6, 768: 12, 1024: 16}
 """Width -> heads of every published BEiT, VQ-KD, CLIP and DINO of this width; used where nothing else tells them."""
 
 
-def _affine(*names: str) -> tuple[str, ...]:
-    return tuple(f"{name}.{part}" for name in names for part in ("weight", "bias"))
+Names = dict[str, str]
+"""Name of a tensor -> its axes. In the name `{i}` and `{j}` stand for an index.
+
+D width, E width of all attention heads together, M width of the MLP, H heads, T table rows, N tokens, P patch side, C
+color channels, K classes, V codes of pre-training, O output of CLIP, Q codes of a tokenizer, W their width. Capital letters
+stand for one number in a whole encoder, small letters (i in, o out, k kernel) in one layer.
+"""
 
 
-def _norm(*names: str) -> tuple[str, ...]:
-    return tuple(f"{name}.{part}" for name in names for part in ("weight", "bias", "_mean", "_variance"))
+def _affine(axes: str, *names: str, bias: str = "") -> Names:
+    """Weights with these axes, and biases with the last of them unless another is named."""
+    parts = {"weight": axes, "bias": bias or axes[-1]}
+    return {f"{name}.{part}": parts[part] for name in names for part in parts}
 
 
-def _conv_norm(*names: str) -> tuple[str, ...]:
-    return tuple(part for name in names for part in (f"{name}.conv.weight", *_norm(f"{name}.bn")))
+def _norm(*names: str) -> Names:
+    return {f"{name}.{part}": "o" for name in names for part in ("weight", "bias", "_mean", "_variance")}
 
 
-def _under(prefix: str, names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(prefix + name for name in names)
+def _conv_norm(*names: str) -> Names:
+    return {f"{name}.conv.weight": "o i k k" for name in names} | _norm(*(f"{name}.bn" for name in names))
 
 
-_VIT_BLOCK = (
-    *("attn.q_bias", "attn.v_bias", "attn.qkv.weight"),
-    *_affine("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2"),
-)
-_BLOCK = ("gamma_1", "gamma_2", *_VIT_BLOCK)
-_STEM = ("cls_token", "pos_embed", *_affine("patch_embed.proj"))
-_VIT = (*_STEM, *_affine("norm"), *_under("blocks.{i}.", _VIT_BLOCK))
-_ENCODER = (*_STEM, SHARED_TABLE, *_under("blocks.{i}.", (*_BLOCK, f"attn.{TABLE}")))
-_MIM_V1 = (*_ENCODER, "mask_token", *_affine("norm", "lm_head"))
-_UPER_HEAD = (
-    *_affine("decode_head.conv_seg", "auxiliary_head.conv_seg"),
-    *_conv_norm("decode_head.psp_modules.{i}.1", "decode_head.bottleneck", "decode_head.lateral_convs.{i}"),
-    *_conv_norm("decode_head.fpn_convs.{i}", "decode_head.fpn_bottleneck", "auxiliary_head.convs.{i}"),
-)
-_FEATURE_PYRAMID = (*_affine("fpn1.0", "fpn1.3", "fpn2.0"), *_norm("fpn1.1"))
+def _under(prefix: str, names: Names) -> Names:
+    return {prefix + name: axes for name, axes in names.items()}
+
+
+_VIT_BLOCK = {
+    **_affine("D", "norm1", "norm2"),
+    **_affine("E D", "attn.proj"),
+    **_affine("D M", "mlp.fc1"),
+    **_affine("M D", "mlp.fc2"),
+    "attn.qkv.weight": "D 3E",
+}
+_QV_BIAS = {"attn.q_bias": "E", "attn.v_bias": "E"}
+_BLOCK = {"gamma_1": "D", "gamma_2": "D", **_QV_BIAS, **_VIT_BLOCK}
+_STEM = {"cls_token": "1 1 D", "pos_embed": "1 N D", **_affine("D C P P", "patch_embed.proj", bias="D")}
+_VIT = _STEM | _affine("D", "norm") | _under("blocks.{i}.", _QV_BIAS | _VIT_BLOCK)
+_ENCODER = _STEM | {SHARED_TABLE: "T H"} | _under("blocks.{i}.", {**_BLOCK, f"attn.{TABLE}": "T H"})
+_MASKED = _ENCODER | {"mask_token": "1 1 D"}
+_MASKED_HEAD = _affine("D", "norm") | _affine("D V", "lm_head")
+_MIM_V1 = _MASKED | _MASKED_HEAD
+_TOKENIZER_PART = _ENCODER | _affine("D", "fc_norm")
+_UPER_HEAD = {
+    **_affine("o i k k", "decode_head.conv_seg", "auxiliary_head.conv_seg", bias="o"),
+    **_conv_norm("decode_head.psp_modules.{i}.1", "decode_head.bottleneck", "decode_head.lateral_convs.{i}"),
+    **_conv_norm("decode_head.fpn_convs.{i}", "decode_head.fpn_bottleneck", "auxiliary_head.convs.{i}"),
+}
+_FEATURE_PYRAMID = _affine("i o k k", "fpn1.0", "fpn1.3", "fpn2.0", bias="o") | _norm("fpn1.1")
 _DALLE_CONVS = (
-    *("blocks.input", "blocks.output.conv"),
-    *_under("blocks.group_{i}.block_{j}.", ("id_path", *(f"res_path.conv_{k}" for k in range(1, 5)))),
+    *("blocks.input", "blocks.output.conv", "blocks.group_{i}.block_{j}.id_path"),
+    *(f"blocks.group_{{i}}.block_{{j}}.res_path.conv_{k}" for k in range(1, 5)),
 )
-_DALLE = tuple(f"{conv}.{part}" for conv in _DALLE_CONVS for part in ("w", "b"))
+_DALLE = {f"{conv}.{part}": axes for conv in _DALLE_CONVS for part, axes in (("w", "o i k k"), ("b", "o"))}
 
 INDEX = "[0-9]{1,3}"
 """Regular expression of the number of a block or layer: no model has a thousand, so names make no loop long."""
-NAMES: dict[str, tuple[str, ...]] = {
-    BACKBONE: (*_ENCODER, "mask_token", *_affine("norm", "fc_norm"), *_FEATURE_PYRAMID),
-    CLASSIFIER: (*_ENCODER, "mask_token", *_affine("norm", "fc_norm", "head")),
+NAMES: dict[str, Names] = {
+    BACKBONE: _MASKED | _affine("D", "norm", "fc_norm") | _FEATURE_PYRAMID,
+    CLASSIFIER: _MASKED | _affine("D", "norm", "fc_norm") | _affine("D K", "head"),
     MIM_V1: _MIM_V1,
-    MIM_V2: (*_MIM_V1, *_under("cls_pt_layers.{i}.", _BLOCK), *_affine("cls_pt_norm", "cls_pt_lm_head")),
-    VQKD: (
-        *_under("encoder.", (*_ENCODER, *_affine("fc_norm"))),
-        *_under("decoder.", (*_ENCODER, *_affine("fc_norm"))),
-        *_affine("encode_task_layer.0", "encode_task_layer.2", "decode_task_layer.0", "decode_task_layer.2"),
-        "quantize.cluster_size",
-        *_under("quantize.embedding.", ("weight", "cluster_size", "embed_avg", "initted")),
-    ),
+    MIM_V2: _MIM_V1 | _under("cls_pt_layers.{i}.", _BLOCK) | _under("cls_pt_", _MASKED_HEAD),
+    VQKD: {
+        **_under("encoder.", _TOKENIZER_PART),
+        **_under("decoder.", _TOKENIZER_PART),
+        **_affine("i o", *(f"{part}_task_layer.{k}" for part in ("encode", "decode") for k in (0, 2))),
+        **dict.fromkeys(("quantize.cluster_size", "quantize.embedding.cluster_size"), "Q"),
+        **dict.fromkeys(("quantize.embedding.weight", "quantize.embedding.embed_avg"), "Q W"),
+        "quantize.embedding.initted": "",  # a flag of any shape
+    },
     DALLE_ENCODER: _DALLE,
     DALLE_DECODER: _DALLE,
-    SEGMENTATION: (*_under(BACKBONE_PREFIX, (*_ENCODER, "mask_token", *_FEATURE_PYRAMID)), *_UPER_HEAD),
-    CLIP: (*_VIT, *_affine("pre_norm"), "proj.weight"),
+    SEGMENTATION: _under(BACKBONE_PREFIX, _MASKED | _FEATURE_PYRAMID) | _UPER_HEAD,
+    CLIP: _VIT | _affine("D", "pre_norm") | {"proj.weight": "D O"},
     DINO: _VIT,
 }
-"""Kind -> names of its tensors; `{i}` and `{j}` stand for an index."""
+"""Kind -> its tensors."""
 
 # The only weights whose layout differs between PyTorch and Paddle. By name: attn.proj is square, and position tables
 # and codebooks are two-dimensional without being Linear weights.
@@ -124,14 +143,21 @@ def is_linear_weight(name: str) -> bool:
 
 
 @cache
-def _vocabulary(kind: str) -> re.Pattern[str]:
-    alternatives = (re.escape(name).replace(r"\{i\}", INDEX).replace(r"\{j\}", INDEX) for name in NAMES[kind])
-    return re.compile("|".join(alternatives))
+def _pattern(kind: str) -> re.Pattern[str]:
+    """One group for each name of the kind, in order."""
+    names = (re.escape(name).replace(r"\{i\}", INDEX).replace(r"\{j\}", INDEX) for name in NAMES[kind])
+    return re.compile("|".join(f"({name})" for name in names))
+
+
+def axes_of(name: str, kind: str) -> str | None:
+    """The axes of the tensor `name` in models of this kind, as in `Names`; None if they have no such tensor."""
+    match = _pattern(kind).fullmatch(name)
+    return list(NAMES[kind].values())[match.lastindex - 1] if match and match.lastindex else None
 
 
 def is_canonical(name: str, kind: str) -> bool:
     """Whether models of this kind have a tensor called `name`."""
-    return _vocabulary(kind).fullmatch(name) is not None
+    return _pattern(kind).fullmatch(name) is not None
 
 
 def segmentation_name(name: str) -> str:
@@ -178,7 +204,7 @@ def missing_names(state: Mapping[str, np.ndarray], kind: str) -> list[str]:
         inner = {
             match[1] for name in state if (match := re.fullmatch(rf"{re.escape(stack)}{INDEX}\.(.+)", name))
         }
-        inner |= {"attn.qkv.weight", *_affine("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")}
+        inner |= _VIT_BLOCK.keys()
         expected |= {f"{stack}{i}.{name}" for i in range(depth) for name in inner if kind not in DALLE}
     suffixes = {"b": "w", "w": "b"} if kind in DALLE else {"bias": "weight", "weight": "bias"}
     for name in state:
@@ -187,7 +213,7 @@ def missing_names(state: Mapping[str, np.ndarray], kind: str) -> list[str]:
         if is_canonical(other, kind):
             expected.add(other)
     if kind not in DALLE:
-        expected |= set(_under(_encoder_prefix(kind), ("cls_token", *_affine("patch_embed.proj"))))
+        expected |= _under(_encoder_prefix(kind), _STEM).keys() - {f"{_encoder_prefix(kind)}pos_embed"}
     if kind in MIM:
         expected |= {"mask_token", "norm.weight"}
     return sorted(expected - state.keys())

@@ -137,7 +137,7 @@ def _translate(
     notes += _complete(state)
     unknown += [name for name in state if not is_canonical(name, kind)]
     state = {name: array for name, array in state.items() if is_canonical(name, kind)}
-    check_shapes(shapes_of(state))
+    check_shapes(shapes_of(state), kind)
     _check_codebook(state)
     buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(INDEX))
     grids = [grid for grid in (next(buffers, None),) if grid]
