@@ -248,35 +248,35 @@ class Architecture:
 
 
 def describe(
-    state: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
     kind: str,
     *,
     grids: Iterable[Grid] = (),
     sizes: Iterable[ImageSize] = (),
     num_heads: int | None = None,
 ) -> Architecture:
-    """Architecture of a canonical state. DALL-E states have none of these numbers: all zero.
+    """Architecture of a model by the shapes of its tensors. DALL-E models have none of these numbers: all zero.
 
     The positions tell how many patches there are, not how many in a row. The grid is the first of `grids`, of those of
     image `sizes`, and of the square one that fits them.
 
     Args:
-        state: canonical.
+        shapes: by canonical name.
         kind: of model.
         grids: (h, w) that the file may have.
         sizes: of images that the files beside the weights state.
         num_heads: that the files beside the weights state.
     """
-    all_shapes = shapes_of(state)
     prefix = _encoder_prefix(kind)
-    shapes = {name[len(prefix) :]: shape for name, shape in all_shapes.items() if name.startswith(prefix)}
+    head = "decode_head.conv_seg.bias" if kind == SEGMENTATION else "head.bias"
+    num_classes = shapes.get(head, (0,))[0]
+    shapes = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
     own = f"blocks.0.attn.{TABLE}"
     table = shapes.get(own, shapes.get(SHARED_TABLE))
     width = shapes.get("cls_token", (0,))[-1]
     positions = shapes.get("pos_embed")
     patch = shapes.get("patch_embed.proj.weight", (0, 0, 0, 0))[-1]
     stated = [(h // patch, w // patch) for h, w in map(height_width, sizes) if patch]
-    head = "decode_head.conv_seg.bias" if kind == SEGMENTATION else "head.bias"
     heads = table[1] if table else num_heads or PUBLISHED_HEADS.get(width, 0)
     qkv = shapes.get("blocks.0.attn.qkv.weight", (0, 0))
     return Architecture(
@@ -287,7 +287,7 @@ def describe(
         mlp_width=shapes.get("blocks.0.mlp.fc1.bias", (0,))[0],
         patch_size=patch,
         grid_size=_grid(table[0] if table else 0, positions[1] if positions else 0, [*grids, *stated]),
-        num_classes=all_shapes.get(head, (0,))[0],
+        num_classes=num_classes,
         pooling="mean" if "fc_norm.weight" in shapes else "token" if "norm.weight" in shapes else "",
         has_layer_scale="blocks.0.gamma_1" in shapes,
         has_absolute_positions=positions is not None,

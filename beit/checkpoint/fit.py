@@ -99,8 +99,7 @@ def _check_fit(
     missing -= allowed
     if not (differing or left_over or missing):
         return
-    placeholders = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
-    target = describe(placeholders, kind_of(shapes))
+    target = describe(shapes, kind_of(shapes))
     lines = [
         f"{info.name} ({info.publisher} {info.kind}) does not fit the model, which is left as it was",
         *(f"  {hint}" for hint in _hints(info.architecture, target, is_classifier=info.kind == "classifier")),

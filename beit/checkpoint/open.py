@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from beit.checkpoint.files import read
+from beit.checkpoint.files import Contents, read
 from beit.checkpoint.shards import INDEX_SUFFIX, read_shards
 from beit.checkpoint.translate import Checkpoint, to_canonical
 from beit.containers.errors import CheckpointError, listed
@@ -19,6 +17,7 @@ from beit.metadata.files import (
     RUN_CONFIG,
     RUN_WEIGHTS,
     WEIGHT_FILES,
+    Metadata,
     is_run_file,
     read_metadata,
     training_metadata,
@@ -52,7 +51,17 @@ def open_checkpoint(
     if isinstance(source, Checkpoint):
         return source
     if isinstance(source, Mapping):
-        return to_canonical(_as_arrays(source), ema=ema, key=key, teacher=teacher)
+        contents, name, metadata = Contents(_as_arrays(source), "memory"), "state in memory", Metadata({})
+    else:
+        contents, name, metadata = _read(source)
+    try:
+        return to_canonical(contents, name, metadata, ema=ema, key=key, teacher=teacher)
+    except CheckpointError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _read(source: str | Path) -> tuple[Contents, str, Metadata]:
+    """Contents and name of the weights, and what is known beside their tensors."""
     file = weights_file(source)
     is_index = file.name.endswith(INDEX_SUFFIX)
     contents, name = read_shards(file) if is_index else read(file), file.name
@@ -63,25 +72,7 @@ def open_checkpoint(
     if is_model_folder:  # many use the same names: add the name of the folder
         name = f"{file.resolve().parent.name}/{name}"
     header = contents.metadata or training_metadata(contents.tree)
-    found = read_metadata(file, header, in_model_folder=is_model_folder)
-    preprocessing = found.preprocessing
-    state, info = to_canonical(
-        contents.tree,
-        ema=ema,
-        key=key,
-        name=name,
-        container=contents.container,
-        metadata=found.stated,
-        teacher=teacher,
-    )
-    casts = {**info.dtype_casts, **Counter(contents.dtypes_cast.values())}
-    info = replace(info, dtype_casts=casts, left_out=contents.left_out, notes=(*info.notes, *found.notes))
-    info = replace(info, run_config=found.run_config)
-    if preprocessing is not None:
-        shape = info.architecture
-        size = shape.image_size or preprocessing.image_size
-        info = replace(info, preprocessing=replace(preprocessing, image_size=size, pooling=shape.pooling))
-    return Checkpoint(state, info)
+    return contents, name, read_metadata(file, header, in_model_folder=is_model_folder)
 
 
 def _as_arrays(tree: Any) -> Any:

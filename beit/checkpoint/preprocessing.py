@@ -60,15 +60,25 @@ def published_preprocessing(
 
 
 def find_preprocessing(
-    publisher: str, kind: str, architecture: Architecture, name: str, metadata: Mapping[str, object]
+    publisher: str,
+    kind: str,
+    architecture: Architecture,
+    name: str,
+    metadata: Mapping[str, object],
+    run: Preprocessing | None,
 ) -> Preprocessing:
-    """Preprocessing of a checkpoint, from the JSON beside it, its kind and publisher, or its file name.
+    """Preprocessing of a checkpoint: of its run, or from the JSON beside it, its kind and publisher, or its file name.
 
     Args:
         publisher, kind, architecture: of the checkpoint.
         name: of its file or folder.
         metadata: the JSON beside it, see `beit.metadata.files`.
+        run: of the run that wrote the weights, if it was one.
     """
+    if run is not None:
+        return replace(
+            run, image_size=architecture.image_size or run.image_size, pooling=architecture.pooling
+        )
     version, source = _version(publisher, kind, architecture, name)
     size, is_large = architecture.image_size, architecture.depth == 24
     found = published_preprocessing(publisher, kind, version, size, is_large=is_large)

@@ -25,6 +25,7 @@ from beit.checkpoint.canonical import (
     segmentation_name,
     shapes_of,
 )
+from beit.checkpoint.files import Contents
 from beit.checkpoint.key_format import NATIVE, KeyFormat, rename, reverse
 from beit.checkpoint.preprocessing import find_preprocessing
 from beit.checkpoint.publishers import FORMATS, PUBLISHERS
@@ -35,7 +36,7 @@ from beit.checkpoint.unwrap import CHOOSE, TEACHER_KEYS, WEIGHT_KEYS, choose, fi
 from beit.containers.arrays import widen_bfloat16
 from beit.containers.errors import CheckpointError, listed, shown
 from beit.metadata.class_names import ClassNames, describe_unused_names, find_class_names
-from beit.metadata.files import OUT_INDICES, PALETTE, stated_sizes
+from beit.metadata.files import OUT_INDICES, PALETTE, Metadata, stated_sizes
 from beit.metadata.stated import StatedModel, contradictions, stated_model
 from beit.positions import Grid, index_grid, num_table_rows, relative_position_index, table_side
 from beit.preprocessing import Preprocessing
@@ -64,8 +65,8 @@ class CheckpointInfo:
     # Blocks (from 0) whose outputs a segmentation head was "trained" on and, for files of transformers, those that
     # transformers itself uses ("huggingface").
     feature_layers: dict[str, tuple[int, ...]]
-    palette: tuple[tuple[int, int, int], ...] = ()  # colors of the classes of a segmentation model, if stated
-    run_config: str = ""  # YAML of the run's config, inside of the weights; "" if they have none
+    palette: tuple[tuple[int, int, int], ...]  # colors of the classes of a segmentation model, if stated
+    run_config: str  # YAML of the run's config, inside of the weights; "" if they have none
 
 
 class Checkpoint(NamedTuple):
@@ -76,57 +77,41 @@ class Checkpoint(NamedTuple):
 
 
 def to_canonical(
-    contents: Mapping[str, object],
+    contents: Contents,
+    name: str,
+    metadata: Metadata,
     *,
     ema: bool | None = None,
     key: str | None = None,
-    name: str = "state in memory",
-    container: str = "memory",
-    metadata: Mapping[str, object] | None = None,
     teacher: bool = False,
 ) -> Checkpoint:
     """The canonical form of a checkpoint of any publisher.
 
     Args:
-        contents: of the file: nested dicts of arrays. It is not changed; arrays are shared where possible.
+        contents: of the file. They are not changed; arrays are shared where possible.
+        name: of the file; for some classifiers the only evidence of BEiT v1 or v2.
+        metadata: what is known beside the tensors.
         ema: take the averaged weights; None for what the publisher's own evaluation does.
         key: take the state dict under this key of the file, or with this prefix; nested keys with dots between them.
-        name: of the file; for some classifiers the only evidence of BEiT v1 or v2.
-        container: type of the file.
-        metadata: the JSON beside the weights, see `beit.metadata.files`.
         teacher: expect a vision transformer of CLIP or DINO instead of a BEiT.
     Raises:
         CheckpointError: not one of the known formats (the message says what it is instead), or unusable as it is.
     """
-    try:
-        return _translate(contents, ema, key, name, container, metadata or {}, teacher)
-    except CheckpointError as error:
-        raise type(error)(f"{name}: {error}") from error
-
-
-def _translate(
-    contents: Mapping[str, object],
-    ema: bool | None,
-    key: str | None,
-    name: str,
-    container: str,
-    metadata: Mapping[str, object],
-    teacher: bool,
-) -> Checkpoint:
-    metadata = {"meta": contents.get("meta"), **metadata}
-    states = find_states(contents, teacher=teacher)
+    stated = {"meta": contents.tree.get("meta"), **metadata.stated}
+    states = find_states(contents.tree, teacher=teacher)
     chosen = choose(states, key=key, ema=ema, keys=TEACHER_KEYS if teacher else WEIGHT_KEYS)
     arrays, key_format = chosen.arrays, chosen.key_format
 
     state, left_out, unknown = rename_all(arrays, key_format)
     is_torch = (layout_of(state) or key_format.layout) == "torch"
-    state, dtype_casts = _as_float32(state)
+    state, casts = _as_float32(state)
 
     def is_transposed(name: str) -> bool:
         return is_torch and is_linear_weight(name) and name not in key_format.untransposed
 
     state = {name: array.T if is_transposed(name) else array for name, array in state.items()}
     state, with_key_bias = split_qkv_bias(fuse_qkv(state))
+    publisher = key_format.publisher
     notes = [f"the prefix {shown(chosen.prefix)} of the tensor names is stripped"] if chosen.prefix else []
     notes += [
         f"{shown(name)}: the key bias is not zero; left out, softmax cancels it" for name in with_key_bias
@@ -141,37 +126,36 @@ def _translate(
     _check_codebook(state)
     buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(INDEX))
     grids = [grid for grid in (next(buffers, None),) if grid]
-    model, sizes = stated_model(metadata), stated_sizes(metadata)
+    model, sizes = stated_model(stated), stated_sizes(stated)
     if teacher:  # their networks have activations and norms of their own
         model = StatedModel(num_heads=model.num_heads)
-    architecture = describe(state, kind, grids=grids, sizes=sizes, num_heads=model.num_heads)
-    notes += describe_unused_names(architecture.num_classes, metadata)
+    architecture = describe(shapes_of(state), kind, grids=grids, sizes=sizes, num_heads=model.num_heads)
+    notes += describe_unused_names(architecture.num_classes, stated)
     if not teacher and kind not in (VQKD, *DALLE):
-        notes += (*contradictions(metadata, architecture.as_dict()), *model.not_honored)
+        notes += (*contradictions(stated, architecture.as_dict()), *model.not_honored)
     if len(states) > 1:
         others = listed([other.name for other in states if other is not chosen])
         notes.append(f"the file also holds the weights {others}: choose them by {CHOOSE}")
     info = CheckpointInfo(
         name=name,
-        container=container,
-        publisher=key_format.publisher,
+        container=contents.container,
+        publisher=publisher,
         kind=kind,
         wrapper=".".join(chosen.keys) or None,
         ema=is_average(chosen),
         architecture=architecture,
         stated=model,
-        preprocessing=find_preprocessing(key_format.publisher, kind, architecture, name, metadata),
-        class_names=find_class_names(
-            architecture.num_classes, metadata, is_published=key_format.publisher != NATIVE
-        ),
+        preprocessing=find_preprocessing(publisher, kind, architecture, name, stated, metadata.preprocessing),
+        class_names=find_class_names(architecture.num_classes, stated, is_published=publisher != NATIVE),
         dropped=chosen.left_out | left_out,
         unknown=tuple(unknown),
         transposed=frozenset(filter(is_transposed, state)),
-        dtype_casts=dtype_casts,
-        notes=tuple(notes),
-        left_out=(),
-        feature_layers=_feature_layers(key_format.publisher, kind, architecture, metadata),
-        palette=_palette(kind, architecture.num_classes, metadata),
+        dtype_casts=casts | Counter(contents.dtypes_cast.values()),
+        notes=(*notes, *metadata.notes),
+        left_out=contents.left_out,
+        feature_layers=_feature_layers(publisher, kind, architecture, stated),
+        palette=_palette(kind, architecture.num_classes, stated),
+        run_config=metadata.run_config,
     )
     return Checkpoint(state, info)
 
@@ -227,7 +211,7 @@ def from_canonical(
     return {key_format.wrapper: written} if key_format.wrapper else dict(written)
 
 
-def _as_float32(state: State) -> tuple[State, dict[str, int]]:
+def _as_float32(state: State) -> tuple[State, Counter[str]]:
     """The state in float32, and how many arrays had another type. Paddle hands out bfloat16 as uint16.
 
     Raises:
@@ -246,7 +230,7 @@ def _as_float32(state: State) -> tuple[State, dict[str, int]]:
             with np.errstate(over="ignore"):  # infinities are reported by name
                 array = array.astype(np.float32)
         result[name] = array
-    return result, dict(casts)
+    return result, casts
 
 
 def _complete(state: State) -> list[str]:

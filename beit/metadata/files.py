@@ -56,8 +56,8 @@ class Metadata(NamedTuple):
     """
 
     stated: dict[str, object]
-    preprocessing: Preprocessing | None
-    notes: tuple[str, ...]
+    preprocessing: Preprocessing | None = None
+    notes: tuple[str, ...] = ()
     run_config: str = ""
 
 

@@ -55,7 +55,7 @@ def test_architecture_of_published_sizes(name, weightless):
     assert sum(array.size for array in state.values()) == count
     kind = kind_of(shapes_of(state))
     assert missing_names(state, kind) == []
-    found = describe(state, kind)
+    found = describe(shapes_of(state), kind)
     if draw is publishers.dalle:
         assert (kind, found.depth, found.width) == ("dalle_encoder", 0, 0)
         return

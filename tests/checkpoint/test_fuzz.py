@@ -15,10 +15,11 @@ import pytest
 
 from beit.checkpoint.adapt import adapt
 from beit.checkpoint.canonical import kind_of, missing_names, shapes_of
+from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.publishers import PUBLISHERS
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
 from beit.checkpoint.report import report_of
-from beit.checkpoint.translate import Checkpoint, from_canonical, to_canonical
+from beit.checkpoint.translate import Checkpoint, from_canonical
 from beit.models.load import load_pretrained
 from beit.predict.file_config import config_of_file
 from tests.checkpoint import publishers
@@ -133,7 +134,7 @@ def mutated(tree: Tree, rng: np.random.Generator) -> Tree:
 
 
 def steps(tree: Tree, is_teacher: bool, model: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """What is done with a tree, by name; with what `to_canonical` returns only if it returns."""
+    """What is done with a tree, by name; with what `open_checkpoint` returns only if it returns."""
     flat = {str(name): value for name, value in state_of(tree).items() if isinstance(value, np.ndarray)}
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     opened: list[Checkpoint] = []
@@ -142,7 +143,7 @@ def steps(tree: Tree, is_teacher: bool, model: Any) -> Iterator[tuple[str, Calla
         state, info = opened[0]
         return str(report_of(info, *adapt(state, shapes, source_grid=info.architecture.grid_size)))
 
-    yield "to_canonical", lambda: opened.append(to_canonical(tree, name="file.pth", teacher=is_teacher))
+    yield "open_checkpoint", lambda: opened.append(open_checkpoint(tree, teacher=is_teacher))
     yield "load_pretrained", lambda: load_pretrained(model, tree)
     yield "kind_of", lambda: kind_of(shapes_of(flat))
     yield "missing_names", lambda: missing_names(flat, kind_of(shapes_of(flat)))
@@ -178,5 +179,5 @@ def test_altered_trees_give_a_value_or_one_line() -> None:
             except Exception as error:
                 pytest.fail(f"{step} of {form}: {type(error).__name__}: {error}; tree {trees}, {drawn}")
     print(trees, "trees", dict(sorted(outcomes.items())))
-    assert outcomes["to_canonical: value"] and outcomes["to_canonical: CheckpointError"]
+    assert outcomes["open_checkpoint: value"] and outcomes["open_checkpoint: CheckpointError"]
     assert outcomes["load_pretrained: value"] and outcomes["load_pretrained: ValueError"]

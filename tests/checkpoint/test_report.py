@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import datetime
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 
-from beit.checkpoint.translate import to_canonical
+from beit.checkpoint.files import Contents
+from beit.checkpoint.open import open_checkpoint
+from beit.checkpoint.translate import Checkpoint, to_canonical
 from beit.config import get_config
+from beit.metadata.files import Metadata
 from beit.models.load import load_pretrained
 from tests.checkpoint import publishers
 from tests.tiny import tiny_beit
@@ -79,17 +83,22 @@ KNOWN = {
 }
 
 
+def named(tree: Any, name: str, metadata: dict[str, Any] | None = None) -> Checkpoint:
+    """A file of this name, with the JSON beside it."""
+    return to_canonical(Contents(tree, "pickle"), name, Metadata(metadata or {}))
+
+
 @pytest.mark.parametrize("case", KNOWN)
 def test_preprocessing_of_each_publisher(case):
     tree, name, mean, crop, source = KNOWN[case]
-    found = to_canonical(tree, name=name)[1].preprocessing
+    found = named(tree, name).info.preprocessing
     assert (found.mean, found.crop_pct) == (mean, crop)
     assert source in found.source
 
 
 def test_image_sizes_and_values_of_json_files():
     large = {"model": publishers.unilm_classifier(RNG, side=24, patch=16)}
-    found = to_canonical(publishers.with_index(large["model"]), name="beit_base")[1].preprocessing
+    found = named(publishers.with_index(large["model"]), "beit_base").info.preprocessing
     assert (found.image_size, found.crop_pct) == (384, 1.0)
     processor = {
         "image_mean": [0.1] * 3,
@@ -99,15 +108,15 @@ def test_image_sizes_and_values_of_json_files():
         "do_center_crop": False,
     }
     metadata = {"preprocessor_config": processor}
-    found = to_canonical(publishers.huggingface(CLASSIFIER), metadata=metadata)[1].preprocessing
+    found = named(publishers.huggingface(CLASSIFIER), "x", metadata).info.preprocessing
     assert (found.mean, found.interpolation, found.squash) == ((0.1,) * 3, "bicubic", True)
-    assert to_canonical(publishers.huggingface(CLASSIFIER))[1].preprocessing.squash
-    timm_large = to_canonical(publishers.unilm_classifier(RNG, depth=24), name="beitv2_large.safetensors")[1]
+    assert open_checkpoint(publishers.huggingface(CLASSIFIER))[1].preprocessing.squash
+    timm_large = named(publishers.unilm_classifier(RNG, depth=24), "beitv2_large.safetensors").info
     assert (timm_large.publisher, timm_large.preprocessing.crop_pct) == ("timm", 0.95)
 
 
 def test_dalle_mean_and_std_are_map_pixels():
-    found = to_canonical(publishers.dalle(RNG))[1].preprocessing
+    found = open_checkpoint(publishers.dalle(RNG))[1].preprocessing
     x = np.linspace(0, 1, 5)
     np.testing.assert_allclose((x - found.mean[0]) / found.std[0], 0.8 * x + 0.1)
 
@@ -115,10 +124,10 @@ def test_dalle_mean_and_std_are_map_pixels():
 def test_feature_layers_of_segmentation_files():
     """transformers keeps hidden state k when k + 1 is listed; the weights were trained with block outputs 3, 5, 7, 11."""
     unilm = publishers.unilm_segmentation(RNG, depth=12)
-    assert to_canonical({"state_dict": unilm})[1].feature_layers == {"trained": (3, 5, 7, 11)}
-    info = to_canonical(publishers.huggingface(unilm), metadata={"out_indices": [3, 5, 7, 11]})[1]
+    assert open_checkpoint({"state_dict": unilm})[1].feature_layers == {"trained": (3, 5, 7, 11)}
+    info = named(publishers.huggingface(unilm), "x", {"out_indices": [3, 5, 7, 11]}).info
     assert info.feature_layers == {"trained": (3, 5, 7, 11), "huggingface": (1, 3, 5, 9)}
-    assert to_canonical(publishers.unilm_file(CLASSIFIER))[1].feature_layers == {}
+    assert open_checkpoint(publishers.unilm_file(CLASSIFIER))[1].feature_layers == {}
 
 
 def config(*options):

@@ -13,8 +13,8 @@ import pytest
 from beit.checkpoint import unwrap
 from beit.checkpoint.canonical import NAMES, depth_of, missing_names
 from beit.checkpoint.files import write
+from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.shapes import check_shapes
-from beit.checkpoint.translate import to_canonical
 from beit.containers.errors import CheckpointError
 from beit.predict.resolve import load_model
 from tests.checkpoint import publishers
@@ -59,9 +59,9 @@ def test_contradicting_tensors_are_refused(name: str) -> None:
     change, reason = WRONG[name]
     tree = change(publishers.unilm_classifier(np.random.default_rng(0)))
     with pytest.raises(CheckpointError) as caught:
-        to_canonical({"model": tree}, name="file.pth")
+        open_checkpoint({"model": tree})
     said = str(caught.value)
-    assert said.startswith("file.pth: ") and "\n" not in said
+    assert said.startswith("state in memory: ") and "\n" not in said
     assert reason in said, said
 
 
@@ -70,7 +70,7 @@ def test_separate_weights_of_other_shapes_are_refused(part: str) -> None:
     tree = publishers.huggingface(publishers.unilm_classifier(np.random.default_rng(0)))
     tree[f"beit.encoder.layer.1.attention.attention.{part}.weight"] = np.zeros((24, 23), np.float32)
     with pytest.raises(CheckpointError, match="blocks.1.attn has query, key and value weights of the shapes"):
-        to_canonical(tree)
+        open_checkpoint(tree)
 
 
 def test_two_names_of_one_tensor_are_refused() -> None:
@@ -79,7 +79,7 @@ def test_two_names_of_one_tensor_are_refused() -> None:
     with pytest.raises(
         CheckpointError, match=r"head\.fc_cls\.bias and head\.head\.bias are two names of one"
     ):
-        to_canonical(tree)
+        open_checkpoint(tree)
 
 
 def test_a_number_in_a_name_makes_no_loop_long() -> None:
@@ -88,7 +88,7 @@ def test_a_number_in_a_name_makes_no_loop_long() -> None:
         name = f"blocks.{huge}.norm1.weight"
         assert depth_of([*tree, name]) == 2
         assert missing_names(tree | {name: np.ones(24, np.float32)}, "classifier") == []
-        checkpoint = to_canonical({"model": tree | {name: np.ones(24, np.float32)}})
+        checkpoint = open_checkpoint({"model": tree | {name: np.ones(24, np.float32)}})
         assert checkpoint.info.unknown == (name,) and checkpoint.info.architecture.depth == 2
 
 
@@ -105,7 +105,7 @@ def test_very_many_prefixes_or_dictionaries_are_not_searched(
     real = unwrap.recognize
     monkeypatch.setattr(unwrap, "recognize", lambda *given: calls.append(1) or real(*given))
     with pytest.raises(CheckpointError, match="not a BEiT checkpoint"):
-        to_canonical(trees[form])
+        open_checkpoint(trees[form])
     assert len(calls) <= 1
 
 

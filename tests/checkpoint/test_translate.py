@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from beit.checkpoint.canonical import missing_names
+from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.publishers import PUBLISHERS
-from beit.checkpoint.translate import from_canonical, to_canonical
+from beit.checkpoint.translate import from_canonical
 from tests.checkpoint import publishers
 
 RNG = np.random.default_rng(0)
@@ -127,7 +128,7 @@ def assert_same(state, expected):
 @pytest.mark.parametrize("case", OTHERS)
 def test_each_tensor_gets_its_canonical_name(case):
     tree, publisher, kind, unilm = OTHERS[case]
-    state, info = to_canonical(tree)
+    state, info = open_checkpoint(tree)
     assert (info.publisher, info.kind, info.unknown) == (publisher, kind, ())
     assert_same(state, publishers.paddle_layout(unilm))
     assert all(array.dtype == np.float32 for array in state.values())
@@ -135,7 +136,7 @@ def test_each_tensor_gets_its_canonical_name(case):
 
 
 def test_the_tokenizer_of_openmmlab_has_no_decoder():
-    state, info = to_canonical(publishers.openmmlab_vqkd(VQKD))
+    state, info = open_checkpoint(publishers.openmmlab_vqkd(VQKD))
     assert (info.publisher, info.kind, info.unknown) == ("openmmlab", "vqkd", ())
     expected = publishers.paddle_layout(VQKD)
     for name, array in state.items():
@@ -177,7 +178,7 @@ def test_a_round_trip_changes_nothing(name, publisher):
         with pytest.raises(ValueError, match=f"{publisher} has no format for"):
             from_canonical(canonical, publisher)
         return
-    back, info = to_canonical(from_canonical(canonical, publisher))
+    back, info = open_checkpoint(from_canonical(canonical, publisher))
     assert_same(back, canonical)
     assert info.unknown == ()
 
