@@ -19,7 +19,7 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from beit.printable import printable_lines
+from beit.printable import printable_lines, text_width
 
 Item = TypeVar("Item")
 
@@ -175,12 +175,13 @@ def format_table(rows: Sequence[Sequence[str]], *, left: int = 0) -> str:
         rows: cells, the same number in each row.
         left: how many of the first columns are left-aligned; the others are right-aligned.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
+        padding = [" " * (width - text_width(cell)) for cell, width in zip(row, widths, strict=True)]
         cells = [
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell + space if column < left else space + cell
+            for column, (cell, space) in enumerate(zip(row, padding, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

@@ -1,9 +1,10 @@
-"""Text of a stranger's file made fit for a terminal."""
+"""Text of a stranger's file made fit for a terminal, and the width that a terminal gives to text."""
 
 from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from typing import Any
 
 # Control characters but the tab, line and paragraph separators, marks that reorder the text around them, and surrogates,
@@ -31,3 +32,10 @@ def printable_json(value: Any) -> str:
     return "\n".join(
         _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in text.split("\n")
     )
+
+
+def text_width(text: str) -> int:
+    """Columns of a terminal that a text takes: two for each Chinese, Japanese or Korean character, none for accents that
+    are characters of their own."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)

@@ -258,3 +258,12 @@ def test_tables_are_aligned():
         "sky      7.50   1,024",
         "a house     -       3",
     ]
+
+
+def test_columns_of_a_table_are_aligned_in_a_terminal_in_any_script():
+    rows = [("塔/1.jpg", "塔", "9"), ("coin.jpg", "Лев", "10"), ("e\u0301te.jpg", "硬币", "7")]
+    assert format_table(rows, left=2).splitlines() == [
+        "塔/1.jpg  塔     9",
+        "coin.jpg  Лев   10",
+        "e\u0301te.jpg   硬币   7",
+    ]

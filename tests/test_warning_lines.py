@@ -7,6 +7,7 @@ import warnings
 import pytest
 
 from beit.__main__ import main
+from beit.parallel import ranks
 from beit.warning_lines import show_as_lines, show_warning, shown_warnings, warnings_to
 from tests.tiny import TINY, options, write_dataset
 
@@ -40,6 +41,16 @@ def test_a_log_gets_earlier_and_later_warnings_once_and_the_display_stays(recwar
     warnings.warn("after", stacklevel=1)
     assert lines == ["warning: earlier", "warning: later"]
     assert warnings.showwarning is display
+
+
+@pytest.mark.parametrize("program", [None, "/usr/bin/nvidia-smi"])
+def test_a_gpu_that_is_not_used_is_warned_of(monkeypatch, capsys, program):
+    monkeypatch.setattr(ranks.paddle, "is_compiled_with_cuda", lambda: False)
+    monkeypatch.setattr(ranks.shutil, "which", lambda name: program)
+    show_as_lines()
+    assert ranks.choose_device("auto") == "cpu"
+    warning = "warning: this Paddle is a CPU build, so this runs on the CPU"
+    assert (warning in capsys.readouterr().err) == (program is not None)
 
 
 def test_python_programs_keep_their_own_display():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import shutil
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -93,7 +94,7 @@ def _float64(value: Any) -> paddle.Tensor:
 
 
 def choose_device(wanted: str) -> str:
-    """`"gpu"` or `"cpu"` for `DEVICE` = auto, cpu or gpu.
+    """`"gpu"` or `"cpu"` for `DEVICE` = auto, cpu or gpu; warns if auto leaves the GPU of this machine or Paddle unused.
 
     Raises:
         ValueError: GPUs are wanted and Paddle sees none.
@@ -108,9 +109,9 @@ def choose_device(wanted: str) -> str:
             f"DEVICE = gpu, but {reason}; install paddlepaddle-gpu (README), check CUDA_VISIBLE_DEVICES, "
             "or run with -device cpu"
         )
-    if rank() == 0:
+    if rank() == 0 and (paddle.is_compiled_with_cuda() or shutil.which("nvidia-smi")):
         show_warning(
-            f"{reason}, so this runs on the CPU, which is slow for all but small models (-device cpu: no warning)"
+            f"{reason}, so this runs on the CPU, which is slow for all but small models; say -device cpu if that is meant"
         )
     return "cpu"
 

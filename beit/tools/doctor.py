@@ -6,10 +6,7 @@ the table (or --json) along when you report a problem. The exit status is 1 if t
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -25,6 +22,7 @@ from beit.flags import Parser
 from beit.parallel import ranks
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device
+from beit.tools.stdout import stdout_to_stderr
 
 EXAMPLES = (
     "python -m beit doctor",
@@ -95,27 +93,12 @@ def examine(device: str, world_size: int) -> Iterator[Finding]:
         }
         if world_size > 1:
             checks["ranks"] = partial(several_ranks, folder, device, world_size)
-        with _stdout_to_stderr():
+        with stdout_to_stderr():
             training.write_data(folder)
         for part, check in checks.items():
-            with _stdout_to_stderr():
+            with stdout_to_stderr():
                 found = list(findings_of(part, check))
             yield from found
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send what runs and their ranks print, also from C++, to stderr: stdout has the table alone."""
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(saved, 1)
-        os.close(saved)
 
 
 def _line(finding: Finding) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from beit.flags import Parser
-from beit.logging import progress
+from beit.logging import format_table, progress
 from beit.predict.inference import predict_each, require_classifier
 from beit.predict.inputs import find_images
 from beit.predict.predictor import Predictor
 from beit.printable import printable, printable_json
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device, add_engine, add_images, add_model, model_from, use_device
+from beit.tools.stdout import stdout_to_stderr
 
 EXAMPLES = (
     "python -m beit predict output/run photo.jpg",
@@ -31,19 +32,8 @@ _NAME_LENGTH = 40  # longest class name in the table, characters
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the predictions; returns 1 if an image could not be read, else 0."""
     given = _arguments(argv)
-    use_device(given.device)
-    predictor = model_from(given)
-    if given.crops or given.flip:
-        predictor = require_classifier(predictor, "--crops and --flip").with_views(given.crops, given.flip)
-    files, entries = _files(given.images)
-    steps = predict_each(predictor, files, topk=given.topk, batch_size=given.batch_size)
-    for file, result in progress(steps, len(files), "predict", rank=0):
-        if isinstance(result, dict):
-            if given.save:
-                _save(predictor, Path(str(file)), result, Path(given.save))
-            entries.append({"image": str(file), **predictor.summary(result, given.topk)})
-        else:
-            entries.append({"image": str(file), "error": getattr(result, "reason", str(result))})
+    with stdout_to_stderr():
+        entries = _predictions(given)
     _print(entries, given)
     failed = [entry for entry in entries if "error" in entry]
     for entry in failed:
@@ -78,6 +68,24 @@ def build_parser() -> Parser:
     add_device(parser)
     add_engine(parser)
     return parser
+
+
+def _predictions(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """The result of each image, or the reason why it has none."""
+    use_device(given.device)
+    predictor = model_from(given)
+    if given.crops or given.flip:
+        predictor = require_classifier(predictor, "--crops and --flip").with_views(given.crops, given.flip)
+    files, entries = _files(given.images)
+    steps = predict_each(predictor, files, topk=given.topk, batch_size=given.batch_size)
+    for file, result in progress(steps, len(files), "predict", rank=0):
+        if isinstance(result, dict):
+            if given.save:
+                _save(predictor, Path(str(file)), result, Path(given.save))
+            entries.append({"image": str(file), **predictor.summary(result, given.topk)})
+        else:
+            entries.append({"image": str(file), "error": getattr(result, "reason", str(result))})
+    return entries
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -118,8 +126,7 @@ def _print(entries: list[dict[str, Any]], given: argparse.Namespace) -> None:
 
 def _table(entries: list[dict[str, Any]]) -> str:
     rows = [(printable(entry["image"]), printable("  |  ".join(_cells(entry)))) for entry in entries]
-    width = max((len(image) for image, _ in rows), default=0)
-    return "\n".join(f"{image:{width}}  {cells}" for image, cells in rows)
+    return format_table(rows, left=2)
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:

@@ -323,5 +323,6 @@ def _describe(task: Task, sampler: TrainSampler, groups: list[dict[str, Any]], l
     log.text("parameter groups:\n" + describe_groups(groups))
     if ranks.world_size() == 1 and paddle.get_device() == "cpu" and cpu.cores() > 1:
         log.text(
-            "one process on a CPU: main_multi_gpu.py -nprocs auto trains with one rank per core, which is faster"
+            "one process on a CPU: beit train or main_multi_gpu.py with -nprocs auto trains with one rank per core, which is "
+            "faster"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import paddle
@@ -70,6 +71,15 @@ def test_masked_images_of_pretraining(images, tmp_path, capsys):
     assert status == 0 and written == {f"{name}_masked.png" for name in entries}
     with Image.open(tmp_path / "out" / "b.png_masked.png") as file:
         assert file.size == (12, 4)
+
+
+def test_what_libraries_print_is_not_among_the_results(images, tmp_path, capfd, monkeypatch):
+    config = tiny_config()
+    run = write_run(tmp_path / "run", config, build_beit(config))
+    monkeypatch.setattr("beit.tools.predict.use_device", lambda device: os.write(1, b"printed by C++\n"))
+    assert main(["predict", str(run), str(images / "a.png"), "--json"]) == 0
+    shown = capfd.readouterr()
+    assert len(json.loads(shown.out)) == 1 and "printed by C++" in shown.err
 
 
 def test_a_classifier_draws_nothing(images, tmp_path, capsys):

@@ -90,7 +90,9 @@ def test_a_single_process_on_a_cpu_suggests_several_ranks(tmp_path: Path) -> Non
         )
     )
     log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
-    assert log.count("-nprocs auto trains with one rank per core") == int(len(os.sched_getaffinity(0)) > 1)
+    assert log.count("with -nprocs auto trains with one rank per core") == int(
+        len(os.sched_getaffinity(0)) > 1
+    )
 
 
 @pytest.mark.parametrize(
