@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 
 import numpy as np
 import paddle
 from paddle import profiler
 
+from beit.beit import build_beit
+from beit.config import get_config
 from beit.tasks import TASKS
-from tests.tiny import tiny_config
+from tests.tiny import ROOT, tiny_config
 
 FORWARD = {
     "layer_norm": 2,
@@ -83,3 +86,26 @@ def test_kernels_of_a_block() -> None:
     assert sum(backward.values()) <= sum(
         count for name, count in FORWARD.items() if f"{name}_grad" in backward
     )
+
+
+def test_data_types_of_the_kernels_in_mixed_precision() -> None:
+    """Products run in bfloat16, normalization and softmax in float32; the other kernels take the type of their inputs."""
+    products, exact = (
+        lists()["bfloat16"]["O1"] & set(FORWARD) for lists in (paddle.amp.white_list, paddle.amp.black_list)
+    )
+    assert products == {"matmul"}
+    assert exact == {"layer_norm", "softmax"}
+
+
+def test_buckets_of_the_gradients() -> None:
+    """`DataParallel` sends base 224 in 14 messages, the first and the last small, so most are sent during the backward pass."""
+    from paddle.base import core
+
+    sizes = inspect.signature(paddle.DataParallel.__init__).parameters
+    limits = [int(sizes[name].default * 2**20) for name in ("last_comm_buffer_size", "comm_buffer_size")]
+    parameters = build_beit(get_config(str(ROOT / "configs/beit_base_patch16_224.yaml"))).parameters()[::-1]
+    buckets = core.eager_assign_group_by_size(parameters, [False] * len(parameters), limits)
+    megabytes = [sum(parameters[index].size for index in bucket) * 4 / 2**20 for bucket in buckets]
+    assert len(buckets) == 14
+    assert max(megabytes) < 30 and megabytes[0] < 3 and megabytes[-1] < 3
+    assert sorted(index for bucket in buckets for index in bucket) == list(range(len(parameters)))
