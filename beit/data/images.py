@@ -20,6 +20,7 @@ except ImportError:
     pillow_heif = None
 
 from beit.data.decoding_limits import refuse_costly_decoding
+from beit.printable import printable
 
 # The usual formats of data sets. Pillow has about forty more decoders; a hostile file must not reach them.
 _ENDINGS = {
@@ -181,13 +182,15 @@ class ImageFile:
 
         Args:
             draft_scale: one of `DRAFT_SCALES`. The sides of a JPEG are divided by it and rounded up while it is
-                decoded, which saves most of the time. Other formats are decoded at full resolution.
+                decoded, which saves most of the time. A JPEG with a smaller side is reduced less; other formats are
+                decoded at full resolution.
         """
         if self._decoded is None:
             with self._image_errors():
                 image = self._image
                 if draft_scale > 1:
-                    image.draft(None, (image.width // draft_scale, image.height // draft_scale))
+                    width, height = image.size
+                    image.draft(None, (max(width // draft_scale, 1), max(height // draft_scale, 1)))
                 image.load()
                 if self._exif_orientation:
                     ImageOps.exif_transpose(image, in_place=True)
@@ -326,4 +329,4 @@ def _reason(path: str | Path, data: bytes | None, error: BaseException) -> str:
         return f"this installation does not decode {name} images: {_ADVICE[name]}"
     if isinstance(error, Image.UnidentifiedImageError):
         return f"no image in one of the formats {', '.join(FORMATS)}, or one with a damaged header"
-    return f"cannot be decoded: {error or type(error).__name__}"
+    return f"cannot be decoded: {printable(' '.join(str(error).split())) or type(error).__name__}"

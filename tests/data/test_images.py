@@ -318,3 +318,20 @@ def test_a_file_with_each_ending_is_decoded(tmp_path, ending):
         Image.new("RGB", (8, 6), (90, 90, 90)).save(path, save_all=name == "MPO")
     image = open_image(path)
     assert (image.mode, image.size) == ("RGB", (8, 6))
+
+
+@pytest.mark.parametrize(("size", "smaller"), [((3, 40), (2, 20)), ((1, 1), (1, 1)), ((16, 40), (2, 5))])
+def test_a_thin_jpeg_is_decoded_no_smaller_than_one_pixel(tmp_path, size, smaller):
+    with ImageFile(save(tmp_path / "thin.jpg", Image.new("RGB", size))) as file:
+        assert file.decode(8).size == smaller
+
+
+def test_a_message_of_a_decoder_is_one_line(tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError("two\nlines \x1b[2J\n")
+
+    path = save(tmp_path / "a.png", Image.new("RGB", (2, 2)))
+    monkeypatch.setattr(Image.Image, "load", fail)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(ImageError, match=r"cannot be decoded: two lines \\x1b\[2J$"):
+        open_image(path)
