@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import paddle
+import pytest
 from PIL import Image
 
 from beit.beit import Beit
 from beit.checkpoint.files import read
 from beit.config import get_config
 from beit.optim.ema import Ema
+from beit.parallel.stop import StopVote
 from beit.predict.classifier import Classifier
 from beit.tasks import Task
 from beit.train.run import run
@@ -259,6 +261,22 @@ def losses(output: Path) -> list[float]:
         if "train/loss" in entry:
             by_step[entry["step"]] = entry["train/loss"]
     return [by_step[step] for step in sorted(by_step)]
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "log.txt").read_text(encoding="utf-8")
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the run behave as if SIGTERM arrived during that step."""
+    calls = {"count": 0}
+
+    def passed(self: StopVote) -> bool:
+        calls["count"] += 1
+        self.requested = 15
+        return calls["count"] == step
+
+    monkeypatch.setattr(StopVote, "passed", passed)
 
 
 def load_weights(file: Path | str) -> dict[str, np.ndarray]:

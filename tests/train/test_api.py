@@ -13,15 +13,10 @@ from beit.parallel.signals import EXIT_STOPPED
 from beit.schema import SCHEMA
 from beit.train import api
 from beit.train.state import StoppedError
-from tests.tiny import TINY, losses, run_command, write_dataset
+from tests.tiny import TINY, losses, run_command
 from tests.tiny import command as command_line
 
 CONFIG = beit.get_config()
-
-
-@pytest.fixture
-def data(tmp_path):
-    return write_dataset(tmp_path / "data")
 
 
 @pytest.mark.slow
