@@ -6,7 +6,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import paddle
 import pytest
 from PIL import Image
 
@@ -17,22 +16,6 @@ from beit.predict.attention_maps import overlay
 from beit.predict.classifier import classifier
 from beit.predict.page import PagePredictor
 from tests.tiny import tiny_config
-
-
-@pytest.fixture(scope="module")
-def predictor():
-    paddle.seed(3)
-    model = build_beit(tiny_config("unused", "unused"))
-    model.head.weight.set_value(paddle.randn(model.head.weight.shape))
-    model.eval()
-    return classifier(model, class_names=("crane", "crane", "other"))
-
-
-@pytest.fixture
-def image_file(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    return tmp_path / "a.png"
 
 
 def test_scores_are_those_of_the_predictor(predictor, image_file):

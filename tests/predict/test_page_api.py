@@ -6,36 +6,19 @@ import asyncio
 import io
 import json
 
-import numpy as np
-import paddle
 import pytest
 from PIL import Image
 
-from beit.beit import build_beit
-from beit.predict.classifier import classifier
 from beit.predict.page import PagePredictor
 from beit.predict.page_access import Access
 from beit.predict.page_api import Api
-from tests.tiny import tiny_config
 
 OWN = [(b"host", b"127.0.0.1:7860")]
 
 
-@pytest.fixture(scope="module")
-def predictor():
-    paddle.seed(3)
-    model = build_beit(tiny_config("unused", "unused"))
-    model.head.weight.set_value(paddle.randn(model.head.weight.shape))
-    model.eval()
-    return classifier(model, class_names=("crane", "鹤", "other"))
-
-
-@pytest.fixture(scope="module")
-def photo():
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+@pytest.fixture
+def photo(image_file):
+    return image_file.read_bytes()
 
 
 async def other_routes(scope, receive, send):
