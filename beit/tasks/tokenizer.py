@@ -18,6 +18,7 @@ from beit.cpu import split_batch
 from beit.data.batch_transforms import unit_range
 from beit.data.dataset import bad_images_file
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset
+from beit.models.hog import Hog
 from beit.models.teachers import Teacher, load_teacher
 from beit.models.tokenizer import build_vqkd
 from beit.parallel import ranks
@@ -51,7 +52,11 @@ class Tokenizer(Task):
             raise ValueError(
                 f"TASK: tokenizer trains a VQ-KD, got TOKENIZER.TYPE = {keys.TYPE}; DALL-E comes trained"
             )
-        if not keys.TEACHER_PRETRAINED:
+        if keys.TEACHER == "hog" and keys.TEACHER_PRETRAINED:
+            raise ValueError(
+                f"TOKENIZER.TEACHER = hog has no weights: leave out TOKENIZER.TEACHER_PRETRAINED {keys.TEACHER_PRETRAINED}"
+            )
+        if keys.TEACHER != "hog" and not keys.TEACHER_PRETRAINED:
             what = "the folder of its features" if keys.TEACHER == "features" else "its published weights"
             raise ValueError(f"TOKENIZER.TEACHER = {keys.TEACHER} needs TOKENIZER.TEACHER_PRETRAINED: {what}")
         if config.TRAIN.MODEL_EMA:
@@ -154,17 +159,21 @@ class Tokenizer(Task):
                 stacklevel=3,
             )
 
-    def _load_teacher(self) -> Teacher:
+    def _load_teacher(self) -> Teacher | Hog:
         keys = self.config.TOKENIZER
-        teacher = load_teacher(
-            keys.TEACHER,
-            keys.TEACHER_PRETRAINED,
-            image_size=image_hw(self.config),
-            num_heads=keys.TEACHER_NUM_HEADS,
-        )
+        teacher: Teacher | Hog
+        if keys.TEACHER == "hog":
+            teacher = Hog(keys.PATCH_SIZE)
+        else:
+            teacher = load_teacher(
+                keys.TEACHER,
+                keys.TEACHER_PRETRAINED,
+                image_size=image_hw(self.config),
+                num_heads=keys.TEACHER_NUM_HEADS,
+            )
         if teacher.dim != keys.TEACHER_DIM:
             raise ValueError(
-                f"the teacher {keys.TEACHER_PRETRAINED} outputs {teacher.dim} channels; set TOKENIZER.TEACHER_DIM "
+                f"the teacher {keys.TEACHER_PRETRAINED or keys.TEACHER} outputs {teacher.dim} channels; set TOKENIZER.TEACHER_DIM "
                 f"{teacher.dim} (it is {keys.TEACHER_DIM})"
             )
         return teacher

@@ -105,6 +105,8 @@ SMALLER: dict[str, dict[str, Any]] = {
     "beit_large_patch16_224_pt22k_ft1k": _CLASSIFIER,
     "beit_tiny_patch16_224": _CLASSIFIER | _ONE_EPOCH,
     "own_tiny": _CLASSIFIER | _ONE_EPOCH,
+    "own_tokenizer": _CLASSIFIER | _ONE_EPOCH | _VQKD | {"DATA.IMAGE_SIZE": 16, "MODEL.PATCH_SIZE": 4},
+    "own_tiny_pretrain": _CLASSIFIER | _ONE_EPOCH | _VQKD | {"MODEL.EARLY_LAYERS": 1},
     "beit_tiny_patch16_224_pretrain": _CLASSIFIER | _ONE_EPOCH | _DALLE,
     "beitv2_tiny_patch16_224_pretrain": _CLASSIFIER | _ONE_EPOCH | _VQKD | {"MODEL.EARLY_LAYERS": 1},
     "vqkd_small_data_clip": _CLASSIFIER | _ONE_EPOCH | _VQKD | {
