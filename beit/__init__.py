@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from beit.models.tokenizer import build_tokenizer
     from beit.models.upernet import build_upernet
     from beit.predict.attention_figure import draw_attention, draw_cam
+    from beit.predict.image_index import ImageIndex, open_index
     from beit.predict.image_processor import BeitImageProcessor
+    from beit.predict.index_figures import draw_features, draw_nearest
     from beit.predict.inference import extract_feat, inference_model, load_predictor
     from beit.predict.inferencers import FeatureExtractor, ImageClassificationInferencer
     from beit.predict.predictions import draw_confusion, draw_predictions, validation_predictions
@@ -48,6 +50,8 @@ _MODULE_OF = {
     "FeatureMaps": "beit.models.features",
     "Preprocessing": "beit.preprocessing",
     "extract_feat": "beit.predict.inference",
+    "ImageIndex": "beit.predict.image_index",
+    "open_index": "beit.predict.image_index",
     "inference_model": "beit.predict.inference",
     "load_predictor": "beit.predict.inference",
     "load_model": "beit.predict.resolve",
@@ -71,7 +75,9 @@ _MODULE_OF = {
     "draw_cam": "beit.predict.attention_figure",
     "draw_confusion": "beit.predict.predictions",
     "draw_curves": "beit.predict.run_figures",
+    "draw_features": "beit.predict.index_figures",
     "draw_masked": "beit.predict.run_figures",
+    "draw_nearest": "beit.predict.index_figures",
     "draw_predictions": "beit.predict.predictions",
     "draw_schedule": "beit.predict.run_figures",
     "draw_tokens": "beit.predict.tokens",
@@ -89,6 +95,7 @@ __all__ = [
     "FeatureExtractor",
     "FeatureMaps",
     "ImageClassificationInferencer",
+    "ImageIndex",
     "build_backbone",
     "build_beit",
     "build_head",
@@ -103,6 +110,7 @@ __all__ = [
     "load_model",
     "load_predictor",
     "load_pretrained",
+    "open_index",
     "tune_cpu",
     "train",
     "evaluate",
@@ -113,7 +121,9 @@ __all__ = [
     "draw_cam",
     "draw_confusion",
     "draw_curves",
+    "draw_features",
     "draw_masked",
+    "draw_nearest",
     "draw_predictions",
     "draw_schedule",
     "draw_tokens",

@@ -17,7 +17,7 @@ from paddle import nn
 import beit
 from beit.deploy.graph import write_onnx
 from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools
-from beit.files import write_text
+from beit.files import sha256_of_arrays, write_text
 from beit.text_files import read_json
 from beit.zoo.download import cache_folder
 
@@ -84,10 +84,8 @@ def _digest(model: nn.Layer, output: str, size: tuple[int, int]) -> str:
         digest.update(file.read_bytes())
     for name, layer in model.named_sublayers(include_self=True):
         digest.update(f"{name} {type(layer).__qualname__} {_settings(layer)}\n".encode())
-    for name, tensor in model.state_dict().items():
-        array = tensor.numpy()
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(memoryview(array).cast("B") if array.size else b"")
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    digest.update(sha256_of_arrays(weights).encode())
     return digest.hexdigest()
 
 

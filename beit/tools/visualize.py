@@ -9,6 +9,8 @@ from pathlib import Path
 from beit.figures import save_figure
 from beit.flags import Parser, add_config_flags, config_from
 from beit.predict.attention_figure import draw_attention, draw_cam
+from beit.predict.image_index import ImageIndex, open_index
+from beit.predict.index_figures import draw_features, draw_nearest, write_nearest
 from beit.predict.inference import require_classifier
 from beit.predict.inputs import find_images
 from beit.predict.predictions import (
@@ -31,6 +33,8 @@ from beit.tools.model_arguments import add_device, add_images, add_model, model_
 EXAMPLES = (
     "python -m beit visualize attention output/run photo.jpg --output attention.png",
     "python -m beit visualize cam output/run photo.jpg --output cam.png",
+    "python -m beit visualize nearest output/run photo.jpg --among pictures --index pictures.npz --output nearest.png",
+    "python -m beit visualize features output/run flowers --method tsne --output features.png",
     "python -m beit visualize predictions -cfg=output/run/config.yaml -pretrained=output/run/model.pdparams "
     "-data_path=digits -output=output/pictures",
     "python -m beit visualize confusion -cfg=output/run/config.yaml -pretrained=output/run/model.pdparams "
@@ -97,6 +101,61 @@ def _cam(given: argparse.Namespace) -> list[Path]:
     predictor = require_classifier(model_from(given), "maps of classes")
     files = [file for source in given.images for file in find_images(source)]
     return [save_figure(draw_cam(predictor, files, classes=given.classes, block=given.layer), given.output)]
+
+
+def _nearest_arguments(parser: Parser) -> None:
+    add_model(parser)
+    parser.add_argument("queries", metavar="QUERY", nargs="+", help="files, folders, patterns in quotes")
+    parser.add_argument(
+        "--among",
+        metavar="IMAGE",
+        nargs="+",
+        help="files, folders, patterns (default: those of the index file)",
+    )
+    _add_index(parser)
+    parser.add_argument("--topk", type=int, default=5, help="images for each query (default: 5)")
+    parser.add_argument("--output", type=Path, default=Path("nearest.png"), help="default: nearest.png")
+    add_device(parser)
+
+
+def _nearest(given: argparse.Namespace) -> list[Path]:
+    """images nearest to queries by their features: nearest.png, nearest.csv"""
+    index = _index(given, given.among)
+    files = [file for source in given.queries for file in find_images(source)]
+    table = given.output.with_suffix(".csv")
+    return [
+        save_figure(draw_nearest(index, files, given.topk), given.output),
+        write_nearest(index, files, table, given.topk),
+    ]
+
+
+def _features_arguments(parser: Parser) -> None:
+    add_model(parser)
+    add_images(parser)
+    _add_index(parser)
+    parser.add_argument(
+        "--method", choices=("pca", "tsne"), default="pca", help="tsne needs scikit-learn (default: pca)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("features.png"), help="default: features.png")
+    add_device(parser)
+
+
+def _features(given: argparse.Namespace) -> list[Path]:
+    """images as thumbnails on a plane, similar ones together, framed by folder: features.png"""
+    return [save_figure(draw_features(_index(given, given.images), given.method), given.output)]
+
+
+def _add_index(parser: Parser) -> None:
+    parser.add_argument(
+        "--index", type=Path, metavar="FILE", help="keeps the features (.npz); only new images are computed"
+    )
+
+
+def _index(given: argparse.Namespace, images: list[str] | None) -> ImageIndex:
+    if images is None and given.index is None:
+        raise ValueError("name the images to search (--among FOLDER), their index (--index FILE), or both")
+    use_device(given.device)
+    return open_index(model_from(given), images, given.index)
 
 
 def _predictions_arguments(parser: Parser) -> None:
@@ -185,6 +244,8 @@ def _codes(given: argparse.Namespace) -> list[Path]:
 KINDS: dict[str, tuple[Callable[[argparse.Namespace], list[Path]], Callable[[Parser], None]]] = {
     "attention": (_attention, _attention_arguments),
     "cam": (_cam, _cam_arguments),
+    "nearest": (_nearest, _nearest_arguments),
+    "features": (_features, _features_arguments),
     "predictions": (_predictions, _predictions_arguments),
     "confusion": (_confusion, add_config_flags),
     "curves": (_curves, _curves_arguments),

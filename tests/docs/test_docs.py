@@ -59,7 +59,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "own-data": (
         "flowers/train_list.txt", "output/look/augmentation.png", "output/flowers/model.pdparams", "output/measured/eval.json",
         "output/measured/classes.csv", "output/measured/confusion.png", "output/measured/predictions.png",
-        "output/flowers/curves.png", "output/attention.png", "output/cam.png", "exported/export.json",
+        "output/flowers/curves.png", "output/attention.png", "output/cam.png", "output/nearest.csv", "output/features.png", "exported/export.json",
     ),
     "imagenet": (
         "imagenet/train_list.txt", "output/lists/eval.json", "output/webdataset/eval.json", "output/parquet/eval.json",
@@ -67,7 +67,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     ),
     "pretraining": (
         "output/v1/model.pdparams", "output/v1-pictures", "output/tokens.npy", "output/v2/model.pdparams", "output/codes",
-        "output/v2-own/model.pdparams", "output/tuned/model.pdparams", "output/linear/model.pdparams", "output/knn/eval.json",
+        "output/v2-own/model.pdparams", "output/own-tuned/model.pdparams", "output/tuned/model.pdparams", "output/linear/model.pdparams", "output/knn/eval.json",
         "demo/vqkd/model.pdparams",
     ),
     "segmentation": (
