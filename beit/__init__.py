@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from beit.beit import Beit, BeitOutput, build_backbone, build_beit, build_head
     from beit.config import get_config
     from beit.cpu import tune_cpu
+    from beit.layers.lora import add_lora, merge_lora
     from beit.models.features import FeatureMaps
     from beit.models.load import load_pretrained
     from beit.models.mim import build_mim
@@ -64,6 +65,8 @@ _MODULE_OF = {
     "build_upernet": "beit.models.upernet",
     "build_mim": "beit.models.mim",
     "build_tokenizer": "beit.models.tokenizer",
+    "add_lora": "beit.layers.lora",
+    "merge_lora": "beit.layers.lora",
     "get_config": "beit.config",
     "load_pretrained": "beit.models.load",
     "get_model": "beit.models.published",
@@ -96,6 +99,8 @@ __all__ = [
     "FeatureMaps",
     "ImageClassificationInferencer",
     "ImageIndex",
+    "add_lora",
+    "merge_lora",
     "build_backbone",
     "build_beit",
     "build_head",

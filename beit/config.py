@@ -68,15 +68,18 @@ def with_options(config: CfgNode, opts: Sequence[Any]) -> CfgNode:
     Raises:
         ValueError: as `get_config`.
     """
-    values = {}
-    for key in SCHEMA:
-        node: Any = config
-        for name in key.split("."):
-            node = node[name]
-        values[key] = node
+    values = {key: value_of(config, key) for key in SCHEMA}
     _merge_options(values, opts)
     _check_relations(values)
     return _tree(values)
+
+
+def value_of(config: CfgNode, key: str) -> Any:
+    """The value of a key with dots, such as "TRAIN.OPTIMIZER.EPS"."""
+    node: Any = config
+    for name in key.split("."):
+        node = node[name]
+    return node
 
 
 def dump(config: CfgNode) -> str:
@@ -213,6 +216,19 @@ def _check_relations(values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"TRAIN.FREEZE_LAYERS = {values['TRAIN.FREEZE_LAYERS']}, expected at most MODEL.DEPTH + 1 = "
             f"{values['MODEL.DEPTH'] + 1} (embedding and blocks; the head stays trainable)"
+        )
+    if values["MODEL.LORA.RANK"] and values["TRAIN.FREEZE_LAYERS"]:
+        raise ValueError(
+            f"MODEL.LORA.RANK = {values['MODEL.LORA.RANK']} freezes all blocks: set TRAIN.FREEZE_LAYERS to 0, and choose "
+            "the adapted blocks with MODEL.LORA.BLOCKS"
+        )
+    for key in ("MODEL.LORA.ALPHA", "MODEL.LORA.TARGETS", "MODEL.LORA.BLOCKS"):
+        if values[key] != SCHEMA[key].default and not values["MODEL.LORA.RANK"]:
+            raise ValueError(f"{key} = {values[key]} needs MODEL.LORA.RANK; it is 0, which means no LoRA")
+    beyond = [number for number in values["MODEL.LORA.BLOCKS"] if number > values["MODEL.DEPTH"]]
+    if beyond:
+        raise ValueError(
+            f"MODEL.LORA.BLOCKS: blocks {beyond}, the model has blocks 1 to {values['MODEL.DEPTH']}"
         )
     for key in ("TRAIN.BCE_THRESHOLD", "TRAIN.BCE_SUM"):
         if values[key] != SCHEMA[key].default and values["TRAIN.LOSS"] != "bce":

@@ -268,6 +268,10 @@ SCHEMA: dict[str, Key] = {
     "MODEL.USE_REL_POS_BIAS": Key(True, flag, "one relative position table per block"),
     "MODEL.USE_SHARED_REL_POS_BIAS": Key(False, flag, "one relative position table for all blocks"),
     "MODEL.USE_MEAN_POOLING": Key(True, flag, "mean of patches + fc_norm; False: norm + class token"),
+    "MODEL.LORA.RANK": Key(0, integer(0, 2**16), "rank of trained low-rank factors (LoRA) beside the frozen weights of MODEL.PRETRAINED; head and norm are trained too; 0: off"),
+    "MODEL.LORA.ALPHA": Key(8.0, number(0.0), "LoRA: the update is scaled by ALPHA / RANK"),
+    "MODEL.LORA.TARGETS": Key(("qkv",), words("qkv", "proj", "fc1", "fc2"), "LoRA: which Linear layers of a block: of the attention (qkv, proj), of the MLP (fc1, fc2)"),
+    "MODEL.LORA.BLOCKS": Key((), layers, "LoRA: which blocks, from 1; empty: all"),
     # ---- training
     "TRAIN.LAST_EPOCH": Key(0, integer(0), "epochs already done when starting from weights alone"),
     "TRAIN.NUM_EPOCHS": Key(100, integer(1), "epochs"),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from beit.checkpoint.adapter import HEADER, complete, read_adapter
 from beit.checkpoint.files import Contents, read
 from beit.checkpoint.shards import INDEX_SUFFIX, read_shards
 from beit.checkpoint.translate import Checkpoint, to_canonical
-from beit.containers.errors import CheckpointError, listed
+from beit.containers.errors import CheckpointError, listed, shown
+from beit.files import cache_folder
 from beit.metadata.files import (
     RUN_CONFIG,
     RUN_WEIGHTS,
@@ -27,6 +30,8 @@ _SUFFIXES = (".safetensors", ".pdparams", ".pth", ".pt", ".bin", ".pkl", ".ckpt"
 _OTHER_STATE = re.compile("optim|scheduler|scaler|rng_state|training_args")
 """In the names of files that training programs write beside the weights."""
 _GRAPH_SUFFIXES = (".pdmodel", ".pdiparams", ".onnx")
+_MAX_ADAPTERS = 8
+"""On top of each other: a file can name itself as its base."""
 _PART = re.compile(r".+-\d{5}-of-(\d{5})\.\w+")
 
 
@@ -48,19 +53,30 @@ def open_checkpoint(
         FileNotFoundError: there is no such file, or the folder holds no weights.
         CheckpointError: the file cannot be read, or is not of a known publisher; or as `weights_file`.
     """
+    return _open(source, ema, key, teacher)
+
+
+def _open(
+    source: str | Path | Mapping[str, object] | Checkpoint,
+    ema: bool | None,
+    key: str | None,
+    teacher: bool,
+    adapters: int = 0,
+) -> Checkpoint:
+    """`open_checkpoint` of the base of a number of adapters."""
     if isinstance(source, Checkpoint):
         return source
     if isinstance(source, Mapping):
         contents, name, metadata = Contents(_as_arrays(source), "memory"), "state in memory", Metadata({})
     else:
-        contents, name, metadata = _read(source)
+        contents, name, metadata = _read(source, adapters)
     try:
         return to_canonical(contents, name, metadata, ema=ema, key=key, teacher=teacher)
     except CheckpointError as error:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _read(source: str | Path) -> tuple[Contents, str, Metadata]:
+def _read(source: str | Path, adapters: int) -> tuple[Contents, str, Metadata]:
     """Contents and name of the weights, and what is known beside their tensors."""
     file = weights_file(source)
     is_index = file.name.endswith(INDEX_SUFFIX)
@@ -72,7 +88,34 @@ def _read(source: str | Path) -> tuple[Contents, str, Metadata]:
     if is_model_folder:  # many use the same names: add the name of the folder
         name = f"{file.resolve().parent.name}/{name}"
     header = contents.metadata or training_metadata(contents.tree)
-    return contents, name, read_metadata(file, header, in_model_folder=is_model_folder)
+    metadata = read_metadata(file, header, in_model_folder=is_model_folder)
+    if HEADER in contents.metadata:
+        contents, metadata = _with_base(file, contents, metadata, adapters)
+    return contents, name, metadata
+
+
+def _with_base(
+    file: Path, contents: Contents, metadata: Metadata, adapters: int
+) -> tuple[Contents, Metadata]:
+    """An adapter file with the tensors of its base, which is where the file says, beside the file, or in the cache."""
+    try:
+        if adapters >= _MAX_ADAPTERS:
+            raise CheckpointError(f"more than {_MAX_ADAPTERS} adapters, each the base of the next one")
+        adapter = read_adapter(contents.metadata[HEADER])
+        path = Path(adapter.path)
+        places = [path, file.with_name(path.name), cache_folder() / path.name]
+        place = next((place for place in places if place.exists()), None)
+        if place is None:
+            raise CheckpointError(
+                f"an adapter of the weights {shown(adapter.base)}, and {shown(path.name)} is in none of "
+                f"{listed([shown(str(place.parent)) for place in places])}; copy or download it there"
+            )
+        base = _open(place, None, adapter.key or None, False, adapters + 1)
+        tree = complete(contents.tree, adapter, base.state, shown(str(place)))
+    except CheckpointError as error:
+        raise type(error)(f"{file}: {error}") from error
+    note = f"an adapter of {base.info.name}, with {len(contents.tree)} tensors of its own"
+    return replace(contents, tree=tree), metadata._replace(notes=(*metadata.notes, note))
 
 
 def _as_arrays(tree: Any) -> Any:

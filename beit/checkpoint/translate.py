@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from beit.checkpoint.adapter import merge_factors
 from beit.checkpoint.canonical import (
     BACKBONE_PREFIX,
     DALLE,
@@ -100,7 +101,7 @@ def to_canonical(
     stated = {"meta": contents.tree.get("meta"), **metadata.stated}
     states = find_states(contents.tree, teacher=teacher)
     chosen = choose(states, key=key, ema=ema, keys=TEACHER_KEYS if teacher else WEIGHT_KEYS)
-    arrays, key_format = chosen.arrays, chosen.key_format
+    arrays, key_format = merge_factors(chosen.arrays), chosen.key_format
 
     state, left_out, unknown = rename_all(arrays, key_format)
     is_torch = (layout_of(state) or key_format.layout) == "torch"

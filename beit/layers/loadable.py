@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from beit.checkpoint.adapter import has_factors, merge_factors
 from beit.checkpoint.unwrap import EMA_KEYS, WEIGHT_KEYS
 from beit.containers.arrays import widen_bfloat16
 
@@ -25,8 +26,9 @@ class Loadable(nn.Layer):
 
         The state dict, of Paddle tensors or NumPy arrays, is flat or a training checkpoint, from which the moving average
         is loaded if there is one, as PaddleViT evaluates. Floating-point tensors of another type than the network's, such
-        as float16 and bfloat16, are cast to it. Stored position indices are ignored: they follow from the grid. For
-        other publishers' files, other image sizes and a strict check use `beit.load_pretrained`.
+        as float16 and bfloat16, are cast to it. Low-rank factors (LoRA) are merged into the weights of a plain model. Stored position
+        indices are ignored: they follow from the grid. For other publishers' files, other image sizes and a strict check
+        use `beit.load_pretrained`.
         """
         for key in (*EMA_KEYS, *WEIGHT_KEYS):
             if isinstance(state_dict.get(key), Mapping):
@@ -35,6 +37,8 @@ class Loadable(nn.Layer):
         own = {
             name if use_structured_name else tensor.name: tensor for name, tensor in self.state_dict().items()
         }
+        if has_factors(state_dict) and not has_factors(own):
+            state_dict = merge_factors(state_dict)
         weights = {
             key: _cast(value, own[key].dtype) if key in own else value
             for key, value in state_dict.items()

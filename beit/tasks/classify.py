@@ -16,6 +16,7 @@ from beit.cpu import split_batch
 from beit.data.batch_transforms import erase
 from beit.data.dataset import ImageDataset, bad_images_file, build_dataset
 from beit.data.mixup import build_mixup, soft_targets
+from beit.layers.lora import add_lora
 from beit.models.views import view_logits
 from beit.tasks.class_table import class_scores, write_class_table
 from beit.tasks.losses import (
@@ -74,6 +75,22 @@ class Classify(Task):
             known = None if self.classes is None else self.classes.spelled_out
             self.val_names = dataset.images.class_names or known
         return dataset
+
+    def freeze(self) -> None:
+        """As `Task.freeze`; with `MODEL.LORA` train low-rank factors of the frozen encoder.
+
+        Raises:
+            ValueError: there are no weights to adapt, or as `add_lora`.
+        """
+        super().freeze()
+        model, lora = self.config.MODEL, self.config.MODEL.LORA
+        if not lora.RANK:
+            return
+        if not model.PRETRAINED:
+            raise ValueError(
+                f"MODEL.LORA.RANK = {lora.RANK} adapts given weights: name them with -pretrained, also with -resume"
+            )
+        add_lora(self.model, rank=lora.RANK, alpha=lora.ALPHA, targets=lora.TARGETS, blocks=lora.BLOCKS)
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """`loss`, and the `accuracy` of the batch in percent."""

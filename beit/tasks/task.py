@@ -103,6 +103,11 @@ class Task(nn.Layer):
         """
         raise NotImplementedError
 
+    def freeze(self) -> None:
+        """Freeze the weights that the config does not train; called after loading."""
+        if self.config.TRAIN.FREEZE_LAYERS:
+            self.model.freeze_layers(self.config.TRAIN.FREEZE_LAYERS)
+
     def param_groups(self) -> list[Group]:
         """Parameter groups for the optimizer, with the layer decay and the weight decay of `TRAIN.*`."""
         train = self.config.TRAIN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from yacs.config import CfgNode
 
+from beit.config import value_of
 from beit.schema import SCHEMA, shorten
 
 _SEGMENT = (
@@ -32,6 +33,7 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_CLASSIFY, ("classify",)),
     **dict.fromkeys(["TEST.CROPS", "TEST.CLASS_SUBSET"], ("classify",)),
     **dict.fromkeys(["TRAIN.LOSS", "TRAIN.BCE_THRESHOLD", "TRAIN.BCE_SUM"], ("classify",)),
+    **dict.fromkeys([key for key in SCHEMA if key.startswith("MODEL.LORA.")], ("classify",)),
     "TEST.FLIP": ("classify", "segment"),
     **dict.fromkeys([key for key in SCHEMA if key.startswith("TOKENIZER.")], ("pretrain", "tokenizer")),
     **dict.fromkeys([key for key in SCHEMA if key.startswith("PROBE.")], ("probe", "knn")),
@@ -45,8 +47,7 @@ def unread_keys(config: CfgNode) -> list[str]:
     """One line per key that is set, differs from its default and is not off, and that the task of the config does not read."""
     lines = []
     for key, tasks in TASKS_OF_KEY.items():
-        section, _, leaf = key.rpartition(".")
-        value = config[section][leaf]
+        value = value_of(config, key)
         if config.TASK not in tasks and value != SCHEMA[key].default and value not in (None, 0, ()):
             readers = " and ".join(tasks)
             lines.append(

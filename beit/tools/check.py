@@ -81,8 +81,7 @@ def check(config: CfgNode, given: argparse.Namespace) -> list[str]:
     recipe = check_recipe(config, len(dataset), given.ranks)
     print("\n".join([*recipe.facts, *describe_top5(config)]))
     problems += recipe.problems
-    if config.TRAIN.FREEZE_LAYERS:
-        task.model.freeze_layers(config.TRAIN.FREEZE_LAYERS)
+    task.freeze()
     problems += unread_keys(config) + settings_without_effect(task)
     print("parameter groups\n" + describe_groups(task.param_groups()))
     if not given.skip_step:

@@ -12,7 +12,9 @@ import numpy as np
 from paddle import Tensor, nn
 from yacs.config import CfgNode
 
+from beit.checkpoint.adapter import has_factors, header_of, merge_factors, split
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
+from beit.checkpoint.open import open_checkpoint
 from beit.config import dump, with_options
 from beit.containers.errors import CheckpointError, shown
 from beit.metadata.files import RUN_CONFIG_KEY, run_metadata
@@ -22,9 +24,12 @@ from beit.schema import SCHEMA
 from beit.text_files import load_yaml
 from beit.train.state import NonFiniteLossError, Training
 from beit.train.state_check import check_state
+from beit.zoo import path_of
 
 LATEST, BEST, MODEL = "latest.pdparams", "best.pdparams", "model.pdparams"
 """Files in the output folder: the latest training state, the weights of the best evaluation, the final weights."""
+ADAPTER, BEST_ADAPTER = "adapter.pdparams", "best_adapter.pdparams"
+"""With MODEL.LORA, what these weights have beside the base weights."""
 
 
 _OF_THE_START = ("MODEL.PRETRAINED", "MODEL.PRETRAINED_KEY", "MODEL.RESUME", "TRAIN.LAST_EPOCH")
@@ -36,7 +41,7 @@ def save(run: Training, kind: str) -> None:
 
     `"latest"` is the full training state; `"epoch"` keeps it as `epoch_0012.pdparams` and removes the oldest files
     beyond `KEEP_LAST`; `"best"` and `"model"` are the current weights as a flat state dict that `paddle.load` and
-    `-pretrained` read.
+    `-pretrained` read, with merged LoRA factors, and beside it the adapter, which holds what differs from the base.
 
     Raises:
         OSError: the disk is full or read-only; the previous file is untouched.
@@ -57,7 +62,9 @@ def save(run: Training, kind: str) -> None:
     else:
         weights = _arrays(run.task.model.state_dict())
         _refuse_non_finite(run, weights)
-        write(folder / {"best": BEST, "model": MODEL}[kind], weights, metadata=_metadata(run))
+        write(folder / {"best": BEST, "model": MODEL}[kind], merge_factors(weights), metadata=_metadata(run))
+        if has_factors(weights):
+            _write_adapter(run, folder / {"best": BEST_ADAPTER, "model": ADAPTER}[kind], weights)
     watchdog.heartbeat()
 
 
@@ -80,6 +87,14 @@ def restore(run: Training, paths: Sequence[Path]) -> None:
             continue
         _restore(run, path, state)
         return
+
+
+def _write_adapter(run: Training, file: Path, weights: dict[str, np.ndarray]) -> None:
+    source, key = run.config.MODEL.PRETRAINED, run.config.MODEL.PRETRAINED_KEY
+    path = path_of(source)
+    base = open_checkpoint(path, key=key or None)
+    adapter, own = split(weights, base.state, name=source, path=path, key=key)
+    write(file, own, metadata=_metadata(run) | header_of(adapter))
 
 
 def _restore(run: Training, path: Path, state: Any) -> None:

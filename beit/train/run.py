@@ -156,8 +156,7 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         _load(task, log)
     else:
         log.text("initial weights: random (neither -resume nor -pretrained)")
-    if config.TRAIN.FREEZE_LAYERS:
-        task.model.freeze_layers(config.TRAIN.FREEZE_LAYERS)
+    task.freeze()
 
     dataset = task.dataset("train")
     assert dataset is not None

@@ -319,6 +319,7 @@ _WRITERS = {
     "from-passl": _from_passl,
     "imagenet": _imagenet,
     "own-data": _own_data,
+    "small-machines": _own_data,
     "pretraining": _pretraining,
     "segmentation": _segmentation,
     "converting": _converting,
