@@ -56,6 +56,13 @@ def stated_names(metadata: Mapping[str, object]) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names) if isinstance(names, list | tuple) else None
 
 
+def first_difference(names: tuple[str, ...], others: tuple[str, ...]) -> str:
+    """The first name that the other list does not have at its place, or the number of names."""
+    if len(names) != len(others):
+        return f"{len(names)} names"
+    return next(f"{names[i]!r} (class {i})" for i in range(len(names)) if names[i] != others[i])
+
+
 def _stated_names(metadata: Mapping[str, object]) -> dict[str, object]:
     """Key -> names that it states, the most specific first."""
     timm, meta = metadata.get("pretrained_cfg"), metadata.get("meta")

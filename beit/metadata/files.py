@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 from yacs.config import CfgNode
 
 from beit.config import parse_yaml
-from beit.containers.errors import CheckpointError
+from beit.containers.errors import CheckpointError, listed
 from beit.files import write_text
+from beit.metadata.agreement import check_agreement, preprocessing_differences
 from beit.metadata.class_names import ClassNames, parse_class_names
-from beit.metadata.precedence import merge
+from beit.metadata.precedence import merge, read_preprocessing
 from beit.metadata.pretrained_cfg import pretrained_cfg
 from beit.metadata.processor_config import FILE, PROCESSOR
 from beit.metadata.stated import MODEL_ARGS
@@ -105,7 +106,8 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
         header: metadata inside of the file.
         in_model_folder: the weights are those of a folder of timm or transformers.
     Raises:
-        CheckpointError: a JSON file or the config beside the weights is invalid.
+        CheckpointError: a JSON file or the config beside the weights is invalid, or two of these files state different
+            values.
     """
     texts = {key: _json_of_header(header.get(key, "null")) for key in _OWN_KEYS}
     inside = {
@@ -115,7 +117,8 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
     run_config = header.get(RUN_CONFIG_KEY, "")
     trained = _read_run_config(run_config, "the config inside of the weights")
     preprocessing, run_notes = None, []
-    if _RUN_WEIGHTS.fullmatch(weights.name):
+    is_run = bool(_RUN_WEIGHTS.fullmatch(weights.name))
+    if is_run:
         text = _read_beside(weights.with_name(RUN_CONFIG), read_text) or ""
         beside, preprocessing = _read_run_config(
             text, f"{RUN_CONFIG} beside the weights", str(weights.with_name(RUN_CONFIG))
@@ -132,12 +135,32 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
         beside = _read_beside(config, read_json) or {}
         steps = _read_beside(processor, read_json)
         beside |= {PROCESSOR: steps} if steps is not None else {}
-    if preprocessing is None:  # nothing beside the weights says how they were trained
+    file = sidecar_path(weights)
+    sidecar = _read_beside(file, read_json) or {}
+    unread = sorted(sidecar.keys() - _OWN_KEYS.keys())
+    if unread:
+        run_notes.append(f"{file.name} states {listed(unread)}, which is not read")
+        sidecar = {key: value for key, value in sidecar.items() if key in _OWN_KEYS}
+    others = (RUN_CONFIG, RUN_CLASS_NAMES) if is_run else FOLDER_JSON
+    check_agreement(sidecar, file, beside, preprocessing, others)
+    if preprocessing is not None:
+        run_notes += [
+            f"{what}: {used} in {RUN_CONFIG}, {other} in the metadata inside of the weights: {RUN_CONFIG} is used"
+            for what, other, used in preprocessing_differences(inside, preprocessing)
+        ]
+        inside.pop("pretrained_cfg", None)
+        sidecar.pop("pretrained_cfg", None)
+    else:  # no config beside the weights says how they were trained
         preprocessing = trained[1]
         inside |= {key: value for key, value in trained[0].items() if key not in inside}
-    sidecar = _read_beside(sidecar_path(weights), read_json) or {}
-    beside |= {key: value for key, value in sidecar.items() if key in _OWN_KEYS}
-    merged, notes = merge(inside, beside)
+        if preprocessing is not None and "pretrained_cfg" not in inside:
+            run_notes += [
+                f"{what}: {used} in {file.name}, {other} in the config inside of the weights: {file.name} is used"
+                for what, used, other in preprocessing_differences(sidecar, preprocessing)
+            ]
+            preprocessing = read_preprocessing(sidecar, preprocessing)
+            sidecar.pop("pretrained_cfg", None)
+    merged, notes = merge(inside, beside | sidecar)
     return Metadata(
         merged, None if "pretrained_cfg" in merged else preprocessing, (*notes, *run_notes), run_config
     )

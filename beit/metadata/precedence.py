@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
-from beit.metadata.class_names import stated_names
+from beit.metadata.class_names import first_difference, stated_names
 from beit.metadata.pretrained_cfg import TIMM_KEYS, pretrained_cfg, read_pretrained_cfg
 from beit.metadata.processor_config import FILE, PROCESSOR, processor_config, read_processor
 from beit.metadata.stated import MODEL_ARGS, TOLD_BY_NOTHING, stated_model
@@ -46,7 +46,7 @@ def merge(
         merged.pop("class_names")
         merged |= {key: value for key, value in beside.items() if key == "class_names"}
         notes.append(
-            _sentence("class names", _first_difference(other, own), _first_difference(own, other), "the JSON")
+            _sentence("class names", first_difference(other, own), first_difference(own, other), "the JSON")
         )
     for key in inside.keys() & beside.keys() - {"pretrained_cfg", "class_names", MODEL_ARGS}:
         if inside[key] != beside[key]:
@@ -102,10 +102,3 @@ def _merge_model(
 
 def _sentence(what: str, beside: object, inside: object, file: str) -> str:
     return f"{what}: {beside} in {file}, {inside} in the metadata inside of the weights: {file} is used, which people edit"
-
-
-def _first_difference(names: tuple[str, ...], others: tuple[str, ...]) -> str:
-    """The first name that the other list does not have at its place, or the number of names."""
-    if len(names) != len(others):
-        return f"{len(names)} names"
-    return next(f"{names[i]!r} (class {i})" for i in range(len(names)) if names[i] != others[i])
