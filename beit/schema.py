@@ -324,6 +324,7 @@ SCHEMA: dict[str, Key] = {
     # ---- tokenizer
     "TOKENIZER.TYPE": Key("vqkd", text("vqkd", "dall-e"), "what turns images into token ids: VQ-KD (BEiT v2) or DALL-E's dVAE (BEiT v1)"),
     "TOKENIZER.PRETRAINED": Key(None, optional_path, "weights of the tokenizer (of DALL-E: the encoder)"),
+    "TOKENIZER.PRETRAINED_KEY": Key("", text(), "key or prefix of the state dict to take from TOKENIZER.PRETRAINED, as MODEL.PRETRAINED_KEY"),
     "TOKENIZER.ALLOW_RANDOM": Key(False, flag, "pre-train although TOKENIZER.PRETRAINED names no weights, for trials of speed and memory: the tokens mean nothing"),
     "TOKENIZER.PRETRAINED_DECODER": Key(None, optional_path, "weights of DALL-E's decoder, used only for preview images"),
     "TOKENIZER.NUM_CODES": Key(8192, integer(1, 10**7), "size of the vocabulary"),
@@ -340,6 +341,7 @@ SCHEMA: dict[str, Key] = {
     "TOKENIZER.RESEED_DEAD_CODES": Key(False, flag, "VQ-KD: replace dead codes by features of the current batch"),
     "TOKENIZER.TEACHER": Key("clip", text("clip", "dino", "beit", "hog", "features"), "VQ-KD: source of the target features: a frozen network (beit: your own classifier), gradients and colors of the patches (hog), or stored features"),
     "TOKENIZER.TEACHER_PRETRAINED": Key(None, optional_path, "VQ-KD: weights of the teacher, or the folder of stored features"),
+    "TOKENIZER.TEACHER_PRETRAINED_KEY": Key("", text(), "VQ-KD: key or prefix of the state dict to take from TOKENIZER.TEACHER_PRETRAINED, as MODEL.PRETRAINED_KEY"),
     "TOKENIZER.TEACHER_DIM": Key(512, integer(1, 2**16), "VQ-KD: channels of the teacher's features: 512 CLIP ViT-B/16, 768 DINO ViT-B/16, 111 hog"),
     "TOKENIZER.TEACHER_NUM_HEADS": Key(None, optional(integer(1)), "VQ-KD: attention heads of the teacher; None: one per 64 channels"),
     "TOKENIZER.DALLE_WIDTH": Key(256, integer(4, 2**16), "DALL-E: channels of its first group"),

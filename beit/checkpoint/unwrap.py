@@ -21,7 +21,10 @@ TEACHER_KEYS = ("teacher", *WEIGHT_KEYS, "student")
 """The same for checkpoints of DINO, whose teacher is what is published."""
 EMA_KEYS = ("model_ema", "state_dict_ema")
 """Keys under which training checkpoints hold the moving average (EMA) of the weights."""
-CHOOSE = "key=NAME (-opts MODEL.PRETRAINED_KEY NAME, convert --key NAME)"
+CHOOSE = (
+    "key=NAME (-opts MODEL.PRETRAINED_KEY NAME; of a tokenizer TOKENIZER.PRETRAINED_KEY, of a teacher "
+    "TOKENIZER.TEACHER_PRETRAINED_KEY; convert --key NAME)"
+)
 """How users choose among several states."""
 _MAX_DEPTH = 8
 """Levels of dictionaries, and parts of a prefix, that are searched."""

@@ -7,20 +7,33 @@ image processors read here (ViT, DeiT) take the same steps as BEiT's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from beit.containers.errors import shown
+from beit.containers.errors import listed, shown
 from beit.preprocessing import PIL_FILTERS, ImageSize, Preprocessing, Triple, as_size, as_triple, height_width
+from beit.text_files import read_json
 
 FILE = "preprocessor_config.json"
 PROCESSOR = "preprocessor_config"
 """Key of the metadata under which the content of the file stands."""
 
+_TYPE_KEYS = ("image_processor_type", "feature_extractor_type")
 _TYPE = re.compile(r"(Beit|ViT|DeiT|CLIP)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_reduce_labels", "do_convert_rgb")
 """Steps that are taken as the file says; images are always RGB here."""
+
+_WITHOUT_EFFECT = {
+    *(*_TYPE_KEYS, "processor_class", "_valid_processor_keys"),
+    *("reduce_labels", "do_convert_rgb", "do_pad", "default_to_square"),
+    *("data_format", "input_data_format", "return_tensors", "device", "disable_grouping"),
+}
+"""Keys of transformers' files that need not be read: names of classes, steps that are not taken, defaults of calls."""
+_OLD_LABELS = "reduce_labels"
+"""Name of `do_reduce_labels` before transformers 4.31."""
 
 
 def read_processor(content: Mapping[str, Any], known: Preprocessing) -> Preprocessing:
@@ -39,7 +52,7 @@ def read_processor(content: Mapping[str, Any], known: Preprocessing) -> Preproce
     problems = [
         f"{key} {shown(str(value))} is not supported"
         for key, value in stated.items()
-        if _is_unsupported(key, value)
+        if is_unsupported(key, value)
     ]
     mean, std = _statistics(stated, known, problems)
     interpolation = _filter(stated.get("resample", PIL_FILTERS.index("bicubic")))
@@ -50,7 +63,7 @@ def read_processor(content: Mapping[str, Any], known: Preprocessing) -> Preproce
     is_clip = "CLIP" in str(stated.get("image_processor_type", stated.get("feature_extractor_type")))
     resize = _resize(stated, problems, is_clip=is_clip)
     crop = _crop(stated, problems)
-    labels = stated.get("do_reduce_labels", stated.get("reduce_labels"))  # the name before transformers 4.31
+    labels = stated.get("do_reduce_labels", stated.get(_OLD_LABELS))
     result = replace(
         known,
         mean=mean,
@@ -69,6 +82,40 @@ def read_processor(content: Mapping[str, Any], known: Preprocessing) -> Preproce
     return replace(
         result, image_size=size, resize=resize, center_crop=crop is not None, squash=False, crop_pct=None
     )
+
+
+def is_unsupported(key: str, value: object) -> bool:
+    """Whether a key of the file, with a value that is not null, asks for a processor or a step that is not done here."""
+    if key in _TYPE_KEYS:
+        return not _TYPE.fullmatch(str(value))
+    return key == "crop_pct" or (key.startswith("do_") and key not in _STEPS and bool(value))
+
+
+def read_processor_arguments(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """The arguments of an image processor that its file states; a warning names keys of the file that are not read.
+
+    Args:
+        path: of the file, or of its folder.
+        names: of all arguments.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a JSON object, or asks for what no processor here does.
+    """
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist; a transformers folder holds {FILE}")
+    stated = {key: value for key, value in read_json(file).items() if value is not None}
+    steps = {key: value for key, value in stated.items() if key not in _TYPE_KEYS}
+    not_done = [f"{key} = {value}" for key, value in steps.items() if is_unsupported(key, value)]
+    if not_done:
+        raise ValueError(f"{file} asks for {', '.join(not_done)}, which this processor does not do")
+    unread = sorted(stated.keys() - set(names) - _WITHOUT_EFFECT)
+    if unread:
+        warnings.warn(f"{file} states {listed(unread)}, which is not read", stacklevel=3)
+    if _OLD_LABELS in stated:
+        stated.setdefault("do_reduce_labels", stated[_OLD_LABELS])
+    return {name: stated[name] for name in names if name in stated}
 
 
 def processor_config(preprocessing: Preprocessing) -> dict[str, object]:
@@ -103,12 +150,6 @@ def processor_config(preprocessing: Preprocessing) -> dict[str, object]:
         config["size"] = {"shortest_edge": resize}
         return config | {"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True}
     return config | {"image_processor_type": "BeitImageProcessor"}
-
-
-def _is_unsupported(key: str, value: object) -> bool:
-    if key in ("image_processor_type", "feature_extractor_type"):
-        return not _TYPE.fullmatch(str(value))
-    return key == "crop_pct" or (key.startswith("do_") and key not in _STEPS and bool(value))
 
 
 def _statistics(

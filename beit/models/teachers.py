@@ -108,7 +108,12 @@ class Teacher(nn.Layer):
 
 
 def load_teacher(
-    kind: str, path: str | Path, *, image_size: tuple[int, int] | None = None, num_heads: int | None = None
+    kind: str,
+    path: str | Path,
+    *,
+    key: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    num_heads: int | None = None,
 ) -> Teacher:
     """The teacher in a published file; its sizes follow from the shapes of the tensors.
 
@@ -120,6 +125,7 @@ def load_teacher(
     Args:
         kind: `"clip"`, `"dino"` or `"beit"` (a classifier); a file of another kind is refused.
         path: the file, or a folder of transformers.
+        key: of the state dict in the file, as in `load_pretrained`.
         image_size: (height, width) of the teacher's images in pixels; positions are resized. None for the file's own.
         num_heads: None for what the file beside the weights states, or a published teacher of this width has.
     Raises:
@@ -127,7 +133,7 @@ def load_teacher(
         CheckpointError: the file cannot be read, or is no such teacher.
         ValueError: the file is incomplete.
     """
-    state, found = _read_beit(path) if kind == "beit" else _read_vision_transformer(path, kind)
+    state, found = _read_beit(path, key) if kind == "beit" else _read_vision_transformer(path, kind, key)
     if not (found.grid_size and found.image_size and found.mlp_width):
         raise ValueError(
             f"{path} is incomplete: no positions of a square grid, no patch embedding, or no blocks"
@@ -159,8 +165,8 @@ def load_teacher(
     return teacher
 
 
-def _read_vision_transformer(path: str | Path, kind: str) -> tuple[State, Architecture]:
-    state, info = open_checkpoint(path_of(path), teacher=True)
+def _read_vision_transformer(path: str | Path, kind: str, key: str | None) -> tuple[State, Architecture]:
+    state, info = open_checkpoint(path_of(path), key=key, teacher=True)
     name = kind.upper()
     if info.kind != kind:
         raise CheckpointError(
@@ -172,9 +178,9 @@ def _read_vision_transformer(path: str | Path, kind: str) -> tuple[State, Archit
     return state, info.architecture
 
 
-def _read_beit(path: str | Path) -> tuple[State, Architecture]:
+def _read_beit(path: str | Path, key: str | None) -> tuple[State, Architecture]:
     """A BEiT classifier of any publisher that is a plain vision transformer; `norm` then acts on each patch token."""
-    state, info = open_checkpoint(path_of(path))
+    state, info = open_checkpoint(path_of(path), key=key)
     found = info.architecture
     if not found.has_absolute_positions or found.has_relative_positions or found.has_layer_scale:
         raise CheckpointError(

@@ -37,7 +37,7 @@ def build_tokenizer(config: CfgNode) -> VqKd | DalleTokenizer:
     if keys.TYPE == "vqkd":
         tokenizer: VqKd | DalleTokenizer = build_vqkd(config, with_decoder=False)
         if keys.PRETRAINED:
-            load_pretrained(tokenizer, keys.PRETRAINED, allow_missing=TRAINING_STATE)
+            load_pretrained(tokenizer, keys.PRETRAINED, key=keys.PRETRAINED_KEY, allow_missing=TRAINING_STATE)
     else:
         tokenizer = _build_dalle(config)
     tokenizer.eval()
@@ -131,7 +131,7 @@ def _build_dalle(config: CfgNode) -> DalleTokenizer:
     keys = config.TOKENIZER
     encoder = build_dalle_encoder(config)
     if keys.PRETRAINED:
-        load_pretrained(encoder, keys.PRETRAINED)
+        load_pretrained(encoder, keys.PRETRAINED, key=keys.PRETRAINED_KEY)
     if keys.PRETRAINED and not keys.PRETRAINED_DECODER:
         return DalleTokenizer(encoder)
     decoder = build_dalle_decoder(config)

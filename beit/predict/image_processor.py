@@ -20,6 +20,7 @@ from PIL import Image
 from beit.data.crops import center_crop, resize_and_crop, resize_shorter_side
 from beit.data.resampling import KERNELS
 from beit.data.segmentation import fitting_size, resize_bilinear, resize_labels
+from beit.metadata.processor_config import read_processor_arguments
 from beit.models.segmentation_heads import resize_bilinear as resize_logits
 from beit.predict.image_arrays import (
     ChannelOrder,
@@ -32,7 +33,6 @@ from beit.predict.image_arrays import (
     to_pillow,
 )
 from beit.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD
-from beit.text_files import read_json
 
 # H, W size of an image; C channels; K classes
 
@@ -149,21 +149,13 @@ class BeitImageProcessor:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> BeitImageProcessor:
-        """The processor of a transformers folder, or of its `preprocessor_config.json`; unknown keys are ignored.
+        """The processor of a transformers folder, or of its `preprocessor_config.json`; a warning names keys that are not read.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is not a JSON object.
+            ValueError: it is not a JSON object, or asks for what the processor does not do.
         """
-        file = Path(path) / "preprocessor_config.json" if Path(path).is_dir() else Path(path)
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file} does not exist; a transformers folder holds preprocessor_config.json"
-            )
-        content = read_json(file)
-        if "reduce_labels" in content:  # the name before transformers 4.31
-            content.setdefault("do_reduce_labels", content["reduce_labels"])
-        return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
+        return cls(**read_processor_arguments(Path(path), {field.name for field in fields(cls)}))
 
     def to_dict(self) -> dict[str, Any]:
         """The options by name."""

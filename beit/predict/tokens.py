@@ -101,7 +101,11 @@ def store_features(config: CfgNode, folder: str | Path) -> dict[str, tuple[int, 
         )
     size = tokenizer_image_size(config)
     teacher = load_teacher(
-        keys.TEACHER, keys.TEACHER_PRETRAINED, image_size=size, num_heads=keys.TEACHER_NUM_HEADS
+        keys.TEACHER,
+        keys.TEACHER_PRETRAINED,
+        key=keys.TEACHER_PRETRAINED_KEY,
+        image_size=size,
+        num_heads=keys.TEACHER_NUM_HEADS,
     )
     Path(folder).mkdir(parents=True, exist_ok=True)
     shapes: dict[str, tuple[int, ...]] = {}

@@ -168,6 +168,7 @@ class Tokenizer(Task):
             teacher = load_teacher(
                 keys.TEACHER,
                 keys.TEACHER_PRETRAINED,
+                key=keys.TEACHER_PRETRAINED_KEY,
                 image_size=image_hw(self.config),
                 num_heads=keys.TEACHER_NUM_HEADS,
             )

@@ -14,7 +14,6 @@ from beit.checkpoint.canonical import SEGMENTATION
 from beit.metadata.files import write_json
 from beit.metadata.processor_config import FILE, processor_config
 from beit.predict.image_processor import Images
-from beit.text_files import read_json
 from beit.zoo import published
 from beit.zoo.table import PUBLISHED
 
@@ -80,14 +79,6 @@ class BeitImageProcessor(own.BeitImageProcessor):
             return cls(**published_processor(str(source)) | changes)
         file = Path(source) / FILE if Path(source).is_dir() else Path(source)
         processor = super().from_pretrained(file)
-        not_done = [
-            f"{key} = {value}"
-            for key, value in read_json(file).items()
-            if value
-            and (key == "crop_pct" or (key.startswith("do_") and key not in {*known, "do_convert_rgb"}))
-        ]
-        if not_done:
-            raise ValueError(f"{file} asks for {', '.join(not_done)}, which this processor does not do")
         assert isinstance(processor, cls)
         return replace(processor, **changes)
 

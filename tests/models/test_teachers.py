@@ -109,6 +109,16 @@ def test_a_teacher_is_frozen(tmp_path):
     assert teacher(paddle.to_tensor(images())).stop_gradient
 
 
+def test_a_key_chooses_among_the_teachers_of_a_file(tmp_path):
+    states = {name: reference.dino_state(np.random.default_rng(k)) for k, name in enumerate(("a", "b"))}
+    path = saved(tmp_path, states)
+    with pytest.raises(CheckpointError, match=r"choose one by .*TOKENIZER\.TEACHER_PRETRAINED_KEY"):
+        load_teacher("dino", path, num_heads=HEADS)
+    for name, state in states.items():
+        teacher = load_teacher("dino", path, key=name, num_heads=HEADS)
+        np.testing.assert_array_equal(teacher.pos_embed.numpy(), state["pos_embed"])
+
+
 def test_other_files_are_refused(tmp_path):
     dino = reference.dino_state(np.random.default_rng(2))
     with pytest.raises(CheckpointError, match=r"no CLIP vision transformer .*holds a DINO model"):

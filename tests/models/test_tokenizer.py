@@ -75,6 +75,21 @@ def test_vqkd_ids_of_published_files_equal_numpy(tmp_path, form):
     assert_same_ids(ids.numpy(), vqkd_distances(state, pixels), smallest=True)
 
 
+def test_a_key_chooses_among_the_tokenizers_of_a_file(tmp_path):
+    states = {
+        name: publishers.unilm_vqkd(np.random.default_rng(k)) for k, name in enumerate(("first", "second"))
+    }
+    write(tmp_path / "both.pdparams", states)
+    file = ["TOKENIZER.PRETRAINED", str(tmp_path / "both.pdparams")]
+    with pytest.raises(ValueError, match=r"choose one by .*TOKENIZER\.PRETRAINED_KEY"):
+        build_tokenizer(config(VQKD, *file))
+    pixels = images(0, 12)
+    for name, state in states.items():
+        tokenizer = build_tokenizer(config(VQKD, *file, "TOKENIZER.PRETRAINED_KEY", name))
+        ids = tokenizer.encode(paddle.to_tensor(pixels)).numpy()
+        assert_same_ids(ids, vqkd_distances(state, pixels), smallest=True)
+
+
 def test_the_whole_published_vqkd_loads_and_evaluates(tmp_path):
     state = publishers.unilm_vqkd(np.random.default_rng(4))
     extra = {"teacher_model.conv": np.ones(2, np.float32), "scaling_layer.shift": np.ones(3, np.float32)}

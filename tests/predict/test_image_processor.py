@@ -194,14 +194,29 @@ def test_post_processing_resizes_logits_and_takes_the_largest():
 
 def test_from_pretrained_reads_a_transformers_folder(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(
-        json.dumps({"size": 640, "do_center_crop": False, "resample": 2, "reduce_labels": True, "feature": 1})
+        json.dumps(
+            {
+                "size": 640,
+                "do_center_crop": False,
+                "resample": 2,
+                "reduce_labels": True,
+                "feature": 1,
+                "image_processor_type": "BeitImageProcessor",
+                "do_convert_rgb": True,
+                "data_format": None,
+            }
+        )
     )
-    processor = BeitImageProcessor.from_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="preprocessor_config.json states feature, which is not read"):
+        processor = BeitImageProcessor.from_pretrained(tmp_path)
     assert processor.size == {"height": 640, "width": 640}
     assert (processor.resample, processor.do_center_crop, processor.do_reduce_labels) == (2, False, True)
     assert BeitImageProcessor(**processor.to_dict()).to_dict() == processor.to_dict()
     with pytest.raises(FileNotFoundError, match="preprocessor_config.json"):
         BeitImageProcessor.from_pretrained(tmp_path / "nothing")
+    (tmp_path / "preprocessor_config.json").write_text('{"do_pad": true, "do_convert_rgb": false}')
+    with pytest.raises(ValueError, match="asks for do_pad = True, which this processor does not do"):
+        BeitImageProcessor.from_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):
         BeitImageProcessor.from_pretrained(tmp_path)

@@ -85,6 +85,20 @@ def test_evaluation_does_not_depend_on_the_batch_size(build, tmp_path):
         assert found[0][name] == pytest.approx(found[1][name], rel=1e-5), name
 
 
+def test_the_key_of_the_teacher_chooses_its_weights(build, tmp_path):
+    states = {name: dino_state(np.random.default_rng(k), side=4) for k, name in enumerate(("a", "b"))}
+    write(tmp_path / "both.pdparams", states)
+    shapes, stored = {}, {}
+    for name in states:
+        keys = {"TEACHER_PRETRAINED": str(tmp_path / "both.pdparams"), "TEACHER_PRETRAINED_KEY": name}
+        config = build(**{f"TOKENIZER__{key}": value for key, value in keys.items()})
+        (teacher,) = TASKS["tokenizer"](config)._frozen
+        np.testing.assert_array_equal(teacher.pos_embed.numpy(), states[name]["pos_embed"])
+        shapes[name] = store_features(config, tmp_path / name)
+        stored[name] = np.load(tmp_path / name / "val.npy")
+    assert shapes["a"] == shapes["b"] and not np.allclose(stored["a"], stored["b"], atol=0.1)
+
+
 def test_stored_features_are_those_of_the_teacher(build, tmp_path):
     live = build()
     shapes = store_features(live, tmp_path / "features")
