@@ -12,8 +12,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from beit.checkpoint.canonical import DALLE_DECODER, DALLE_ENCODER
 from beit.config import get_config, with_options
+from beit.metadata.architecture import DALLE_DECODER, DALLE_ENCODER
 from beit.schema import SCHEMA
 from beit.zoo.table import PUBLISHED
 

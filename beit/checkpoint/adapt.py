@@ -9,21 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from beit.checkpoint.canonical import (
-    BACKBONE,
     BACKBONE_PREFIX,
-    CLASSIFIER,
-    DALLE,
-    DALLE_DECODER,
-    DALLE_ENCODER,
     FEATURE_PYRAMID,
-    MIM,
-    MIM_V1,
-    MIM_V2,
-    SEGMENTATION,
     SEGMENTATION_HEADS,
     SHARED_TABLE,
     TABLE,
-    VQKD,
     State,
     depth_of,
     kind_of,
@@ -31,6 +21,18 @@ from beit.checkpoint.canonical import (
     shapes_of,
 )
 from beit.checkpoint.shapes import check_shapes
+from beit.metadata.architecture import (
+    BACKBONE,
+    CLASSIFIER,
+    DALLE,
+    DALLE_DECODER,
+    DALLE_ENCODER,
+    MIM,
+    MIM_V1,
+    MIM_V2,
+    SEGMENTATION,
+    VQKD,
+)
 from beit.positions import (
     Grid,
     Interpolation,

@@ -9,29 +9,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
+from beit.metadata.architecture import (
+    BACKBONE,
+    CLASSIFIER,
+    CLIP,
+    DALLE,
+    DALLE_DECODER,
+    DALLE_ENCODER,
+    DINO,
+    MIM,
+    MIM_V1,
+    MIM_V2,
+    SEGMENTATION,
+    VQKD,
+    Architecture,
+    DalleSizes,
+)
 from beit.positions import Grid, num_table_rows, positions_side, table_side
-from beit.preprocessing import ImageSize, as_size, height_width
+from beit.preprocessing import ImageSize, height_width
 
 State = dict[str, np.ndarray]
-
-# Kinds of models
-CLASSIFIER = "classifier"
-BACKBONE = "backbone"  # a classifier without its head
-MIM_V1 = "mim_v1"
-MIM_V2 = "mim_v2"  # with the two patch aggregation blocks
-VQKD = "vqkd"
-DALLE_ENCODER = "dalle_encoder"
-DALLE_DECODER = "dalle_decoder"
-SEGMENTATION = "segmentation"
-CLIP = "clip"  # the vision transformer of CLIP and that of DINO: teachers of VQ-KD
-DINO = "dino"
-MIM = (MIM_V1, MIM_V2)
-DALLE = (DALLE_ENCODER, DALLE_DECODER)
 
 TABLE = "relative_position_bias_table"
 SHARED_TABLE = f"rel_pos_bias.{TABLE}"
@@ -192,6 +193,14 @@ def depth_of(names: Iterable[str], prefix: str = "blocks.") -> int:
     return max((int(match[1]) + 1 for name in names if (match := found.match(name))), default=0)
 
 
+_NEEDED = {
+    **dict.fromkeys(MIM, ("mask_token", "norm.weight", "lm_head.weight")),
+    **dict.fromkeys(DALLE, ("blocks.input.w", "blocks.output.conv.w")),
+    SEGMENTATION: ("decode_head.fpn_bottleneck.conv.weight",),
+}
+"""Kind -> tensors, beside those of its encoder, without which its sizes are not known."""
+
+
 def missing_names(state: Mapping[str, np.ndarray], kind: str) -> list[str]:
     """Canonical names that a complete state of this kind would have and `state` lacks.
 
@@ -214,37 +223,8 @@ def missing_names(state: Mapping[str, np.ndarray], kind: str) -> list[str]:
             expected.add(other)
     if kind not in DALLE:
         expected |= _under(_encoder_prefix(kind), _STEM).keys() - {f"{_encoder_prefix(kind)}pos_embed"}
-    if kind in MIM:
-        expected |= {"mask_token", "norm.weight"}
+    expected |= set(_NEEDED.get(kind, ()))
     return sorted(expected - state.keys())
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Sizes and parts of a model, derived from the shapes of a state; 0 for what does not follow from them."""
-
-    depth: int
-    width: int
-    num_heads: int  # 0 where no table tells them, no file states them and no published model has the width
-    head_dim: int  # channels per head
-    mlp_width: int
-    patch_size: int
-    grid_size: Grid | None  # (h, w) in patches
-    num_classes: int
-    pooling: str  # "mean", "token", or "" without a final norm
-    has_layer_scale: bool
-    has_absolute_positions: bool
-    has_relative_positions: bool
-    has_shared_relative_positions: bool
-
-    @property
-    def image_size(self) -> ImageSize | None:
-        """Side, or (height, width), in pixels of the images whose patches fill the grid."""
-        return as_size([side * self.patch_size for side in self.grid_size]) if self.grid_size else None
-
-    def as_dict(self) -> dict[str, object]:
-        """All of it by name, with `image_size`."""
-        return {**vars(self), "image_size": self.image_size}
 
 
 def describe(
@@ -255,7 +235,7 @@ def describe(
     sizes: Iterable[ImageSize] = (),
     num_heads: int | None = None,
 ) -> Architecture:
-    """Architecture of a model by the shapes of its tensors. DALL-E models have none of these numbers: all zero.
+    """Architecture of a model by the shapes of its tensors. Of DALL-E there is only `dalle`.
 
     The positions tell how many patches there are, not how many in a row. The grid is the first of `grids`, of those of
     image `sizes`, and of the square one that fits them.
@@ -268,9 +248,11 @@ def describe(
         num_heads: that the files beside the weights state.
     """
     prefix = _encoder_prefix(kind)
-    head = "decode_head.conv_seg.bias" if kind == SEGMENTATION else "head.bias"
-    num_classes = shapes.get(head, (0,))[0]
+    whole, head = shapes, "decode_head.conv_seg.bias" if kind == SEGMENTATION else "head.bias"
     shapes = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
+    codes = whole.get("lm_head.weight", (0, 0))[1]
+    if kind == VQKD:
+        codes = whole.get("quantize.embedding.weight", (0, 0))[0]
     own = f"blocks.0.attn.{TABLE}"
     table = shapes.get(own, shapes.get(SHARED_TABLE))
     width = shapes.get("cls_token", (0,))[-1]
@@ -287,13 +269,27 @@ def describe(
         mlp_width=shapes.get("blocks.0.mlp.fc1.bias", (0,))[0],
         patch_size=patch,
         grid_size=_grid(table[0] if table else 0, positions[1] if positions else 0, [*grids, *stated]),
-        num_classes=num_classes,
+        num_classes=whole.get(head, (0,))[0],
         pooling="mean" if "fc_norm.weight" in shapes else "token" if "norm.weight" in shapes else "",
         has_layer_scale="blocks.0.gamma_1" in shapes,
         has_absolute_positions=positions is not None,
         has_relative_positions=own in shapes,
         has_shared_relative_positions=SHARED_TABLE in shapes,
+        has_query_bias="blocks.0.attn.q_bias" in shapes,
+        has_mask_token="mask_token" in shapes,
+        num_codes=codes,
+        decoder_channels=whole.get("decode_head.fpn_bottleneck.conv.weight", (0,))[0],
+        auxiliary_channels=whole.get("auxiliary_head.convs.0.conv.weight", (0,))[0],
+        auxiliary_convs=depth_of(whole, "auxiliary_head.convs."),
+        dalle=_dalle_sizes(whole) if kind in DALLE else None,
     )
+
+
+def _dalle_sizes(shapes: Mapping[str, tuple[int, ...]]) -> DalleSizes:
+    first, last = (shapes.get(f"blocks.{part}.w", (0, 0)) for part in ("input", "output.conv"))
+    groups, blocks = depth_of(shapes, "blocks.group_"), depth_of(shapes, "blocks.group_1.block_")
+    # Groups and blocks count from 1.
+    return DalleSizes(max(groups - 1, 0), max(blocks - 1, 0), first[1], first[0], last[1], last[0])
 
 
 def _grid(num_rows: int, num_positions: int, candidates: Iterable[Grid]) -> Grid | None:

@@ -8,15 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from beit.checkpoint.adapt import Changes
-from beit.checkpoint.canonical import DALLE, TABLE, VQKD, missing_names
+from beit.checkpoint.canonical import TABLE, missing_names
 from beit.checkpoint.files import describe_nonfinite, write
-from beit.checkpoint.folders import JsonFiles, folder_files
 from beit.checkpoint.key_format import NATIVE, KeyFormat
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, from_canonical, written_format
 from beit.containers.errors import listed
+from beit.metadata.architecture import DALLE, VQKD
 from beit.metadata.files import FOLDER_JSON, RUN_CONFIG_KEY, describe_weights, sidecar_path, write_json
+from beit.metadata.folders import JsonFiles, folder_files
 
 _FOLDER_PUBLISHERS = ("huggingface", "timm")
 _SUFFIXES = {"paddle": (".pdparams", ".safetensors"), "torch": (".pdparams", ".safetensors", ".pth")}
@@ -71,7 +72,7 @@ def convert(
     omitted = [name for name in state if key_format.leaves_out(name)]
     notes = [f"{publisher} has no place for {listed(omitted)}: left out"] if omitted else []
     if is_folder:
-        files, more = folder_files(opened, publisher)
+        files, more = folder_files(info, publisher)
         _write_folder(path, files)
         notes += more
         path = path / "model.safetensors"

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from beit.checkpoint.adapt import Changes, Shapes, adapt
-from beit.checkpoint.canonical import TABLE, Architecture, State, describe, kind_of
+from beit.checkpoint.canonical import TABLE, State, describe, kind_of
 from beit.checkpoint.files import describe_nonfinite
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
 from beit.containers.errors import shown
+from beit.metadata.architecture import Architecture
 from beit.positions import Interpolation
 
 _STRIP = 64  # columns: a strip of a large matrix stays in the cache

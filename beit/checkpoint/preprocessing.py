@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from beit.checkpoint.canonical import DALLE, MIM, MIM_V1, MIM_V2, SEGMENTATION, VQKD, Architecture
 from beit.checkpoint.key_format import NATIVE
+from beit.metadata.architecture import DALLE, MIM, MIM_V1, MIM_V2, SEGMENTATION, VQKD, Architecture
 from beit.metadata.precedence import read_preprocessing
 from beit.preprocessing import (
     HALF,

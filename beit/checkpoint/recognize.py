@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from beit.checkpoint.canonical import SEGMENTATION, State, is_canonical, segmentation_name
+from beit.checkpoint.canonical import State, is_canonical, segmentation_name
 from beit.checkpoint.key_format import KeyFormat, any_match, matches, rename
 from beit.containers.errors import CheckpointError, shown
+from beit.metadata.architecture import SEGMENTATION
 
 INDEX = "relative_position_index"
 BATCH_NORM = (("*.running_mean", "*._mean"), ("*.running_var", "*._variance"))  # (PyTorch, Paddle)

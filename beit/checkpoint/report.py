@@ -10,9 +10,10 @@ import numpy as np
 from yacs.config import CfgNode
 
 from beit.checkpoint.adapt import Changes
-from beit.checkpoint.canonical import SEGMENTATION, State
+from beit.checkpoint.canonical import State
 from beit.checkpoint.translate import CheckpointInfo
 from beit.containers.errors import listed
+from beit.metadata.architecture import SEGMENTATION
 from beit.preprocessing import Preprocessing, as_size, preprocessing_of
 from beit.printable import printable
 

@@ -12,12 +12,8 @@ import numpy as np
 from beit.checkpoint.adapter import merge_factors
 from beit.checkpoint.canonical import (
     BACKBONE_PREFIX,
-    DALLE,
     PUBLISHED_LAYERS,
-    SEGMENTATION,
     TABLE,
-    VQKD,
-    Architecture,
     State,
     describe,
     is_canonical,
@@ -36,38 +32,28 @@ from beit.checkpoint.shapes import check_shapes
 from beit.checkpoint.unwrap import CHOOSE, TEACHER_KEYS, WEIGHT_KEYS, choose, find_states, is_average
 from beit.containers.arrays import widen_bfloat16
 from beit.containers.errors import CheckpointError, listed, shown
-from beit.metadata.class_names import ClassNames, describe_unused_names, find_class_names
+from beit.metadata.architecture import DALLE, SEGMENTATION, VQKD, Architecture
+from beit.metadata.class_names import describe_unused_names, find_class_names
 from beit.metadata.files import OUT_INDICES, PALETTE, Metadata, stated_sizes
+from beit.metadata.info import ModelInfo
 from beit.metadata.stated import StatedModel, contradictions, stated_model
 from beit.positions import Grid, index_grid, num_table_rows, relative_position_index, table_side
-from beit.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
-class CheckpointInfo:
+class CheckpointInfo(ModelInfo):
     """What a checkpoint is, and what was done to read it."""
 
-    name: str  # for messages
     container: str  # file type, see `files.Contents`, or "memory"
     publisher: str
-    kind: str  # of model, see `canonical`
     wrapper: str | None  # key that holds the state, keys of nested dicts with dots; None at the top level
     ema: bool  # whether the state is the moving average of the weights
-    architecture: Architecture
-    stated: StatedModel
-    preprocessing: Preprocessing
-    class_names: ClassNames | None
     dropped: dict[str, str]  # name in the file -> reason for leaving it out
     unknown: tuple[str, ...]  # names that the publisher's format does not have
     transposed: frozenset[str]  # canonical names of weights that were stored (out, in)
     dtype_casts: dict[str, int]  # data type in the file -> number of tensors, which are float32 now
     notes: tuple[str, ...]  # sentences for the report
     left_out: tuple[str, ...]  # classes of objects in the file that are not read, see `files.Contents`
-    # Blocks (from 0) whose outputs a segmentation head was "trained" on and, for files of transformers, those that
-    # transformers itself uses ("huggingface").
-    feature_layers: dict[str, tuple[int, ...]]
-    palette: tuple[tuple[int, int, int], ...]  # colors of the classes of a segmentation model, if stated
-    run_config: str  # YAML of the run's config, inside of the weights; "" if they have none
 
 
 class Checkpoint(NamedTuple):
@@ -133,7 +119,7 @@ def to_canonical(
     architecture = describe(shapes_of(state), kind, grids=grids, sizes=sizes, num_heads=model.num_heads)
     notes += describe_unused_names(architecture.num_classes, stated)
     if not teacher and kind not in (VQKD, *DALLE):
-        notes += (*contradictions(stated, architecture.as_dict()), *model.not_honored)
+        notes += (*contradictions(stated, architecture), *model.not_honored)
     if len(states) > 1:
         others = listed([other.name for other in states if other is not chosen])
         notes.append(f"the file also holds the weights {others}: choose them by {CHOOSE}")

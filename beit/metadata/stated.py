@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beit.containers.errors import shown
+from beit.metadata.architecture import Architecture
 from beit.preprocessing import ImageSize, as_size
 
 MODEL_ARGS = "model_args"
@@ -22,7 +23,7 @@ NUM_HEADS_UNKNOWN = (
 EPSILON = 1e-6
 """LayerNorm epsilon of every publisher but transformers, whose published files state theirs."""
 
-# field -> (key of transformers, key of timm's model_args); the fields of the first table are those of `beit.checkpoint.canonical.Architecture`
+# field -> (key of transformers, key of timm's model_args); the fields of the first table are those of `Architecture`
 _TOLD_BY_TENSORS = {
     "depth": ("num_hidden_layers", "depth"),
     "width": ("hidden_size", "embed_dim"),
@@ -118,16 +119,11 @@ def stated_model(metadata: Mapping[str, object]) -> StatedModel:
     )
 
 
-def contradictions(metadata: Mapping[str, object], found: Mapping[str, object]) -> list[str]:
-    """Sentences on what the JSON states otherwise than the tensors, which decide: the model must hold them.
-
-    Args:
-        metadata: the JSON beside the weights.
-        found: what the tensors tell, by the names of `beit.checkpoint.canonical.Architecture`.
-    """
+def contradictions(metadata: Mapping[str, object], found: Architecture) -> list[str]:
+    """Sentences on what the JSON states otherwise than the tensors, which decide: the model must hold them."""
     arguments, sentences = _arguments(metadata), []
     for field, keys in _TOLD_BY_TENSORS.items():
-        actual = found[field]
+        actual = getattr(found, field)
         for source, key in ((metadata, keys[0]), (arguments, keys[1])):
             stated = source.get(key)
             value = as_size(stated) if field == "image_size" else stated

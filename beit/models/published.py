@@ -10,8 +10,8 @@ from typing import TypeAlias
 from yacs.config import CfgNode
 
 from beit.beit import Beit
-from beit.checkpoint.canonical import CLASSIFIER, SEGMENTATION
 from beit.config import get_config, with_options
+from beit.metadata.architecture import CLASSIFIER, SEGMENTATION
 from beit.metadata.class_names import PUBLISHED_LISTS
 from beit.models.build import build_model
 from beit.models.dalle import DalleDecoder, DalleEncoder, DalleTokenizer

@@ -9,12 +9,13 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from beit.checkpoint.canonical import Architecture, State
+from beit.checkpoint.canonical import State
 from beit.checkpoint.open import open_checkpoint
 from beit.containers.errors import CheckpointError
 from beit.layers.attention import Attention
 from beit.layers.block import Activation, Block
 from beit.layers.patch_embed import PatchEmbed
+from beit.metadata.architecture import Architecture
 from beit.positions import resize_absolute_position
 from beit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, height_width
 from beit.zoo import path_of

@@ -7,8 +7,13 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from beit.checkpoint.canonical import (
-    BACKBONE_PREFIX,
+from beit.checkpoint.canonical import depth_of, missing_names
+from beit.checkpoint.key_format import NATIVE
+from beit.checkpoint.translate import Checkpoint, CheckpointInfo
+from beit.config import get_config
+from beit.containers.errors import listed
+from beit.data.ade20k import CLASS_NAMES
+from beit.metadata.architecture import (
     CLIP,
     DALLE,
     DALLE_ENCODER,
@@ -18,14 +23,7 @@ from beit.checkpoint.canonical import (
     SEGMENTATION,
     VQKD,
     Architecture,
-    depth_of,
-    missing_names,
 )
-from beit.checkpoint.key_format import NATIVE
-from beit.checkpoint.translate import Checkpoint
-from beit.config import get_config
-from beit.containers.errors import listed
-from beit.data.ade20k import CLASS_NAMES
 from beit.metadata.stated import NUM_HEADS_UNKNOWN, StatedModel
 from beit.preprocessing import height_width
 
@@ -57,7 +55,7 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
         raise ValueError(f"{name} is no BEiT of this package: {'; '.join(info.stated.wrong_outputs)}")
     base, options = None, {"MODEL.NAME": Path(info.name).stem}
     if info.kind in DALLE:
-        options |= _dalle(opened)
+        options |= _dalle(info)
     elif info.kind == VQKD:
         options |= _vqkd(opened, name)
     else:
@@ -73,11 +71,10 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
 
 def _encoder(opened: Checkpoint, name: str) -> dict[str, Any]:
     info = opened.info
-    prefix = BACKBONE_PREFIX if info.kind == SEGMENTATION else ""
     options = {
         "DATA.IMAGE_SIZE": _image_size(opened, name),
         **_model_options(info.architecture, info.stated),
-        "MODEL.QKV_BIAS": f"{prefix}blocks.0.attn.q_bias" in opened.state,
+        "MODEL.QKV_BIAS": info.architecture.has_query_bias,
     }
     if info.preprocessing.mean and info.preprocessing.std:
         options |= {
@@ -124,16 +121,16 @@ def _model_options(found: Architecture, stated: StatedModel) -> dict[str, Any]:
 
 
 def _masked(opened: Checkpoint, name: str) -> dict[str, Any]:
-    state, depth = opened.state, opened.info.architecture.depth
-    options: dict[str, Any] = {"TOKENIZER.NUM_CODES": _sizes(opened, "lm_head.weight", 2, name)[1]}
+    state, found = opened.state, opened.info.architecture
+    options: dict[str, Any] = {"TOKENIZER.NUM_CODES": found.num_codes}
     if opened.info.kind == MIM_V2:
-        if depth not in _EARLY_LAYERS:
+        if found.depth not in _EARLY_LAYERS:
             raise ValueError(
                 f"after which block the patch aggregation of {name} begins is unknown: give its config, which states "
                 "MODEL.EARLY_LAYERS (config=…, --cfg)"
             )
         options |= {
-            "MODEL.EARLY_LAYERS": _EARLY_LAYERS[depth],
+            "MODEL.EARLY_LAYERS": _EARLY_LAYERS[found.depth],
             "MODEL.HEAD_LAYERS": depth_of(state, "cls_pt_layers."),
             "MODEL.SHARED_LM_HEAD": "cls_pt_lm_head.weight" not in state,
         }
@@ -141,20 +138,19 @@ def _masked(opened: Checkpoint, name: str) -> dict[str, Any]:
 
 
 def _segmentation(opened: Checkpoint, name: str) -> dict[str, Any]:
-    state, info = opened
+    info, found = opened.info, opened.info.architecture
     if "trained" not in info.feature_layers:
         raise ValueError(
             f"which blocks feed the segmentation head of {name} is unknown: give its config, which states "
             "MODEL.OUT_INDICES (config=…, --cfg)"
         )
-    auxiliary = "auxiliary_head.convs.0.conv.weight"
-    is_ade = info.architecture.num_classes == len(CLASS_NAMES) and info.publisher != NATIVE
-    side = min(height_width(info.architecture.image_size or 512))
+    is_ade = found.num_classes == len(CLASS_NAMES) and info.publisher != NATIVE
+    side = min(height_width(found.image_size or 512))
     scales = info.stated.pool_scales
     return ({"MODEL.POOL_SCALES": list(scales)} if scales else {}) | {
         "MODEL.OUT_INDICES": list(info.feature_layers["trained"]),
-        "MODEL.DECODER_CHANNELS": _sizes(opened, "decode_head.fpn_bottleneck.conv.weight", 4, name)[0],
-        "MODEL.AUXILIARY_CHANNELS": _sizes(opened, auxiliary, 4, name)[0] if auxiliary in state else 0,
+        "MODEL.DECODER_CHANNELS": found.decoder_channels,
+        "MODEL.AUXILIARY_CHANNELS": found.auxiliary_channels,
         "DATA.DATASET": "ade20k" if is_ade else "image_mask",
         "DATA.RESIZE_LIMITS": [4 * side, side],  # as the official evaluations with 512 and with 640 pixels
     }
@@ -162,7 +158,6 @@ def _segmentation(opened: Checkpoint, name: str) -> dict[str, Any]:
 
 def _vqkd(opened: Checkpoint, name: str) -> dict[str, Any]:
     found = opened.info.architecture
-    num_codes, code_dim = _sizes(opened, "quantize.embedding.weight", 2, name)
     return {
         "TASK": "tokenizer",
         "DATA.IMAGE_SIZE": _image_size(opened, name),
@@ -172,29 +167,19 @@ def _vqkd(opened: Checkpoint, name: str) -> dict[str, Any]:
         "TOKENIZER.EMBED_DIM": found.width,
         "TOKENIZER.DEPTH": found.depth,
         "TOKENIZER.NUM_HEADS": found.num_heads,
-        "TOKENIZER.NUM_CODES": num_codes,
-        "TOKENIZER.CODE_DIM": code_dim,
+        "TOKENIZER.NUM_CODES": found.num_codes,
+        "TOKENIZER.CODE_DIM": opened.state["quantize.embedding.weight"].shape[1],
     }
 
 
-def _dalle(opened: Checkpoint) -> dict[str, Any]:
-    name = opened.info.name
-    first, last = (_sizes(opened, f"blocks.{part}.w", 4, name) for part in ("input", "output.conv"))
-    is_encoder = opened.info.kind == DALLE_ENCODER
+def _dalle(info: CheckpointInfo) -> dict[str, Any]:
+    sizes, is_encoder = info.architecture.dalle, info.kind == DALLE_ENCODER
+    assert sizes is not None
     return {
         "TASK": "pretrain",
         "TOKENIZER.TYPE": "dall-e",
-        "TOKENIZER.DALLE_GROUPS": max(depth_of(opened.state, "blocks.group_") - 1, 1),  # groups count from 1
-        "TOKENIZER.DALLE_WIDTH": first[0] if is_encoder else last[1],
-        "TOKENIZER.NUM_CODES": last[0] if is_encoder else first[1],
-        **({} if is_encoder else {"TOKENIZER.DALLE_CODE_WIDTH": first[0]}),
+        "TOKENIZER.DALLE_GROUPS": max(sizes.groups, 1),
+        "TOKENIZER.DALLE_WIDTH": sizes.width if is_encoder else sizes.width_out,
+        "TOKENIZER.NUM_CODES": sizes.channels_out if is_encoder else sizes.channels_in,
+        **({} if is_encoder else {"TOKENIZER.DALLE_CODE_WIDTH": sizes.width}),
     }
-
-
-def _sizes(opened: Checkpoint, tensor: str, axes: int, name: str) -> tuple[int, ...]:
-    """The shape of a tensor that tells sizes of the model."""
-    array = opened.state.get(tensor)
-    if array is None or array.ndim != axes:
-        found = "lacks" if array is None else f"has {list(array.shape)} as"
-        raise ValueError(f"{name} ({opened.info.kind}) {found} {tensor}: the file is incomplete")
-    return array.shape

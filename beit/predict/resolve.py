@@ -11,13 +11,13 @@ import paddle
 from yacs.config import CfgNode
 
 from beit.beit import Beit
-from beit.checkpoint.canonical import DALLE, DALLE_DECODER, DALLE_ENCODER
 from beit.checkpoint.open import open_checkpoint, weights_file
 from beit.checkpoint.translate import Checkpoint
 from beit.config import config_of_text, get_config, with_options
 from beit.containers.errors import listed
 from beit.data.image_mask import class_names_and_palette
 from beit.flags import keyword_options
+from beit.metadata.architecture import DALLE, DALLE_DECODER, DALLE_ENCODER
 from beit.metadata.files import RUN_CONFIG, is_run_file
 from beit.models.build import build_model
 from beit.models.dalle import DalleTokenizer

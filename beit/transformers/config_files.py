@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from beit import text_files
-from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, MIM, SEGMENTATION
-from beit.checkpoint.folders import folder_files
 from beit.checkpoint.open import weights_file
 from beit.checkpoint.translate import Checkpoint
 from beit.data.ade20k import CLASS_NAMES
+from beit.metadata.architecture import BACKBONE, CLASSIFIER, MIM, SEGMENTATION
 from beit.metadata.files import WEIGHT_FILES
+from beit.metadata.folders import folder_files
 from beit.zoo import path_of
 from beit.zoo.table import PUBLISHED
 
@@ -54,7 +54,7 @@ def values_of_weights(source: str | Path, opened: Checkpoint) -> dict[str, Any]:
         values = read_config(beside)
         if "model_type" in values:  # timm's config.json has none
             return values
-    values = dict(folder_files(opened, PUBLISHER)[0][CONFIG_FILE])
+    values = dict(folder_files(info, PUBLISHER)[0][CONFIG_FILE])
     if info.publisher == PUBLISHER:
         del values["layer_norm_eps"]  # transformers' files have its default
     if info.kind == SEGMENTATION and str(source) in PUBLISHED:

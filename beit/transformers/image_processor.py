@@ -10,7 +10,7 @@ from typing import Any
 import paddle
 
 import beit.predict.image_processor as own
-from beit.checkpoint.canonical import SEGMENTATION
+from beit.metadata.architecture import SEGMENTATION
 from beit.metadata.files import write_json
 from beit.metadata.processor_config import FILE, processor_config
 from beit.predict.image_processor import Images

@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
-from beit.checkpoint.canonical import CLASSIFIER, SEGMENTATION
+from beit.metadata.architecture import CLASSIFIER, SEGMENTATION
 from beit.zoo.download import fetch
 from beit.zoo.table import PUBLISHED, Published
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from beit.checkpoint.canonical import BACKBONE, CLASSIFIER, MIM_V1, SEGMENTATION, TABLE
+from beit.checkpoint.canonical import TABLE
 from beit.checkpoint.key_format import HEAD_RULES, KeyFormat, Rules, under
+from beit.metadata.architecture import BACKBONE, CLASSIFIER, MIM_V1, SEGMENTATION
 
 _LAYER = "beit.encoder.layer.{i}."
 _RUNTIME_LAYER = "beit.layers.{i}."

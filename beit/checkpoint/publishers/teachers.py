@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from beit.checkpoint.canonical import CLIP, DINO
 from beit.checkpoint.key_format import KeyFormat, Rules, under
 from beit.checkpoint.publishers import huggingface
+from beit.metadata.architecture import CLIP, DINO
 
 _TEXT_TOWER = "text model of CLIP"
 _KEY_BIAS = "bias of the keys: it adds the same number to all scores of a query, which softmax cancels"

@@ -6,15 +6,9 @@ models/flava/configuration_flava.py.
 
 from __future__ import annotations
 
-from beit.checkpoint.canonical import (
-    DALLE_ENCODER,
-    MIM_V1,
-    SEGMENTATION,
-    State,
-    depth_of,
-)
-from beit.checkpoint.translate import Checkpoint, CheckpointInfo
 from beit.imagenet_classes import class_names as names_of_list
+from beit.metadata.architecture import MIM_V1, SEGMENTATION, DalleSizes
+from beit.metadata.info import ModelInfo
 from beit.metadata.pretrained_cfg import TIMM_KEYS, pretrained_cfg, timm_crop
 from beit.metadata.processor_config import processor_config
 from beit.metadata.stated import EPSILON, NUM_HEADS_UNKNOWN
@@ -31,28 +25,30 @@ _TIMM_NAMES = (
 _TRANSFORMERS_CLASSES = {MIM_V1: "BeitForMaskedImageModeling", SEGMENTATION: "BeitForSemanticSegmentation"}
 
 
-def folder_files(opened: Checkpoint, publisher: str) -> tuple[JsonFiles, list[str]]:
+def folder_files(info: ModelInfo, publisher: str) -> tuple[JsonFiles, list[str]]:
     """The JSON files of a folder by name, and sentences on what they do not hold.
 
     Args:
-        opened: the weights in the folder.
+        info: on the weights in the folder.
         publisher: "timm" or "huggingface".
     Raises:
         ValueError: the library has no such model.
     """
-    state, info = opened
-    _check_model(state, info, publisher)
+    _check_model(info, publisher)
     if publisher == "timm":
-        return {"config.json": _timm_config(state, info)}, _timm_notes(info)
-    if info.kind == DALLE_ENCODER:
-        return {"config.json": _codebook_config(state), "preprocessor_config.json": _CODEBOOK_PROCESSOR}, []
-    files = {"config.json": _transformers_config(state, info)}
+        return {"config.json": _timm_config(info)}, _timm_notes(info)
+    if info.architecture.dalle:
+        return {
+            "config.json": _codebook_config(info.architecture.dalle),
+            "preprocessor_config.json": _CODEBOOK_PROCESSOR,
+        }, []
+    files = {"config.json": _transformers_config(info)}
     if info.preprocessing.mean and info.preprocessing.interpolation:
         files["preprocessor_config.json"] = processor_config(info.preprocessing)
-    return files, _transformers_notes(state, info)
+    return files, _transformers_notes(info)
 
 
-def _check_model(state: State, info: CheckpointInfo, publisher: str) -> None:
+def _check_model(info: ModelInfo, publisher: str) -> None:
     found = info.architecture
     if found.width and not found.num_heads:
         raise ValueError(f"{info.name}: {NUM_HEADS_UNKNOWN}")
@@ -63,10 +59,9 @@ def _check_model(state: State, info: CheckpointInfo, publisher: str) -> None:
         )
     if publisher != "huggingface" or info.kind != SEGMENTATION:
         return
-    channels = state["decode_head.fpn_bottleneck.conv.weight"].shape[0]
-    if channels != found.width:
+    if found.decoder_channels != found.width:
         raise ValueError(
-            f"{info.name}: its segmentation head has {channels} channels; that of transformers has the encoder's {found.width}"
+            f"{info.name}: its segmentation head has {found.decoder_channels} channels; that of transformers has the encoder's {found.width}"
         )
     if len(info.feature_layers.get("trained", ())) != 4:
         raise ValueError(
@@ -78,7 +73,7 @@ def _check_model(state: State, info: CheckpointInfo, publisher: str) -> None:
 # ---- timm ----------------------------------------------------------------------------------------------------------
 
 
-def _timm_config(state: State, info: CheckpointInfo) -> dict[str, object]:
+def _timm_config(info: ModelInfo) -> dict[str, object]:
     found, preprocessing = info.architecture, info.preprocessing
     version = "beitv2" if preprocessing.mean and preprocessing.mean[0] != 0.5 else "beit"
     shape = {
@@ -104,7 +99,7 @@ def _timm_config(state: State, info: CheckpointInfo) -> dict[str, object]:
     unusual = (
         (name not in _TIMM_NAMES, "img_size", found.image_size),
         (found.pooling == "token", "global_pool", "token"),
-        ("blocks.0.attn.q_bias" not in state, "qkv_bias", False),
+        (not found.has_query_bias, "qkv_bias", False),
         (not found.has_layer_scale, "init_values", None),
         (found.has_absolute_positions, "use_abs_pos_emb", True),
         (not found.has_relative_positions, "use_rel_pos_bias", False),
@@ -117,7 +112,7 @@ def _timm_config(state: State, info: CheckpointInfo) -> dict[str, object]:
     return config | ({"model_args": arguments} if arguments else {})
 
 
-def _timm_notes(info: CheckpointInfo) -> list[str]:
+def _timm_notes(info: ModelInfo) -> list[str]:
     p = info.preprocessing
     notes = (
         [f"timm takes its own defaults for what is not known: {', '.join(p.unknown)}"] if p.unknown else []
@@ -135,7 +130,7 @@ def _timm_notes(info: CheckpointInfo) -> list[str]:
     return notes + _exif_notes(info, "timm")
 
 
-def _exif_notes(info: CheckpointInfo, library: str) -> list[str]:
+def _exif_notes(info: ModelInfo, library: str) -> list[str]:
     if not info.preprocessing.exif_orientation:
         return []
     return [f"{library} does not turn images by their EXIF orientation, as these weights expect"]
@@ -144,7 +139,7 @@ def _exif_notes(info: CheckpointInfo, library: str) -> list[str]:
 # ---- transformers --------------------------------------------------------------------------------------------------
 
 
-def _transformers_config(state: State, info: CheckpointInfo) -> dict[str, object]:
+def _transformers_config(info: ModelInfo) -> dict[str, object]:
     found, size = info.architecture, info.architecture.image_size or info.preprocessing.image_size
     stated = info.stated
     classifier = "BeitForImageClassification" if found.num_classes else "BeitModel"
@@ -158,7 +153,7 @@ def _transformers_config(state: State, info: CheckpointInfo) -> dict[str, object
         "image_size": list(size) if isinstance(size, tuple) else size,
         "patch_size": found.patch_size,
         "layer_norm_eps": stated.epsilon or EPSILON,  # transformers' default is 1e-12
-        "use_mask_token": "mask_token" in state,
+        "use_mask_token": found.has_mask_token,
         "use_absolute_position_embeddings": found.has_absolute_positions,
         "use_relative_position_bias": found.has_relative_positions,
         "use_shared_relative_position_bias": found.has_shared_relative_positions,
@@ -174,14 +169,13 @@ def _transformers_config(state: State, info: CheckpointInfo) -> dict[str, object
     }
     config |= {key: value for key, value in rates.items() if value is not None}
     if info.kind == MIM_V1:
-        config["vocab_size"] = state["lm_head.weight"].shape[1]
+        config["vocab_size"] = found.num_codes
     if info.kind == SEGMENTATION:
-        auxiliary = depth_of(state, "auxiliary_head.convs.")
         config["out_indices"] = list(info.feature_layers["trained"])
-        config["use_auxiliary_head"] = auxiliary > 0
-        if auxiliary:
-            config["auxiliary_num_convs"] = auxiliary
-            config["auxiliary_channels"] = state["auxiliary_head.convs.0.conv.weight"].shape[0]
+        config["use_auxiliary_head"] = found.auxiliary_convs > 0
+        if found.auxiliary_convs:
+            config["auxiliary_num_convs"] = found.auxiliary_convs
+            config["auxiliary_channels"] = found.auxiliary_channels
     if found.num_classes:
         names = _names(info) or [f"LABEL_{i}" for i in range(found.num_classes)]
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
@@ -189,12 +183,12 @@ def _transformers_config(state: State, info: CheckpointInfo) -> dict[str, object
     return config
 
 
-def _names(info: CheckpointInfo) -> tuple[str, ...] | None:
+def _names(info: ModelInfo) -> tuple[str, ...] | None:
     """Names of the classes, those of a published list written out."""
     return names_of_list(info.class_names) if isinstance(info.class_names, str) else info.class_names
 
 
-def _transformers_notes(state: State, info: CheckpointInfo) -> list[str]:
+def _transformers_notes(info: ModelInfo) -> list[str]:
     notes, size = _exif_notes(info, "transformers"), info.architecture.image_size
     preprocessing = info.preprocessing
     if not (preprocessing.mean and preprocessing.interpolation):
@@ -217,7 +211,7 @@ def _transformers_notes(state: State, info: CheckpointInfo) -> list[str]:
             "differ: after from_pretrained, for each module that has `relative_position_bias_table`, set "
             "module.window_size = module.window_size[::-1]"
         )
-    if "blocks.0.attn.q_bias" not in state and "backbone.blocks.0.attn.q_bias" not in state:
+    if not info.architecture.has_query_bias:
         notes.append("transformers always has biases of query and value: zeros are written")
     if info.kind == SEGMENTATION:
         trained = info.feature_layers["trained"]
@@ -250,14 +244,13 @@ _CODEBOOK_PROCESSOR: dict[str, object] = {
 }
 
 
-def _codebook_config(state: State) -> dict[str, object]:
-    width, channels = state["blocks.input.w"].shape[:2]
+def _codebook_config(sizes: DalleSizes) -> dict[str, object]:
     return {
         "architectures": ["FlavaImageCodebook"],
         "model_type": "flava_image_codebook",
-        "num_groups": depth_of(state, "blocks.group_") - 1,  # groups and blocks count from 1
-        "num_blocks_per_group": depth_of(state, "blocks.group_1.block_") - 1,
-        "input_channels": channels,
-        "hidden_size": width,
-        "vocab_size": state["blocks.output.conv.w"].shape[0],
+        "num_groups": sizes.groups,
+        "num_blocks_per_group": sizes.blocks,
+        "input_channels": sizes.channels_in,
+        "hidden_size": sizes.width,
+        "vocab_size": sizes.channels_out,
     }
