@@ -230,6 +230,8 @@ def _check_relations(values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"MODEL.LORA.BLOCKS: blocks {beyond}, the model has blocks 1 to {values['MODEL.DEPTH']}"
         )
+    if values["TASK"] == "multilabel" and values["TRAIN.LOSS"] != "bce":
+        raise ValueError(f"TASK: multilabel needs TRAIN.LOSS = bce; it is {values['TRAIN.LOSS']}")
     for key in ("TRAIN.BCE_THRESHOLD", "TRAIN.BCE_SUM"):
         if values[key] != SCHEMA[key].default and values["TRAIN.LOSS"] != "bce":
             raise ValueError(f"{key} = {values[key]} needs TRAIN.LOSS = bce; it is {values['TRAIN.LOSS']}")

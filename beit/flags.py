@@ -18,7 +18,10 @@ from beit.schema import SCHEMA
 from beit.zoo.table import PUBLISHED
 
 FLAGS: dict[str, tuple[str, str]] = {
-    "dataset": ("DATA.DATASET", "imagenet2012 (lists), folder, flat, webdataset, parquet, cifar10, cifar100"),
+    "dataset": (
+        "DATA.DATASET",
+        "imagenet2012 (lists), folder, csv, flat, webdataset, parquet, cifar10, cifar100",
+    ),
     "data_path": ("DATA.DATA_PATH", "folder that holds the data"),
     "output": ("SAVE", "folder for logs and checkpoints"),
     "batch_size": ("DATA.BATCH_SIZE", "images per device; with -eval also in evaluation"),

@@ -87,8 +87,16 @@ def check_split(
     report.remarks += images.notes
     report.problems += [f"{image.path}: {image.reason}" for image in checks if image.reason]
     if images.labels is not None and num_classes:
-        report.counts = np.bincount(images.labels, minlength=num_classes)
+        is_multi = images.labels.ndim == 2
+        report.counts = (
+            images.labels.sum(0) if is_multi else np.bincount(images.labels, minlength=num_classes)
+        )
         _check_classes(report)
+        if is_multi:
+            counts = images.labels.sum(1)
+            report.remarks.append(
+                f"{counts.mean():.2f} labels an image on average, {counts.max()} at most, {(counts == 0).sum()} images have none"
+            )
     if isinstance(dataset, SegmentationDataset):
         _check_masks(report, dataset, workers)
     _remark_on_orientation(report, dataset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from beit.data.archive_folders import find_folder, is_folder, refuse_compressed, sub_folders, walk
@@ -75,7 +75,12 @@ def class_folder_names(folder: Path) -> tuple[str, ...]:
         if folder.is_dir() and next(folder.glob("ILSVRC2012_val_*"), None) is not None:
             hint = ". `python -m beit make-lists` makes list files for ImageNet's validation images"
         raise ValueError(f"{folder} has no class folders; expected {folder}/<class>/<image>{hint}")
-    return tuple(sorted(names, key=lambda name: (int(name), name)) if _are_numbers(names) else names)
+    return in_label_order(names)
+
+
+def in_label_order(names: Collection[str]) -> tuple[str, ...]:
+    """Names of classes in the order of their labels: that of the numbers if all are whole numbers, else of the text."""
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if _are_numbers(names) else sorted(names))
 
 
 def read_class_folders(
@@ -148,7 +153,7 @@ def require_split(root: Path, split: str) -> Path:
     raise FileNotFoundError(f"{others} is not a folder{hint}")
 
 
-def _are_numbers(names: Sequence[str]) -> bool:
+def _are_numbers(names: Collection[str]) -> bool:
     return all(name.isascii() and name.isdigit() for name in names)
 
 

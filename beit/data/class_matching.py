@@ -87,7 +87,7 @@ class KnownClasses:
             return images
         return replace(
             images,
-            labels=np.asarray(order, np.int64)[images.labels],
+            labels=_moved(images.labels, np.asarray(order, np.int64)),
             class_names=reordered(images.class_names, order),
             notes=(*images.notes, self.describe_order(images.class_names, order)),
         )
@@ -138,6 +138,11 @@ def reordered(values: Sequence[Item], order: Sequence[int]) -> tuple[Item, ...]:
     """`values` with entry k moved to place `order[k]`."""
     places = {place: k for k, place in enumerate(order)}
     return tuple(values[places[place]] for place in range(len(values)))
+
+
+def _moved(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Labels `[len]` or `[len, K]` with class k called `order[k]`."""
+    return order[labels] if labels.ndim == 1 else labels[:, np.argsort(order)]
 
 
 def _composed(name: str) -> str:

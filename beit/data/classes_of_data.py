@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 from beit.config import with_options
 from beit.data.splits import count_classes
 
-_TASKS = ("classify", "probe", "knn")
+_TASKS = ("classify", "multilabel", "probe", "knn")
 
 
 def with_classes_of_data(config: CfgNode) -> CfgNode:

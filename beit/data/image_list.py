@@ -43,7 +43,8 @@ class ImageList:
         root: folder the names are relative to.
         names: all names, concatenated, in the file system's encoding.
         offsets: start of each name in `names`, and the total length; `[len + 1]`.
-        labels: class numbers, int64 `[len]`; None for images without labels.
+        labels: class numbers, int64 `[len]`; of images with several labels whether they have a class, bool `[len, K]`; None
+            for images without labels.
         class_names: name of each class; None where they are unknown.
         notes: sentences for the log, on what was left out and on how labels were found.
         source: where the bytes of the images come from; None if they are the files of these names.
@@ -116,7 +117,7 @@ class ImageList:
         digest = hashlib.sha256(self.names)
         digest.update(np.asarray(self.offsets, np.uint64).tobytes())
         if self.labels is not None:
-            digest.update(np.asarray(self.labels, np.int64).tobytes())
+            digest.update(self.labels.tobytes())
         return digest.hexdigest()[:16]
 
     def overlap(self, other: ImageList) -> int:

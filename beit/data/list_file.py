@@ -22,51 +22,105 @@ MAX_LIST_BYTES = 4 << 30
 _MAX_DIGITS = 18  # of a label, so that it fits int64
 
 
-def read_list_file(list_file: Path, root: Path, num_classes: int | None) -> ImageList:
+def read_list_file(
+    list_file: Path,
+    root: Path,
+    num_classes: int | None,
+    *,
+    multi_label: bool = False,
+    labeled: bool = True,
+) -> ImageList:
     """The images of a list file in its order.
 
     A line is a path relative to `root`, a blank or tab, and the class number, counted from 0. The last blank
-    separates the two, so names may contain blanks. A byte order mark, CRLF, surrounding blanks and empty lines are
-    accepted, and paths as other programs write them (`relative_names`), which the notes of the list count.
+    separates the two, so names may contain blanks. With `multi_label` a line has any number of classes, `path 3,7,9`, or
+    `path -` for none of them. A byte order mark, CRLF, surrounding blanks and empty lines are accepted, and paths as other
+    programs write them (`relative_names`), which the notes of the list count.
 
     Args:
         list_file: UTF-8 text.
         root: folder the paths are relative to.
         num_classes: labels must be below this; None accepts any label.
+        multi_label: images have several labels.
+        labeled: False leaves the labels out, of either kind.
 
     Raises:
         FileNotFoundError: `list_file` does not exist or is a folder.
         ValueError: the list is empty or not UTF-8, or a line has no label, a label that is not an integer or
-            outside [0, num_classes), or a path that leaves `root`. The message names file and line.
+            outside [0, num_classes), a label twice, or a path that leaves `root`. The message names file and line.
     """
+    form = "path 3,7" if multi_label else "path label"
     if not list_file.is_file():
         what = "is a folder" if list_file.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{list_file} {what}; expected a text file of lines `path label`")
+        raise FileNotFoundError(f"{list_file} {what}; expected a text file of lines `{form}`")
     names: list[bytes] = []
-    labels, numbers, bad_numbers = array("q"), array("q"), array("q")
+    labels, counts, numbers, bad_numbers = array("q"), array("q"), array("q"), array("q")
     first_bad = b""
     for number, line in enumerate(io.BytesIO(read_utf8(list_file, MAX_LIST_BYTES)), start=1):
         columns = line.strip().rsplit(None, 1)  # bytes: only ASCII blanks separate
-        if len(columns) == 2 and columns[1].isdigit() and len(columns[1]) <= _MAX_DIGITS:
+        found = _parse_labels(columns[1], multi_label or not labeled) if len(columns) == 2 else None
+        if found is not None:
             names.append(columns[0])
-            labels.append(int(columns[1]))
+            labels.extend(found)
+            counts.append(len(found))
             numbers.append(number)
         elif columns:
             first_bad = first_bad or line.strip()
             bad_numbers.append(number)
     if bad_numbers:
         more = f" ({len(bad_numbers) - 1} more such lines)" if len(bad_numbers) > 1 else ""
-        raise ValueError(f"{list_file}:{bad_numbers[0]}: {_describe_bad_line(first_bad)}{more}")
+        problem = _describe_bad_line(first_bad, form)
+        raise ValueError(f"{list_file}:{bad_numbers[0]}: {problem}{more}")
     if not names:
-        raise ValueError(f"{list_file} is empty; expected lines `path label`")
-    if num_classes is not None and max(labels) >= num_classes:
-        raise ValueError(_describe_bad_label(labels, num_classes, numbers, list_file))
+        raise ValueError(f"{list_file} is empty; expected lines `{form}`")
+    rows = np.repeat(np.arange(len(names)), counts)  # line of each label
+    if num_classes is not None and labels and max(labels) >= num_classes:
+        raise ValueError(_describe_bad_label(labels, num_classes, np.asarray(numbers)[rows], list_file))
+    values = np.array(labels, np.int64) if labeled else None
+    if values is not None and multi_label:
+        values = multi_hot(values, rows, (len(names), num_classes or 1 + max(labels, default=0)))
+        twice = np.flatnonzero(values.sum(1) != counts)
+        if len(twice):
+            raise ValueError(
+                f"{list_file}:{numbers[twice[0]]}: a label is given twice; name each class of an image once. Lines with 0 "
+                "or 1 for each class, as PaddleClas has them, are read from CSV files (-dataset csv)"
+            )
+    return listed_images(names, values, numbers, list_file, root)
+
+
+def listed_images(
+    names: list[bytes], labels: np.ndarray | None, numbers: Sequence[int], file: Path, root: Path
+) -> ImageList:
+    """The images that a file of any form lists.
+
+    Args:
+        names: paths as they stand in the file, UTF-8.
+        labels: of an `ImageList`.
+        numbers: line of each name, for messages.
+        file: which lists them, for messages.
+        root: folder the paths are relative to.
+
+    Raises:
+        ValueError: a path leaves `root`.
+    """
     names, notes = relative_names(names, root)
-    _check_paths(names, numbers, list_file, root)
-    _warn_of_duplicates(names, labels, list_file)
+    _check_paths(names, numbers, file, root)
+    _warn_of_duplicates(names, labels, file)
     offsets = pack_offsets(np.fromiter(map(len, names), np.int64, len(names)))
-    notes = tuple(f"{list_file}: {note}" for note in notes)
-    return ImageList(root, b"".join(names), offsets, np.array(labels, np.int64), notes=notes)
+    return ImageList(root, b"".join(names), offsets, labels, notes=tuple(f"{file}: {note}" for note in notes))
+
+
+def multi_hot(labels: np.ndarray, rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Whether an image has a class, bool `[images, K]`.
+
+    Args:
+        labels: class numbers.
+        rows: image of each label.
+        shape: number of images, and K.
+    """
+    values = np.zeros(shape, bool)
+    values[rows, labels] = True
+    return values
 
 
 def format_line(root: Path, name: str, label: int) -> str:
@@ -102,20 +156,32 @@ def read_class_names(file: Path, num_classes: int) -> tuple[str, ...]:
     return names
 
 
-def _describe_bad_line(line: bytes) -> str:
+def _parse_labels(text: bytes, multi_label: bool) -> list[int] | None:
+    """The class numbers of a line; None if the text has another form."""
+    parts = [] if text == b"-" else text.split(b",")
+    if not multi_label and len(parts) != 1:
+        return None
+    return [int(part) for part in parts] if all(map(_is_label, parts)) else None
+
+
+def _is_label(text: bytes) -> bool:
+    return text.isdigit() and len(text) <= _MAX_DIGITS
+
+
+def _describe_bad_line(line: bytes, form: str) -> str:
     label = line.rsplit(None, 1)[-1]
     shown = label.decode()[:_SHOWN]
     if label == line:
         hint = "; separate the columns by a blank or tab" if b"," in line else ""
-        return f"one column {shown!r}, expected `path label`{hint}"
+        return f"one column {shown!r}, expected `{form}`{hint}"
     if label.startswith(b"-") and label[1:].isdigit():
         return f"negative label {shown}, labels count from 0"
-    return f"label {shown!r} is not an integer, expected `path label`"
+    if form == "path label" and all(map(_is_label, label.split(b","))):
+        return f"{shown} are several labels; expected `path label`, or say `-opts TASK multilabel TRAIN.LOSS bce`"
+    return f"label {shown!r} is not an integer, expected `{form}`"
 
 
-def _describe_bad_label(
-    labels: Sequence[int], num_classes: int, numbers: Sequence[int], list_file: Path
-) -> str:
+def _describe_bad_label(labels: Sequence[int], num_classes: int, numbers: np.ndarray, list_file: Path) -> str:
     low, high = min(labels), max(labels)
     row = next(row for row, label in enumerate(labels) if label >= num_classes)
     if low == 1 and high == num_classes:
@@ -142,13 +208,14 @@ def _check_paths(names: Sequence[bytes], numbers: Sequence[int], list_file: Path
                 )
 
 
-def _warn_of_duplicates(names: Sequence[bytes], labels: Sequence[int], list_file: Path) -> None:
+def _warn_of_duplicates(names: Sequence[bytes], labels: np.ndarray | None, list_file: Path) -> None:
     distinct = len(set(names))
     if distinct == len(names):
         return
-    conflicts = len(set(zip(names, labels, strict=True))) - distinct
+    of_name = [b""] * len(names) if labels is None else [label.tobytes() for label in labels]
+    conflicts = len(set(zip(names, of_name, strict=True))) - distinct
     warnings.warn(
         f"{list_file}: {len(names) - distinct} of {len(names)} lines repeat an image"
         + (f", {conflicts} of them with another label" if conflicts else ""),
-        stacklevel=3,
+        stacklevel=4,
     )

@@ -21,14 +21,15 @@ from beit.data.batch_transforms import box_mask
 
 
 def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Smoothed one-hot targets, float32 `[B, C]`: smoothing / C everywhere, plus 1 - smoothing at the label.
+    """Smoothed one-hot targets, float32 `[B, C]`: smoothing / C everywhere, plus 1 - smoothing at each label.
 
     Args:
-        labels: int64 `[B]`.
+        labels: int64 `[B]`; or bool `[B, C]`, where images have any number of labels.
         num_classes: C.
         smoothing: share of the probability that is spread evenly over the classes, within [0, 1].
     """
-    return functional.one_hot(labels, num_classes) * (1.0 - smoothing) + smoothing / num_classes
+    one_hot = functional.one_hot(labels, num_classes) if labels.ndim == 1 else labels.astype("float32")
+    return one_hot * (1.0 - smoothing) + smoothing / num_classes
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Mixup:
 
         Args:
             images: float `[B, 3, H, W]`.
-            labels: int64 `[B]`.
+            labels: as in `soft_targets`.
             rng: draws lambdas and boxes.
         """
         batch, _, height, width = images.shape

@@ -23,6 +23,7 @@ from beit.data.class_folders import (
     require_split,
     split_folder,
 )
+from beit.data.csv_file import read_csv_file
 from beit.data.image_list import ImageList
 from beit.data.list_file import read_class_names, read_list_file
 from beit.data.parquet import read_parquet
@@ -39,7 +40,7 @@ _LAYOUTS = (
     "The layouts: `-dataset imagenet2012` reads train_list.txt and val_list.txt (lines `relative/path label`) in "
     "DATA.DATA_PATH, `-dataset folder` reads train/<class>/<image> and val/<class>/<image> in it (or valid/, validation/), "
     "`-dataset flat`, for pre-training, reads every image below it, or below train/ and val/ in it; in these three train.tar "
-    "or train.zip can stand for train/. `-dataset webdataset` reads tars, `-dataset parquet` parquet files with `train` and "
+    "or train.zip can stand for train/. `-dataset csv` reads train.csv and val.csv. `-dataset webdataset` reads tars, `-dataset parquet` parquet files with `train` and "
     "`val` or `validation` in their names, `-dataset cifar10` and `cifar100` the published files."
 )
 
@@ -87,7 +88,7 @@ def _count_labels(config: CfgNode, train: ImageList) -> int:
     labels = [train.labels]
     with contextlib.suppress(FileNotFoundError):  # there need not be validation data
         labels.append(_open_labeled(config, "val", None).labels)
-    values = np.concatenate([part for part in labels if part is not None])
+    values = np.concatenate([_used(part) for part in labels if part is not None])
     if values.min() == 1:
         raise ValueError(
             f"the labels in DATA.DATA_PATH={config.DATA.DATA_PATH} seem to count from 1 (1 to {values.max()}): subtract 1 "
@@ -96,8 +97,19 @@ def _count_labels(config: CfgNode, train: ImageList) -> int:
     return int(values.max()) + 1
 
 
+def _used(labels: np.ndarray) -> np.ndarray:
+    """The class numbers that occur in labels `[len]` or `[len, K]`."""
+    return np.flatnonzero(labels.any(0)) if labels.ndim == 2 else labels
+
+
 def _open_labeled(config: CfgNode, split: Split, num_classes: int | None) -> ImageList:
     root, dataset = _root(config), config.DATA.DATASET
+    multi_label = config.TASK == "multilabel"
+    if multi_label and dataset not in ("imagenet2012", "csv"):
+        raise ValueError(
+            f"DATA.DATASET = {dataset} has one label for each image; TASK: multilabel reads lists with lines `path 3,7` "
+            "(imagenet2012) or CSV files (csv)"
+        )
     if dataset == "flat":
         raise ValueError(
             f"DATA.DATASET = flat has no labels, and TASK: {config.TASK} needs them: use a layout with labels. {_LAYOUTS}"
@@ -113,10 +125,12 @@ def _open_labeled(config: CfgNode, split: Split, num_classes: int | None) -> Ima
             )
             raise FileNotFoundError(f"{root} has no {dataset} files of {split}{hint}. {_LAYOUTS}")
         return images if images.class_names is not None else _named(images, root, num_classes)
-    readers = {"imagenet2012": _open_list, "folder": _open_folder}
+    if dataset == "folder":
+        return locate(_open_folder(root, split, num_classes))
+    readers = {"imagenet2012": _open_list, "csv": _open_csv}
     if dataset not in readers:
         raise ValueError(f"DATA.DATASET = {dataset} is for TASK: segment. {_LAYOUTS}")
-    return locate(readers[dataset](root, split, num_classes))
+    return locate(readers[dataset](root, split, num_classes, multi_label=multi_label))
 
 
 def open_unlabeled(config: CfgNode, split: Split) -> ImageList | None:
@@ -136,11 +150,16 @@ def open_unlabeled(config: CfgNode, split: Split) -> ImageList | None:
     if dataset == "flat":
         flat = read_flat(root, split)
         return None if flat is None else locate(flat)
-    is_list = dataset == "imagenet2012"
-    place = root / f"{split}_list.txt" if is_list else split_folder(root, split)
-    if split == "val" and (place is None or (is_list and not place.exists())):
-        return None
-    listed = _open_list(root, split, None) if is_list else read_class_folders(_split(root, split))
+    lists = {"imagenet2012": (f"{split}_list.txt", _open_list), "csv": (f"{split}.csv", _open_csv)}
+    if dataset in lists:
+        name, read = lists[dataset]
+        if split == "val" and not (root / name).exists():
+            return None
+        listed = read(root, split, None, labeled=False)
+    else:
+        if split == "val" and split_folder(root, split) is None:
+            return None
+        listed = read_class_folders(_split(root, split))
     return replace(locate(listed), labels=None, class_names=None)
 
 
@@ -161,12 +180,20 @@ def _root(config: CfgNode) -> Path:
     return root
 
 
-def _open_list(root: Path, split: str, num_classes: int | None) -> ImageList:
+def _open_list(root: Path, split: str, num_classes: int | None, **labels: bool) -> ImageList:
     list_file = root / f"{split}_list.txt"
     if not list_file.is_file():
         what = "is a folder" if list_file.is_dir() else "does not exist"
         raise FileNotFoundError(f"{list_file} {what}. {_LAYOUTS}")
-    return _named(read_list_file(list_file, root, num_classes), root, num_classes)
+    images = read_list_file(list_file, root, num_classes, **labels)
+    return _named(images, root, num_classes)
+
+
+def _open_csv(root: Path, split: str, num_classes: int | None, **labels: bool) -> ImageList:
+    images = read_csv_file(root, split, num_classes, **labels)
+    if images is None:
+        raise FileNotFoundError(f"{root / split}.csv does not exist. {_LAYOUTS}")
+    return images
 
 
 def _named(images: ImageList, root: Path, num_classes: int | None) -> ImageList:

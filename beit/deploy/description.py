@@ -37,6 +37,8 @@ class Description:
         preprocessing: how images are resized, cropped and normalized.
         class_names: of the K classes; None if they have no names.
         palette: colors of the K classes of a segmentation model, else empty.
+        threshold: score from which on a class is predicted, where images have any number of labels and the probabilities are
+            sigmoids; None for one label and softmax.
         measured: differences from the model, as measured at the export.
         files: name of each other file of the export -> its SHA-256; empty for exports of earlier versions.
     """
@@ -49,6 +51,7 @@ class Description:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
     palette: tuple[tuple[int, int, int], ...] = ()
+    threshold: float | None = None
     measured: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 

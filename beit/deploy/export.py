@@ -17,7 +17,7 @@ from beit.data.batch_transforms import normalize
 from beit.deploy.description import FILE_NAME, GRAPH, Description, digests, write_description
 from beit.deploy.engines import ENGINES, is_installed
 from beit.deploy.graph import write_graph, write_int8, write_onnx
-from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools
+from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools, probabilities
 from beit.deploy.parity import TOLERANCE, Reference, agreement, largest_difference
 from beit.deploy.runner import load_runner
 from beit.models.segmentation_heads import resize_bilinear
@@ -62,6 +62,10 @@ class Exportable(Protocol):
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the K classes."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Score from which on a class is predicted, where images have any number of labels; else None."""
 
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
@@ -114,7 +118,12 @@ def export(
     mean, std = description.preprocessing.mean, description.preprocessing.std
     statistics: dict[str, Any] = {} if normalized else {"mean": mean, "std": std}
     source.model.eval()
-    options = {"size": description.image_size, "topk": _num_best(source, topk), **statistics}
+    options = {
+        "size": description.image_size,
+        "topk": _num_best(source, topk),
+        "independent": description.threshold is not None,
+        **statistics,
+    }
     reference = _reference(source.model, description)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
@@ -172,6 +181,7 @@ def _describe(source: Exportable, output: str, normalized: bool) -> Description:
         preprocessing=preprocessing,
         class_names=source.class_names,
         palette=source.palette,
+        threshold=source.threshold,
     )
 
 
@@ -192,6 +202,8 @@ def _reference(model: nn.Layer, description: Description) -> Reference:
             values = run(normalize(paddle.to_tensor(pixels), mean, std))
             if description.output == "class_map":
                 values = resize_bilinear(values, description.image_size)
+            elif description.output in ("probabilities", "topk"):
+                values = probabilities(values, independent=description.threshold is not None)
             return values.numpy()
 
     return reference

@@ -28,6 +28,7 @@ class ExportedNetwork(nn.Layer):
         mean: of the channels, for pixels in [0, 1]; None if the images are normalized outside of the network.
         std: of the channels, as `mean`.
         topk: k of the output "topk".
+        independent: probabilities are sigmoids of the logits, not their softmax.
 
     Raises:
         ValueError: unknown output.
@@ -42,6 +43,7 @@ class ExportedNetwork(nn.Layer):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         topk: int = 5,
+        independent: bool = False,
     ) -> None:
         super().__init__()
         if output not in OUTPUTS:
@@ -50,6 +52,7 @@ class ExportedNetwork(nn.Layer):
         self.returns_features = output == "features"
         self.finish = _FINISH[output]
         self.size, self.mean, self.std, self.topk = size, mean, std, topk
+        self.independent = independent
         self.eval()
 
     def forward(self, images: paddle.Tensor) -> Outputs:
@@ -107,12 +110,19 @@ def fixed_pools(model: nn.Layer) -> Iterator[None]:
             parent.add_sublayer(name, child)
 
 
-def _probabilities(logits: paddle.Tensor, _: ExportedNetwork) -> Outputs:
-    return (F.softmax(logits, axis=1),)
+def probabilities(logits: paddle.Tensor, *, independent: bool) -> paddle.Tensor:
+    """Probabilities `[B, K]` of logits of that shape: their softmax, or for independent classes their sigmoids."""
+    return F.sigmoid(logits) if independent else F.softmax(logits, axis=-1)
+
+
+def _probabilities(logits: paddle.Tensor, network: ExportedNetwork) -> Outputs:
+    return (probabilities(logits, independent=network.independent),)
 
 
 def _best(logits: paddle.Tensor, network: ExportedNetwork) -> Outputs:
-    scores, classes = paddle.topk(F.softmax(logits, axis=-1), network.topk, axis=-1)
+    scores, classes = paddle.topk(
+        probabilities(logits, independent=network.independent), network.topk, axis=-1
+    )
     return scores, classes.astype("int32")
 
 

@@ -230,6 +230,7 @@ OPERATORS: dict[str, _Translation] = {
     "pd_op.maximum": _same("Max", 2),
     "pd_op.relu": _same("Relu"),
     "pd_op.tanh": _same("Tanh"),
+    "pd_op.sigmoid": _same("Sigmoid"),
     "pd_op.softmax": _same("Softmax", 1, "axis"),
     "pd_op.transpose": _same("Transpose", 1, "perm"),
     "pd_op.reshape": _same("Reshape", 2),

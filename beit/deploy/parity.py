@@ -14,7 +14,8 @@ TOLERANCE = 1e-4
 """Largest difference of a result, relative to the model's largest value (at least 1)."""
 
 Reference = Callable[[np.ndarray], np.ndarray]
-"""The model itself: uint8 images `[B, 3, H, W]` to logits (`[B, K, H, W]` for class maps) or features."""
+"""The model itself: uint8 images `[B, 3, H, W]` to probabilities (for "topk" all of them), features or logits, which are
+`[B, K, H, W]` for class maps."""
 
 
 def largest_difference(runner: Runner, reference: Reference, images: np.ndarray, batch: int = 0) -> float:
@@ -78,12 +79,7 @@ def _direct(name: str) -> Callable[[dict[str, np.ndarray], np.ndarray], float]:
     return compare
 
 
-def _probabilities(outputs: dict[str, np.ndarray], logits: np.ndarray) -> float:
-    return relative_difference(outputs["probabilities"], _softmax(logits))
-
-
-def _topk(outputs: dict[str, np.ndarray], logits: np.ndarray) -> float:
-    probabilities = _softmax(logits)
+def _topk(outputs: dict[str, np.ndarray], probabilities: np.ndarray) -> float:
     best = -np.sort(-probabilities, axis=1)[:, : outputs["scores"].shape[1]]
     chosen = np.take_along_axis(probabilities, outputs["classes"].astype(np.int64), axis=1)
     return max(relative_difference(outputs["scores"], best), relative_difference(outputs["scores"], chosen))
@@ -108,15 +104,10 @@ def relative_difference(values: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(values.astype(np.float64) - expected).max()) / scale
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
-
-
 _COMPARE: dict[str, Callable[[dict[str, np.ndarray], np.ndarray], float]] = {
     "logits": _direct("logits"),
     "features": _direct("features"),
-    "probabilities": _probabilities,
+    "probabilities": _direct("probabilities"),
     "topk": _topk,
     "class_map": _class_map,
 }

@@ -14,6 +14,7 @@ from beit.models.vqkd import VqKd
 
 BUILDERS: dict[str, Callable[[CfgNode], Beit | UperNet | VqKd]] = {
     "classify": build_beit,
+    "multilabel": build_beit,
     "probe": build_backbone,
     "knn": build_backbone,
     "segment": build_upernet,

@@ -82,7 +82,7 @@ def _model_of_config(name: str, pretrained: bool | str | Path, num_classes: int 
         published(name)  # raises the error that names similar checkpoints
         raise
     if num_classes is not None:
-        if config.TASK not in ("classify", "segment"):
+        if config.TASK not in ("classify", "multilabel", "segment"):
             raise ValueError(
                 f"{name} is a config of TASK: {config.TASK}, whose models have no classes: leave num_classes out"
             )

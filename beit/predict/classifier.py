@@ -15,12 +15,13 @@ from PIL import Image
 from beit.beit import Beit, BeitOutput
 from beit.data.model_input import prepare_image
 from beit.deploy.compiled import Function, compiled
+from beit.deploy.network import probabilities
 from beit.imagenet_classes import class_names as names_of_list
 from beit.imagenet_classes import from_synsets
 from beit.metadata.class_names import ClassNames
 from beit.models.views import view_logits
 from beit.predict.attention_maps import attention_map, grad_cam, overlay, rollout
-from beit.predict.predictor import Predictor, finite, fit_longer_side
+from beit.predict.predictor import Predictor, class_result, finite, fit_longer_side, new_threshold
 from beit.preprocessing import Preprocessing
 
 # B images; H, W input size; D width; K classes; H heads, h, w patch grid, N = h * w + 1 tokens of attention weights
@@ -47,12 +48,14 @@ class Classifier(Predictor):
     engine: str = "paddle"
     crops: int = 1
     flip: bool = False
+    threshold: float | None = None
 
     def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
         """The predicted classes of RGB images.
 
         Each result has `pred_label`, `pred_score`, `pred_class` and `pred_scores` (float32 `[K]`, they sum to 1), as
-        mmpretrain names them, and `topk`: the best classes, each with `class`, `label` and `score`.
+        mmpretrain names them, and `topk`: the best classes, each with `class`, `label` and `score`. With a `threshold`
+        (TASK: multilabel) the scores do not sum to 1, and `labels` has the classes with at least this score, as `topk`.
 
         Raises:
             ValueError: the model has no head, or `topk` is not positive.
@@ -63,8 +66,9 @@ class Classifier(Predictor):
             raise ValueError(f"topk={topk}; expected 1 or more")
         with _evaluating(self.model):
             views = self.tensor(images, self.crops)
-            logits = view_logits(self._logits, views, flip=self.flip).astype("float32")
-            scores = finite(paddle.nn.functional.softmax(logits, axis=-1))
+            independent = self.threshold is not None
+            logits = view_logits(self._logits, views, flip=self.flip, independent=independent)
+            scores = finite(probabilities(logits.astype("float32"), independent=independent))
         return [self._result(row, topk) for row in scores]
 
     def summary(self, result: dict[str, Any], topk: int = 5) -> dict[str, Any]:
@@ -182,6 +186,14 @@ class Classifier(Predictor):
             raise ValueError(f"crops={crops}; expected 1 or 5 (ten crops are crops=5 with flip=True)")
         return replace(self, crops=crops or self.crops, flip=self.flip if flip is None else flip)
 
+    def with_threshold(self, threshold: float) -> Classifier:
+        """This classifier with another score from which on classes are predicted.
+
+        Raises:
+            ValueError: images have one label, or it is not a probability.
+        """
+        return replace(self, threshold=new_threshold(self.threshold, threshold))
+
     def name(self, label: int) -> str:
         """The name of a class, or `class N` where the classes have no names."""
         return self.class_names[label] if self.class_names else f"class {label}"
@@ -216,15 +228,11 @@ class Classifier(Predictor):
         return compiled(self.model, "features", size=self.image_size, engine=self.engine)
 
     def _result(self, scores: np.ndarray, topk: int) -> dict[str, Any]:
-        best = np.argsort(-scores, kind="stable")[:topk].tolist()
-        rows = [{"class": self.name(k), "label": k, "score": float(scores[k])} for k in best]
-        return {
-            "pred_label": rows[0]["label"],
-            "pred_score": rows[0]["score"],
-            "pred_class": rows[0]["class"],
-            "pred_scores": scores,
-            "topk": rows,
-        }
+        best = np.argsort(-scores, kind="stable")
+        result = class_result(
+            best.tolist(), scores[best].tolist(), self.name, topk=topk, threshold=self.threshold
+        )
+        return result | {"pred_scores": scores}
 
 
 def classifier(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +13,10 @@ from PIL import Image
 
 from beit.data.image_mask import Color
 from beit.deploy.description import FILE_NAME
+from beit.deploy.network import probabilities
 from beit.deploy.runner import Runner, load_runner
 from beit.models.segmentation_heads import resize_bilinear
-from beit.predict.predictor import Predictor, fit_longer_side
+from beit.predict.predictor import Predictor, class_result, fit_longer_side, new_threshold
 from beit.predict.segmentation import ClassMapPredictor
 from beit.preprocessing import Preprocessing
 
@@ -43,7 +44,9 @@ def exported_predictor(folder: str | Path) -> Predictor:
     if description.task == "segment":
         names = description.class_names or ()
         return ExportedSegmenter(runner, description.preprocessing, names, description.palette)
-    return ExportedClassifier(runner, description.preprocessing, description.class_names)
+    return ExportedClassifier(
+        runner, description.preprocessing, description.class_names, description.threshold
+    )
 
 
 class _Exported(Predictor):
@@ -81,6 +84,7 @@ class ExportedClassifier(_Exported):
     runner: Runner
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
+    threshold: float | None = None
 
     def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
         """As `Classifier`; exported with the output "topk" the results have no `pred_scores`, and at most k classes.
@@ -93,11 +97,13 @@ class ExportedClassifier(_Exported):
         results = self.runner(np.stack([self.view(image) for image in images]))
         if "classes" in results:
             ranked = zip(results["classes"].tolist(), results["scores"].tolist(), strict=True)
-            return [self._result(labels[:topk], scores[:topk]) for labels, scores in ranked]
-        scores = results["probabilities"] if "probabilities" in results else _softmax(results["logits"])
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :topk]  # [B, k]
+            return [self._result(labels, scores, topk) for labels, scores in ranked]
+        scores = (
+            results["probabilities"] if "probabilities" in results else self._probabilities(results["logits"])
+        )
+        best = np.argsort(-scores, axis=1, kind="stable")  # [B, K]
         rows = zip(best.tolist(), np.take_along_axis(scores, best, 1).tolist(), scores, strict=True)
-        return [self._result(labels, values) | {"pred_scores": row} for labels, values, row in rows]
+        return [self._result(labels, values, topk) | {"pred_scores": row} for labels, values, row in rows]
 
     def summary(self, result: dict[str, Any], topk: int = 5) -> dict[str, Any]:
         """All but `pred_scores`. `topk` is that of the call."""
@@ -109,18 +115,16 @@ class ExportedClassifier(_Exported):
         view = view.resize(fit_longer_side(view.size, side), Image.Resampling.BICUBIC)
         return view, "the input of the model (exported models have no attention maps)"
 
-    def _result(self, labels: Sequence[int], scores: Sequence[float]) -> dict[str, Any]:
-        rows = [
-            {"class": self.name(label), "label": label, "score": score}
-            for label, score in zip(labels, scores, strict=True)
-        ]
-        first = rows[0]
-        return {
-            "pred_label": first["label"],
-            "pred_score": first["score"],
-            "pred_class": first["class"],
-            "topk": rows,
-        }
+    def with_threshold(self, threshold: float) -> ExportedClassifier:
+        """As `Classifier.with_threshold`."""
+        return replace(self, threshold=new_threshold(self.threshold, threshold))
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        independent = self.threshold is not None
+        return probabilities(paddle.to_tensor(logits), independent=independent).numpy()
+
+    def _result(self, labels: Sequence[int], scores: Sequence[float], topk: int) -> dict[str, Any]:
+        return class_result(labels, scores, self.name, topk=topk, threshold=self.threshold)
 
 
 @dataclass(frozen=True, repr=False)
@@ -144,8 +148,3 @@ def _class_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         logits = resize_bilinear(paddle.to_tensor(values[None]), (size[1], size[0]))
         return logits.argmax(axis=1)[0].numpy().astype(np.uint8)
     return np.asarray(Image.fromarray(values.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def load_predictor(
         sizes = list(height_width(image_size))
         opened = opened._replace(config=with_options(opened.config, ["DATA.IMAGE_SIZE", sizes]))
     (_, info), tree, is_derived = opened
-    if tree.TASK not in ("classify", "segment", "pretrain"):
+    if tree.TASK not in ("classify", "multilabel", "segment", "pretrain"):
         raise ValueError(
             f"{weights.name} is a model of TASK: {tree.TASK}, whose models do not predict from images"
         )
@@ -195,6 +196,8 @@ def load_predictor(
             origin=weights.name,
             engine=engine,
         )
+        if tree.TASK == "multilabel":
+            found = replace(found, threshold=tree.TEST.THRESHOLD)
         return found.with_views(tree.TEST.CROPS, tree.TEST.FLIP)
     if not isinstance(network, UperNet | BeitForMaskedImageModeling):
         raise ValueError(

@@ -29,9 +29,8 @@ def find_images(source: str | Path) -> list[Path]:
         found = walk_files(path, EXTENSIONS)
         if not found.names:
             raise ValueError(f"{path} and its sub-folders hold no images ({' '.join(sorted(EXTENSIONS))})")
-        found.left_out.pop(
-            ".txt", None
-        )  # list files and class names, which `make-lists` writes into such a folder
+        for ending in (".txt", ".csv"):  # lists of images and class names beside them
+            found.left_out.pop(ending, None)
         for note in found.notes(path):
             warnings.warn(note, stacklevel=2)
         return [path / name for name in found.names]

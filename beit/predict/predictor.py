@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +36,8 @@ class Predictor(ABC):
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
     palette: tuple[Color, ...]
+    threshold: float | None = None
+    """Score from which on a class is predicted, where images have any number of labels; else None."""
     engine: str
     """What runs the network: "paddle", "auto" or another engine of `beit.deploy.engines`."""
 
@@ -139,3 +141,51 @@ def fit_longer_side(size: tuple[int, int], side: int) -> tuple[int, int]:
     """(width, height) scaled, aspect kept, so that the longer of the two is `side`; at least 1 pixel each."""
     scale = side / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def class_result(
+    labels: Sequence[int],
+    scores: Sequence[float],
+    name: Callable[[int], str],
+    *,
+    topk: int,
+    threshold: float | None,
+) -> dict[str, Any]:
+    """The result of a classifier for one image, without the scores of all classes.
+
+    Args:
+        labels: class numbers, the best first.
+        scores: of these classes.
+        name: of a class number.
+        topk: number of classes in `topk`.
+        threshold: as `Predictor.threshold`; with one, `labels` has the classes with at least this score.
+    """
+
+    def rows(count: int) -> list[dict[str, Any]]:
+        ranked = zip(labels[:count], scores[:count], strict=True)
+        return [{"class": name(label), "label": label, "score": score} for label, score in ranked]
+
+    best = rows(topk)
+    found = {} if threshold is None else {"labels": rows(sum(score >= threshold for score in scores))}
+    return {
+        "pred_label": best[0]["label"],
+        "pred_score": best[0]["score"],
+        "pred_class": best[0]["class"],
+        **found,
+        "topk": best,
+    }
+
+
+def new_threshold(own: float | None, threshold: float) -> float:
+    """Check a threshold that replaces that of a classifier.
+
+    Raises:
+        ValueError: the classifier has none, or it is not a probability.
+    """
+    if own is None:
+        raise ValueError(
+            "a threshold is for models of TASK: multilabel; the scores of this one add up to 1: leave it out"
+        )
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold}; expected a probability from 0 to 1")
+    return threshold

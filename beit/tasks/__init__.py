@@ -2,6 +2,7 @@
 
 from beit.tasks.classify import Classify
 from beit.tasks.knn import Knn
+from beit.tasks.multilabel import MultiLabel
 from beit.tasks.pretrain import Pretrain
 from beit.tasks.probe import Probe
 from beit.tasks.segment import Segment
@@ -11,6 +12,7 @@ from beit.tasks.tokenizer import Tokenizer
 TASKS: dict[str, type[Task]] = {
     "classify": Classify,
     "knn": Knn,
+    "multilabel": MultiLabel,
     "pretrain": Pretrain,
     "probe": Probe,
     "segment": Segment,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import paddle
@@ -45,6 +45,8 @@ class Classify(Task):
     """
 
     uses_engine = True
+    independent_classes: ClassVar[bool] = False
+    """Whether scores are sigmoids of the logits, not their softmax."""
     outputs: tuple[int, ...] | None = None
     """Outputs that take part in the evaluation, in the order of the labels; None for all."""
     val_names: tuple[str, ...] | None = None
@@ -94,16 +96,20 @@ class Classify(Task):
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """`loss`, and the `accuracy` of the batch in percent."""
+        logits, loss = self.logits_and_loss(batch, rng)
+        # A mixed image counts as correct if the model predicts its own label, not that of the image mixed in.
+        correct = (logits.argmax(-1) == batch["label"]).astype("float32").mean()
+        return {"loss": loss, "accuracy": 100.0 * correct.detach()}
+
+    def logits_and_loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The logits `[B, K]` and the loss of a training batch, after erasing and mixing."""
         images, labels = self.normalize(batch["image"]), batch["label"]
         images = erase(images, batch["erase"], self.config.TRAIN.RANDOM_ERASE_MODE)
         targets = None
         if self.mixup is not None:
             images, targets = self.mixup(images, labels, rng)
         logits = self.model(images)
-        loss = self._loss(logits, labels, targets)
-        # A mixed image counts as correct if the model predicts its own label, not that of the image mixed in.
-        correct = (logits.argmax(-1) == labels).astype("float32").mean()
-        return {"loss": loss, "accuracy": 100.0 * correct.detach()}
+        return logits, self._loss(logits, labels, targets)
 
     def _loss(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         """The loss that `TRAIN.LOSS` names, for the targets of mixup or for smoothed labels."""
@@ -132,11 +138,17 @@ class Classify(Task):
         flip, engine = self.config.TEST.FLIP, self.engine
         if engine is not None:
             return view_logits(
-                lambda images: self._chosen(engine(images)), self.normalize(batch["image"]), flip=flip
+                lambda images: self._chosen(engine(images)),
+                self.normalize(batch["image"]),
+                flip=flip,
+                independent=self.independent_classes,
             )
         return split_batch(
             lambda images: view_logits(
-                lambda view: self._chosen(self.model(view)), self.normalize(images), flip=flip
+                lambda view: self._chosen(self.model(view)),
+                self.normalize(images),
+                flip=flip,
+                independent=self.independent_classes,
             ),
             batch["image"],
         )

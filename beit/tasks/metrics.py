@@ -135,6 +135,27 @@ def classification_metrics(sums: Mapping[str, Tensor | float]) -> dict[str, floa
     }
 
 
+def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Average precision of each class, in percent, `[K]`; NaN for a class that no image has.
+
+    It is the sum over the thresholds of (increase of recall) x precision, without interpolation. Images with equal scores
+    are above a threshold together.
+    Source: scikit-learn `average_precision_score`.
+
+    Args:
+        scores: `[N, K]`.
+        truth: whether an image has the class, bool `[N, K]`.
+    """
+    found = np.full(scores.shape[1], np.nan)
+    for k in np.flatnonzero(truth.any(0)):
+        order = np.argsort(-scores[:, k], kind="stable")
+        ranked = scores[order, k]
+        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # the last of equal scores
+        hits = np.cumsum(truth[order, k])[ends]
+        found[k] = 100 * (np.diff(hits, prepend=0) * hits / (ends + 1)).sum() / hits[-1]
+    return found
+
+
 def confusion_matrix(
     predictions: Tensor, labels: Tensor, num_classes: int, ignore_label: int = 255
 ) -> Tensor:

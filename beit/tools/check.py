@@ -107,7 +107,9 @@ def _try_steps(task: Task, dataset: ImageDataset) -> None:
 
 def _check_images(task: Task) -> list[str]:
     config = task.config
-    num_classes = config.MODEL.NUM_CLASSES if config.TASK in ("classify", "probe", "knn") else None
+    num_classes = (
+        config.MODEL.NUM_CLASSES if config.TASK in ("classify", "multilabel", "probe", "knn") else None
+    )
     workers = min(config.DATA.NUM_WORKERS, os.cpu_count() or 1)
     reports: dict[str, SplitReport] = {}
     problems: list[str] = []

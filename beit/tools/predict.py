@@ -11,6 +11,8 @@ from typing import Any
 
 from beit.flags import Parser
 from beit.logging import format_table, progress
+from beit.predict.classifier import Classifier
+from beit.predict.exported import ExportedClassifier
 from beit.predict.inference import predict_each, require_classifier
 from beit.predict.inputs import find_images
 from beit.predict.predictor import Predictor
@@ -56,6 +58,10 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--flip", action="store_true", default=None, help="classifiers: average with mirrored images"
     )
+    parser.add_argument(
+        "--threshold", type=float,
+        help="TASK: multilabel: show the classes with at least this score (default: TEST.THRESHOLD of the run)",
+    )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a JSON list with one entry per image")
     form.add_argument("--csv", action="store_true", help="print CSV: image, rank, class, label, score, error")
@@ -76,6 +82,10 @@ def _predictions(given: argparse.Namespace) -> list[dict[str, Any]]:
     predictor = model_from(given)
     if given.crops or given.flip:
         predictor = require_classifier(predictor, "--crops and --flip").with_views(given.crops, given.flip)
+    if given.threshold is not None:
+        if not isinstance(predictor, Classifier | ExportedClassifier):
+            raise ValueError("--threshold needs the weights of a classifier")
+        predictor = predictor.with_threshold(given.threshold)
     files, entries = _files(given.images)
     steps = predict_each(predictor, files, topk=given.topk, batch_size=given.batch_size)
     for file, result in progress(steps, len(files), "predict", rank=0):
@@ -116,7 +126,8 @@ def _print(entries: list[dict[str, Any]], given: argparse.Namespace) -> None:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(("image", "rank", "class", "label", "score", "error"))
         for entry in entries:
-            rows = entry.get("topk") or [{"class": "", "label": "", "score": entry.get("mask_accuracy", "")}]
+            found = entry.get("labels", entry.get("topk"))
+            rows = found or [{"class": "", "label": "", "score": entry.get("mask_accuracy", "")}]
             for rank, row in enumerate(rows, start=1):
                 image, name, error = map(printable, (entry["image"], row["class"], entry.get("error", "")))
                 writer.writerow((image, rank, name, row["label"], row["score"], error))
@@ -130,8 +141,9 @@ def _table(entries: list[dict[str, Any]]) -> str:
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:
-    if "topk" in entry:
-        return [f"{_short(row['class'])} {100 * row['score']:.1f} %" for row in entry["topk"]]
+    found = entry.get("labels", entry.get("topk"))
+    if found is not None:
+        return [f"{_short(row['class'])} {100 * row['score']:.1f} %" for row in found] or ["no class"]
     masked = sum(token >= 0 for row in entry["pred_tokens"] for token in row)
     cells = [f"{masked} patches masked"]
     if "mask_accuracy" in entry:

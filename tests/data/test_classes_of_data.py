@@ -148,3 +148,15 @@ def test_no_shipped_config_states_a_key_that_its_task_does_not_read():
     assert set(TASKS_OF_KEY) <= set(SCHEMA)
     files = [file for file in config_folder().rglob("*.yaml") if file.parent.name not in ("_base_", "beit")]
     assert {file.name: unread_keys(get_config(file)) for file in files if unread_keys(get_config(file))} == {}
+
+
+def test_classes_of_images_with_several_labels(tmp_path):
+    several = ("TASK", "multilabel", "TRAIN.LOSS", "bce")
+    (tmp_path / "train_list.txt").write_text("a.png 1,0\nb.png -\n")
+    (tmp_path / "val_list.txt").write_text("c.png 3,1\n")
+    assert with_classes_of_data(shipped(tmp_path, "imagenet2012", *several)).MODEL.NUM_CLASSES == 4
+    (tmp_path / "train_list.txt").write_text("a.png 1,2\n")
+    with pytest.raises(ValueError, match=r"seem to count from 1 \(1 to 3\)"):
+        with_classes_of_data(shipped(tmp_path, "imagenet2012", *several))
+    (tmp_path / "train.csv").write_text("path,labels\na.png,dog cat\nb.png,emu\n")
+    assert with_classes_of_data(shipped(tmp_path, "csv", *several)).MODEL.NUM_CLASSES == 3

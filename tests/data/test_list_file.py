@@ -169,3 +169,40 @@ def test_a_line_of_megabytes_is_read_in_time_proportional_to_it(tmp_path, paddin
     begin = time.perf_counter()
     images = read_list_file(file, tmp_path, 1)
     assert len(images) == 1 and time.perf_counter() - begin < 5
+
+
+def test_several_labels(tmp_path):
+    (tmp_path / "train_list.txt").write_text("my images/a.jpg 3,0\nb.jpg -\nc.jpg\t1\n")
+    images = read_list_file(tmp_path / "train_list.txt", tmp_path, None, multi_label=True)
+    assert images.labels.dtype == bool
+    assert [np.flatnonzero(row).tolist() for row in images.labels] == [[0, 3], [], [1]]
+    assert [images.name(k) for k in range(3)] == ["my images/a.jpg", "b.jpg", "c.jpg"]
+    wide = read_list_file(tmp_path / "train_list.txt", tmp_path, 9, multi_label=True)
+    assert wide.labels.shape == (3, 9) and wide.labels.sum() == 3
+    assert wide.fingerprint() != images.fingerprint()
+    unlabeled = read_list_file(tmp_path / "train_list.txt", tmp_path, None, labeled=False)
+    assert unlabeled.labels is None and unlabeled.name(1) == "b.jpg"
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("a.jpg 1\nb.jpg 1,2,1\n", r":2: a label is given twice"),
+        ("a.jpg 0,0,1,1\n", r":1: a label is given twice.* as PaddleClas has them, are read from CSV"),
+        ("a.jpg 1\nb.jpg 1,10\n", r":2: label 10 for MODEL.NUM_CLASSES=10 .*: 1 to 10\)"),
+        ("a.jpg 1,\n", r":1: label '1,' is not an integer, expected `path 3,7`"),
+        ("a.jpg 1,x\n", r":1: label '1,x' is not an integer"),
+        ("a.jpg\n", r":1: one column 'a.jpg', expected `path 3,7`"),
+    ],
+)
+def test_errors_of_several_labels(tmp_path, content, match):
+    (tmp_path / "train_list.txt").write_text(content)
+    with pytest.raises(ValueError, match=match):
+        read_list_file(tmp_path / "train_list.txt", tmp_path, 10, multi_label=True)
+
+
+def test_several_labels_need_their_task(tmp_path):
+    with pytest.raises(
+        ValueError, match=r":1: 1,2 are several labels; .* `-opts TASK multilabel TRAIN\.LOSS bce`"
+    ):
+        read(tmp_path, "a.jpg 1,2\n")

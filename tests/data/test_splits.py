@@ -10,7 +10,10 @@ from beit.data.splits import open_split
 def config(root, dataset="imagenet2012", num_classes=2):
     data = SimpleNamespace(DATASET=dataset, DATA_PATH=str(root))
     return SimpleNamespace(
-        DATA=data, MODEL=SimpleNamespace(NUM_CLASSES=num_classes), TEST=SimpleNamespace(CLASS_SUBSET=False)
+        TASK="classify",
+        DATA=data,
+        MODEL=SimpleNamespace(NUM_CLASSES=num_classes),
+        TEST=SimpleNamespace(CLASS_SUBSET=False),
     )
 
 

@@ -101,3 +101,15 @@ def test_a_missing_folder_or_list_is_an_error(tmp_path):
 def test_tasks_with_labels_refuse_the_flat_layout(tmp_path):
     with pytest.raises(ValueError, match="DATA.DATASET = flat has no labels, and TASK: classify needs them"):
         open_split(config_of(tmp_path, "flat"), "train")
+
+
+def test_lists_and_csv_files_of_any_labels(tmp_path):
+    (tmp_path / "train_list.txt").write_text("a.png 1,0\nb.png -\n")
+    (tmp_path / "train.csv").write_text("path,cat,dog\na.png,1,0\nb.png,1,1\n")
+    for dataset in ("imagenet2012", "csv"):
+        config = get_config(
+            None, ["DATA.DATA_PATH", str(tmp_path), "DATA.DATASET", dataset, "TASK", "pretrain"]
+        )
+        images = open_unlabeled(config, "train")
+        assert names(images) == ["a.png", "b.png"] and images.labels is None and images.class_names is None
+        assert open_unlabeled(config, "val") is None

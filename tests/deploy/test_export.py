@@ -158,11 +158,12 @@ def test_models_of_masked_images_are_refused(photographs, tmp_path):
 
 def test_differences_of_classes_ignore_ties():
     logits = np.array([[1.0, 1.0, 0.0], [3.0, 0.0, 0.0]], np.float32)
-    scores = np.sort(parity._softmax(logits), axis=1)[:, :0:-1]
+    probabilities = np.array([[0.4, 0.4, 0.2], [0.8, 0.1, 0.1]], np.float32)
+    scores = np.sort(probabilities, axis=1)[:, :0:-1]
     tie = {"scores": scores, "classes": np.array([[1, 0], [0, 2]])}
-    assert parity._topk(tie, logits) < 1e-7
+    assert parity._topk(tie, probabilities) < 1e-7
     wrong = {"scores": scores, "classes": np.array([[1, 0], [1, 2]])}
-    assert parity._topk(wrong, logits) > 0.5
+    assert parity._topk(wrong, probabilities) > 0.5
     maps = logits.T[None, :, :, None]  # [1, 3, 2, 1]
     assert parity._class_map({"class_map": np.array([[[1], [0]]])}, maps) == 0
     assert parity._class_map({"class_map": np.array([[[2], [0]]])}, maps) == pytest.approx(1 / 3)

@@ -198,6 +198,17 @@ def _own_data(root: Path, rng: np.random.Generator) -> None:
     )
 
 
+def _multi_label(root: Path, rng: np.random.Generator) -> None:
+    _own_data(root, rng)
+    (root / "photos").mkdir()
+    for split, count in (("train", 8), ("val", 4)):
+        rows = ["path,cat,dog,person"]
+        for number in range(count):
+            _image(rng, (40, 48), number % 3).save(root / "photos" / f"{split}_{number}.jpg")
+            rows.append(f"{split}_{number}.jpg,{','.join(str(number >> label & 1) for label in range(3))}")
+        (root / "photos" / f"{split}.csv").write_text("\n".join(rows))
+
+
 def _pretraining(root: Path, rng: np.random.Generator) -> None:
     _images(root, rng)
     for split in ("train", "val"):
@@ -320,6 +331,7 @@ _WRITERS = {
     "imagenet": _imagenet,
     "own-data": _own_data,
     "small-machines": _own_data,
+    "multi-label": _multi_label,
     "pretraining": _pretraining,
     "segmentation": _segmentation,
     "converting": _converting,

@@ -66,6 +66,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
         "imagenet/train_list.txt", "output/lists/eval.json", "output/webdataset/eval.json", "output/parquet/eval.json",
         "output/cifar/model.pdparams", "small/data/validation-00000-of-00001.parquet", "output/imagenet-r/eval.json",
     ),
+    "multi-label": ("output/labels/best.pdparams", "output/scores/classes.csv", "exported/export.json"),
     "pretraining": (
         "output/v1/model.pdparams", "output/v1-pictures", "output/tokens.npy", "output/v2/model.pdparams", "output/codes",
         "output/v2-own/model.pdparams", "output/own-tuned/model.pdparams", "output/tuned/model.pdparams", "output/linear/model.pdparams", "output/knn/eval.json",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import paddle
@@ -43,6 +44,36 @@ def test_results_equal_those_of_the_model(model, photographs, tmp_path, output):
         assert ("pred_scores" in found) == (output != "topk")
     with pytest.raises(ValueError, match="topk=0"):
         exported([exported.open(photographs[0])], 0)
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities", "topk"])
+def test_images_with_several_labels(model, photographs, tmp_path, output):
+    """Scores are sigmoids, and `labels` has the classes from the threshold on."""
+    several = replace(model, threshold=0.5)
+    export(several, tmp_path / "exported", photographs, output=output, topk=3)
+    exported = beit.load_predictor(tmp_path / "exported")
+    assert exported.threshold == 0.5
+    images = [model.open(path) for path in photographs]
+    sigmoids = 1 / (1 + np.exp(-model.model(model.tensor(images)).numpy()))
+    counts = set()
+    for predictor in (several, exported):
+        for threshold in (0.5, 0.3, 1.0):
+            for result, row in zip(predictor.with_threshold(threshold)(images, 1), sigmoids, strict=True):
+                expected = np.sort(row[row >= threshold])[::-1]
+                np.testing.assert_allclose(
+                    [label["score"] for label in result["labels"]], expected, atol=1e-6
+                )
+                assert all(label["class"] == NAMES[label["label"]] for label in result["labels"])
+                assert len(result["topk"]) == 1 and result["pred_score"] == pytest.approx(row.max(), abs=1e-6)
+                counts.add(len(expected))
+    assert counts >= {0, 1, 2}
+    with pytest.raises(ValueError, match="threshold=2"):
+        exported.with_threshold(2)
+
+
+def test_a_threshold_needs_several_labels(model):
+    with pytest.raises(ValueError, match="a threshold is for models of TASK: multilabel"):
+        model.with_threshold(0.3)
 
 
 def test_the_page_shows_the_input_of_the_model(model, photographs, tmp_path):

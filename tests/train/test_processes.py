@@ -83,6 +83,31 @@ def test_two_ranks_equal_one_rank_with_the_double_batch(data: Path, tmp_path: Pa
     assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], abs=1e-6)
 
 
+def test_two_ranks_evaluate_each_image_with_several_labels_once(tmp_path: Path) -> None:
+    """Average precision needs the scores of all images: 11 images, 6 and 5 of each rank."""
+    several = write_dataset(tmp_path / "data", train=16, val=11)
+    for split in ("train", "val"):
+        names = [line.rsplit(" ", 1)[0] for line in (several / f"{split}_list.txt").read_text().splitlines()]
+        labels = [",".join(str(k) for k in range(3) if n * 7 % 8 >> k & 1) or "-" for n in range(len(names))]
+        (several / f"{split}_list.txt").write_text(
+            "".join(f"{a} {b}\n" for a, b in zip(names, labels, strict=True))
+        )
+    keys = {"TASK": "multilabel", "TRAIN__LOSS": "bce"}
+    run = command("main_single_gpu.py", several, tmp_path / "run", **QUIET | keys | {"TRAIN__NUM_EPOCHS": 1})
+    assert run_command(run).returncode == 0
+    reports = []
+    for script, extra in (("main_single_gpu.py", ()), ("main_multi_gpu.py", ("-nprocs=2",))):
+        output = tmp_path / f"eval{len(extra)}"
+        weights = f"-pretrained={tmp_path / 'run' / 'model.pdparams'}"
+        result = run_command(command(script, several, output, "-eval", weights, *extra, **keys))
+        assert result.returncode == 0, result.stderr
+        reports.append(json.loads((output / "eval.json").read_text(encoding="utf-8")))
+    assert reports[0]["count"] == reports[1]["count"] == 11
+    for name in ("mAP", "macro_f1", "micro_f1", "loss"):
+        assert reports[0][name] == pytest.approx(reports[1][name], abs=1e-5), name
+    assert 0 < reports[0]["mAP"] < 100
+
+
 def test_ranks_stop_early_together(data: Path, tmp_path: Path) -> None:
     keys = QUIET | {
         "TRAIN__BASE_LR": 0.0,
