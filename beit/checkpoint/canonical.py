@@ -43,11 +43,6 @@ SEGMENTATION_HEADS = (
 )  # the parts of a segmentation model outside of `backbone.`
 FEATURE_PYRAMID = ("fpn1.", "fpn2.")
 
-PUBLISHED_LAYERS: dict[int, tuple[int, ...]] = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
-"""Depth -> blocks (from 0) whose outputs the published segmentation heads were trained on.
-
-Source: unilm/beit/semantic_segmentation/configs, `out_indices` of the base and large models.
-"""
 PUBLISHED_HEADS: dict[int, int] = {192: 3, 384: 6, 768: 12, 1024: 16}
 """Width -> heads of every published BEiT, VQ-KD, CLIP and DINO of this width; used where nothing else tells them."""
 

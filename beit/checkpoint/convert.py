@@ -10,12 +10,12 @@ from pathlib import Path
 from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import TABLE, missing_names
 from beit.checkpoint.files import describe_nonfinite, write
-from beit.checkpoint.key_format import NATIVE, KeyFormat
+from beit.checkpoint.key_format import KeyFormat
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, from_canonical, written_format
 from beit.containers.errors import listed
-from beit.metadata.architecture import DALLE, VQKD
+from beit.metadata.architecture import DALLE, NATIVE, VQKD
 from beit.metadata.files import FOLDER_JSON, RUN_CONFIG_KEY, describe_weights, sidecar_path, write_json
 from beit.metadata.folders import JsonFiles, folder_files
 

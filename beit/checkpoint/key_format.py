@@ -10,9 +10,6 @@ from typing import Literal
 
 from beit.checkpoint.canonical import INDEX, SEGMENTATION_HEADS
 
-NATIVE = "canonical"
-"""The publisher of this package's own files (`python -m beit convert --to canonical`)."""
-
 # Name patterns: `{i}` and `{j}` stand for an index, `*` for any text; `!pattern` fits the names that `pattern` does not.
 Rules = tuple[tuple[str, str], ...]
 HEAD_RULES: Rules = tuple((f"{head}*", f"{head}*") for head in SEGMENTATION_HEADS)

@@ -6,18 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from yacs.config import CfgNode
 
 from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import State
 from beit.checkpoint.translate import CheckpointInfo
 from beit.containers.errors import listed
-from beit.metadata.architecture import SEGMENTATION
-from beit.preprocessing import Preprocessing, as_size, preprocessing_of
+from beit.metadata.mismatches import mismatches
 from beit.printable import printable
-
-_TOLERANCE = 1e-4  # of means, standard deviations and crops
 
 
 @dataclass(frozen=True)
@@ -44,59 +40,7 @@ class LoadReport:
         Args:
             config: the tree of `beit.config.get_config`.
         """
-        info, data, model = self.info, config.DATA, config.MODEL
-        if config.TASK == "segment" and info.kind != SEGMENTATION:
-            return []  # the recipes train with other statistics and sizes than those of the encoder's file
-        found = self._layer_mismatch(config)
-        expected, own = info.preprocessing, preprocessing_of(config)
-        has_ratios = expected.resize is None and not expected.squash and own.resize is None
-        values: tuple[tuple[str, object, object], ...] = (
-            ("DATA.IMAGENET_MEAN", tuple(data.IMAGENET_MEAN), expected.mean),
-            ("DATA.IMAGENET_STD", tuple(data.IMAGENET_STD), expected.std),
-            ("DATA.CROP_PCT", data.CROP_PCT, expected.crop_pct if has_ratios else None),
-            ("DATA.INTERPOLATION", data.INTERPOLATION, expected.interpolation or None),
-        )
-        if config.TASK == "segment":
-            values += (("DATA.REDUCE_ZERO_LABEL", data.REDUCE_ZERO_LABEL, expected.reduce_labels),)
-        for key, given, wanted in values:
-            if wanted is not None and not _equal(given, wanted):
-                found.append(f"{key} is {given}, the checkpoint's is {wanted} ({expected.source})")
-        found += _resize_mismatch(own, expected) if not has_ratios and config.TASK != "segment" else []
-        size, trained = as_size(data.IMAGE_SIZE), info.architecture.image_size or expected.image_size
-        if trained and size != trained:
-            found.append(
-                f"DATA.IMAGE_SIZE is {size}, the checkpoint's is {trained}: positions are interpolated"
-            )
-        pooling = "mean" if model.USE_MEAN_POOLING else "token"
-        if expected.pooling and "head.weight" not in self.new and pooling != expected.pooling:
-            found.append(
-                f"MODEL.USE_MEAN_POOLING is {model.USE_MEAN_POOLING}, the checkpoint pools by {expected.pooling}"
-            )
-        exact = (
-            ("MODEL.NUM_HEADS", model.NUM_HEADS, info.stated.num_heads),
-            ("MODEL.LAYER_NORM_EPS", model.LAYER_NORM_EPS, info.stated.epsilon),
-            ("MODEL.POOL_SCALES", tuple(model.POOL_SCALES), info.stated.pool_scales),
-        )
-        found += [
-            f"{key} is {given}, the checkpoint's is {stated}"
-            for key, given, stated in exact
-            if stated is not None and given != stated
-        ]
-        classes = info.architecture.num_classes
-        if classes and classes != model.NUM_CLASSES:
-            found.append(
-                f"MODEL.NUM_CLASSES is {model.NUM_CLASSES}, the checkpoint has {classes}: its head is not used"
-            )
-        return found
-
-    def _layer_mismatch(self, config: CfgNode) -> list[str]:
-        """Whether the segmentation head gets the outputs of other blocks than it was trained on."""
-        trained, chosen = self.info.feature_layers.get("trained"), config.MODEL.OUT_INDICES
-        if trained is None or chosen is None or tuple(chosen) == trained:
-            return []
-        like_transformers = tuple(chosen) == self.info.feature_layers.get("huggingface")
-        why = "as transformers reads the file" if like_transformers else "which no publisher uses"
-        return [f"MODEL.OUT_INDICES is {list(chosen)}, {why}; it was trained on {list(trained)}"]
+        return mismatches(self.info, config, has_new_head="head.weight" in self.new)
 
     def __str__(self) -> str:
         info = self.info
@@ -150,19 +94,6 @@ def _describe_preprocessing(info: CheckpointInfo) -> str:
     return ", ".join(part for part in parts if part) + (f" ({p.source})" if p.source else "")
 
 
-def _resize_mismatch(own: Preprocessing, expected: Preprocessing) -> list[str]:
-    """Whether images get another size before the crop, where one of the two states pixels."""
-    resize, crop = own.pixels
-    wanted, is_cropped = expected.pixels
-    found = []
-    if wanted is not None and resize != wanted:
-        value = list(wanted) if isinstance(wanted, tuple) else wanted
-        found.append(f"DATA.RESIZE is {own.resize}, the checkpoint's is {value} ({expected.source})")
-    if wanted is not None and crop != is_cropped:
-        found.append(f"DATA.CENTER_CROP is {crop}, the checkpoint's is {is_cropped} ({expected.source})")
-    return found
-
-
 def _features(layers: Mapping[str, tuple[int, ...]]) -> list[str]:
     """One line on the blocks whose outputs a segmentation head takes."""
     if "trained" not in layers:
@@ -172,12 +103,6 @@ def _features(layers: Mapping[str, tuple[int, ...]]) -> list[str]:
         theirs = list(layers["huggingface"])
         line += f"; transformers itself takes {theirs}: to repeat its numbers set MODEL.OUT_INDICES {theirs}"
     return [line]
-
-
-def _equal(given: object, expected: object) -> bool:
-    if isinstance(given, str) or isinstance(expected, str):
-        return given == expected
-    return bool(np.allclose(np.asarray(given), np.asarray(expected), rtol=0, atol=_TOLERANCE))
 
 
 def _numbers(values: tuple[float, ...]) -> str:

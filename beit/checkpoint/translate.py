@@ -12,7 +12,6 @@ import numpy as np
 from beit.checkpoint.adapter import merge_factors
 from beit.checkpoint.canonical import (
     BACKBONE_PREFIX,
-    PUBLISHED_LAYERS,
     TABLE,
     State,
     describe,
@@ -23,8 +22,7 @@ from beit.checkpoint.canonical import (
     shapes_of,
 )
 from beit.checkpoint.files import Contents
-from beit.checkpoint.key_format import NATIVE, KeyFormat, rename, reverse
-from beit.checkpoint.preprocessing import find_preprocessing
+from beit.checkpoint.key_format import KeyFormat, rename, reverse
 from beit.checkpoint.publishers import FORMATS, PUBLISHERS
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
 from beit.checkpoint.recognize import BATCH_COUNT, BATCH_NORM, INDEX, layout_of, rename_all
@@ -32,11 +30,10 @@ from beit.checkpoint.shapes import check_shapes
 from beit.checkpoint.unwrap import CHOOSE, TEACHER_KEYS, WEIGHT_KEYS, choose, find_states, is_average
 from beit.containers.arrays import widen_bfloat16
 from beit.containers.errors import CheckpointError, listed, shown
-from beit.metadata.architecture import DALLE, SEGMENTATION, VQKD, Architecture
-from beit.metadata.class_names import describe_unused_names, find_class_names
-from beit.metadata.files import OUT_INDICES, PALETTE, Metadata, stated_sizes
-from beit.metadata.info import ModelInfo
-from beit.metadata.stated import StatedModel, contradictions, stated_model
+from beit.metadata.architecture import SEGMENTATION
+from beit.metadata.files import Metadata, stated_sizes
+from beit.metadata.info import ModelInfo, model_info
+from beit.metadata.stated import stated_model
 from beit.positions import Grid, index_grid, num_table_rows, relative_position_index, table_side
 
 
@@ -45,7 +42,6 @@ class CheckpointInfo(ModelInfo):
     """What a checkpoint is, and what was done to read it."""
 
     container: str  # file type, see `files.Contents`, or "memory"
-    publisher: str
     wrapper: str | None  # key that holds the state, keys of nested dicts with dots; None at the top level
     ema: bool  # whether the state is the moving average of the weights
     dropped: dict[str, str]  # name in the file -> reason for leaving it out
@@ -84,7 +80,7 @@ def to_canonical(
     Raises:
         CheckpointError: not one of the known formats (the message says what it is instead), or unusable as it is.
     """
-    stated = {"meta": contents.tree.get("meta"), **metadata.stated}
+    metadata = metadata._replace(stated={"meta": contents.tree.get("meta"), **metadata.stated})
     states = find_states(contents.tree, teacher=teacher)
     chosen = choose(states, key=key, ema=ema, keys=TEACHER_KEYS if teacher else WEIGHT_KEYS)
     arrays, key_format = merge_factors(chosen.arrays), chosen.key_format
@@ -98,7 +94,6 @@ def to_canonical(
 
     state = {name: array.T if is_transposed(name) else array for name, array in state.items()}
     state, with_key_bias = split_qkv_bias(fuse_qkv(state))
-    publisher = key_format.publisher
     notes = [f"the prefix {shown(chosen.prefix)} of the tensor names is stripped"] if chosen.prefix else []
     notes += [
         f"{shown(name)}: the key bias is not zero; left out, softmax cancels it" for name in with_key_bias
@@ -113,36 +108,24 @@ def to_canonical(
     _check_codebook(state)
     buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(INDEX))
     grids = [grid for grid in (next(buffers, None),) if grid]
-    model, sizes = stated_model(stated), stated_sizes(stated)
-    if teacher:  # their networks have activations and norms of their own
-        model = StatedModel(num_heads=model.num_heads)
-    architecture = describe(shapes_of(state), kind, grids=grids, sizes=sizes, num_heads=model.num_heads)
-    notes += describe_unused_names(architecture.num_classes, stated)
-    if not teacher and kind not in (VQKD, *DALLE):
-        notes += (*contradictions(stated, architecture), *model.not_honored)
+    sizes, num_heads = stated_sizes(metadata.stated), stated_model(metadata.stated).num_heads
+    architecture = describe(shapes_of(state), kind, grids=grids, sizes=sizes, num_heads=num_heads)
+    known, sentences = model_info(name, key_format.publisher, kind, architecture, metadata)
+    notes += sentences
     if len(states) > 1:
         others = listed([other.name for other in states if other is not chosen])
         notes.append(f"the file also holds the weights {others}: choose them by {CHOOSE}")
     info = CheckpointInfo(
-        name=name,
+        **vars(known),
         container=contents.container,
-        publisher=publisher,
-        kind=kind,
         wrapper=".".join(chosen.keys) or None,
         ema=is_average(chosen),
-        architecture=architecture,
-        stated=model,
-        preprocessing=find_preprocessing(publisher, kind, architecture, name, stated, metadata.preprocessing),
-        class_names=find_class_names(architecture.num_classes, stated, is_published=publisher != NATIVE),
         dropped=chosen.left_out | left_out,
         unknown=tuple(unknown),
         transposed=frozenset(filter(is_transposed, state)),
         dtype_casts=casts | Counter(contents.dtypes_cast.values()),
         notes=(*notes, *metadata.notes),
         left_out=contents.left_out,
-        feature_layers=_feature_layers(publisher, kind, architecture, stated),
-        palette=_palette(kind, architecture.num_classes, stated),
-        run_config=metadata.run_config,
     )
     return Checkpoint(state, info)
 
@@ -264,37 +247,3 @@ def _torch_batch_norm(written: State) -> State:
         if name.endswith("._variance"):
             result[name.replace("._variance", f".{BATCH_COUNT}")] = np.zeros((), np.int64)
     return result
-
-
-def _feature_layers(
-    publisher: str, kind: str, architecture: Architecture, metadata: Mapping[str, object]
-) -> dict[str, tuple[int, ...]]:
-    if kind != SEGMENTATION:
-        return {}
-    listed = metadata.get(OUT_INDICES, metadata.get("segmentation_indices"))
-    if listed is None:
-        listed = PUBLISHED_LAYERS.get(architecture.depth, ())
-    if not isinstance(listed, list | tuple) or not all(type(i) is int and 0 <= i < 1000 for i in listed):
-        raise CheckpointError(
-            f"{OUT_INDICES} beside the weights is {shown(str(listed))}, expected a list of blocks such as [3, 5, 7, 11]"
-        )
-    found = {"trained": tuple(listed)}
-    if publisher == "huggingface":
-        # transformers keeps hidden state k, the output of block k - 1, if k + 1 is listed
-        # (BeitForSemanticSegmentation.forward).
-        found["huggingface"] = tuple(i - 2 for i in found["trained"])
-    return found if listed else {}
-
-
-def _palette(kind: str, num_classes: int, metadata: Mapping[str, object]) -> tuple[tuple[int, int, int], ...]:
-    stated = metadata.get(PALETTE)
-    if kind != SEGMENTATION or stated is None:
-        return ()
-    colors = stated if isinstance(stated, list) else []
-    levels = [level for color in colors if isinstance(color, list) and len(color) == 3 for level in color]
-    is_valid = all(type(level) is int and 0 <= level <= 255 for level in levels)
-    if not is_valid or not len(colors) == num_classes == len(levels) // 3:
-        raise CheckpointError(
-            f"{PALETTE} of the weights is {shown(str(stated))}, expected {num_classes} colors [red, green, blue] of 0 to 255"
-        )
-    return tuple((red, green, blue) for red, green, blue in colors)

@@ -1,4 +1,4 @@
-"""Kinds of models, and what is known of the sizes and parts of one."""
+"""Kinds of models, and the sizes and parts of one."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ CLIP = "clip"  # the vision transformer of CLIP and that of DINO: teachers of VQ
 DINO = "dino"
 MIM = (MIM_V1, MIM_V2)
 DALLE = (DALLE_ENCODER, DALLE_DECODER)
+
+NATIVE = "canonical"
+"""The publisher of this package's own files (`python -m beit convert --to canonical`)."""
 
 
 class DalleSizes(NamedTuple):

@@ -10,10 +10,10 @@ from paddle.nn import functional as F
 from yacs.config import CfgNode
 
 from beit.beit import Beit, build_backbone
-from beit.checkpoint.canonical import PUBLISHED_LAYERS
 from beit.layers.batch_norm import SyncBatchNorm
 from beit.layers.init import init_uniform
 from beit.layers.loadable import Loadable
+from beit.metadata.info import PUBLISHED_LAYERS
 from beit.models.segmentation_heads import FcnHead, UperHead
 
 # B batch, N tokens (class token first), D width, P patch side, h = H / P, w = W / P, K classes

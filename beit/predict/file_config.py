@@ -8,7 +8,6 @@ from typing import Any
 from yacs.config import CfgNode
 
 from beit.checkpoint.canonical import depth_of, missing_names
-from beit.checkpoint.key_format import NATIVE
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
 from beit.config import get_config
 from beit.containers.errors import listed
@@ -20,6 +19,7 @@ from beit.metadata.architecture import (
     DINO,
     MIM,
     MIM_V2,
+    NATIVE,
     SEGMENTATION,
     VQKD,
     Architecture,

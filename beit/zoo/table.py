@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from beit.checkpoint.preprocessing import published_preprocessing
 from beit.metadata.architecture import CLASSIFIER, DALLE_ENCODER, MIM_V1, MIM_V2, SEGMENTATION, VQKD
+from beit.metadata.published import published_preprocessing
 from beit.preprocessing import Preprocessing
 
 

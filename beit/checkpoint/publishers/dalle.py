@@ -5,8 +5,8 @@ Source: openai/DALL-E, dall_e/encoder.py and decoder.py.
 
 from __future__ import annotations
 
-from beit.checkpoint.key_format import NATIVE, KeyFormat, under
-from beit.metadata.architecture import DALLE, DALLE_ENCODER
+from beit.checkpoint.key_format import KeyFormat, under
+from beit.metadata.architecture import DALLE, DALLE_ENCODER, NATIVE
 
 _BLOCK = "blocks.group_{i}.block_{j}."
 _FLAVA_BLOCK = "blocks.group_{i}.group.block_{j}."

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from beit.checkpoint.key_format import HEAD_RULES, NATIVE, KeyFormat
-from beit.metadata.architecture import BACKBONE, CLASSIFIER, MIM_V1, MIM_V2, SEGMENTATION, VQKD
+from beit.checkpoint.key_format import HEAD_RULES, KeyFormat
+from beit.metadata.architecture import BACKBONE, CLASSIFIER, MIM_V1, MIM_V2, NATIVE, SEGMENTATION, VQKD
 
 _QKV = "blocks.{i}.attn.qkv.weight"
 _QKV_BIAS = "blocks.{i}.attn.qkv.bias"

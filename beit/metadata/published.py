@@ -10,8 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from beit.checkpoint.key_format import NATIVE
-from beit.metadata.architecture import DALLE, MIM, MIM_V1, MIM_V2, SEGMENTATION, VQKD, Architecture
+from beit.metadata.architecture import DALLE, MIM, MIM_V1, MIM_V2, NATIVE, SEGMENTATION, VQKD, Architecture
 from beit.metadata.precedence import read_preprocessing
 from beit.preprocessing import (
     HALF,
@@ -32,7 +31,7 @@ def published_preprocessing(
     """How a publisher prepares images for its models; what is not known is None.
 
     Args:
-        publisher, kind: as in `CheckpointInfo`.
+        publisher, kind: as in `beit.metadata.info.ModelInfo`.
         version: 1 for statistics 0.5, 2 for ImageNet's, None if unknown.
         image_size: side, or (height, width), pixels.
         is_large: the large model, for which timm crops BEiT v2 more closely.
