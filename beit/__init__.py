@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from beit.models.tokenizer import build_tokenizer
     from beit.models.upernet import build_upernet
     from beit.predict.attention_figure import draw_attention, draw_cam
+    from beit.predict.comparison import compare, draw_comparison
     from beit.predict.image_index import ImageIndex, open_index
     from beit.predict.image_processor import BeitImageProcessor
     from beit.predict.index_figures import draw_features, draw_nearest
@@ -76,6 +77,8 @@ _MODULE_OF = {
     "draw_attention": "beit.predict.attention_figure",
     "draw_augmentation": "beit.predict.run_figures",
     "draw_cam": "beit.predict.attention_figure",
+    "compare": "beit.predict.comparison",
+    "draw_comparison": "beit.predict.comparison",
     "draw_confusion": "beit.predict.predictions",
     "draw_curves": "beit.predict.run_figures",
     "draw_features": "beit.predict.index_figures",
@@ -120,10 +123,12 @@ __all__ = [
     "train",
     "evaluate",
     "average",
+    "compare",
     "RunResult",
     "draw_attention",
     "draw_augmentation",
     "draw_cam",
+    "draw_comparison",
     "draw_confusion",
     "draw_curves",
     "draw_features",

@@ -45,6 +45,11 @@ def from_synsets(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(known[name] for name in names) if all(name in known for name in names) else tuple(names)
 
 
+def first_synonym(name: str) -> str:
+    """The first lemma of a WordNet class, which is short enough for figures and tables; other names stay."""
+    return name.split(", ")[0]
+
+
 @cache
 def _read(name: str) -> tuple[tuple[str, str], ...]:
     if name not in CLASS_LISTS:

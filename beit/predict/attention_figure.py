@@ -11,6 +11,7 @@ from PIL import Image
 
 from beit.data.image_input import ImageInput
 from beit.figures import Tile, draw_tiles
+from beit.imagenet_classes import first_synonym
 from beit.predict.attention_maps import overlay
 from beit.predict.classifier import Classifier
 from beit.predict.inference import Model, load_predictor, require_classifier
@@ -105,7 +106,7 @@ def _cam_row(
     best = predictor([image], topk=_CLASSES_SHOWN)[0]
     tiles = _image_and_rollout(predictor, source, image, view, predictor.attentions(image))
     for label in labels or [entry["label"] for entry in best["topk"]]:
-        title = f"Grad-CAM, {_first_synonym(predictor.name(label))}\n{100 * best['pred_scores'][label]:.0f} %"
+        title = f"Grad-CAM, {first_synonym(predictor.name(label))}\n{100 * best['pred_scores'][label]:.0f} %"
         tiles.append(Tile(np.asarray(overlay(view, predictor.grad_cam(image, label, block))), title))
     return tiles
 
@@ -121,7 +122,7 @@ def _image_and_rollout(
     title = "features"
     if predictor.num_classes:
         best = predictor([image], topk=1)[0]
-        title = f"{_first_synonym(best['pred_class'])} {100 * best['pred_score']:.0f} %"
+        title = f"{first_synonym(best['pred_class'])} {100 * best['pred_score']:.0f} %"
     rolled = overlay(view, predictor.attention_rollout(attentions))
     return [Tile(np.asarray(view), name + title), Tile(np.asarray(rolled), "rollout,\nall blocks")]
 
@@ -130,7 +131,3 @@ def _enlarged_view(predictor: Classifier, image: Image.Image) -> Image.Image:
     view = predictor.view(image)
     scale = -(-_SMALLEST_SIDE // min(view.size))
     return view.resize((view.width * scale, view.height * scale), Image.Resampling.NEAREST)
-
-
-def _first_synonym(name: str) -> str:
-    return name.split(", ")[0]

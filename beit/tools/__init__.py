@@ -16,7 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("beit.tools.report", "count parameters, multiply-adds and memory of a config"),
     "visualize": (
         "beit.tools.visualize",
-        "draw attention, Grad-CAM, nearest images, features, predictions, curves, augmentation, schedules, tokens",
+        "draw attention, Grad-CAM, nearest images, features, two models, predictions, curves, augmentation, schedules, tokens",
     ),
     "list-models": ("beit.tools.list_models", "list the published checkpoints"),
     "bench": ("beit.tools.bench", "compare the speed with that of other installed packages"),

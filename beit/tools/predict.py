@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from beit.flags import Parser
+from beit.imagenet_classes import first_synonym
 from beit.logging import format_table, progress
 from beit.predict.classifier import Classifier
 from beit.predict.exported import ExportedClassifier
@@ -153,7 +154,7 @@ def _cells(entry: dict[str, Any]) -> list[str]:
 
 def _short(name: str) -> str:
     """The first synonym of a WordNet name, cut to a maximum length."""
-    first = name.split(", ")[0]
+    first = first_synonym(name)
     return first if len(first) <= _NAME_LENGTH else f"{first[: _NAME_LENGTH - 1]}…"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from beit.figures import save_figure
 from beit.flags import Parser, add_config_flags, config_from
 from beit.predict.attention_figure import draw_attention, draw_cam
+from beit.predict.comparison import compare, draw_comparison, write_comparison
 from beit.predict.image_index import ImageIndex, open_index
 from beit.predict.index_figures import draw_features, draw_nearest, write_nearest
 from beit.predict.inference import require_classifier
@@ -35,6 +36,7 @@ EXAMPLES = (
     "python -m beit visualize cam output/run photo.jpg --output cam.png",
     "python -m beit visualize nearest output/run photo.jpg --among pictures --index pictures.npz --output nearest.png",
     "python -m beit visualize features output/run flowers --method tsne --output features.png",
+    "python -m beit visualize comparison output/run output/run/model.pdparams flowers --output comparison.png",
     "python -m beit visualize predictions -cfg=output/run/config.yaml -pretrained=output/run/model.pdparams "
     "-data_path=digits -output=output/pictures",
     "python -m beit visualize confusion -cfg=output/run/config.yaml -pretrained=output/run/model.pdparams "
@@ -158,6 +160,28 @@ def _index(given: argparse.Namespace, images: list[str] | None) -> ImageIndex:
     return open_index(model_from(given), images, given.index)
 
 
+def _comparison_arguments(parser: Parser) -> None:
+    parser.add_argument("first", metavar="FIRST", help="run folder, checkpoint, or name of a published model")
+    parser.add_argument("second", metavar="SECOND", help="the other one")
+    add_images(parser)
+    parser.add_argument(
+        "--labeled", action="store_true", help="the folder of each image is named after its class"
+    )
+    parser.add_argument("--count", type=int, default=20, help="images drawn (default: 20); the table has all")
+    parser.add_argument("--output", type=Path, default=Path("comparison.png"), help="default: comparison.png")
+    add_device(parser)
+
+
+def _comparison(given: argparse.Namespace) -> list[Path]:
+    """two classifiers on the same images, different predictions first: comparison.png, comparison.csv"""
+    use_device(given.device)
+    found = compare(given.first, given.second, given.images, labeled=given.labeled)
+    return [
+        save_figure(draw_comparison(found, given.count), given.output),
+        write_comparison(found, given.output.with_suffix(".csv")),
+    ]
+
+
 def _predictions_arguments(parser: Parser) -> None:
     add_config_flags(parser)
     parser.add_argument("--count", type=int, default=40, help="images (default: 40)")
@@ -246,6 +270,7 @@ KINDS: dict[str, tuple[Callable[[argparse.Namespace], list[Path]], Callable[[Par
     "cam": (_cam, _cam_arguments),
     "nearest": (_nearest, _nearest_arguments),
     "features": (_features, _features_arguments),
+    "comparison": (_comparison, _comparison_arguments),
     "predictions": (_predictions, _predictions_arguments),
     "confusion": (_confusion, add_config_flags),
     "curves": (_curves, _curves_arguments),
