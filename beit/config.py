@@ -19,6 +19,15 @@ from beit.text_files import load_yaml, read_text
 _MAX_FILES = 64
 """BASE files of one config, each counted as often as it is included."""
 
+_SWITCHES = {
+    **dict.fromkeys(("TRAIN.BCE_THRESHOLD", "TRAIN.BCE_SUM"), "TRAIN.LOSS"),
+    **dict.fromkeys(("MODEL.LORA.ALPHA", "MODEL.LORA.TARGETS", "MODEL.LORA.BLOCKS"), "MODEL.LORA.RANK"),
+    **dict.fromkeys(
+        ("TRAIN.DISTILL.KIND", "TRAIN.DISTILL.WEIGHT", "TRAIN.DISTILL.TEMPERATURE"), "TRAIN.DISTILL.TEACHER"
+    ),
+}
+"""Key -> key that is off at its default, and without which the first one has no effect."""
+
 
 def get_config(path: str | Path | None = None, opts: Sequence[Any] | None = None) -> CfgNode:
     """Build the frozen config tree: defaults, then the files of `BASE`, then the file, then `opts`.
@@ -222,9 +231,6 @@ def _check_relations(values: Mapping[str, Any]) -> None:
             f"MODEL.LORA.RANK = {values['MODEL.LORA.RANK']} freezes all blocks: set TRAIN.FREEZE_LAYERS to 0, and choose "
             "the adapted blocks with MODEL.LORA.BLOCKS"
         )
-    for key in ("MODEL.LORA.ALPHA", "MODEL.LORA.TARGETS", "MODEL.LORA.BLOCKS"):
-        if values[key] != SCHEMA[key].default and not values["MODEL.LORA.RANK"]:
-            raise ValueError(f"{key} = {values[key]} needs MODEL.LORA.RANK; it is 0, which means no LoRA")
     beyond = [number for number in values["MODEL.LORA.BLOCKS"] if number > values["MODEL.DEPTH"]]
     if beyond:
         raise ValueError(
@@ -232,9 +238,11 @@ def _check_relations(values: Mapping[str, Any]) -> None:
         )
     if values["TASK"] == "multilabel" and values["TRAIN.LOSS"] != "bce":
         raise ValueError(f"TASK: multilabel needs TRAIN.LOSS = bce; it is {values['TRAIN.LOSS']}")
-    for key in ("TRAIN.BCE_THRESHOLD", "TRAIN.BCE_SUM"):
-        if values[key] != SCHEMA[key].default and values["TRAIN.LOSS"] != "bce":
-            raise ValueError(f"{key} = {values[key]} needs TRAIN.LOSS = bce; it is {values['TRAIN.LOSS']}")
+    for key, switch in _SWITCHES.items():
+        if values[key] != SCHEMA[key].default and values[switch] == SCHEMA[switch].default:
+            raise ValueError(
+                f"{key} = {values[key]} has no effect with {switch} = {values[switch]}; set {switch}, or leave {key} out"
+            )
     for key in ("TRAIN.SCALE", "TRAIN.RATIO", "TRAIN.CUTMIX_MINMAX"):
         if values[key] is not None and values[key][0] > values[key][1]:
             raise ValueError(f"{key} = {values[key]}, expected (low, high) with low <= high")

@@ -321,6 +321,10 @@ SCHEMA: dict[str, Key] = {
     "TRAIN.LOSS": Key("ce", text("ce", "bce"), "classification: cross entropy, or binary cross entropy of each class (timm, DeiT III)"),
     "TRAIN.BCE_THRESHOLD": Key(None, optional(number(0.0, 1.0)), "bce: targets above it become 1, the others 0 (DeiT III: 0); None: smoothed and mixed targets as they are"),
     "TRAIN.BCE_SUM": Key(False, flag, "bce: sum over the classes instead of their mean"),
+    "TRAIN.DISTILL.TEACHER": Key(None, optional_path, "classification: weights, run folder or published name of a classifier whose predictions are learned beside the labels"),
+    "TRAIN.DISTILL.KIND": Key("soft", text("soft", "hard"), "what is learned from the teacher: its probabilities (Hinton, timm), or its best class (DeiT)"),
+    "TRAIN.DISTILL.WEIGHT": Key(0.5, number(0.0, 1.0), "factor of the teacher's loss; that of the labels has 1 - WEIGHT"),
+    "TRAIN.DISTILL.TEMPERATURE": Key(1.0, number(0.01), "soft: logits of both are divided by it, and the loss is multiplied by its square"),
     # ---- tokenizer
     "TOKENIZER.TYPE": Key("vqkd", text("vqkd", "dall-e"), "what turns images into token ids: VQ-KD (BEiT v2) or DALL-E's dVAE (BEiT v1)"),
     "TOKENIZER.PRETRAINED": Key(None, optional_path, "weights of the tokenizer (of DALL-E: the encoder)"),

@@ -19,8 +19,10 @@ from beit.data.mixup import build_mixup, soft_targets
 from beit.layers.lora import add_lora
 from beit.models.views import view_logits
 from beit.tasks.class_table import class_scores, write_class_table
+from beit.tasks.distill import Teacher
 from beit.tasks.losses import (
     binary_cross_entropy,
+    distillation,
     label_smoothing_cross_entropy,
     soft_target_cross_entropy,
 )
@@ -51,6 +53,9 @@ class Classify(Task):
     """Outputs that take part in the evaluation, in the order of the labels; None for all."""
     val_names: tuple[str, ...] | None = None
     """Names of the classes of the validation images, in the order of the labels; None if neither data nor weights have any."""
+
+    teacher: Teacher | None = None
+    """Whose predictions are learned beside the labels (TRAIN.DISTILL); not a sublayer, so that checkpoints lack it."""
 
     def __init__(self, config: CfgNode) -> None:
         super().__init__()
@@ -95,21 +100,30 @@ class Classify(Task):
         add_lora(self.model, rank=lora.RANK, alpha=lora.ALPHA, targets=lora.TARGETS, blocks=lora.BLOCKS)
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
-        """`loss`, and the `accuracy` of the batch in percent."""
-        logits, loss = self.logits_and_loss(batch, rng)
+        """`loss`, and the `accuracy` of the batch in percent; with a teacher also the two parts of the loss."""
+        logits, losses = self.logits_and_losses(batch, rng)
         # A mixed image counts as correct if the model predicts its own label, not that of the image mixed in.
         correct = (logits.argmax(-1) == batch["label"]).astype("float32").mean()
-        return {"loss": loss, "accuracy": 100.0 * correct.detach()}
+        return losses | {"accuracy": 100.0 * correct.detach()}
 
-    def logits_and_loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """The logits `[B, K]` and the loss of a training batch, after erasing and mixing."""
+    def logits_and_losses(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The logits `[B, K]` and the losses of a training batch, after erasing and mixing."""
         images, labels = self.normalize(batch["image"]), batch["label"]
         images = erase(images, batch["erase"], self.config.TRAIN.RANDOM_ERASE_MODE)
         targets = None
         if self.mixup is not None:
             images, targets = self.mixup(images, labels, rng)
         logits = self.model(images)
-        return logits, self._loss(logits, labels, targets)
+        loss = self._loss(logits, labels, targets)
+        if self.teacher is None:
+            return logits, {"loss": loss}
+        distill = self.config.TRAIN.DISTILL
+        taught = distillation(logits, self.teacher.logits(images), distill.KIND, distill.TEMPERATURE)
+        return logits, {
+            "loss": (1.0 - distill.WEIGHT) * loss + distill.WEIGHT * taught,
+            "loss_labels": loss.detach(),
+            "loss_teacher": taught.detach(),
+        }
 
     def _loss(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         """The loss that `TRAIN.LOSS` names, for the targets of mixup or for smoothed labels."""

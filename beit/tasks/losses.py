@@ -61,6 +61,40 @@ def binary_cross_entropy(
         return losses.sum(axis=-1).mean() if sum_classes else losses.mean()
 
 
+def distillation(logits: Tensor, teacher: Tensor, kind: str, temperature: float) -> Tensor:
+    """`soft_distillation` or, for the kind "hard", `hard_distillation`."""
+    if kind == "hard":
+        return hard_distillation(logits, teacher)
+    return soft_distillation(logits, teacher, temperature)
+
+
+def soft_distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Mean over the batch of `T^2 KL(softmax(teacher / T) || softmax(logits / T))`, a 0-d float32 tensor.
+
+    Source: arXiv 1503.02531; timm 1.0.31 `LogitDistillationTask`. DeiT's losses.py divides it once more by K.
+
+    Args:
+        logits, teacher: `[B, K]`, of any floating-point type.
+        temperature: T, above 0.
+    """
+    with paddle.amp.auto_cast(enable=False):
+        own, other = logits.astype("float32") / temperature, teacher.astype("float32") / temperature
+        targets = F.softmax(other, axis=-1)
+        entropy = (targets * other).sum(axis=-1) - paddle.logsumexp(other, axis=-1)
+        return temperature**2 * (soft_target_cross_entropy(own, targets) + entropy.mean())
+
+
+def hard_distillation(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Mean cross entropy with the teacher's best class as the label, a 0-d float32 tensor.
+
+    Source: DeiT, arXiv 2012.12877, eq. 3, and its losses.py.
+
+    Args:
+        logits, teacher: `[B, K]`, of any floating-point type.
+    """
+    return label_smoothing_cross_entropy(logits, teacher.argmax(-1), 0.0)
+
+
 def segmentation_cross_entropy(logits: Tensor, labels: Tensor, ignore_label: int = 255) -> Tensor:
     """Sum of the cross entropies of all labeled pixels, divided by the number of all pixels; 0-d float32.
 

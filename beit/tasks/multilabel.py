@@ -44,7 +44,7 @@ class MultiLabel(Classify):
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """`loss`."""
-        return {"loss": self.logits_and_loss(batch, rng)[1]}
+        return self.logits_and_losses(batch, rng)[1]
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """`count`, `loss`, and `logits` `[N, K]`, which are 0 for the images of other batches.

@@ -36,6 +36,7 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     "TEST.FLIP": ("classify", "multilabel", "segment"),
     "TEST.THRESHOLD": ("multilabel",),
     **dict.fromkeys([key for key in SCHEMA if key.startswith("MODEL.LORA.")], ("classify", "multilabel")),
+    **dict.fromkeys([key for key in SCHEMA if key.startswith("TRAIN.DISTILL.")], ("classify",)),
     **dict.fromkeys([key for key in SCHEMA if key.startswith("TOKENIZER.")], ("pretrain", "tokenizer")),
     **dict.fromkeys([key for key in SCHEMA if key.startswith("PROBE.")], ("probe", "knn")),
     **dict.fromkeys(["PROBE.NEIGHBORS", "PROBE.TEMPERATURE", "PROBE.KNN_IMAGES"], ("knn",)),

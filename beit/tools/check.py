@@ -27,6 +27,7 @@ from beit.tasks.task_keys import unread_keys
 from beit.tools.arguments import config_parser
 from beit.train.recipe_check import check_recipe, describe_top5
 from beit.train.step_check import dry_step, settings_without_effect, training_seconds
+from beit.train.teacher import load_teacher
 
 EXAMPLES = ("python -m beit check -cfg=demo_digits -data_path=digits -device=cpu",)
 PROBLEMS = 1
@@ -86,6 +87,7 @@ def check(config: CfgNode, given: argparse.Namespace) -> list[str]:
     print("parameter groups\n" + describe_groups(task.param_groups()))
     if not given.skip_step:
         try:
+            load_teacher(task, dataset.images.class_names)
             _try_steps(task, dataset)
         except ValueError as error:
             problems.append(str(error))

@@ -40,6 +40,7 @@ from beit.train.output import output_folder, write_config
 from beit.train.recipe_check import describe_top5, rate_problems
 from beit.train.resume import LATEST, find_checkpoints, restore, save
 from beit.train.state import Training
+from beit.train.teacher import load_teacher
 from beit.warning_lines import warnings_to
 
 
@@ -181,6 +182,9 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         log.text("evaluation data: none")
     else:
         _warn_of_overlap(dataset, val_dataset, log)
+    note = load_teacher(task, dataset.images.class_names)
+    if note:
+        log.text(note)
     sampler = build_train_sampler(config, len(dataset), world_size=ranks.world_size(), rank=ranks.rank())
     groups = task.param_groups()
     _describe(task, sampler, groups, log)

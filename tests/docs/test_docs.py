@@ -61,7 +61,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
         "output/measured/classes.csv", "output/measured/confusion.png", "output/measured/predictions.png",
         "output/flowers/curves.png", "output/attention.png", "output/comparison.csv", "output/cam.png", "output/nearest.csv", "output/features.png", "exported/export.json",
     ),
-    "small-machines": ("output/lora/adapter.pdparams", "flowers.safetensors"),
+    "small-machines": ("output/lora/adapter.pdparams", "flowers.safetensors", "output/student/model.pdparams"),
     "imagenet": (
         "imagenet/train_list.txt", "output/lists/eval.json", "output/webdataset/eval.json", "output/parquet/eval.json",
         "output/cifar/model.pdparams", "small/data/validation-00000-of-00001.parquet", "output/imagenet-r/eval.json",

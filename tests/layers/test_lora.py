@@ -105,9 +105,15 @@ def test_factors_are_not_added_twice():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"MODEL__LORA__ALPHA": 2.0}, r"MODEL.LORA.ALPHA = 2.0 needs MODEL.LORA.RANK"),
-        ({"MODEL__LORA__TARGETS": ["proj"]}, r"MODEL.LORA.TARGETS = \('proj',\) needs MODEL.LORA.RANK"),
-        ({"MODEL__LORA__BLOCKS": [1]}, r"MODEL.LORA.BLOCKS = \(1,\) needs MODEL.LORA.RANK"),
+        ({"MODEL__LORA__ALPHA": 2.0}, r"MODEL.LORA.ALPHA = 2.0 has no effect with MODEL.LORA.RANK = 0; set"),
+        (
+            {"MODEL__LORA__TARGETS": ["proj"]},
+            r"MODEL.LORA.TARGETS = \('proj',\) has no effect with MODEL.LORA.RANK = 0; set",
+        ),
+        (
+            {"MODEL__LORA__BLOCKS": [1]},
+            r"MODEL.LORA.BLOCKS = \(1,\) has no effect with MODEL.LORA.RANK = 0; set",
+        ),
         (
             {"MODEL__LORA__RANK": 2, "MODEL__LORA__BLOCKS": [13]},
             r"blocks \[13\], the model has blocks 1 to 12",

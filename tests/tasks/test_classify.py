@@ -64,8 +64,8 @@ def test_binary_cross_entropy_of_mixed_targets():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"TRAIN__BCE_THRESHOLD": 0.0}, "TRAIN.BCE_THRESHOLD = 0.0 needs TRAIN.LOSS = bce; it is ce"),
-        ({"TRAIN__BCE_SUM": True}, "TRAIN.BCE_SUM = True needs TRAIN.LOSS = bce"),
+        ({"TRAIN__BCE_THRESHOLD": 0.0}, "TRAIN.BCE_THRESHOLD = 0.0 has no effect with TRAIN.LOSS = ce; set"),
+        ({"TRAIN__BCE_SUM": True}, "TRAIN.BCE_SUM = True has no effect with TRAIN.LOSS"),
         ({"TRAIN__LOSS": "focal"}, "expected one of 'ce', 'bce'"),
     ],
 )

@@ -7,7 +7,13 @@ import paddle
 import pytest
 
 from beit.data.mixup import soft_targets
-from beit.tasks.losses import binary_cross_entropy, label_smoothing_cross_entropy, soft_target_cross_entropy
+from beit.tasks.losses import (
+    binary_cross_entropy,
+    hard_distillation,
+    label_smoothing_cross_entropy,
+    soft_distillation,
+    soft_target_cross_entropy,
+)
 
 
 def log_softmax(x):
@@ -109,3 +115,33 @@ def test_binary_cross_entropy_is_that_of_timm(options, expected):
 def test_binary_cross_entropy_refuses_other_shapes():
     with pytest.raises(ValueError, match=r"got \[2, 3\] and \[2\]"):
         binary_cross_entropy(paddle.zeros([2, 3]), paddle.zeros([2]))
+
+
+STUDENT = np.float32([[2.0, -1.0, 0.5, 0.0], [0.3, 1.2, -0.7, 4.0], [-2.0, 0.1, 0.2, 0.3]])
+TEACHER = np.float32([[0.0, 3.0, 1.0, -1.0], [1.0, 1.5, 0.0, 2.0], [5.0, 0.0, -5.0, 1.0]])
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(1.0, 2.080618143081665), (3.0, 3.659773588180542)])
+def test_soft_distillation_is_that_of_timm_and_of_deit_but_for_the_number_of_classes(temperature, expected):
+    """`kd_loss` of timm 1.0.31, `LogitDistillationTask(…, temperature=T)`, whose models return these logits."""
+    student, teacher = paddle.to_tensor(STUDENT, stop_gradient=False), paddle.to_tensor(TEACHER)
+    loss = soft_distillation(student, teacher, temperature)
+    assert loss.shape == []
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    own, other = log_softmax(STUDENT / temperature), log_softmax(TEACHER / temperature)
+    deit = (np.exp(other) * (other - own)).sum() * temperature**2 / STUDENT.size  # DeiT's losses.py
+    assert float(loss) == pytest.approx(4 * deit, rel=1e-6)
+    loss.backward()
+    gradient = temperature * (np.exp(own) - np.exp(other)) / 3
+    np.testing.assert_allclose(student.grad.numpy(), gradient, atol=1e-6)
+
+
+def test_soft_distillation_of_equal_logits_is_zero():
+    logits = paddle.to_tensor(STUDENT)
+    assert float(soft_distillation(logits, logits, 2.0)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_hard_distillation_has_the_best_class_of_the_teacher_as_label():
+    """`torch.nn.functional.cross_entropy(student, teacher.argmax(1))`, as DeiT's losses.py."""
+    loss = hard_distillation(paddle.to_tensor(STUDENT), paddle.to_tensor(TEACHER))
+    assert float(loss) == pytest.approx(2.2569525241851807, rel=1e-6)
