@@ -61,3 +61,9 @@ def jpeg_2000_with_blocks(side: int, *, boxed: bool, block: int = 4, mode: str =
     if boxed:
         struct.pack_into(">II", file, file.index(b"ihdr") + 4, side, side)
     return bytes(file)
+
+
+def jpeg_2000_with_box(size: int) -> bytes:
+    """A JPEG 2000 whose header box claims so many bytes."""
+    signature = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 "
+    return signature + b"\0\0\0\1jp2h" + struct.pack(">Q", size) + bytes(100)

@@ -140,22 +140,21 @@ class ImageFile:
         self._keep_mode = keep_mode
         self._decoded: Image.Image | None = None
         with self._image_errors():
-            source = _regular_file(path) if data is None else io.BytesIO(data)
-            self._image = Image.open(source, formats=FORMATS)
+            self._source = _RegularFile(path) if data is None else io.BytesIO(data)
             try:
+                self._image = Image.open(self._source, formats=FORMATS)
                 self._check_pixels()
                 refuse_costly_decoding(self._image)
                 self._jpeg_size = self._read_jpeg_size()
             except BaseException:
-                self._image.close()
+                self._source.close()
                 raise
 
     def __enter__(self) -> ImageFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # Closes the file and keeps the pixels; Image.close() would free them.
-        self._image.__exit__(*exception)
+        self._source.close()
 
     @property
     def format(self) -> str:
@@ -290,18 +289,26 @@ def _gray(values: np.ndarray) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8)).convert("RGB")
 
 
-def _regular_file(path: str | Path) -> Path:
-    """The path of a regular file. Opening a named pipe would wait for its writer, for ever and deaf to signals.
+class _RegularFile(io.BufferedReader):
+    """An open file for decoders.
 
     Raises:
-        OSError: there is no such file, or it is another kind of file.
+        OSError: there is no such file, or it is another kind of file. Opening a named pipe would wait for its writer, for
+            ever and deaf to signals.
     """
-    mode = Path(path).stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(path)
-    if not stat.S_ISREG(mode):
-        raise OSError("a named pipe, socket or device, not a regular file")
-    return Path(path)
+
+    def __init__(self, path: str | Path) -> None:
+        found = Path(path).stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("a named pipe, socket or device, not a regular file")
+        super().__init__(io.FileIO(path))
+        self._size = found.st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most `size` bytes. Memory is taken for no more than the file has, whatever its header claims."""
+        return super().read(size if size is None else min(size, self._size))
 
 
 def _reason(path: str | Path, data: bytes | None, error: BaseException) -> str:
@@ -311,7 +318,7 @@ def _reason(path: str | Path, data: bytes | None, error: BaseException) -> str:
     if isinstance(error, IsADirectoryError):
         return "a folder, not an image"
     try:
-        with _regular_file(path).open("rb") if data is None else io.BytesIO(data) as file:
+        with _RegularFile(path) if data is None else io.BytesIO(data) as file:
             head = file.read(256)
     except (OSError, ValueError):
         head = b"unreadable"

@@ -14,6 +14,7 @@ import paddle
 from paddle import distributed
 
 from beit.install import UNSET, launcher_numbers
+from beit.parallel.signals import keep_handlers
 from beit.warning_lines import show_warning
 
 
@@ -122,7 +123,8 @@ def start(device: str) -> None:
     Paddle's signal handlers are disabled: on SIGTERM they print a page of C++ frames. A crash prints the Python frames
     instead.
     """
-    paddle.disable_signal_handler()
+    with keep_handlers():  # Paddle removes that of SIGTERM, whoever has installed it
+        paddle.disable_signal_handler()
     faulthandler.enable(2)  # in notebooks sys.stderr has no file descriptor
     if device == "gpu":
         paddle.device.set_device(f"gpu:{distributed.ParallelEnv().device_id}")

@@ -130,9 +130,7 @@ class TokenCache:
         try:
             stored = read_json(self.record)
         except ValueError as error:
-            raise ValueError(
-                f"{error}; the record of DATA.TOKEN_CACHE is damaged: {self._remedy()}"
-            ) from error
+            raise ValueError(f"{error}; {self.record.name} is damaged: {self._remedy()}") from error
         differing = [
             name
             for name, value in self.identity.items()

@@ -30,7 +30,7 @@ from tests.hostile_images import (
 )
 
 MAX_PIXELS = 10**6
-FEWEST = 100
+FEWEST = 30
 """Images of each kind that are read however slow the machine is."""
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF)
 

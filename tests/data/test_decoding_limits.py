@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from beit.data.images import MAX_PIXELS, ImageError, open_image
 from tests.hostile_images import (
     encoded,
     jpeg_2000_with_blocks,
+    jpeg_2000_with_box,
     progressive_jpeg,
     run_length_bmp,
     tiff_with_tile,
@@ -68,6 +70,15 @@ def test_the_largest_jpeg_2000_with_usual_code_blocks_is_within_the_limit():
     expected = 3 * 13377**2 / 4096 * 4 / 3  # the smaller resolutions add a third
     assert _count_code_blocks(_codestream(content)) == pytest.approx(expected, rel=1e-3)
     assert expected < MAX_CODE_BLOCKS
+
+
+def test_a_header_that_claims_gigabytes_takes_no_more_memory_than_the_file(tmp_path):
+    (tmp_path / "a.jp2").write_bytes(jpeg_2000_with_box(8 << 30))
+    tracemalloc.start()
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        open_image(tmp_path / "a.jp2")
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
 
 
 def test_only_regular_files_are_opened(tmp_path):

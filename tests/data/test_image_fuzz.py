@@ -1,6 +1,6 @@
 """Damaged images of each format, made at random: an image or an `ImageError`, in bounded time and memory.
 
-`BEIT_FUZZ_SECONDS` (10) is the time of all formats together, `BEIT_FUZZ_SEED` (0) draws other damages, and
+`BEIT_FUZZ_SECONDS` (5) is the time of all formats together, `BEIT_FUZZ_SEED` (0) draws other damages, and
 `BEIT_FUZZ_KEEP` is a folder for the file at which it fails.
 """
 
@@ -18,7 +18,7 @@ from beit.data.decoding_limits import MAX_TILE_PIXELS
 from tests.data.image_fuzzing import FEWEST, MAX_PIXELS, valid_images
 from tests.tiny import ROOT, environment
 
-SECONDS = float(os.environ.get("BEIT_FUZZ_SECONDS", "10"))
+SECONDS = float(os.environ.get("BEIT_FUZZ_SECONDS", "5"))
 SEED = int(os.environ.get("BEIT_FUZZ_SEED", "0"))
 SECONDS_OF_ONE_IMAGE = 10  # of the processor; the slowest takes less than 1
 MEBIBYTES_OF_ONE_IMAGE = 16 * max(MAX_PIXELS, MAX_TILE_PIXELS) / 2**20 + 64

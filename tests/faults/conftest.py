@@ -36,7 +36,7 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed and FAILURE not in item.stash:
         lines = str(call.excinfo.value if call.excinfo else report.longrepr).splitlines()
-        item.stash[FAILURE] = lines[0] if lines else "failed"
+        item.stash[FAILURE] = next((line for line in lines if line.strip()), "failed")
     if report.skipped and isinstance(report.longrepr, tuple):
         item.stash[FAILURE] = report.longrepr[2]
     return report

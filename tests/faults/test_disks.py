@@ -6,15 +6,19 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from beit.train.run import run as run_here
 from tests.faults.harness import (
     Row,
     finish,
     leftovers,
+    lines_of,
     message,
     namespace,
     needs_mount,
@@ -22,7 +26,7 @@ from tests.faults.harness import (
     step_of,
     succeed,
 )
-from tests.tiny import PRETRAIN, command, different_weights, write_dataset
+from tests.tiny import PRETRAIN, command, different_weights, tiny_config, write_dataset
 
 KEYS = {"TRAIN__NUM_EPOCHS": 3, "SAVE_STEPS": 4, "KEEP_LAST": 1}
 
@@ -203,6 +207,29 @@ def test_a_failed_resume_changes_nothing(data: Path, tmp_path: Path, row: Row) -
     changed = [path.name for path, content in kept.items() if path.read_bytes() != content]
     assert set(changed) <= {"metrics.jsonl"}, changed
     row.seen = "; ".join(said)
+
+
+DAMAGED_CACHES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "another type": lambda ids: ids.astype(np.float32),
+    "fewer rows": lambda ids: ids[:-1],
+    "fewer patches": lambda ids: ids[:, :-1],
+    "ids beyond the vocabulary": lambda ids: ids + np.uint16(8192),
+    "rows of zeros": lambda ids: ids * np.uint16(0),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED_CACHES)
+def test_a_token_cache_that_is_not_of_this_run(tmp_path: Path, row: Row, what: str) -> None:
+    row.fault, row.expected = f"DATA.TOKEN_CACHE with {what}", "refused in one line before the first step"
+    data, file = write_dataset(tmp_path / "data"), tmp_path / "ids.npy"
+    keys = PRETRAIN | {"TRAIN__MAX_STEPS": 1, "TRAIN__WARMUP_EPOCHS": 0.0, "DATA__TOKEN_CACHE": str(file)}
+    run_here(tiny_config(data, tmp_path / "0", **keys))
+    np.save(file, DAMAGED_CACHES[what](np.load(file)))
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is checked below)
+        run_here(tiny_config(data, tmp_path / "1", **keys))
+    row.seen = str(caught.value)
+    assert "ids.npy" in row.seen and "delete this one and ids.json" in row.seen and row.seen.isprintable()
+    assert lines_of(tmp_path / "1") == 0
 
 
 def test_two_runs_create_one_token_cache(tmp_path: Path, row: Row) -> None:

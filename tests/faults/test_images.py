@@ -25,6 +25,7 @@ from tests.faults.limited_memory import LimitedMemory
 from tests.hostile_images import (
     encoded,
     jpeg_2000_with_blocks,
+    jpeg_2000_with_box,
     progressive_jpeg,
     run_length_bmp,
     tiff_with_tile,
@@ -92,6 +93,7 @@ REFUSED = {
     "run-length encoded BMP, 64 megapixels in a kilobyte": (run_length_bmp(8000, 8000, b"\x00\x01"), "a run-length encoded BMP"),
     "TIFF of 16x16 pixels in a tile of 24000x24000": (tiff_with_tile(16, 24000), "a tile of 576000000 pixels"),
     "JPEG 2000 of 5 million code blocks": (jpeg_2000_with_blocks(8000, boxed=True), "a JPEG 2000 of 5"),
+    "JPEG 2000 whose header claims 96 GB": (jpeg_2000_with_box(96 << 30), "cannot be decoded"),
     "float TIFF outside of 0 to 1": (encoded(Image.fromarray(np.full((9, 9), 7.5, np.float32)), "TIFF"), "float pixels from 7.5 to 7.5"),
     "float TIFF with NaN": (encoded(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), "float pixels"),
 }  # fmt: skip

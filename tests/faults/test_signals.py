@@ -14,6 +14,7 @@ from tests.faults.harness import (
     Row,
     copied,
     kill,
+    leftovers,
     lines_of,
     make_hang,
     start,
@@ -109,17 +110,39 @@ def test_second_interrupt(data: Path, tmp_path: Path, row: Row) -> None:
     row.seen = "interrupted, status 130, no worker left"
 
 
-def test_interrupt_while_starting(data: Path, tmp_path: Path, row: Row) -> None:
-    row.fault, row.expected = (
-        "Ctrl-C before the first step",
-        "ends within seconds, status 130 (or 143 if training had started); no partial file",
-    )
-    run = start(command("main_single_gpu.py", data, tmp_path / "run"), tmp_path / "run")
-    run.wait_for(lambda: (tmp_path / "run" / "config.yaml").exists())
+@pytest.mark.parametrize(
+    ("number", "ranks"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGUSR1, 2), (signal.SIGTERM, 2)]
+)
+@pytest.mark.parametrize("moment", ["while the modules are imported", "before the first step"])
+def test_a_signal_while_starting(
+    data: Path, tmp_path: Path, row: Row, number: signal.Signals, ranks: int, moment: str
+) -> None:
+    row.fault = f"{number.name} {moment}, {ranks} rank(s)"
+    row.expected = "ends within seconds, status 143 (Ctrl-C before training: 130), one line; no partial file"
+    script, extra = ("main_single_gpu.py", []) if ranks == 1 else ("main_multi_gpu.py", ["-nprocs=2"])
+    output = tmp_path / "run"
+    run = start(command(script, data, output, *extra, TRAIN__NUM_EPOCHS=500), output)
+    if moment == "before the first step":
+        run.wait_for((output / "config.yaml").exists)
+    else:
+        run.wait_for(lambda: "libpaddle" in maps_of(run.process.pid))
     begin = time.monotonic()
-    kill(run.process.pid, signal.SIGINT)
-    status = run.end(30)
+    kill(run.process.pid, number)
+    status = run.end(60)
     row.seconds = time.monotonic() - begin
-    assert status in (130, EXIT_STOPPED), run.text()[-1500:]
-    assert "Traceback" not in run.text(), run.text()[-1500:]
-    row.seen = f"status {status}"
+    assert status in ({130, EXIT_STOPPED} if number == signal.SIGINT else {EXIT_STOPPED}), run.text()[-1500:]
+    assert "Traceback" not in run.text() and "C++" not in run.text(), run.text()[-1500:]
+    assert leftovers(output) == [] and run.survivors() == []
+    said = [
+        line for line in run.text().splitlines() if line.startswith(("stopped by", "interrupted", "error:"))
+    ]
+    assert 1 <= len(said) <= ranks, run.text()[-1500:]
+    row.seen = f"status {status}: {said[0]}"
+
+
+def maps_of(pid: int) -> str:
+    """The files that a process has mapped; empty at its end."""
+    try:
+        return Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -19,6 +19,7 @@ from beit.beit import build_beit
 from beit.checkpoint.files import read, write
 from beit.config import dump
 from beit.containers.errors import CheckpointError
+from beit.predict.inference import load_predictor
 from tests.checkpoint import publishers
 from tests.containers.hostile_files import HOSTILE, LimitedReader, limited_reader
 from tests.faults.harness import Row, message
@@ -144,6 +145,20 @@ BESIDE: dict[str, tuple[str, bytes | None, str]] = {
     "JSON with Infinity": ("model.pretrained_cfg.json", b'{"crop_pct": Infinity}', "Infinity is no number, or too large"),
     "JSON with a number of 5,000 digits": ("model.pretrained_cfg.json", b'{"a": ' + b"9" * 5000 + b"}", "is no number, or too large"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\x85", "\x1c", "\x0b"])
+def test_line_separators_in_class_names(
+    run: Path, row: Row, capfd: pytest.CaptureFixture[str], character: str
+) -> None:
+    row.fault = f"a class name with U+{ord(character):04X}, which other programs take for a line end"
+    row.expected = "one name; those after it keep their classes"
+    names = [f"a{character}b", "dog", "bird"]
+    (run / "class_names.txt").write_text("\n".join(names), encoding="utf-8")
+    assert load_predictor(run).class_names == tuple(names)
+    assert main(["predict", str(run), str(run.parent / "image.png"), "--device", "cpu", "--topk=3"]) == 0
+    row.seen = capfd.readouterr().out.strip()
+    assert row.seen.isprintable() and repr(character)[1:-1] in row.seen
 
 
 @pytest.mark.parametrize("name", BESIDE)

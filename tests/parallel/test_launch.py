@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from beit.parallel.launch import launch
-from beit.parallel.signals import EXIT_INTERRUPTED, EXIT_STOPPED
+from beit.parallel.signals import EXIT_INTERRUPTED, EXIT_STOPPED, STOP_SIGNALS
 from tests.tiny import ROOT, command, environment, write_dataset
 
 LAUNCH = """
@@ -65,6 +65,24 @@ def test_ranks_stop_when_their_launcher_is_killed(tmp_path: Path) -> None:
         "15",
         "15",
     ]  # all ranks agreed after a step
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_the_handlers_stay_when_the_device_is_set(number: signal.Signals) -> None:
+    code = f"""
+from beit.parallel.signals import exit_on_stop_signals
+with exit_on_stop_signals():
+    from beit.parallel import ranks
+import signal
+ranks.start("cpu")
+signal.raise_signal({int(number)})
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=environment(), cwd=ROOT, text=True, capture_output=True, check=False
+    )  # fmt: skip
+    expected = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_STOPPED
+    assert result.returncode == expected, result.stderr
+    assert result.stderr.splitlines()[-1].startswith(("stopped by", "interrupted"))
 
 
 def test_a_signal_while_the_status_of_a_rank_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
