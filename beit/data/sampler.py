@@ -129,6 +129,18 @@ def build_train_sampler(config: CfgNode, length: int, *, world_size: int = 1, ra
     )
 
 
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """Indices of `count` images spread over a data set; all where it has fewer. Lists are often sorted by class, and the
+    first images would be of one class.
+
+    Args:
+        length: number of images of the data set.
+        count: largest number of indices.
+    """
+    count = min(count, length)
+    return [index * length // count for index in range(count)]
+
+
 class EvalSampler:
     """Batches that cover every image exactly once over all ranks. Nothing is padded; the last batch may be shorter.
 

@@ -46,6 +46,12 @@ def build_tokenizer(config: CfgNode) -> VqKd | DalleTokenizer:
     return tokenizer
 
 
+def trained_decoder(tokenizer: VqKd | DalleTokenizer) -> DalleTokenizer | None:
+    """The tokenizer itself where it has a decoder from tokens to images: DALL-E's, if the config names it."""
+    has_decoder = isinstance(tokenizer, DalleTokenizer) and tokenizer.decoder is not None
+    return tokenizer if has_decoder else None
+
+
 def tokenizer_image_size(config: CfgNode) -> tuple[int, int]:
     """(height, width) in pixels of the tokenizer's input: `DATA.IMAGE_SIZE` in the training of a tokenizer.
 

@@ -16,7 +16,7 @@ from beit.data.masking import MaskGenerator, build_mask_generator
 from beit.data.two_view import CentralTwoView, build_eval_views
 from beit.models.dalle import DalleTokenizer
 from beit.models.mim import BeitForMaskedImageModeling, MimLogits
-from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
+from beit.models.tokenizer import build_tokenizer, tokenizer_image_size, trained_decoder
 from beit.models.vqkd import VqKd
 from beit.predict.predictor import Predictor
 from beit.preprocessing import Preprocessing, preprocessing_of
@@ -104,10 +104,11 @@ class MaskedModel(Predictor):
     def _rebuild(
         self, tokens: np.ndarray | None, predicted: np.ndarray, grid: tuple[int, int]
     ) -> np.ndarray | None:
-        if tokens is None or not isinstance(self.tokenizer, DalleTokenizer) or self.tokenizer.decoder is None:
+        decoder = None if self.tokenizer is None else trained_decoder(self.tokenizer)
+        if tokens is None or decoder is None:
             return None
         mixed = np.where(predicted == VISIBLE, tokens, predicted)
-        return to_uint8(self.tokenizer.decode(paddle.to_tensor(mixed), grid).numpy())
+        return to_uint8(decoder.decode(paddle.to_tensor(mixed), grid).numpy())
 
 
 def draw_masked_prediction(result: Mapping[str, Any]) -> np.ndarray:

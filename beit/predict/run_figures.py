@@ -16,14 +16,17 @@ from beit.data.batch_transforms import to_device
 from beit.data.classes_of_data import with_classes_of_data
 from beit.data.image_list import ImageList
 from beit.data.loader import collate
-from beit.data.sampler import Sample, build_train_sampler
+from beit.data.sampler import Sample, build_train_sampler, evenly_spaced
 from beit.data.segmentation import SegmentationDataset
 from beit.figures import Tile, draw_tiles, make_figure
+from beit.models.tokenizer import trained_decoder
 from beit.optim.schedule import make_schedules, run_length
 from beit.predict.inputs import find_images
 from beit.predict.resolve import ConfigSource, config_of
+from beit.predict.tokens import mean_patches
 from beit.tasks import TASKS, Task
 from beit.tasks.pretrain import PREVIEW_IMAGES, Pretrain
+from beit.tasks.token_figures import TokenDecoder
 from beit.text_files import read_bytes
 
 if TYPE_CHECKING:
@@ -159,7 +162,7 @@ def draw_augmentation(config: ConfigSource, images: Sequence[str | Path] = (), c
 
     Args:
         config: output folder of a run, or a config, its name or file.
-        images: files, folders or patterns; none for the first training images of the config.
+        images: files, folders or patterns; none for training images of the config, spread over its data.
         count: largest number of images.
 
     Raises:
@@ -178,14 +181,14 @@ def draw_augmentation(config: ConfigSource, images: Sequence[str | Path] = (), c
     if images and isinstance(dataset, SegmentationDataset):
         raise ValueError(
             f"the training views of TASK: {config.TASK} need the label map of each image: leave out the images, and the "
-            "first training images are drawn"
+            "training images are drawn"
         )
     if images:
         found = [str(path.resolve()) for source in images for path in find_images(source)][:count]
         labels = None if dataset.images.labels is None else [0] * len(found)
         dataset.images = ImageList.from_names(Path(), found, labels)
     tiles = []
-    for index in range(min(count, len(dataset))):
+    for index in evenly_spaced(len(dataset), count):
         tiles.append(Tile(dataset.original(index), dataset.images.path(index).name[-24:]))
         for view in range(_VIEWS):
             sample = dataset[Sample(index, index + view * len(dataset))]
@@ -195,14 +198,15 @@ def draw_augmentation(config: ConfigSource, images: Sequence[str | Path] = (), c
 
 
 @paddle.no_grad()
-def draw_masked(config: ConfigSource, count: int = 8) -> Image.Image:
-    """What a pre-training model predicts for masked images, as one image with a row for each.
+def draw_masked(config: ConfigSource, count: int = 8) -> Figure:
+    """What a pre-training model predicts for masked images, as a matplotlib figure with a row for each image.
 
-    Columns: the image, the masked image, and (with DALL-E's decoder) its decoded tokens and the decoded prediction. The
-    images are the first validation images, or training images if there are none.
+    Columns: the image, the masked image, its tokens decoded, and the predicted tokens decoded (visible patches keep their
+    own token). DALL-E's decoder decodes where the config names it; else each token is drawn as the mean of its patches
+    (`mean_patches`). The images are validation images, or training images if there are none, spread over the data set.
 
     Examples:
-        >>> beit.draw_masked("output/pretraining").save("masked.png")
+        >>> beit.draw_masked("output/pretraining").savefig("masked.png")
 
     Args:
         config: output folder of a run; or a config, its name or file, with the weights as MODEL.PRETRAINED.
@@ -217,13 +221,24 @@ def draw_masked(config: ConfigSource, count: int = 8) -> Image.Image:
     task = Pretrain(config)
     task.load(config.MODEL.PRETRAINED)
     task.eval()
+    trained = trained_decoder(task.tokenizer)
+    decoder: TokenDecoder = trained or mean_patches(config, task.tokenizer)
     dataset: Any = task.dataset("val") or task.dataset("train")
-    drawn, total = [], min(count, len(dataset))
-    for start in range(0, total, PREVIEW_IMAGES):
-        indices = range(start, min(start + PREVIEW_IMAGES, total))
-        batch = collate([dataset[Sample(index, index)] for index in indices])
-        drawn.append(task.draw_predictions(to_device(batch)))
-    return Image.fromarray(np.concatenate(drawn))
+    indices = evenly_spaced(len(dataset), count)
+    drawn = []
+    for start in range(0, len(indices), PREVIEW_IMAGES):
+        batch = collate([dataset[Sample(index, index)] for index in indices[start : start + PREVIEW_IMAGES]])
+        drawn.append(task.draw_predictions(to_device(batch), decoder))
+    form = "decoded" if trained else "as mean patches"
+    titles = ("image", "masked", f"tokens\n{form}", f"prediction\n{form}")
+    pixels = np.concatenate(drawn)  # [B * H, columns * W, 3]
+    pixels = pixels.reshape(len(indices), -1, len(titles), pixels.shape[1] // len(titles), 3).swapaxes(1, 2)
+    tiles = [
+        Tile(image, title)
+        for row, images in enumerate(pixels)
+        for image, title in zip(images, titles if row == 0 else [""] * len(titles), strict=True)
+    ]
+    return draw_tiles(tiles, columns=len(titles))
 
 
 def save_images(images: dict[str, Image.Image], folder: Path) -> list[Path]:

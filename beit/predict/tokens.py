@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -15,17 +16,26 @@ from beit.config import batch_size_eval
 from beit.data.batch_transforms import unit_range
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset, row_name
 from beit.data.loader import Loader
-from beit.data.sampler import EvalSampler
+from beit.data.sampler import Sample, evenly_spaced
 from beit.logging import progress
 from beit.models.dalle import DalleTokenizer
 from beit.models.teachers import load_teacher
-from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
+from beit.models.tokenizer import build_tokenizer, tokenizer_image_size, trained_decoder
+from beit.models.vqkd import VqKd
 from beit.predict.resolve import ConfigSource, config_of
-from beit.tasks.token_figures import draw_code_map, draw_code_patches, draw_codebook, draw_reconstructions
+from beit.tasks.token_figures import (
+    MeanPatches,
+    TokenDecoder,
+    draw_code_map,
+    draw_code_patches,
+    draw_codebook,
+    draw_reconstructions,
+)
 
 # B images, H, W their size, h, w token grid, K codes
 
 _MAX_IMAGES = 8  # images drawn one by one
+_MAX_MEANS = 1000  # images of which mean patches are taken
 
 
 def draw_tokens(
@@ -33,9 +43,9 @@ def draw_tokens(
 ) -> dict[str, Image.Image]:
     """Images that show what a tokenizer does with validation images (training images if there are none), by name.
 
-    `code map`: images with the colors of their codes. `code N`: patches with the
-    code N. `codebook`: how often each code is used. `reconstruction` (DALL-E with its decoder): the images, and their
-    tokens decoded.
+    `code map`: images with the colors of their codes. `code N`: patches with the code N. `codebook`: how often each code is
+    used. `reconstruction`: the images, and their tokens decoded: by DALL-E's decoder where the config names it, else each
+    token as the mean of its patches (`mean_patches`).
 
     Examples:
         >>> config = beit.get_config("output/tokenizer/config.yaml", ["TOKENIZER.PRETRAINED", "tokenizer.pdparams"])
@@ -53,32 +63,63 @@ def draw_tokens(
     if not config.TOKENIZER.PRETRAINED:
         raise ValueError("images of codes need a trained tokenizer: set TOKENIZER.PRETRAINED to its weights")
     tokenizer = build_tokenizer(config)
-    height, width = tokenizer_image_size(config)
-    dataset = _dataset(config, "val", (height, width)) or _dataset(config, "train", (height, width))
+    size = tokenizer_image_size(config)
+    dataset = _dataset(config, "val", size) or _dataset(config, "train", size)
     assert dataset is not None  # without training images the data set is refused
-    pixels, ids = [], []
-    for batch in _batches(config, dataset, images):
-        pixels.append(batch["image"].transpose(0, 2, 3, 1))
-        ids.append(tokenizer.encode(unit_range(paddle.to_tensor(batch["image"]))).numpy())
-    shown, flat = np.concatenate(pixels), np.concatenate(ids)
-    stride = (
-        tokenizer.encoder.stride if isinstance(tokenizer, DalleTokenizer) else config.TOKENIZER.PATCH_SIZE
-    )
-    grid = (height // stride, width // stride)
-    maps = flat.reshape(-1, *grid)
-    counts = np.bincount(flat.ravel(), minlength=config.TOKENIZER.NUM_CODES)
+    shown, maps = map(np.concatenate, zip(*encoded_images(config, tokenizer, dataset, images), strict=True))
+    counts = np.bincount(maps.ravel(), minlength=config.TOKENIZER.NUM_CODES)
     frequent = tuple(int(code) for code in np.argsort(-counts)[:4] if counts[code])
+    few = evenly_spaced(len(shown), _MAX_IMAGES)
     drawn = {
-        "code map": np.concatenate(
-            [draw_code_map(*pair) for pair in zip(shown[:_MAX_IMAGES], maps, strict=False)]
-        ),
+        "code map": np.concatenate([draw_code_map(shown[index], maps[index]) for index in few]),
         "codebook": draw_codebook(counts),
     }
     drawn |= {f"code {code}": draw_code_patches(shown, maps, code) for code in codes or frequent}
-    if isinstance(tokenizer, DalleTokenizer) and tokenizer.decoder is not None:
-        rebuilt = tokenizer.decode(paddle.to_tensor(flat[:_MAX_IMAGES]), grid).numpy()
-        drawn["reconstruction"] = draw_reconstructions(shown[:_MAX_IMAGES], rebuilt)
+    decoder: TokenDecoder = trained_decoder(tokenizer) or mean_patches(config, tokenizer)
+    rebuilt = decoder.decode(paddle.to_tensor(maps[few]).flatten(1), maps.shape[1:])
+    drawn["reconstruction"] = draw_reconstructions(shown[few], rebuilt.numpy())
     return {name: Image.fromarray(pixels) for name, pixels in drawn.items()}
+
+
+def mean_patches(config: CfgNode, tokenizer: VqKd | DalleTokenizer) -> MeanPatches:
+    """A decoder for tokenizers without one: it draws each code as the mean of its patches in up to 1,000 training images.
+
+    Args:
+        config: whose data are used.
+        tokenizer: with its weights.
+
+    Raises:
+        FileNotFoundError, ValueError: see `open_unlabeled`.
+    """
+    decoder = MeanPatches(config.TOKENIZER.NUM_CODES)
+    dataset = _dataset(config, "train", tokenizer_image_size(config))
+    assert dataset is not None  # without training images the data set is refused
+    with TemporaryDirectory() as folder:
+        # As in training, other images replace those that cannot be read.
+        dataset.bad_images = Path(folder) / "bad_images.txt"
+        for pixels, maps in encoded_images(config, tokenizer, dataset, _MAX_MEANS):
+            decoder.add(pixels, maps)
+    return decoder
+
+
+def encoded_images(
+    config: CfgNode, tokenizer: VqKd | DalleTokenizer, dataset: TokenizerDataset, count: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of `count` images spread over the data set, uint8 `[B, H, W, 3]`, with their codes `[B, h, w]`.
+
+    Args:
+        config: sizes of batches and number of workers.
+        tokenizer: with its weights.
+        dataset: center crops of the tokenizer's size.
+        count: largest number of images.
+    """
+    height, width = tokenizer_image_size(config)
+    stride = (
+        tokenizer.encoder.stride if isinstance(tokenizer, DalleTokenizer) else config.TOKENIZER.PATCH_SIZE
+    )
+    for batch in _batches(config, dataset, count):
+        ids = tokenizer.encode(unit_range(paddle.to_tensor(batch["image"]))).numpy()
+        yield batch["image"].transpose(0, 2, 3, 1), ids.reshape(-1, height // stride, width // stride)
 
 
 def store_features(config: CfgNode, folder: str | Path) -> dict[str, tuple[int, ...]]:
@@ -133,7 +174,11 @@ def _dataset(
 
 
 def _batches(config: CfgNode, dataset: TokenizerDataset, count: int) -> Iterator[dict[str, np.ndarray]]:
-    """The first `count` images in batches."""
-    sampler = EvalSampler(min(count, len(dataset)), batch_size=batch_size_eval(config))
+    """Batches of `count` images, spread over the data set."""
+    indices, size = evenly_spaced(len(dataset), count), batch_size_eval(config)
+    batches = [
+        [Sample(index, index) for index in indices[begin : begin + size]]
+        for begin in range(0, len(indices), size)
+    ]
     with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
-        yield from progress(loader(sampler), len(sampler), "tokens", rank=0)
+        yield from progress(loader(batches), len(batches), "tokens", rank=0)

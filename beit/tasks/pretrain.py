@@ -18,10 +18,12 @@ from beit.data.dataset import bad_images_file
 from beit.data.pretraining import PretrainDataset, build_pretrain_dataset
 from beit.models.dalle import DalleTokenizer
 from beit.models.mim import MimLogits, build_mim, find_masked_indices
-from beit.models.tokenizer import build_tokenizer, tokenizer_image_size
+from beit.models.tokenizer import build_tokenizer, tokenizer_image_size, trained_decoder
+from beit.models.vqkd import VqKd
 from beit.tasks.previews import draw_masked_images
 from beit.tasks.task import Batch, Sums, Task
 from beit.tasks.token_cache import TokenCache
+from beit.tasks.token_figures import TokenDecoder
 
 # B batch, L patches, M masked patches of the batch, K vocabulary, h, w patch grid
 
@@ -55,6 +57,11 @@ class Pretrain(Task):
         # In a tuple, so that it is no sublayer: not trained, averaged or synchronized, and always in evaluation mode.
         self._frozen = (build_tokenizer(config),)
 
+    @property
+    def tokenizer(self) -> VqKd | DalleTokenizer:
+        """The frozen tokenizer."""
+        return self._frozen[0]
+
     def dataset(self, split: Literal["train", "val"]) -> PretrainDataset | None:
         """Images with masks, and second views or (with `DATA.TOKEN_CACHE`) tokens; None for "val" without images."""
         second_size = tokenizer_image_size(self.config)
@@ -67,7 +74,7 @@ class Pretrain(Task):
         if not cached:
             return dataset
         assert dataset is not None
-        file = TokenCache(Path(cached), dataset, self._frozen[0], self.config).ensure()
+        file = TokenCache(Path(cached), dataset, self.tokenizer, self.config).ensure()
         return build_pretrain_dataset(
             self.config, "train", second_size, bad_images=bad_images, fixed_views=True, tokens=file
         )
@@ -126,22 +133,23 @@ class Pretrain(Task):
         return {"original, masked, tokens, prediction": self.draw_predictions(batch)}
 
     @paddle.no_grad()
-    def draw_predictions(self, batch: Batch) -> np.ndarray:
+    def draw_predictions(self, batch: Batch, decoder: TokenDecoder | None = None) -> np.ndarray:
         """`preview`, with the decoded prediction as a further column; visible patches keep their own token.
 
         Args:
             batch: images with masks, and their tokens or second views; the first eight images are drawn.
+            decoder: of tokens; None for that of the tokenizer, if it has one.
         """
         batch = _first_images(batch)
         tokens, predicted = self._tokens(batch), self._logits(batch)["main"].argmax(-1)  # [B, L], [M]
         completed = tokens.numpy().copy()
         completed[batch["mask"].numpy()] = predicted.numpy()
-        return self._draw(batch, [tokens, paddle.to_tensor(completed)])
+        return self._draw(batch, [tokens, paddle.to_tensor(completed)], decoder)
 
-    def _draw(self, batch: Batch, tokens: list[Tensor]) -> np.ndarray:
-        tokenizer, grid, decoded = self._frozen[0], self.model.patch_embed.grid_size, []
-        if isinstance(tokenizer, DalleTokenizer) and tokenizer.decoder is not None:
-            decoded = [tokenizer.decode(ids, grid).numpy() for ids in tokens]
+    def _draw(self, batch: Batch, tokens: list[Tensor], decoder: TokenDecoder | None = None) -> np.ndarray:
+        grid = self.model.patch_embed.grid_size
+        decoder = decoder or trained_decoder(self.tokenizer)
+        decoded = [] if decoder is None else [decoder.decode(ids, grid).numpy() for ids in tokens]
         images, masks = batch["image"].numpy().transpose(0, 2, 3, 1), batch["mask"].numpy()
         return draw_masked_images(images, masks.reshape(-1, *grid), decoded)
 
@@ -160,7 +168,7 @@ class Pretrain(Task):
         """Visual tokens int64 `[B, L]`: stored ones, or those of the second view."""
         if "tokens" in batch:
             return batch["tokens"]
-        return split_batch(self._frozen[0].encode, unit_range(batch["second"]))
+        return split_batch(self.tokenizer.encode, unit_range(batch["second"]))
 
 
 def _first_images(batch: Batch) -> Batch:

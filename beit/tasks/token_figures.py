@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
+import paddle
 from PIL import Image, ImageDraw
 
 from beit.figures import figure_pixels, index_color
-from beit.tasks.previews import to_uint8
+from beit.tasks.previews import MASK_GRAY, to_uint8
 
 # B images, H, W their size, h, w token grid, K codes
 
 _RED, _WHITE = (255, 40, 40), 255
 _GAP = 2  # pixels between patches in `draw_code_patches`
 _CODEBOOK_SIZE = (6.4, 3.2)  # inches, at 100 dots per inch
+
+
+class TokenDecoder(Protocol):
+    """Turns token ids `[B, L]` of a grid (h, w) into images `[B, 3, H, W]` in [0, 1]."""
+
+    def decode(self, ids: paddle.Tensor, grid_size: tuple[int, int], /) -> paddle.Tensor: ...
+
+
+class MeanPatches:
+    """A decoder for every tokenizer: a code becomes the mean of the patches that have it.
+
+    Of all decoders that look at one code at a time, it has the least squared error on the patches added. A code without
+    patches becomes gray.
+
+    Args:
+        num_codes: K.
+    """
+
+    def __init__(self, num_codes: int) -> None:
+        self._counts = np.zeros(num_codes, np.int64)
+        self._sums: np.ndarray | None = None  # [K, patch height, patch width, 3]
+
+    def add(self, images: np.ndarray, ids: np.ndarray) -> None:
+        """Count the patches of images.
+
+        Args:
+            images: uint8 `[B, H, W, 3]`.
+            ids: code of each patch, `[B, h, w]`.
+        """
+        count, h, w = ids.shape
+        height, width = images.shape[1] // h, images.shape[2] // w
+        patches = images.reshape(count, h, height, w, width, 3).swapaxes(2, 3).reshape(-1, height, width, 3)
+        if self._sums is None:
+            self._sums = np.zeros((len(self._counts), height, width, 3), np.float32)
+        np.add.at(self._sums, ids.ravel(), patches)
+        self._counts += np.bincount(ids.ravel(), minlength=len(self._counts))
+
+    def decode(self, ids: paddle.Tensor, grid_size: tuple[int, int], /) -> paddle.Tensor:
+        """Images `[B, 3, H, W]` in [0, 1] of token ids `[B, L]`, row-major in a grid (h, w)."""
+        assert self._sums is not None  # patches were added
+        means = self._sums / np.maximum(self._counts, 1)[:, None, None, None]
+        means[self._counts == 0] = MASK_GRAY
+        h, w = grid_size
+        patches = means[ids.numpy().reshape(-1, h, w)]  # [B, h, w, patch height, patch width, 3]
+        count, *_, height, width, _ = patches.shape
+        images = patches.transpose(0, 5, 1, 3, 2, 4).reshape(count, 3, h * height, w * width)
+        return paddle.to_tensor(images / 255)
 
 
 def draw_code_map(image: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -227,7 +227,7 @@ def _schedule(given: argparse.Namespace) -> list[Path]:
 
 def _augmentation_arguments(parser: Parser) -> None:
     add_config_flags(parser)
-    parser.add_argument("sources", metavar="IMAGE", nargs="*", help="default: the first training images")
+    parser.add_argument("sources", metavar="IMAGE", nargs="*", help="default: some training images")
     parser.add_argument("--count", type=int, default=6, help="images (default: 6)")
 
 
@@ -244,10 +244,10 @@ def _masked_arguments(parser: Parser) -> None:
 
 
 def _masked(given: argparse.Namespace) -> list[Path]:
-    """pre-training: images, masked images, and the decoded tokens of tokenizer and model"""
+    """pre-training: images, masked images, their tokens and the predicted tokens as pixels: masked.png"""
     config = config_from(given)
-    drawn = {"original, masked, tokens, prediction": draw_masked(config, given.count)}
-    return save_images(drawn, Path(config.SAVE))
+    figure = draw_masked(config, given.count)
+    return [save_figure(figure, Path(config.SAVE) / "masked.png")]
 
 
 def _codes_arguments(parser: Parser) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beit.config import get_config
-from beit.data.sampler import EvalSampler, Sample, TrainSampler, build_train_sampler
+from beit.data.sampler import EvalSampler, Sample, TrainSampler, build_train_sampler, evenly_spaced
 
 SIZES = st.integers(1, 5)
 
@@ -168,3 +168,9 @@ def test_evaluation_takes_every_image_once(length, batch_size, world_size):
     assert sorted(samples, key=lambda sample: sample.index) == [
         Sample(index, index) for index in range(length)
     ]
+
+
+def test_evenly_spaced_indices():
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
+    assert evenly_spaced(3, 8) == [0, 1, 2]
+    assert evenly_spaced(0, 8) == []

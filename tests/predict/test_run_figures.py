@@ -42,18 +42,42 @@ def pretraining(tmp_path):
     return keys
 
 
+def shown(figure):
+    """The images of a figure, and their titles."""
+    axes = [axis for axis in figure.axes if axis.images]
+    return [np.asarray(axis.images[0].get_array()) for axis in axes], [axis.get_title() for axis in axes]
+
+
 def test_masked_images_with_reconstructions(pretraining, tmp_path):
-    width, height = draw_masked(tiny_config(**pretraining)).size
-    assert width == 2 * height  # two images in rows; original, masked, tokens, prediction in columns
-    assert height % 2 == 0
+    images, titles = shown(draw_masked(tiny_config(**pretraining)))
+    assert titles == ["image", "masked", "tokens\ndecoded", "prediction\ndecoded", "", "", "", ""]
+    original, masked, tokens, prediction = images[4:]
+    is_gray = (masked == 127).all(-1)
+    assert 0 < is_gray.mean() < 1
+    np.testing.assert_array_equal(original[~is_gray], masked[~is_gray])
+    assert (tokens != original).any() and (tokens != prediction).any()
 
 
-def test_more_masked_images_than_a_preview_has(pretraining, tmp_path):
+def test_masked_images_without_a_decoder_show_the_mean_patch_of_each_token(pretraining, tmp_path):
+    decoded, _ = shown(draw_masked(tiny_config(**pretraining)))
+    del pretraining["TOKENIZER__PRETRAINED_DECODER"]
+    (tmp_path / "data" / "my images" / "train_0.png").write_bytes(b"")
+    config = tiny_config(**pretraining)
+    means, titles = shown(draw_masked(config))
+    assert titles[2:4] == ["tokens\nas mean patches", "prediction\nas mean patches"]
+    for column, is_same in enumerate((True, True, False, False)):
+        assert np.array_equal(means[column], decoded[column]) == is_same
+    assert means[2].std() > 0 and (means[2] != means[3]).any()
+    assert not (tmp_path / "out" / "bad_images.txt").exists()
+
+
+def test_masked_images_are_spread_over_the_data(pretraining, tmp_path):
     pretraining["DATA__DATA_PATH"] = str(write_dataset(tmp_path / "more", val=11))
     config = tiny_config(**pretraining)
-    few, all_images = (np.asarray(draw_masked(config, count)) for count in (8, 40))
-    assert len(all_images) == len(few) * 11 // 8
-    np.testing.assert_array_equal(all_images[: len(few)], few)
+    few, (images, _) = shown(draw_masked(config, 2))[0], shown(draw_masked(config, 40))
+    assert len(images) == 11 * 4  # more than one batch
+    for row, index in enumerate((0, 5)):
+        np.testing.assert_array_equal(few[4 * row], images[4 * index])
 
 
 def test_an_image_that_cannot_be_read_is_not_replaced_in_a_figure(pretraining, tmp_path):
@@ -84,7 +108,7 @@ def test_visualize_masked_and_codes(pretraining, kind, capfd):
     opts = map(str, options(TINY | pretraining))
     assert main(["visualize", kind, "-opts", *opts]) == 0
     names = {line.rsplit("/", 1)[1] for line in capfd.readouterr().out.split()}
-    assert names >= {"codes": {"code_map.png", "codebook.png"}, "masked": set()}[kind] and names
+    assert names >= {"codes": {"code_map.png", "codebook.png"}, "masked": {"masked.png"}}[kind]
 
 
 def test_small_images_are_enlarged_by_a_whole_factor(tmp_path):

@@ -31,6 +31,7 @@ def test_images_of_vqkd_codes(data, tmp_path):
     drawn = draw_tokens(config(data, tmp_path, keys))
     assert drawn["code map"].size == (36, 5 * 12)
     assert drawn["codebook"].size == (640, 320)
+    assert drawn["reconstruction"].size == (5 * 12, 24)
     shown = [int(name.removeprefix("code ")) for name in drawn if name[5:].isdigit()]
     assert shown
     assert (

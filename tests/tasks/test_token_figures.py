@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import paddle
 import pytest
 
+from beit.tasks.previews import MASK_GRAY
 from beit.tasks.token_figures import (
+    MeanPatches,
     code_colors,
     draw_code_map,
     draw_code_patches,
@@ -66,3 +69,23 @@ def test_reconstructions_are_below_their_originals():
     figure = draw_reconstructions(images(), rebuilt)
     assert figure.shape == (8, 8, 3)
     np.testing.assert_array_equal(figure[4:, :4], np.rint(255 * rebuilt[0].clip(0, 1)).transpose(1, 2, 0))
+
+
+def test_mean_patches_draw_each_code_as_the_mean_of_its_patches():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 8, 12, 3)).astype(np.uint8)
+    ids = rng.integers(0, 4, (6, 2, 4))  # patches of 4 x 3 pixels
+    decoder = MeanPatches(5)
+    decoder.add(images[:2], ids[:2])
+    decoder.add(images[2:], ids[2:])
+    decoded = decoder.decode(paddle.to_tensor(ids).flatten(1), (2, 4)).numpy().transpose(0, 2, 3, 1)
+    patches = [
+        images[b, 4 * row : 4 * row + 4, 3 * column : 3 * column + 3]
+        for b, row, column in np.argwhere(ids == 2)
+    ]
+    for b, row, column in np.argwhere(ids == 2):
+        drawn = decoded[b, 4 * row : 4 * row + 4, 3 * column : 3 * column + 3]
+        np.testing.assert_allclose(255 * drawn, np.mean(patches, axis=0), atol=1e-3)
+    unused = decoder.decode(paddle.to_tensor([[4, 4]]), (1, 2)).numpy()
+    assert unused.shape == (1, 3, 4, 6)
+    np.testing.assert_allclose(unused, MASK_GRAY / 255)
