@@ -88,10 +88,10 @@ def _name_differences(stated: Mapping[str, object], others: Mapping[str, object]
 
 def _model_differences(stated: Mapping[str, object], others: Mapping[str, object]) -> Iterator[Difference]:
     own, other = stated_model(stated), stated_model(others)
-    for field, (key, _) in TOLD_BY_NOTHING.items():
+    for field, keys in TOLD_BY_NOTHING.items():
         values = getattr(own, field), getattr(other, field)
         if None not in values and values[0] != values[1]:
-            yield key, *values
+            yield keys.transformers, *values
     for key in sorted(stated.keys() & others.keys() - {"pretrained_cfg", "class_names", MODEL_ARGS}):
         if stated[key] != others[key]:
             yield key, stated[key], others[key]

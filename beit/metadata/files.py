@@ -24,7 +24,7 @@ from beit.metadata.class_names import ClassNames, parse_class_names
 from beit.metadata.precedence import merge, read_preprocessing
 from beit.metadata.pretrained_cfg import pretrained_cfg
 from beit.metadata.processor_config import FILE, PROCESSOR
-from beit.metadata.stated import MODEL_ARGS
+from beit.metadata.stated import MODEL_ARGS, TOLD_BY_NOTHING
 from beit.preprocessing import ImageSize, Preprocessing, as_size, preprocessing_of
 from beit.printable import printable
 from beit.text_files import parse_json, read_json, read_text
@@ -70,15 +70,6 @@ _OWN_KEYS = {
     PALETTE: list,
 }
 """Keys that `describe_weights` writes, with their types."""
-_RUN_KEYS = {
-    "num_attention_heads": "NUM_HEADS",
-    "layer_norm_eps": "LAYER_NORM_EPS",
-    "drop_path_rate": "DROPPATH",
-    "hidden_dropout_prob": "DROPOUT",
-    "attention_probs_dropout_prob": "ATTENTION_DROPOUT",
-    "layer_scale_init_value": "INIT_VALUES",
-}
-"""Key of transformers' config.json -> key of MODEL in the config of a run."""
 _RunFacts = tuple[dict[str, object], Preprocessing | None]
 _RUN_WEIGHTS = re.compile(r"(latest|best|model|epoch_\d+)\.pdparams")
 FOLDER_JSON = ("config.json", FILE)
@@ -230,7 +221,7 @@ def _read_run_config(text: str, source: str, path: str | None = None) -> _RunFac
         raise CheckpointError(printable(str(error))) from error
     stated = {"image_size": found.image_size, OUT_INDICES: config.MODEL.get("OUT_INDICES")}
     if config.get("TASK") != "tokenizer":  # whose sizes are in TOKENIZER.*
-        stated |= {key: config.MODEL.get(name) for key, name in _RUN_KEYS.items()}
+        stated |= {keys.transformers: config.MODEL.get(keys.config) for keys in TOLD_BY_NOTHING.values()}
     return stated, replace(found, source=source)
 
 

@@ -11,7 +11,7 @@ from beit.metadata.architecture import MIM_V1, SEGMENTATION, DalleSizes
 from beit.metadata.info import ModelInfo
 from beit.metadata.pretrained_cfg import TIMM_KEYS, pretrained_cfg, timm_crop
 from beit.metadata.processor_config import processor_config
-from beit.metadata.stated import EPSILON, NUM_HEADS_UNKNOWN
+from beit.metadata.stated import EPSILON, NUM_HEADS_UNKNOWN, RATES, TOLD_BY_TENSORS
 from beit.preprocessing import PIL_FILTERS
 
 JsonFiles = dict[str, dict[str, object]]
@@ -76,13 +76,9 @@ def _check_model(info: ModelInfo, publisher: str) -> None:
 def _timm_config(info: ModelInfo) -> dict[str, object]:
     found, preprocessing = info.architecture, info.preprocessing
     version = "beitv2" if preprocessing.mean and preprocessing.mean[0] != 0.5 else "beit"
-    shape = {
-        "embed_dim": found.width,
-        "depth": found.depth,
-        "num_heads": found.num_heads,
-        "patch_size": found.patch_size,
-        "mlp_ratio": found.mlp_width / found.width,
-    }
+    sizes = ("width", "depth", "num_heads", "patch_size")
+    shape = {TOLD_BY_TENSORS[field].timm: getattr(found, field) for field in sizes}
+    shape["mlp_ratio"] = found.mlp_width / found.width
     size = "large" if shape == _LARGE else "base"
     name = f"{version}_{size}_patch16_{found.image_size}"
     stated = {key: value for key, value in pretrained_cfg(preprocessing).items() if key in TIMM_KEYS}
@@ -105,9 +101,8 @@ def _timm_config(info: ModelInfo) -> dict[str, object]:
         (not found.has_relative_positions, "use_rel_pos_bias", False),
         (found.has_shared_relative_positions, "use_shared_rel_pos_bias", True),
     )
-    rates = {"drop_path_rate": info.stated.drop_path, "proj_drop_rate": info.stated.dropout}
-    rates["attn_drop_rate"] = info.stated.attention_dropout
     arguments |= {key: value for applies, key, value in unusual if applies}
+    rates = {keys.timm: getattr(info.stated, field) for field, keys in RATES.items()}
     arguments |= {key: value for key, value in rates.items() if value}
     return config | ({"model_args": arguments} if arguments else {})
 
@@ -146,28 +141,18 @@ def _transformers_config(info: ModelInfo) -> dict[str, object]:
     config: dict[str, object] = {
         "architectures": [_TRANSFORMERS_CLASSES.get(info.kind, classifier)],
         "model_type": "beit",
-        "hidden_size": found.width,
-        "num_hidden_layers": found.depth,
-        "num_attention_heads": found.num_heads,
-        "intermediate_size": found.mlp_width,
+        **{keys.transformers: getattr(found, field) for field, keys in TOLD_BY_TENSORS.items()},
         "image_size": list(size) if isinstance(size, tuple) else size,
-        "patch_size": found.patch_size,
         "layer_norm_eps": stated.epsilon or EPSILON,  # transformers' default is 1e-12
         "use_mask_token": found.has_mask_token,
-        "use_absolute_position_embeddings": found.has_absolute_positions,
-        "use_relative_position_bias": found.has_relative_positions,
-        "use_shared_relative_position_bias": found.has_shared_relative_positions,
         "layer_scale_init_value": (stated.init_values or 0.1) if found.has_layer_scale else 0.0,
         # In pre-training the only norm is the one before lm_head; False would add another inside the encoder.
         "use_mean_pooling": info.kind == MIM_V1 or found.pooling != "token",
     }
-    rates = {
-        "drop_path_rate": stated.drop_path,
-        "hidden_dropout_prob": stated.dropout,
-        "attention_probs_dropout_prob": stated.attention_dropout,
-        "pool_scales": list(stated.pool_scales) if stated.pool_scales else None,
-    }
+    rates = {keys.transformers: getattr(stated, field) for field, keys in RATES.items()}
     config |= {key: value for key, value in rates.items() if value is not None}
+    if stated.pool_scales:
+        config["pool_scales"] = list(stated.pool_scales)
     if info.kind == MIM_V1:
         config["vocab_size"] = found.num_codes
     if info.kind == SEGMENTATION:

@@ -90,11 +90,13 @@ def _merge_model(
     """Make `merged` state each argument of the model once; sentences on differences."""
     own, other, notes = stated_model(inside), stated_model(beside), []
     arguments = own.arguments()
-    for field, (key, timm) in TOLD_BY_NOTHING.items():
+    for field, keys in TOLD_BY_NOTHING.items():
         stated, replaced = getattr(other, field), getattr(own, field)
         if stated is not None and replaced is not None:
-            del arguments[timm]
-            notes += [_sentence(key, stated, replaced, "config.json")] if stated != replaced else []
+            del arguments[keys.timm]
+            notes += (
+                [_sentence(keys.transformers, stated, replaced, "config.json")] if stated != replaced else []
+            )
     theirs = beside.get(MODEL_ARGS)
     merged[MODEL_ARGS] = arguments | (dict(theirs) if isinstance(theirs, Mapping) else {})
     return notes

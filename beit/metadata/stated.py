@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from beit.containers.errors import shown
 from beit.metadata.architecture import Architecture
@@ -23,26 +23,41 @@ NUM_HEADS_UNKNOWN = (
 EPSILON = 1e-6
 """LayerNorm epsilon of every publisher but transformers, whose published files state theirs."""
 
-# field -> (key of transformers, key of timm's model_args); the fields of the first table are those of `Architecture`
-_TOLD_BY_TENSORS = {
-    "depth": ("num_hidden_layers", "depth"),
-    "width": ("hidden_size", "embed_dim"),
-    "num_heads": ("num_attention_heads", "num_heads"),
-    "mlp_width": ("intermediate_size", ""),
-    "patch_size": ("patch_size", "patch_size"),
-    "image_size": ("image_size", "img_size"),
-    "has_absolute_positions": ("use_absolute_position_embeddings", "use_abs_pos_emb"),
-    "has_relative_positions": ("use_relative_position_bias", "use_rel_pos_bias"),
-    "has_shared_relative_positions": ("use_shared_relative_position_bias", "use_shared_rel_pos_bias"),
+
+class Keys(NamedTuple):
+    """Names of one fact: in transformers' config.json, timm's model_args, and MODEL of our configs; "" where none has it."""
+
+    transformers: str
+    timm: str
+    config: str
+
+
+TOLD_BY_TENSORS = {
+    "width": Keys("hidden_size", "embed_dim", "EMBED_DIM"),
+    "depth": Keys("num_hidden_layers", "depth", "DEPTH"),
+    "num_heads": Keys("num_attention_heads", "num_heads", "NUM_HEADS"),
+    "mlp_width": Keys("intermediate_size", "", ""),
+    "patch_size": Keys("patch_size", "patch_size", "PATCH_SIZE"),
+    "image_size": Keys("image_size", "img_size", ""),
+    "has_absolute_positions": Keys("use_absolute_position_embeddings", "use_abs_pos_emb", "USE_ABS_POS_EMB"),
+    "has_relative_positions": Keys("use_relative_position_bias", "use_rel_pos_bias", "USE_REL_POS_BIAS"),
+    "has_shared_relative_positions": Keys(
+        "use_shared_relative_position_bias", "use_shared_rel_pos_bias", "USE_SHARED_REL_POS_BIAS"
+    ),
+}
+"""Field of `Architecture` -> its names."""
+RATES = {
+    "drop_path": Keys("drop_path_rate", "drop_path_rate", "DROPPATH"),
+    "dropout": Keys("hidden_dropout_prob", "proj_drop_rate", "DROPOUT"),
+    "attention_dropout": Keys("attention_probs_dropout_prob", "attn_drop_rate", "ATTENTION_DROPOUT"),
 }
 TOLD_BY_NOTHING = {
-    "num_heads": ("num_attention_heads", "num_heads"),
-    "epsilon": ("layer_norm_eps", "layer_norm_eps"),
-    "drop_path": ("drop_path_rate", "drop_path_rate"),
-    "dropout": ("hidden_dropout_prob", "proj_drop_rate"),
-    "attention_dropout": ("attention_probs_dropout_prob", "attn_drop_rate"),
-    "init_values": ("layer_scale_init_value", "init_values"),
+    "num_heads": TOLD_BY_TENSORS["num_heads"],
+    "epsilon": Keys("layer_norm_eps", "layer_norm_eps", "LAYER_NORM_EPS"),
+    **RATES,
+    "init_values": Keys("layer_scale_init_value", "init_values", "INIT_VALUES"),
 }
+"""Field of `StatedModel` -> its names."""
 # (key, values that this package honors)
 _ONLY: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("hidden_act", ("gelu", "gelu_python")),
@@ -95,7 +110,7 @@ class StatedModel:
 
     def arguments(self) -> dict[str, object]:
         """`model_args` that state the same, with timm's keys."""
-        found = {timm: getattr(self, field) for field, (_, timm) in TOLD_BY_NOTHING.items()}
+        found = {keys.timm: getattr(self, field) for field, keys in TOLD_BY_NOTHING.items()}
         return {key: value for key, value in found.items() if value is not None}
 
 
@@ -122,9 +137,9 @@ def stated_model(metadata: Mapping[str, object]) -> StatedModel:
 def contradictions(metadata: Mapping[str, object], found: Architecture) -> list[str]:
     """Sentences on what the JSON states otherwise than the tensors, which decide: the model must hold them."""
     arguments, sentences = _arguments(metadata), []
-    for field, keys in _TOLD_BY_TENSORS.items():
+    for field, keys in TOLD_BY_TENSORS.items():
         actual = getattr(found, field)
-        for source, key in ((metadata, keys[0]), (arguments, keys[1])):
+        for source, key in ((metadata, keys.transformers), (arguments, keys.timm)):
             stated = source.get(key)
             value = as_size(stated) if field == "image_size" else stated
             is_told = actual is not None and (isinstance(actual, bool) or actual != 0)
@@ -144,6 +159,6 @@ def _arguments(metadata: Mapping[str, object]) -> Mapping[str, Any]:
     return arguments if isinstance(arguments, Mapping) else {}
 
 
-def _number(metadata: Mapping[str, object], arguments: Mapping[str, object], keys: tuple[str, str]) -> Any:
-    found = (metadata.get(keys[0]), arguments.get(keys[1]))
+def _number(metadata: Mapping[str, object], arguments: Mapping[str, object], keys: Keys) -> Any:
+    found = (metadata.get(keys.transformers), arguments.get(keys.timm))
     return next((value for value in found if type(value) in (int, float)), None)

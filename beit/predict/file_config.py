@@ -24,7 +24,7 @@ from beit.metadata.architecture import (
     VQKD,
     Architecture,
 )
-from beit.metadata.stated import NUM_HEADS_UNKNOWN, StatedModel
+from beit.metadata.stated import NUM_HEADS_UNKNOWN, TOLD_BY_NOTHING, TOLD_BY_TENSORS, StatedModel
 from beit.preprocessing import height_width
 
 _EARLY_LAYERS = {12: 9, 24: 21}
@@ -96,26 +96,15 @@ def _image_size(opened: Checkpoint, name: str) -> int | list[int]:
 
 
 def _model_options(found: Architecture, stated: StatedModel) -> dict[str, Any]:
-    options = {
-        "MODEL.LAYER_NORM_EPS": stated.epsilon,
-        "MODEL.DROPPATH": stated.drop_path,
-        "MODEL.DROPOUT": stated.dropout,
-        "MODEL.ATTENTION_DROPOUT": stated.attention_dropout,
-    }
-    options = {key: value for key, value in options.items() if value is not None}
+    facts = [(keys, getattr(stated, field)) for field, keys in TOLD_BY_NOTHING.items()]
+    facts += [(keys, getattr(found, field)) for field, keys in TOLD_BY_TENSORS.items()]
+    options = {f"MODEL.{keys.config}": value for keys, value in facts if keys.config and value is not None}
     if found.head_dim * found.num_heads != found.width:
         options["MODEL.ATTN_HEAD_SIZE"] = found.head_dim
     return options | {
         "MODEL.NUM_CLASSES": found.num_classes,
-        "MODEL.PATCH_SIZE": found.patch_size,
-        "MODEL.EMBED_DIM": found.width,
-        "MODEL.DEPTH": found.depth,
-        "MODEL.NUM_HEADS": found.num_heads,
         "MODEL.MLP_RATIO": found.mlp_width / found.width,
         "MODEL.INIT_VALUES": (stated.init_values or 0.1) if found.has_layer_scale else 0.0,
-        "MODEL.USE_ABS_POS_EMB": found.has_absolute_positions,
-        "MODEL.USE_REL_POS_BIAS": found.has_relative_positions,
-        "MODEL.USE_SHARED_REL_POS_BIAS": found.has_shared_relative_positions,
         "MODEL.USE_MEAN_POOLING": found.pooling != "token",
     }
 
