@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from beit.predict.predictions import draw_confusion, draw_predictions, validation_predictions
     from beit.predict.resolve import load_model
     from beit.predict.run_figures import draw_augmentation, draw_curves, draw_masked, draw_schedule
+    from beit.predict.shape_bias import draw_shape_bias, shape_bias
     from beit.predict.tokens import draw_tokens
     from beit.preprocessing import Preprocessing
     from beit.train.api import RunResult, evaluate, train
@@ -77,6 +78,7 @@ _MODULE_OF = {
     "draw_attention": "beit.predict.attention_figure",
     "draw_augmentation": "beit.predict.run_figures",
     "draw_cam": "beit.predict.attention_figure",
+    "shape_bias": "beit.predict.shape_bias",
     "compare": "beit.predict.comparison",
     "draw_comparison": "beit.predict.comparison",
     "draw_confusion": "beit.predict.predictions",
@@ -86,6 +88,7 @@ _MODULE_OF = {
     "draw_nearest": "beit.predict.index_figures",
     "draw_predictions": "beit.predict.predictions",
     "draw_schedule": "beit.predict.run_figures",
+    "draw_shape_bias": "beit.predict.shape_bias",
     "draw_tokens": "beit.predict.tokens",
     "validation_predictions": "beit.predict.predictions",
     "evaluate": "beit.train.api",
@@ -124,6 +127,7 @@ __all__ = [
     "evaluate",
     "average",
     "compare",
+    "shape_bias",
     "RunResult",
     "draw_attention",
     "draw_augmentation",
@@ -136,6 +140,7 @@ __all__ = [
     "draw_nearest",
     "draw_predictions",
     "draw_schedule",
+    "draw_shape_bias",
     "draw_tokens",
     "validation_predictions",
 ]

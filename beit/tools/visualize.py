@@ -27,6 +27,7 @@ from beit.predict.run_figures import (
     draw_schedule,
     save_images,
 )
+from beit.predict.shape_bias import draw_shape_bias, shape_bias, write_shape_bias
 from beit.predict.tokens import draw_tokens
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device, add_images, add_model, model_from, use_device
@@ -182,6 +183,23 @@ def _comparison(given: argparse.Namespace) -> list[Path]:
     ]
 
 
+def _shape_bias_arguments(parser: Parser) -> None:
+    add_model(parser)
+    add_images(parser)
+    parser.add_argument("--output", type=Path, default=Path("shape_bias.png"), help="default: shape_bias.png")
+    add_device(parser)
+
+
+def _shape_bias(given: argparse.Namespace) -> list[Path]:
+    """decisions for shape or texture on cue conflict images (cat1-elephant3.png): shape_bias.png, shape_bias.csv"""
+    use_device(given.device)
+    found = shape_bias(model_from(given), given.images)
+    return [
+        save_figure(draw_shape_bias(found), given.output),
+        write_shape_bias(found, given.output.with_suffix(".csv")),
+    ]
+
+
 def _predictions_arguments(parser: Parser) -> None:
     add_config_flags(parser)
     parser.add_argument("--count", type=int, default=40, help="images (default: 40)")
@@ -271,6 +289,7 @@ KINDS: dict[str, tuple[Callable[[argparse.Namespace], list[Path]], Callable[[Par
     "nearest": (_nearest, _nearest_arguments),
     "features": (_features, _features_arguments),
     "comparison": (_comparison, _comparison_arguments),
+    "shape-bias": (_shape_bias, _shape_bias_arguments),
     "predictions": (_predictions, _predictions_arguments),
     "confusion": (_confusion, add_config_flags),
     "curves": (_curves, _curves_arguments),

@@ -263,6 +263,8 @@ def _imagenet(root: Path, rng: np.random.Generator) -> None:
     for name in (names[900], names[7]):
         (root / "imagenet-r" / "val" / name).mkdir(parents=True)
         (root / "imagenet-r" / "val" / name / "art.jpg").write_bytes(data)
+    (root / "cue-conflict").mkdir()
+    (root / "cue-conflict" / "cat1-elephant3.jpg").write_bytes(data)
     write_tar(root / "shards" / "imagenet1k-validation-00.tar", {"x.jpg": data, "x.cls": b"7"})
     pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow (extra: parquet)")
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow (extra: parquet)")

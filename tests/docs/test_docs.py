@@ -65,6 +65,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "imagenet": (
         "imagenet/train_list.txt", "output/lists/eval.json", "output/webdataset/eval.json", "output/parquet/eval.json",
         "output/cifar/model.pdparams", "small/data/validation-00000-of-00001.parquet", "output/imagenet-r/eval.json",
+        "output/shape_bias.csv",
     ),
     "multi-label": ("output/labels/best.pdparams", "output/scores/classes.csv", "exported/export.json"),
     "pretraining": (
