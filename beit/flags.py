@@ -38,6 +38,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "amp": ("AMP", "mixed precision"),
     "device": ("DEVICE", "auto, cpu or gpu"),
     "engine": ("ENGINE", "what runs the model with -eval: auto, openvino, onnxruntime or paddle"),
+    "precision": ("PRECISION", "of the engine with -eval: float32, bfloat16 or int8"),
     "nprocs": ("NPROCS", "ranks on this machine; auto: one per GPU or CPU core"),
 }
 """Command line flag -> config key and help. Flags take one dash or two."""

@@ -403,6 +403,7 @@ SCHEMA: dict[str, Key] = {
     "AMP": Key(False, flag, "bfloat16 where the device has it, else float16 with loss scaling"),
     "DEVICE": Key("auto", text("auto", "cpu", "gpu"), "auto: GPUs where Paddle sees them, else the CPU with a warning"),
     "ENGINE": Key("auto", text("auto", "openvino", "onnxruntime", "paddle"), "what runs the model with -eval; auto: on a CPU OpenVINO or onnxruntime if installed, else Paddle"),
+    "PRECISION": Key("float32", text("float32", "bfloat16", "int8"), "of the engine with -eval: bfloat16 on OpenVINO, int8 on OpenVINO and onnxruntime; the images are evaluated in float32 as well then, for comparison"),
     "NPROCS": Key(None, optional(integer_or("auto")), "ranks on this machine; None: one per visible GPU, or one on a CPU; auto: one per visible GPU or CPU core"),
     "RANK_TIMEOUT": Key(1800.0, number(0.0), "seconds without a step, evaluation batch or save after which a job of several ranks ends; 0: never"),
     "RANK_GRACE": Key(10.0, number(0.0), "seconds that the other ranks have to stop after one has died"),

@@ -319,6 +319,7 @@ def test_every_flag_sets_its_key() -> None:
         "AMP": "True",
         "MODEL.RESUME": "auto",
         "ENGINE": "onnxruntime",
+        "PRECISION": "int8",
     }
     for name, (key, _) in FLAGS.items():
         value = samples.get(key, "48")

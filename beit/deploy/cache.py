@@ -15,7 +15,7 @@ import paddle
 from paddle import nn
 
 import beit
-from beit.deploy.graph import write_onnx
+from beit.deploy.graph import write_int8, write_onnx
 from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools
 from beit.files import sha256_of_arrays, write_text
 from beit.text_files import read_json
@@ -52,6 +52,15 @@ class CachedGraph:
                 write_onnx(network, self.target, OUTPUTS[output], separate_weights=True)
             _remove_old(folder)
         os.utime(self._file)  # the graphs used last are kept
+
+    def add_int8(self) -> None:
+        """Write the graph in 8 bits for onnxruntime (`beit.deploy.graph.write_int8`) if the cache does not have it.
+
+        Raises:
+            ValueError: a package that quantizes is not installed.
+        """
+        if not self.target.with_suffix(".int8.onnx").is_file():
+            write_int8(self.target)
 
     def difference(self, engine: str) -> float | None:
         """The recorded difference of an engine (`beit.deploy.engines.describe`) from the model; None if there is none."""
@@ -107,9 +116,10 @@ def _code_files() -> list[Path]:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove all but the `_KEPT` graphs that were used last, with their records."""
-    files = sorted(folder.glob("*.onnx"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in files[_KEPT:]:
-        for path in (file, *(file.with_suffix(suffix) for suffix in (".bin", ".json"))):
+    """Remove all but the `_KEPT` graphs that were used last, with their other files."""
+    graphs = [file for file in folder.glob("*.onnx") if not file.name.endswith(".int8.onnx")]
+    graphs.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in graphs[_KEPT:]:
+        for path in folder.glob(f"{file.stem}.*"):
             with contextlib.suppress(FileNotFoundError):  # another process removed it
                 path.unlink()

@@ -12,8 +12,8 @@ from paddle import nn
 
 from beit.cpu import cores, given_threads, split_batch
 from beit.deploy.cache import CachedGraph
-from beit.deploy.engines import AUTO, ENGINES, check_name, describe, is_installed
-from beit.deploy.parity import TOLERANCE, relative_difference
+from beit.deploy.engines import AUTO, ENGINES, check_name, check_precision, describe, preferred
+from beit.deploy.parity import TOLERANCES, relative_difference
 from beit.parallel import ranks
 
 _MAX_IMAGES = 8  # images compared; more of them find nothing new about a graph
@@ -33,19 +33,21 @@ class CompiledModel:
     images of other sizes (the border windows of small images in segmentation).
 
     The graph comes from `CachedGraph`. The first images that an engine gets are also given to the network, unless an
-    earlier process did so with the same graph and engine; if results differ by more than `TOLERANCE` of the network's
-    largest value, the network answers instead (`auto`) or the program ends. One line of the log says which engine
-    answers and how far it differs.
+    earlier process did so with the same graph and engine; if results differ by more than the precision's share in
+    `TOLERANCES` of the network's largest value, the network answers instead (`auto` in float32) or the program ends. One
+    line of the log says which engine answers and how far it differs.
 
     Args:
         model: the network. Its weights must not change any more.
         output: "logits" or "features", computed by `model(…)` and `model.forward_features`.
         size: (height, width) of the images, pixels.
-        engine: a key of `ENGINES`, or "auto": on a CPU the first of them that is installed, on a GPU Paddle.
+        engine: a key of `ENGINES`, or "auto": on a CPU the first of `preferred`, on a GPU or without any Paddle.
+        precision: of the engine, one of `PRECISIONS`; the network itself computes in float32 only.
         log: called with the line.
 
     Raises:
-        ValueError: unknown engine, or the engine that was asked for is not installed or does not run this network.
+        ValueError: unknown engine, or the engine that was asked for is not installed, does not run this network, or does
+            not have the precision; no engine has it on this machine.
         OSError: the graph cannot be written into the cache.
     """
 
@@ -56,25 +58,32 @@ class CompiledModel:
         *,
         size: tuple[int, int],
         engine: str = AUTO,
+        precision: str = "float32",
         log: Log = log_to_stderr,
     ) -> None:
         check_name(engine)
-        self._model, self._size, self._log = model, size, log
+        check_precision(engine, precision)
+        self._model, self._size, self._precision, self._log = model, size, precision, log
         self._function = _method(model, output)
-        self._may_fall_back = engine == AUTO
+        self._may_fall_back = engine == AUTO and precision == "float32"
         self._engine: Any = None
         reason = ""
         name = engine
         if engine == AUTO:
-            name, reason = _choose()
+            name, reason = _choose(precision)
         if name != "paddle":
             try:
                 self._open(name, output)
             except (ValueError, OSError, RuntimeError) as error:  # the last: OpenVINO's, of unreadable files
-                if engine != AUTO:
+                if not self._may_fall_back:
                     raise
                 name, reason = "paddle", str(error)
         if name == "paddle":
+            if precision != "float32":
+                raise ValueError(
+                    f"precision {precision!r} is for engines, and Paddle runs this model"
+                    f"{f' ({reason})' if reason else ''}; leave it out, or choose another engine"
+                )
             log(f"engine: Paddle{f' ({reason})' if reason else ''}")
 
     def __call__(self, images: paddle.Tensor) -> paddle.Tensor:
@@ -98,8 +107,10 @@ class CompiledModel:
 
     def _open(self, name: str, output: str) -> None:
         self._graph = CachedGraph(self._model, output, self._size)
-        self._engine = ENGINES[name](self._graph.target, "float32", _num_threads(), "")
-        self._name = describe(name)
+        if (name, self._precision) == ("onnxruntime", "int8"):
+            self._graph.add_int8()
+        self._engine = ENGINES[name](self._graph.target, self._precision, _num_threads(), "")
+        self._name = describe(name, self._precision)
         difference = self._graph.difference(self._name)
         self._is_compared = difference is not None
         if difference is not None:
@@ -110,11 +121,12 @@ class CompiledModel:
         expected = split_batch(self._function, images).numpy()
         difference = relative_difference(self._engine(images.numpy())[0], expected)
         self._is_compared = True
-        if difference <= TOLERANCE:
+        tolerance = TOLERANCES[self._precision]
+        if difference <= tolerance:
             self._graph.record(self._name, difference)
             self._announce(difference)
             return
-        said = f"{self._name} differs from the model by {difference:.1e} of its largest value; {TOLERANCE:g} is allowed"
+        said = f"{self._name} differs from the model by {difference:.1e} of its largest value; {tolerance:g} is allowed"
         if not self._may_fall_back:
             raise ValueError(f"{said}. Use --engine paddle")
         self._engine = None
@@ -125,15 +137,15 @@ class CompiledModel:
 
 
 def compiled(
-    model: nn.Layer, output: str, *, size: tuple[int, int], engine: str, log: Log = log_to_stderr
+    model: nn.Layer, output: str, *, size: tuple[int, int], engine: str, precision: str = "float32"
 ) -> Function:
     """A function from normalized images to an output of a network; with the engine "paddle" the network itself computes it.
 
     The arguments are those of `CompiledModel`.
     """
-    if engine == "paddle":
+    if engine == "paddle" and precision == "float32":
         return partial(split_batch, _method(model, output))
-    return CompiledModel(model, output, size=size, engine=engine, log=log)
+    return CompiledModel(model, output, size=size, engine=engine, precision=precision)
 
 
 def _method(model: nn.Layer, output: str) -> Function:
@@ -141,13 +153,14 @@ def _method(model: nn.Layer, output: str) -> Function:
     return method
 
 
-def _choose() -> tuple[str, str]:
+def _choose(precision: str) -> tuple[str, str]:
     """The engine that `auto` stands for, and the reason if it is Paddle."""
     if not paddle.get_device().startswith("cpu"):
         return "paddle", "the device is a GPU"
-    for name in ENGINES:
-        if name != "paddle" and is_installed(name):
-            return name, ""
+    if found := preferred(precision):
+        return found[0], ""
+    if precision != "float32":
+        return "paddle", "no installed engine has this precision"
     return "paddle", 'neither OpenVINO nor onnxruntime is installed: pip install "beit-paddle[openvino]"'
 
 

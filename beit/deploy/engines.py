@@ -12,14 +12,16 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from beit.cpu import before_paddle
 
 AUTO = "auto"
+PRECISIONS = ("float32", "bfloat16", "int8")
 
+_NO_BFLOAT16 = "this CPU has no bfloat16 arithmetic (AVX-512 is needed); use float32"
 _CHUNK = 8
 """Images per call of Paddle Inference: with 32 it is a quarter slower, since the activations exceed the CPU caches."""
 
@@ -27,9 +29,9 @@ _CHUNK = 8
 class Engine(Protocol):
     """A graph that is ready to run on the CPU: images to results, in the order of the graph; threads may share it.
 
-    The constructors take the path of the graph without extension, the precision, the number of threads, and the TASK of
-    the model. They raise `FileNotFoundError` if the graph was not written in this format, and `ValueError` if the package
-    is not installed or the engine or this machine does not have the precision.
+    The constructors take the path of the graph without extension, one of `precisions`, the number of threads, and the TASK
+    of the model. They raise `FileNotFoundError` if the graph was not written in this format, and `ValueError` if the
+    package is not installed or the engine or this machine does not have the precision.
     """
 
     package: ClassVar[str]
@@ -38,6 +40,8 @@ class Engine(Protocol):
     """The extra of this project that installs it."""
     suffixes: ClassVar[tuple[str, ...]]
     """Extensions of the files of a graph."""
+    precisions: ClassVar[tuple[str, ...]]
+    """The numbers that it computes with, of `PRECISIONS`."""
 
     def __init__(self, target: Path, precision: str, threads: int, task: str) -> None: ...
 
@@ -51,6 +55,7 @@ class PaddleEngine:
     package: ClassVar[str] = "paddle"
     extra: ClassVar[str] = "cpu"
     suffixes: ClassVar[tuple[str, ...]] = (".json", ".pdmodel", ".pdiparams")
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
 
     def __init__(self, target: Path, precision: str, threads: int, task: str) -> None:
         if "paddle" not in sys.modules:
@@ -60,7 +65,7 @@ class PaddleEngine:
 
         from beit.deploy.graph import graph_file
 
-        _check_precision("paddle", precision, ("float32", "bfloat16"))
+        check_precision("paddle", precision)
         if task == "segment" and precision == "bfloat16":
             raise ValueError("bfloat16 runs on oneDNN, which cannot resize class maps; use float32")
         config = inference.Config(str(graph_file(target)), str(target.with_suffix(".pdiparams")))
@@ -73,7 +78,7 @@ class PaddleEngine:
             config.disable_mkldnn()
         if precision == "bfloat16":
             if not paddle.amp.is_bfloat16_supported("cpu"):
-                raise ValueError("this CPU has no bfloat16 arithmetic (AVX-512 is needed); use float32")
+                raise ValueError(_NO_BFLOAT16)
             config.enable_mkldnn_bfloat16()
         self._predictor = inference.create_predictor(config)
         self._lock = threading.Lock()  # a predictor stores its inputs and results
@@ -93,17 +98,17 @@ class PaddleEngine:
 
 
 class OnnxruntimeEngine:
-    """onnxruntime; with 8-bit weights if the graph was written with them."""
+    """onnxruntime; with 8-bit weights and activations if the graph was written with them (`write_int8`)."""
 
     package: ClassVar[str] = "onnxruntime"
     extra: ClassVar[str] = "onnx"
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "int8")
 
     def __init__(self, target: Path, precision: str, threads: int, task: str) -> None:
-        files = {"float32": ".onnx", "int8": ".int8.onnx"}
-        _check_precision("onnxruntime", precision, tuple(files))
+        check_precision("onnxruntime", precision)
         onnxruntime = _require("onnxruntime")
-        file = _existing(target.with_suffix(files[precision]))
+        file = _existing(target.with_suffix(".int8.onnx" if precision == "int8" else ".onnx"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -116,23 +121,32 @@ class OnnxruntimeEngine:
 
 
 class OpenVinoEngine:
-    """OpenVINO, on the same ONNX file as onnxruntime."""
+    """OpenVINO, on the same ONNX file as onnxruntime; int8 stores the weights of matrix products in 8 bits."""
 
     package: ClassVar[str] = "openvino"
     extra: ClassVar[str] = "openvino"
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", "int8")
 
     def __init__(self, target: Path, precision: str, threads: int, task: str) -> None:
-        _check_precision("openvino", precision, ("float32", "bfloat16"))
+        check_precision("openvino", precision)
         openvino = _require("openvino")
         file = _existing(target.with_suffix(".onnx"))
+        core = openvino.Core()
+        if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ValueError(_NO_BFLOAT16)
         settings = {
             # Without it OpenVINO computes in bfloat16 wherever the processor has it.
-            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._model = openvino.compile_model(str(file), "CPU", settings)
+        if precision == "int8":
+            graph = core.read_model(str(file))
+            _compress_weights(graph)
+            self._model = core.compile_model(graph, "CPU", settings)
+        else:
+            self._model = core.compile_model(str(file), "CPU", settings)
         self._local = threading.local()  # a request stores its inputs and results
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
@@ -148,7 +162,7 @@ ENGINES: dict[str, type[Engine]] = {
     "onnxruntime": OnnxruntimeEngine,
     "paddle": PaddleEngine,
 }
-"""Name of an engine -> its class; `auto` takes the first that is installed."""
+"""Name of an engine -> its class."""
 
 
 def check_name(name: str) -> None:
@@ -161,23 +175,63 @@ def check_name(name: str) -> None:
         raise ValueError(f"unknown engine {name!r}; there are {', '.join((AUTO, *ENGINES))}")
 
 
+def check_precision(name: str, precision: str) -> None:
+    """Refuse a precision that an engine does not have; for `auto` one that none has.
+
+    Raises:
+        ValueError: it does not.
+    """
+    possible = PRECISIONS if name == AUTO else ENGINES[name].precisions
+    if precision not in possible:
+        raise ValueError(f"precision {precision!r} on {name}; there are {' and '.join(possible)}")
+
+
 def is_installed(name: str) -> bool:
     """Whether the package of an engine can be imported."""
     return find_spec(ENGINES[name].package) is not None
 
 
-def describe(name: str) -> str:
-    """An engine with its version, for messages and as part of a cache key."""
+def preferred(precision: str) -> list[str]:
+    """The installed engines besides Paddle that have a precision, the fastest first.
+
+    In int8 that is onnxruntime, which quantizes the activations as well; OpenVINO multiplies in float32 where the
+    processor has no 8-bit products.
+    """
+    names = [name for name, kind in ENGINES.items() if precision in kind.precisions and name != "paddle"]
+    found = [name for name in names if is_installed(name)]
+    return found[::-1] if precision == "int8" else found
+
+
+def describe(name: str, precision: str = "float32") -> str:
+    """An engine with its version and, if it is not float32, its precision, for messages and as part of a cache key."""
     if name == "paddle":
         import paddle
 
-        return f"paddle {paddle.__version__}"  # the distribution has another name on a GPU
-    return f"{name} {version(ENGINES[name].package)}"
+        number = paddle.__version__  # the distribution has another name on a GPU
+    else:
+        number = version(ENGINES[name].package)
+    return f"{name} {number}" if precision == "float32" else f"{name} {number} in {precision}"
 
 
-def _check_precision(name: str, precision: str, possible: tuple[str, ...]) -> None:
-    if precision not in possible:
-        raise ValueError(f"precision {precision!r} on {name}; there are {' and '.join(possible)}")
+def _compress_weights(graph: Any) -> None:
+    """Replace the weights of matrix products in an OpenVINO graph by 8-bit integers times a factor per column.
+
+    It is the pattern of OpenVINO's weight compression, which the engine runs without expanding the weights. OpenVINO's
+    own tool that writes it, nncf, would bring pandas, scikit-learn and ten other packages.
+    """
+    from openvino import opset13 as operators
+
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != "MatMul":
+            continue
+        constant = node.input_value(1).get_node()
+        if constant.get_type_name() != "Constant" or len(constant.shape) != 2:
+            continue
+        weights = constant.data  # [in, out]
+        factors = np.maximum(np.abs(weights).max(axis=0, keepdims=True), np.finfo(np.float32).tiny) / 127
+        numbers = operators.constant(np.rint(weights / factors).astype(np.int8))
+        expanded = operators.multiply(operators.convert(numbers, "f32"), operators.constant(factors))
+        node.input(1).replace_source_output(expanded.output(0))
 
 
 def _require(name: str) -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,17 +100,22 @@ def write_int8(target: Path) -> Path:
     except ImportError as error:
         raise ValueError(_NO_ONNX) from error
     source, file = target.with_suffix(".onnx"), target.with_suffix(".int8.onnx")
-    graph = onnx.load(str(source)).graph
+    graph = onnx.load(str(source), load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
     products = [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
-    with _quiet():
-        quantize_dynamic(
-            str(source),
-            str(file),
-            nodes_to_quantize=products,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-        )
+    unfinished = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
+    try:
+        with _quiet():
+            quantize_dynamic(
+                str(source),
+                str(unfinished),
+                nodes_to_quantize=products,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+            )
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return file
 
 

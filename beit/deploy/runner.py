@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from beit.cpu import cores
+from beit.cpu import cores, given_threads
 from beit.deploy.description import GRAPH, Description, check_files, read_description
-from beit.deploy.engines import AUTO, ENGINES, Engine, check_name, is_installed
+from beit.deploy.engines import AUTO, ENGINES, Engine, check_name, check_precision, describe, preferred
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,12 @@ class Runner:
     Args:
         description: of its inputs and outputs.
         engine: runs the graph: images to results in the order of `description.outputs`.
+        name: of the engine, with its version.
     """
 
     description: Description
     engine: Engine
+    name: str = ""
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The results by name, for uint8 images `[B, 3, height, width]` (`description.open` reads one from a file).
@@ -50,20 +52,29 @@ def load_runner(
 
     Args:
         folder: with `export.json` and the graph.
-        engine: a key of `ENGINES`, or "auto" for the fastest that is installed and whose files the folder has.
-        precision: "float32"; with Paddle and OpenVINO also "bfloat16", with onnxruntime also "int8" if it was exported.
-        threads: number of threads of the engine; 0 for one per core.
+        engine: a key of `ENGINES`, or "auto" for the fastest that is installed and was compared at the export.
+        precision: "float32"; with Paddle and OpenVINO also "bfloat16"; with OpenVINO also "int8", with onnxruntime if it
+            was exported.
+        threads: number of threads of the engine; 0 for `OMP_NUM_THREADS` or, without it, one per core.
 
     Raises:
         FileNotFoundError: a file of the export is missing.
         ValueError: unknown engine or precision, this machine cannot run it, or a file has changed since the export.
     """
     check_name(engine)
+    check_precision(engine, precision)
     description = read_description(folder)
-    target = Path(folder) / GRAPH
     if engine == AUTO:
-        has_onnx = target.with_suffix(".onnx").is_file()
-        engine = next(name for name in ENGINES if name == "paddle" or (is_installed(name) and has_onnx))
+        engine = next(
+            (name for name in preferred(precision) if _is_compared(description, name, precision)), "paddle"
+        )
     chosen = ENGINES[engine]
     check_files(Path(folder), description, chosen.suffixes)
-    return Runner(description, chosen(target, precision, threads or cores(), description.task))
+    threads = threads or int(given_threads() or cores())
+    ready = chosen(Path(folder) / GRAPH, precision, threads, description.task)
+    return Runner(description, ready, describe(engine, precision))
+
+
+def _is_compared(description: Description, engine: str, precision: str) -> bool:
+    """Whether the export compared the files of an engine with the model; those of onnxruntime in int8 are its own."""
+    return ("int8" if (engine, precision) == ("onnxruntime", "int8") else engine) in description.measured

@@ -46,6 +46,7 @@ class Classifier(Predictor):
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
     engine: str = "paddle"
+    precision: str = "float32"
     crops: int = 1
     flip: bool = False
     threshold: float | None = None
@@ -221,11 +222,15 @@ class Classifier(Predictor):
 
     @cached_property
     def _logits(self) -> Function:
-        return compiled(self.model, "logits", size=self.image_size, engine=self.engine)
+        return self._compiled("logits")
 
     @cached_property
     def _features(self) -> Function:
-        return compiled(self.model, "features", size=self.image_size, engine=self.engine)
+        return self._compiled("features")
+
+    def _compiled(self, output: str) -> Function:
+        size, engine, precision = self.image_size, self.engine, self.precision
+        return compiled(self.model, output, size=size, engine=engine, precision=precision)
 
     def _result(self, scores: np.ndarray, topk: int) -> dict[str, Any]:
         best = np.argsort(-scores, kind="stable")
@@ -242,6 +247,7 @@ def classifier(
     class_names: ClassNames | None = None,
     origin: str = "the model",
     engine: str = "paddle",
+    precision: str = "float32",
 ) -> Classifier:
     """A model as a `Classifier`, with the preprocessing and class names that it carries or with those passed.
 
@@ -252,7 +258,7 @@ def classifier(
         class_names: of the K classes, or `imagenet-1k`, `imagenet-21k`. Names that are all WordNet identifiers, as
             ImageNet's folders are called, are spelled out.
         origin: what to call the model in messages.
-        engine: what runs the network; see `beit.deploy.compiled.CompiledModel`.
+        engine, precision: what runs the network; see `beit.deploy.compiled.CompiledModel`.
 
     Raises:
         ValueError: the preprocessing is unknown, or the number of names is not the number of classes.
@@ -282,7 +288,7 @@ def classifier(
         names = from_synsets(names)
     if names is not None and len(names) != model.num_classes:
         raise ValueError(f"{len(names)} class names for a model with {model.num_classes} classes")
-    return Classifier(model, complete, names, engine)
+    return Classifier(model, complete, names, engine, precision)
 
 
 @contextmanager

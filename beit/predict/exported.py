@@ -12,6 +12,7 @@ import paddle
 from PIL import Image
 
 from beit.data.image_mask import Color
+from beit.deploy.compiled import Log, log_to_stderr
 from beit.deploy.description import FILE_NAME
 from beit.deploy.network import probabilities
 from beit.deploy.runner import Runner, load_runner
@@ -28,15 +29,23 @@ def is_export(source: object) -> bool:
     return isinstance(source, str | Path) and (Path(source) / FILE_NAME).is_file()
 
 
-def exported_predictor(folder: str | Path) -> Predictor:
-    """The model in a folder that `python -m beit export` wrote, run by Paddle Inference.
+def exported_predictor(
+    folder: str | Path, engine: str = "paddle", precision: str = "float32", log: Log = log_to_stderr
+) -> Predictor:
+    """The model in a folder that `python -m beit export` wrote.
+
+    Args:
+        folder: of the export.
+        engine, precision: as in `load_runner`.
+        log: called with one line that names the engine.
 
     Raises:
         ValueError: it was exported with an output that has no classes, or as `load_runner`.
         FileNotFoundError: as `load_runner`.
     """
-    runner = load_runner(folder)
+    runner = load_runner(folder, engine, precision=precision)
     description = runner.description
+    log(f"engine: {runner.name}, on the exported graph")
     if description.output == "features":
         raise ValueError(
             f"{folder} was exported with the output features and has no classes; export it with --output topk"

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from beit.beit import Beit
 from beit.config import with_options
 from beit.data.image_input import ImageInput
-from beit.deploy.engines import AUTO, check_name
+from beit.deploy.engines import AUTO, check_name, check_precision
 from beit.metadata.class_names import ClassNames
 from beit.models.mim import BeitForMaskedImageModeling
 from beit.models.upernet import UperNet
@@ -132,6 +132,7 @@ def load_predictor(
     preprocessing: Preprocessing | None = None,
     class_names: ClassNames | None = None,
     engine: str = "paddle",
+    precision: str = "float32",
 ) -> Predictor:
     """A trained model with its preprocessing and class names. Load it once, use it often.
 
@@ -152,14 +153,16 @@ def load_predictor(
             `imagenet-21k` are built in.
         engine: what runs the network. "paddle": the network itself. "openvino", "onnxruntime": its graph, which is made
             once and compared with the network on the first images; the weights must not change afterwards. "auto": the
-            fastest of them that is installed (on a GPU Paddle).
+            fastest of them that is installed (on a GPU Paddle). In a folder of `beit export` they run its graph.
+        precision: of the engine: "float32", "bfloat16" (OpenVINO) or "int8" (OpenVINO, onnxruntime).
 
     Raises:
         ValueError: the preprocessing is unknown; the message says what to pass. The model does not predict from
-            images. `image_size` is given for a model that is built already. The engine is unknown. Otherwise as
-            `load_model`.
+            images. `image_size` is given for a model that is built already. The engine is unknown, or does not have the
+            precision. Otherwise as `load_model`.
     """
     check_name(engine)
+    check_precision(engine, precision)
     if image_size is not None and isinstance(model, Predictor | Beit):
         raise ValueError(
             f"image_size={image_size} is for weights that are loaded; this {type(model).__name__} is built already: pass the "
@@ -168,15 +171,16 @@ def load_predictor(
     if isinstance(model, Predictor):
         return model
     if isinstance(model, Beit):
-        return classifier(model, preprocessing=preprocessing, class_names=class_names, engine=engine)
+        return classifier(
+            model, preprocessing=preprocessing, class_names=class_names, engine=engine, precision=precision
+        )
     if is_export(model):
-        given = (key, config, image_size, preprocessing, class_names)
-        if any(value is not None for value in given) or engine not in ("paddle", "auto"):
+        if any(value is not None for value in (key, config, image_size, preprocessing, class_names)):
             raise ValueError(
-                f"{model} is an export, which has a fixed config, image size, preprocessing, class names and engine: leave "
-                "these arguments out, or name the weights that it was exported from"
+                f"{model} is an export, which has a fixed config, image size, preprocessing and class names: leave these "
+                "arguments out, or name the weights that it was exported from"
             )
-        return exported_predictor(model)
+        return exported_predictor(model, engine, precision)
     weights = find_weights(model, config, key)
     opened = open_weights(weights)
     if image_size is not None:
@@ -195,6 +199,7 @@ def load_predictor(
             class_names=class_names,
             origin=weights.name,
             engine=engine,
+            precision=precision,
         )
         if tree.TASK == "multilabel":
             found = replace(found, threshold=tree.TEST.THRESHOLD)
@@ -208,12 +213,15 @@ def load_predictor(
     if is_derived and info.preprocessing.mean is None:
         raise ValueError(f"the mean and std of {weights.name} are unknown: give its config (config=…, --cfg)")
     if isinstance(network, BeitForMaskedImageModeling):
-        if engine not in (AUTO, "paddle"):
-            raise ValueError(f"masked patches are predicted by Paddle only: engine {engine!r}; leave it out")
+        if engine not in (AUTO, "paddle") or precision != "float32":
+            raise ValueError(
+                f"masked patches are predicted by Paddle in float32 only: engine {engine!r}, precision {precision!r}; leave "
+                "them out"
+            )
         return masked_model(network, tree)
     folder = weights.path if weights.path.is_dir() else weights.path.parent
     names = info.class_names if isinstance(info.class_names, tuple) else None
-    return segmenter(network, tree, folder, names, info.palette, engine)
+    return segmenter(network, tree, folder, names, info.palette, engine, precision)
 
 
 def require_classifier(predictor: Predictor, purpose: str) -> Classifier:

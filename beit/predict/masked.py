@@ -36,7 +36,7 @@ class MaskedModel(Predictor):
     task: ClassVar[str] = "pretrain"
     class_names = None
     palette = ()
-    engine = "paddle"
+    engine, precision = "paddle", "float32"
 
     model: BeitForMaskedImageModeling
     preprocessing: Preprocessing

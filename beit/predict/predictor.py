@@ -40,6 +40,8 @@ class Predictor(ABC):
     """Score from which on a class is predicted, where images have any number of labels; else None."""
     engine: str
     """What runs the network: "paddle", "auto" or another engine of `beit.deploy.engines`."""
+    precision: str
+    """Of the engine, one of `beit.deploy.engines.PRECISIONS`."""
 
     def __repr__(self) -> str:
         height, width = self.image_size

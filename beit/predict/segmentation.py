@@ -72,6 +72,7 @@ class Segmenter(ClassMapPredictor):
     class_names: tuple[str, ...]
     palette: tuple[Color, ...]
     engine: str = "paddle"
+    precision: str = "float32"
 
     def __call__(self, images: Sequence[Image.Image], topk: int = 5) -> list[dict[str, Any]]:
         """The class maps of RGB images, one image at a time, since their sizes differ.
@@ -90,9 +91,12 @@ class Segmenter(ClassMapPredictor):
 
     @cached_property
     def _network(self) -> UperNet:
-        if self.engine == "paddle":
+        size, engine, precision = self.image_size, self.engine, self.precision
+        if engine == "paddle" and precision == "float32":
             return self.model
-        return cast(UperNet, CompiledModel(self.model, "logits", size=self.image_size, engine=self.engine))
+        return cast(
+            UperNet, CompiledModel(self.model, "logits", size=size, engine=engine, precision=precision)
+        )
 
     @property
     def encoder(self) -> nn.Layer:
@@ -107,6 +111,7 @@ def segmenter(
     class_names: tuple[str, ...] | None = None,
     colors: tuple[Color, ...] = (),
     engine: str = "paddle",
+    precision: str = "float32",
 ) -> Segmenter:
     """A segmentation model that predicts with the settings of TEST.* of a config.
 
@@ -117,7 +122,7 @@ def segmenter(
             those of ADE20K if the config has its classes, else numbers.
         class_names: that the weights state; None for those of the folder.
         colors: of the classes, that the weights state; those in the folder take precedence.
-        engine: what runs the network; see `beit.deploy.compiled.CompiledModel`.
+        engine, precision: what runs the network; see `beit.deploy.compiled.CompiledModel`.
 
     Raises:
         ValueError: the names do not fit the config.
@@ -138,4 +143,5 @@ def segmenter(
         class_names=names or tuple(f"class {k}" for k in range(config.MODEL.NUM_CLASSES)),
         palette=palette,
         engine=engine,
+        precision=precision,
     )

@@ -8,7 +8,7 @@ import sys
 import paddle
 
 from beit.cpu import tune_cpu
-from beit.deploy.engines import AUTO, ENGINES
+from beit.deploy.engines import AUTO, ENGINES, PRECISIONS
 from beit.imagenet_classes import CLASS_LISTS
 from beit.metadata.class_names import ClassNames, parse_class_names
 from beit.parallel import ranks
@@ -50,10 +50,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add `--engine`."""
+    """Add `--engine` and `--precision`."""
     parser.add_argument(
         "--engine", default=AUTO, choices=(AUTO, *ENGINES),
         help="what runs the network; auto: on a CPU OpenVINO or onnxruntime if installed, else Paddle (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", default="float32", choices=PRECISIONS,
+        help="of the engine: bfloat16 on OpenVINO, int8 on OpenVINO and onnxruntime (default: float32)",
     )  # fmt: skip
 
 
@@ -83,6 +87,7 @@ def model_from(given: argparse.Namespace) -> Predictor:
         preprocessing=preprocessing_from(given),
         class_names=_class_names(given.class_names),
         engine=getattr(given, "engine", "paddle"),
+        precision=getattr(given, "precision", "float32"),
     )
 
 

@@ -43,6 +43,8 @@ from beit.train.state import Training
 from beit.train.teacher import load_teacher
 from beit.warning_lines import warnings_to
 
+_NOT_RESULTS = ("count", "images_per_second")  # among the metrics of an evaluation
+
 
 def run(config: CfgNode) -> dict[str, float]:
     """Train or evaluate on this rank; returns the metrics of the last evaluation.
@@ -101,13 +103,25 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
     if dataset is None:
         raise ValueError(f"-eval: there are no validation images in DATA.DATA_PATH={config.DATA.DATA_PATH}")
     if amp_dtype is None:
-        task.engine = _engine(task, log)
+        task.engine = _engine(task, config.PRECISION, log)
+    elif config.PRECISION != "float32":
+        raise ValueError(
+            f"-precision={config.PRECISION} is for engines on CPUs, -amp for GPUs: leave one of them out"
+        )
     with _validation(task, dataset, log) as validation:
         result = evaluate(task, *validation, amp_dtype=amp_dtype)
+        engine_name = describe("paddle") if task.engine is None else task.engine.engine_name
+        if config.PRECISION != "float32":
+            task.engine = _engine(task, "float32", log)
+            exact = evaluate(task, *validation, amp_dtype=None).metrics
     metrics = result.metrics
     log.scalars("eval", metrics, 0)
     write_report(task, result, log, 0)
     log.text("evaluation: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    if config.PRECISION != "float32":
+        changed = {name: metrics[name] - value for name, value in exact.items() if name not in _NOT_RESULTS}
+        changes = "  ".join(f"{name} {value:+.4f}" for name, value in changed.items())
+        log.text(f"change from float32 to {config.PRECISION} on these images: {changes}")
     if ranks.rank() == 0:
         content = {
             "model": config.MODEL.NAME,
@@ -122,27 +136,31 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
             "flip": config.TEST.FLIP,
             "mean": config.DATA.IMAGENET_MEAN,
             "std": config.DATA.IMAGENET_STD,
-            "precision": amp_dtype or "float32",
-            "engine": describe("paddle") if task.engine is None else task.engine.engine_name,
+            "precision": amp_dtype or config.PRECISION,
+            "engine": engine_name,
             **metrics,
         }
+        if config.PRECISION != "float32":
+            content["float32"] = exact
         write_text(Path(config.SAVE) / "eval.json", json.dumps(content, indent=2) + "\n")
     return metrics
 
 
-def _engine(task: Task, log: RunLog) -> CompiledModel | None:
+def _engine(task: Task, precision: str, log: RunLog) -> CompiledModel | None:
     """The engine that computes the model's results in an evaluation; None for Paddle itself.
 
     Raises:
         ValueError: the task has no results that an engine could compute, or as `CompiledModel`.
     """
-    name = task.config.ENGINE
-    if name == "paddle" or (name == AUTO and not task.uses_engine):
+    name, size = task.config.ENGINE, image_hw(task.config)
+    if precision == "float32" and (name == "paddle" or (name == AUTO and not task.uses_engine)):
         return None
     if not task.uses_engine:
-        raise ValueError(f"TASK: {task.config.TASK} is evaluated by Paddle only: leave out -engine={name}")
+        raise ValueError(
+            f"TASK: {task.config.TASK} is evaluated by Paddle in float32 only: leave out -engine={name} and -precision"
+        )
     task.eval()
-    return CompiledModel(task.model, "logits", size=image_hw(task.config), engine=name, log=log.text)
+    return CompiledModel(task.model, "logits", size=size, engine=name, precision=precision, log=log.text)
 
 
 def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:

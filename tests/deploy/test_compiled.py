@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -25,11 +26,12 @@ class Doubled:
     """An engine that returns the logits times a factor, and counts the images that it gets."""
 
     package = "numpy"
+    precisions = ("float32", "int8")
     factor = 1.0
     images = 0
 
     def __init__(self, target, precision, threads, task):
-        assert precision == "float32" and threads >= 1
+        assert threads >= 1
 
     def __call__(self, images):
         type(self).images += len(images)
@@ -47,17 +49,21 @@ def engine(monkeypatch, tmp_path):
         def __init__(self, model, output, size):
             self.target = tmp_path / "graph"
 
+        def add_int8(self):
+            pass
+
     Doubled.factor, Doubled.images = 1.0, 0
     monkeypatch.setattr(module, "CachedGraph", Graph)
     monkeypatch.setitem(ENGINES, "onnxruntime", Doubled)
-    monkeypatch.setattr(module, "is_installed", lambda name: name == "onnxruntime")
-    monkeypatch.setattr(module, "describe", lambda name: f"{name} 1.0")
+    monkeypatch.setattr("beit.deploy.engines.is_installed", lambda name: name == "onnxruntime")
+    monkeypatch.setattr(module, "describe", lambda name, kind="float32": f"{name} 1.0 {kind}")
     return Doubled
 
 
-def compile_tiny(engine="auto"):
+def compile_tiny(engine="auto", precision="float32"):
     log = []
-    return CompiledModel(MODEL, "logits", size=SIZE, engine=engine, log=log.append), log
+    model = CompiledModel(MODEL, "logits", size=SIZE, engine=engine, precision=precision, log=log.append)
+    return model, log
 
 
 def images(batch=2):
@@ -65,7 +71,7 @@ def images(batch=2):
 
 
 def test_without_an_engine_paddle_answers_and_the_log_says_why(monkeypatch):
-    monkeypatch.setattr(module, "is_installed", lambda name: False)
+    monkeypatch.setattr("beit.deploy.engines.is_installed", lambda name: False)
     model, log = compile_tiny()
     assert log == [
         'engine: Paddle (neither OpenVINO nor onnxruntime is installed: pip install "beit-paddle[openvino]")'
@@ -92,11 +98,11 @@ def test_an_engine_is_compared_once_and_the_result_is_kept(engine):
     assert engine.images == 8 + 10 and list(found.shape) == [10, 5]
     model(images())
     assert engine.images == 8 + 10 + 2
-    assert log == ["engine: onnxruntime 1.0, differs from the model by 0.0e+00 of its largest value"]
+    assert log == ["engine: onnxruntime 1.0 float32, differs from the model by 0.0e+00 of its largest value"]
     again, log = compile_tiny()
-    assert log == ["engine: onnxruntime 1.0, differs from the model by 0.0e+00 of its largest value"]
+    assert log == ["engine: onnxruntime 1.0 float32, differs from the model by 0.0e+00 of its largest value"]
     again(images())
-    assert engine.images == 8 + 10 + 2 + 2 and again.engine_name == "onnxruntime 1.0"
+    assert engine.images == 8 + 10 + 2 + 2 and again.engine_name == "onnxruntime 1.0 float32"
 
 
 def test_images_of_another_size_go_to_the_model(engine):
@@ -116,8 +122,8 @@ def test_an_engine_that_differs_is_not_used(engine):
     engine.factor = 1.01
     model, log = compile_tiny()
     np.testing.assert_array_equal(model(images()).numpy(), MODEL(images()).numpy())
-    assert len(log) == 1 and "engine: Paddle (onnxruntime 1.0 differs from the model by" in log[0]
-    assert model.engine_name == "paddle 1.0"
+    assert len(log) == 1 and "engine: Paddle (onnxruntime 1.0 float32 differs from the model by" in log[0]
+    assert model.engine_name == "paddle 1.0 float32"
     model, _ = compile_tiny("onnxruntime")
     with pytest.raises(
         ValueError, match=r"differs from the model by .* 0.0001 is allowed\. Use --engine paddle"
@@ -126,6 +132,37 @@ def test_an_engine_that_differs_is_not_used(engine):
     engine.factor = float("nan")
     model, log = compile_tiny()
     assert np.isfinite(model(images()).numpy()).all()
+
+
+def test_a_lower_precision_may_differ_more_but_the_model_never_replaces_it(engine):
+    engine.factor = 1.05
+    model, log = compile_tiny("auto", "int8")
+    model(images())
+    assert model.engine_name == "onnxruntime 1.0 int8" and "int8, differs from the model by 5.0e-02" in log[0]
+    _, log = compile_tiny()
+    assert log == []  # what was recorded for int8 says nothing about float32
+    engine.factor = 1.5
+    for name in ("auto", "onnxruntime"):
+        Path(model._graph.target.with_suffix(".json")).unlink(missing_ok=True)
+        model, _ = compile_tiny(name, "int8")
+        with pytest.raises(ValueError, match=r"int8 differs from the model by .*; 0\.3 is allowed"):
+            model(images())
+
+
+def test_a_precision_that_nothing_has_is_refused(engine, monkeypatch):
+    with pytest.raises(ValueError, match="precision 'int4' on auto; there are float32 and bfloat16 and int8"):
+        compile_tiny("auto", "int4")
+    with pytest.raises(ValueError, match="precision 'int4' on auto"):
+        load_predictor(MODEL, precision="int4", engine="auto")
+    with pytest.raises(ValueError, match="precision 'bfloat16' on onnxruntime; there are float32 and int8"):
+        compile_tiny("onnxruntime", "bfloat16")
+    with pytest.raises(ValueError, match="'bfloat16' is for engines, and Paddle runs this model"):
+        compile_tiny("paddle", "bfloat16")
+    with pytest.raises(ValueError, match="no installed engine has this precision"):
+        compile_tiny("auto", "bfloat16")
+    monkeypatch.setattr(module.paddle, "get_device", lambda: "gpu:0")
+    with pytest.raises(ValueError, match=r"Paddle runs this model \(the device is a GPU\)"):
+        compile_tiny("auto", "int8")
 
 
 def test_the_digest_covers_all_that_a_graph_holds(monkeypatch):
@@ -168,11 +205,12 @@ def test_the_graphs_used_last_stay(tmp_path):
     import os
 
     for number in range(8):
-        for suffix in (".onnx", ".bin", ".json"):
+        for suffix in (".onnx", ".bin", ".json", ".int8.onnx"):
             (tmp_path / f"{number}{suffix}").write_text("x")
         os.utime(tmp_path / f"{number}.onnx", (number, number))
     _remove_old(tmp_path)
-    assert {file.stem for file in tmp_path.iterdir()} == {"2", "3", "4", "5", "6", "7"}
+    assert {file.name.partition(".")[0] for file in tmp_path.iterdir()} == {"2", "3", "4", "5", "6", "7"}
+    assert len(list(tmp_path.iterdir())) == 6 * 4
 
 
 @pytest.mark.onnx
@@ -194,6 +232,44 @@ def test_predictors_give_the_same_results(name, photographs, segmenter, tmp_path
     a, b = (load_predictor(file, config=config, engine=engine)(images) for engine in ("paddle", name))
     for own, other in zip(a, b, strict=True):
         assert (own["pred_sem_seg"] == other["pred_sem_seg"]).mean() > 0.999
+
+
+@pytest.mark.onnx
+def test_8_bit_weights_of_openvino_are_those_rounded_to_127_steps(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path))
+    model, rounded = randomize(tiny_beit(), scale=0.2), randomize(tiny_beit(), scale=0.2)
+    for layer in rounded.sublayers():
+        if isinstance(layer, paddle.nn.Linear):
+            factor = layer.weight.abs().max(axis=0, keepdim=True) / 127
+            layer.weight.set_value((layer.weight / factor).round() * factor)
+    found = CompiledModel(model, "logits", size=SIZE, engine="openvino", precision="int8")(images())
+    own, expected = (each(images()).numpy() for each in (model, rounded))
+    # Processors with 8-bit products round the activations as well.
+    assert np.abs(found.numpy() - expected).max() < 0.5 * np.abs(own - expected).max() + 1e-4
+    assert "in int8, differs from the model by" in capsys.readouterr().err
+
+
+@pytest.mark.onnx
+def test_an_evaluation_in_int8_states_the_change(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path / "home"))
+    data = write_dataset(tmp_path / "data")
+    run(tiny_config(data, tmp_path / "run", TRAIN__NUM_EPOCHS=1))
+    keys = {"EVAL": True, "MODEL__PRETRAINED": str(tmp_path / "run" / "model.pdparams")}
+    exact = run(tiny_config(data, tmp_path / "exact", ENGINE="paddle", **keys))
+    for engine in ("openvino", "onnxruntime"):
+        found = run(tiny_config(data, tmp_path / engine, ENGINE=engine, PRECISION="int8", **keys))
+        report = json.loads((tmp_path / engine / "eval.json").read_text())
+        assert report["precision"] == "int8" and report["engine"].endswith(" in int8")
+        assert report["loss"] == found["loss"] != exact["loss"]
+        assert report["float32"]["loss"] == pytest.approx(exact["loss"], rel=1e-5)
+        assert report["float32"]["top1"] == exact["top1"]
+        (line,) = [
+            line
+            for line in (tmp_path / engine / "log.txt").read_text().splitlines()
+            if "change from float32" in line
+        ]
+        change = float(line.split("loss ")[1].split()[0])
+        assert change == pytest.approx(found["loss"] - exact["loss"], abs=1e-4)
 
 
 @pytest.mark.onnx
@@ -228,6 +304,6 @@ def test_tasks_without_an_engine_refuse_one(tmp_path):
         uses_engine = False
 
     with pytest.raises(
-        ValueError, match="TASK: classify is evaluated by Paddle only: leave out -engine=openvino"
+        ValueError, match="TASK: classify is evaluated by Paddle in float32 only: leave out -engine=openvino"
     ):
-        _engine(Other(), None)
+        _engine(Other(), "float32", None)

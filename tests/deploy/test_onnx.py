@@ -14,6 +14,7 @@ from beit.beit import build_beit
 from beit.deploy.export import export
 from beit.deploy.runner import load_runner
 from beit.predict.classifier import classifier
+from beit.predict.inference import load_predictor
 from beit.tools.export import EXAMPLES
 from tests.tiny import logits_of, tiny_config
 
@@ -65,8 +66,26 @@ def test_best_classes_in_float32_and_int8(photographs, tmp_path):
     assert runner(np.zeros((2, 3, 16, 16), np.uint8))["classes"].shape == (2, 2)
     with pytest.raises(ValueError, match="there are float32 and int8"):
         load_runner(tmp_path / "out", "onnxruntime", precision="bfloat16")
-    with pytest.raises(ValueError, match="there are float32 and bfloat16"):
-        load_runner(tmp_path / "out", "openvino", precision="int8")
+    runner = load_runner(tmp_path / "out", "openvino", precision="int8", threads=1)
+    assert runner(np.zeros((2, 3, 16, 16), np.uint8))["scores"].shape == (2, 2)
+    assert runner.name.endswith(" in int8")
+
+
+@pytest.mark.onnx
+def test_predictors_of_exports_take_an_engine(photographs, tmp_path, capsys):
+    model = random_classifier()
+    export(model, tmp_path / "out", photographs, onnx=True)
+    images = [model.open(path) for path in photographs]
+    expected = model(images)
+    for engine, name in (("paddle", "paddle"), ("onnxruntime", "onnxruntime"), ("auto", "openvino")):
+        capsys.readouterr()
+        found = load_predictor(tmp_path / "out", engine=engine)(images)
+        assert capsys.readouterr().err.startswith(f"engine: {name} ")
+        for own, other in zip(expected, found, strict=True):
+            np.testing.assert_allclose(other["pred_scores"], own["pred_scores"], atol=1e-5)
+    lower = load_predictor(tmp_path / "out", engine="auto", precision="int8")(images)
+    for own, other in zip(expected, lower, strict=True):
+        assert 0 < np.abs(other["pred_scores"] - own["pred_scores"]).max() < 0.05
 
 
 @pytest.mark.onnx

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from beit.deploy.description import Description, digests, read_description, write_description
+from beit.deploy.engines import ENGINES
 from beit.deploy.runner import Runner, load_runner
 from beit.preprocessing import Preprocessing
 
@@ -89,6 +90,36 @@ def test_files_that_changed_since_the_export_are_refused(tmp_path):
         with pytest.raises(ValueError, match=rf"{name} has changed since the export.*export the model again"):
             load_runner(tmp_path, engine)
         (tmp_path / name).write_bytes(whole)
+
+
+def test_auto_takes_only_engines_that_were_compared_at_the_export(tmp_path, monkeypatch):
+    class ChosenError(Exception):
+        pass
+
+    class Fake:
+        package, suffixes = "numpy", ()
+
+        def __init__(self, target, precision, threads, task):
+            raise ChosenError(type(self).__name__)
+
+    precisions = {
+        "openvino": ("float32", "int8"),
+        "onnxruntime": ("float32", "int8"),
+        "paddle": ("float32", "bfloat16"),
+    }
+    for name, kinds in precisions.items():
+        monkeypatch.setitem(ENGINES, name, type(name, (Fake,), {"precisions": kinds}))
+    for measured, precision, expected in (
+        ({}, "float32", "paddle"),
+        ({"paddle": 0.0, "onnxruntime": 0.0}, "float32", "onnxruntime"),
+        ({"paddle": 0.0, "onnxruntime": 0.0, "openvino": 0.0}, "float32", "openvino"),
+        ({"paddle": 0.0, "onnxruntime": 0.0, "openvino": 0.0}, "bfloat16", "paddle"),
+        ({"paddle": 0.0, "onnxruntime": 0.0, "openvino": 0.0}, "int8", "openvino"),
+        ({"paddle": 0.0, "onnxruntime": 0.0, "openvino": 0.0, "int8": {}}, "int8", "onnxruntime"),
+    ):
+        write_description(tmp_path, replace(DESCRIPTION, measured=measured))
+        with pytest.raises(ChosenError, match=expected):
+            load_runner(tmp_path, "auto", precision=precision)
 
 
 def test_exports_of_earlier_versions_have_no_digests(tmp_path):
