@@ -11,18 +11,18 @@ from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import TABLE, missing_names
 from beit.checkpoint.files import describe_nonfinite, write
 from beit.checkpoint.key_format import KeyFormat
-from beit.checkpoint.open import open_checkpoint
+from beit.checkpoint.open import WEIGHT_SUFFIXES, open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
-from beit.checkpoint.translate import Checkpoint, from_canonical, written_format
+from beit.checkpoint.translate import Checkpoint, CheckpointInfo, from_canonical, written_format
 from beit.containers.errors import listed
-from beit.metadata.architecture import DALLE, NATIVE, VQKD
-from beit.metadata.files import FOLDER_JSON, RUN_CONFIG_KEY, describe_weights, sidecar_path, write_json
-from beit.metadata.folders import JsonFiles, folder_files
+from beit.metadata.architecture import NATIVE
+from beit.metadata.files import RUN_CONFIG_KEY, sidecar_path, write_json
+from beit.metadata.folders import write_folder
+from beit.metadata.info import describe_weights
 
 _FOLDER_PUBLISHERS = ("huggingface", "timm")
 _SUFFIXES = {"paddle": (".pdparams", ".safetensors"), "torch": (".pdparams", ".safetensors", ".pth")}
 """Extensions of the files by the layout of a publisher's Linear weights."""
-_OTHER_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # of files, so that no folder is meant
 
 
 def convert(
@@ -55,30 +55,18 @@ def convert(
     state, info = opened
     contents = from_canonical(state, publisher, info.architecture.grid_size)
     if publisher == "openmmlab" and isinstance(info.class_names, tuple):
-        contents |= {
-            "meta": {"dataset_meta": {"classes": list(info.class_names)}}
-        }  # where its init_model looks
-    heads = info.architecture.num_heads if info.kind not in (VQKD, *DALLE) else 0
-    description = describe_weights(
-        info.preprocessing,
-        info.class_names,
-        info.feature_layers.get("trained", ()),
-        info.stated.arguments() | ({"num_heads": heads} if heads else {}),
-        info.palette,
-    )
+        contents["meta"] = {"dataset_meta": {"classes": list(info.class_names)}}  # where its init_model looks
     path = Path(target)
     key_format = written_format(publisher, info.kind)
     is_folder = _is_folder(path, publisher, key_format.layout)
     omitted = [name for name in state if key_format.leaves_out(name)]
     notes = [f"{publisher} has no place for {listed(omitted)}: left out"] if omitted else []
     if is_folder:
-        files, more = folder_files(info, publisher)
-        _write_folder(path, files)
-        notes += more
+        notes += write_folder(path, info, publisher)
         path = path / "model.safetensors"
     elif publisher != NATIVE:
         notes.append(_describe_place(path, publisher))
-    _write(path, contents, key_format, description, info.run_config)
+    _write(path, contents, key_format, info)
     non_finite = tuple(describe_nonfinite(state))
     return report_of(replace(info, notes=(*info.notes, *notes)), state, Changes(), non_finite)
 
@@ -88,23 +76,12 @@ def _is_folder(path: Path, publisher: str, layout: str) -> bool:
     suffixes = _SUFFIXES[layout]
     if path.suffix in suffixes:
         return False
-    if publisher not in _FOLDER_PUBLISHERS or path.suffix in _OTHER_SUFFIXES:
+    if publisher not in _FOLDER_PUBLISHERS or path.suffix in WEIGHT_SUFFIXES:
         raise ValueError(
             f"cannot write {path}: for {publisher} name a {' or '.join(suffixes)} file (a folder is for "
             f"{' and '.join(_FOLDER_PUBLISHERS)})"
         )
     return True
-
-
-def _write_folder(folder: Path, files: JsonFiles) -> None:
-    stale = [name for name in FOLDER_JSON if name not in files and (folder / name).exists()]
-    if stale:
-        raise ValueError(
-            f"{folder} holds {', '.join(stale)} of other weights, for which these have no content: name a new folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        write_json(folder / name, content)
 
 
 def _describe_place(path: Path, publisher: str) -> str:
@@ -134,30 +111,21 @@ def _check_grid(opened: Checkpoint, publisher: str) -> None:
         )
 
 
-def _write(
-    path: Path,
-    contents: Mapping[str, object],
-    key_format: KeyFormat,
-    description: Mapping[str, object],
-    run_config: str,
-) -> None:
+def _write(path: Path, contents: Mapping[str, object], key_format: KeyFormat, info: CheckpointInfo) -> None:
     """Write the contents and their description. A safetensors file is flat, without wrapper, and holds both.
 
     A `.pdparams` file holds both too; beside it the description can be edited.
     """
+    description = describe_weights(info)
     texts = {key: json.dumps(value) for key, value in description.items()}
-    if run_config:
-        texts[RUN_CONFIG_KEY] = run_config
+    if info.run_config:
+        texts[RUN_CONFIG_KEY] = info.run_config
     if path.suffix == ".safetensors":
-        state = contents[key_format.wrapper] if key_format.wrapper else contents
-        framework = "pt" if key_format.publisher in _FOLDER_PUBLISHERS else "pd"
-        write(path, state, metadata={"format": framework, **texts})
-    elif path.suffix == ".pdparams":
-        write(path, contents, metadata=texts)
-    else:
-        write(path, contents)
+        texts = {"format": "pt" if key_format.publisher in _FOLDER_PUBLISHERS else "pd"} | texts
+    wrapper = key_format.wrapper if path.suffix == ".safetensors" else None
+    tree = contents[wrapper] if wrapper else contents
+    write(path, tree, metadata=None if path.suffix == ".pth" else texts)
     sidecar = sidecar_path(path)
-    if (
-        path.suffix != ".safetensors" or sidecar.exists()
-    ):  # one of an earlier file would be read with this one
+    # That of an earlier file would be read with this one.
+    if path.suffix != ".safetensors" or sidecar.exists():
         write_json(sidecar, description)

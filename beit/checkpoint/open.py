@@ -26,7 +26,7 @@ from beit.metadata.files import (
     training_metadata,
 )
 
-_SUFFIXES = (".safetensors", ".pdparams", ".pth", ".pt", ".bin", ".pkl", ".ckpt")
+WEIGHT_SUFFIXES = (".safetensors", ".pdparams", ".pth", ".pt", ".bin", ".pkl", ".ckpt")
 _OTHER_STATE = re.compile("optim|scheduler|scaler|rng_state|training_args")
 """In the names of files that training programs write beside the weights."""
 _GRAPH_SUFFIXES = (".pdmodel", ".pdiparams", ".onnx")
@@ -163,7 +163,7 @@ def _in_folder(folder: Path) -> Path:
     files = sorted(file for file in folder.iterdir() if file.is_file())
     found = [file for file in files if file.name.endswith(INDEX_SUFFIX)]
     found = found or [
-        file for file in files if file.suffix in _SUFFIXES and not _OTHER_STATE.search(file.name)
+        file for file in files if file.suffix in WEIGHT_SUFFIXES and not _OTHER_STATE.search(file.name)
     ]
     if len(found) == 1:
         return found[0]

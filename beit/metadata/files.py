@@ -20,9 +20,8 @@ from beit.config import parse_yaml
 from beit.containers.errors import CheckpointError, listed
 from beit.files import write_text
 from beit.metadata.agreement import check_agreement, preprocessing_differences
-from beit.metadata.class_names import ClassNames, parse_class_names
+from beit.metadata.class_names import parse_class_names
 from beit.metadata.precedence import merge, read_preprocessing
-from beit.metadata.pretrained_cfg import pretrained_cfg
 from beit.metadata.processor_config import FILE, PROCESSOR
 from beit.metadata.stated import MODEL_ARGS, TOLD_BY_NOTHING
 from beit.preprocessing import ImageSize, Preprocessing, as_size, preprocessing_of
@@ -249,23 +248,3 @@ def _json_of_header(text: str) -> Any:
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a JSON file, whole or not at all."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def describe_weights(
-    preprocessing: Preprocessing,
-    class_names: ClassNames | None,
-    layers: tuple[int, ...] = (),
-    arguments: Mapping[str, object] | None = None,
-    palette: Palette = (),
-) -> dict[str, object]:
-    """What `read_metadata` reads back of a converted file, as far as known.
-
-    Args:
-        preprocessing, class_names: of the weights.
-        layers: blocks (from 0) whose outputs a segmentation head takes.
-        arguments: of the model, with timm's keys.
-        palette: colors of the classes of a segmentation model, else empty.
-    """
-    described: dict[str, object] = {"pretrained_cfg": pretrained_cfg(preprocessing)}
-    optional = {"class_names": class_names, OUT_INDICES: layers, MODEL_ARGS: arguments, PALETTE: palette}
-    return described | {key: value for key, value in optional.items() if value}

@@ -6,15 +6,16 @@ models/flava/configuration_flava.py.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from beit.imagenet_classes import class_names as names_of_list
 from beit.metadata.architecture import MIM_V1, SEGMENTATION, DalleSizes
+from beit.metadata.files import FOLDER_JSON, write_json
 from beit.metadata.info import ModelInfo
 from beit.metadata.pretrained_cfg import TIMM_KEYS, pretrained_cfg, timm_crop
 from beit.metadata.processor_config import processor_config
 from beit.metadata.stated import EPSILON, NUM_HEADS_UNKNOWN, RATES, TOLD_BY_TENSORS
 from beit.preprocessing import PIL_FILTERS
-
-JsonFiles = dict[str, dict[str, object]]
 
 _BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "mlp_ratio": 4.0}
 _LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16, "patch_size": 16, "mlp_ratio": 4.0}
@@ -25,7 +26,7 @@ _TIMM_NAMES = (
 _TRANSFORMERS_CLASSES = {MIM_V1: "BeitForMaskedImageModeling", SEGMENTATION: "BeitForSemanticSegmentation"}
 
 
-def folder_files(info: ModelInfo, publisher: str) -> tuple[JsonFiles, list[str]]:
+def folder_files(info: ModelInfo, publisher: str) -> tuple[dict[str, dict[str, object]], list[str]]:
     """The JSON files of a folder by name, and sentences on what they do not hold.
 
     Args:
@@ -46,6 +47,24 @@ def folder_files(info: ModelInfo, publisher: str) -> tuple[JsonFiles, list[str]]
     if info.preprocessing.mean and info.preprocessing.interpolation:
         files["preprocessor_config.json"] = processor_config(info.preprocessing)
     return files, _transformers_notes(info)
+
+
+def write_folder(folder: Path, info: ModelInfo, publisher: str) -> list[str]:
+    """Write the JSON files into a folder, which is made if it does not exist; sentences on what they do not hold.
+
+    Raises:
+        ValueError: as `folder_files`, or the folder holds a file of other weights that would not be replaced.
+    """
+    files, notes = folder_files(info, publisher)
+    stale = [name for name in FOLDER_JSON if name not in files and (folder / name).exists()]
+    if stale:
+        raise ValueError(
+            f"{folder} holds {', '.join(stale)} of other weights, for which these have no content: name a new folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_json(folder / name, content)
+    return notes
 
 
 def _check_model(info: ModelInfo, publisher: str) -> None:

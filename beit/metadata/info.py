@@ -9,8 +9,9 @@ from beit.containers.errors import CheckpointError, shown
 from beit.metadata.architecture import CLIP, DALLE, DINO, NATIVE, SEGMENTATION, VQKD, Architecture
 from beit.metadata.class_names import ClassNames, describe_unused_names, find_class_names
 from beit.metadata.files import OUT_INDICES, PALETTE, Metadata
+from beit.metadata.pretrained_cfg import pretrained_cfg
 from beit.metadata.published import find_preprocessing
-from beit.metadata.stated import StatedModel, contradictions, stated_model
+from beit.metadata.stated import MODEL_ARGS, StatedModel, contradictions, stated_model
 from beit.preprocessing import Preprocessing
 
 PUBLISHED_LAYERS: dict[int, tuple[int, ...]] = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
@@ -69,6 +70,19 @@ def model_info(
         run_config=metadata.run_config,
     )
     return info, sentences
+
+
+def describe_weights(info: ModelInfo) -> dict[str, object]:
+    """What `read_metadata` reads back of a converted file, as far as known."""
+    heads = info.architecture.num_heads if info.kind not in (VQKD, *DALLE) else 0
+    optional = {
+        "class_names": info.class_names,
+        OUT_INDICES: info.feature_layers.get("trained"),
+        MODEL_ARGS: info.stated.arguments() | ({"num_heads": heads} if heads else {}),
+        PALETTE: info.palette,
+    }
+    stated = {key: value for key, value in optional.items() if value}
+    return {"pretrained_cfg": pretrained_cfg(info.preprocessing), **stated}
 
 
 def _feature_layers(

@@ -19,7 +19,7 @@ from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import report_of
 from beit.checkpoint.translate import Checkpoint
 from beit.containers.errors import CheckpointError
-from beit.metadata.files import describe_weights
+from beit.metadata.info import describe_weights
 from beit.predict.resolve import config_of_file
 from tests.checkpoint import publishers
 from tests.checkpoint.fuzzing import FEWEST, SECONDS, SEED, outcome, pick
@@ -99,7 +99,7 @@ def steps(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     def report() -> str:
         state, info = opened[0]
-        described = describe_weights(info.preprocessing, info.class_names)
+        described = describe_weights(info)
         assert json.loads(json.dumps(described, allow_nan=False))
         return str(report_of(info, state, Changes()))
 
