@@ -1,4 +1,4 @@
-# Sourced by run_demo.sh and run_tests.sh: creates .venv once per set of extras and activates it.
+# Sourced by run_demo.sh, run_tests.sh and .ci/run: creates .venv once per set of extras and activates it.
 
 make_environment() {
     python="${PYTHON:-python3}"
@@ -13,4 +13,10 @@ make_environment() {
     fi
     PATH="$PWD/.venv/bin:$PATH"
     export PATH
+}
+
+check_code() {
+    python -m ruff format --check .
+    python -m ruff check .
+    python -m mypy
 }

@@ -4,8 +4,6 @@ set -eu
 cd "$(dirname "$0")"
 . ./environment.sh
 make_environment test
+check_code
 
-python -m ruff format --check .
-python -m ruff check .
-python -m mypy
 python -m pytest -q "$@"
