@@ -296,6 +296,26 @@ def test_commands_take_an_engine(photographs, tmp_path, monkeypatch, capsys):
         assert a["class"] == b["class"] and a["score"] == pytest.approx(b["score"], abs=1e-5)
 
 
+@pytest.mark.onnx
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_engines_take_other_image_sizes(name, photographs, tmp_path, monkeypatch):
+    """`--image-size` of `predict` and `-image_size` of `evaluate`; the run has 16 x 16."""
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path / "home"))
+    data = write_dataset(tmp_path / "data")
+    run(tiny_config(data, tmp_path / "run", TRAIN__NUM_EPOCHS=1))
+    for size in (32, (24, 40)):
+        keys = {"EVAL": True, "MODEL__PRETRAINED": str(tmp_path / "run" / "model.pdparams")}
+        losses, scores = [], []
+        for engine in ("paddle", name):
+            given = keys | {"ENGINE": engine, "DATA__IMAGE_SIZE": size}
+            losses.append(run(tiny_config(data, tmp_path / "eval", **given))["loss"])
+            model = load_predictor(tmp_path / "run", image_size=size, engine=engine)
+            assert model.image_size == ((32, 32) if size == 32 else size)
+            scores.append(model([model.open(photographs[0])])[0]["pred_scores"])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        np.testing.assert_allclose(*scores, atol=1e-5)
+
+
 def test_tasks_without_an_engine_refuse_one(tmp_path):
     from beit.train.run import _engine
 
