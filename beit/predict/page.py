@@ -10,11 +10,17 @@ from typing import Any
 
 from PIL import Image
 
-from beit.data.images import ImageError, ImageFile
+from beit.data.images import FORMATS, ImageError, ImageFile
 from beit.predict.predictor import Predictor
 
 # TIFF and PPM are left out: a TIFF of 164 bytes can declare tiles that take gigabytes to decode.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "HEIF")
+_ACCEPTED = tuple(
+    name
+    for name in ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "HEIF")
+    if name == "MPO" or name in FORMATS
+)
+SHOWN_FORMATS = ", ".join(name for name in _ACCEPTED if name not in ("MPO", "HEIF"))
+"""Formats that browsers can send and this installation reads. (MPO are JPEGs of phones.)"""
 _NAME = "the image"  # in messages, of content without a file
 _SHOWN_SIDE = 640  # pixels, longer side of the images sent back
 
@@ -95,6 +101,6 @@ class PagePredictor:
                 name, f"{size / 1e6:.1f} MB; files of up to {self.max_bytes / 1e6:g} MB are accepted"
             )
         with ImageFile(name, data=data, max_pixels=self.max_pixels) as file:
-            if file.format not in _FORMATS:
-                raise ImageError(name, f"a {file.format}; the page takes {', '.join(_FORMATS)}")
+            if file.format not in _ACCEPTED:
+                raise ImageError(name, f"its format is {file.format}; the page takes {', '.join(_ACCEPTED)}")
         return self.predictor.open(source, max_pixels=self.max_pixels)

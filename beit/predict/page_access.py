@@ -111,7 +111,8 @@ class Access:
                 return limited
             if _READ.fullmatch(path):
                 return limited
-        raise RefusedError(404, f"{method} {path[:100]!r} is not a request of this page")
+        hint = "; send an image with POST" if path == "/predict" else ""
+        raise RefusedError(404, f"{method} {path[:100]!r} is not a request of this page{hint}")
 
 
 def check_origin(headers: list[tuple[bytes, bytes]], host: str, names: frozenset[str]) -> None:

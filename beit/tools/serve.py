@@ -21,7 +21,7 @@ import paddle
 from beit.data.images import ImageError
 from beit.flags import Parser
 from beit.predict.inputs import find_images
-from beit.predict.page import PagePredictor
+from beit.predict.page import SHOWN_FORMATS, PagePredictor
 from beit.predict.page_access import Access, RefusedError, require_upload
 from beit.predict.page_api import Api
 from beit.predict.page_text import TEXT, language_of
@@ -169,7 +169,11 @@ def build_page(
 
 def translations(predictor: PagePredictor) -> Any:
     """The words of the page for gradio, which shows them in the language of the browser."""
-    limits = {"megabytes": predictor.max_bytes / 1e6, "megapixels": predictor.max_pixels / 1e6}
+    limits = {
+        "formats": SHOWN_FORMATS,
+        "megabytes": predictor.max_bytes / 1e6,
+        "megapixels": predictor.max_pixels / 1e6,
+    }
     return _gradio().I18n(
         **{
             language: {name: text.format(**limits) for name, text in words.items() if name in _SHOWN}

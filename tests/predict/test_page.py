@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from beit.beit import build_beit
-from beit.data.images import ImageError
+from beit.data.images import FORMATS, ImageError
 from beit.predict import classifier as module
 from beit.predict.attention_maps import overlay
 from beit.predict.classifier import classifier
-from beit.predict.page import PagePredictor
+from beit.predict.page import SHOWN_FORMATS, PagePredictor
 from tests.tiny import tiny_config
 
 
@@ -62,13 +62,22 @@ def test_refused_files_and_models(predictor, image_file, tmp_path):
         ("many.png", "100 x 100 pixels are more than"),
         ("cut.png", "cannot be decoded"),
         ("gone.png", "no such file"),
-        ("a.tif", "a TIFF; the page takes JPEG, MPO, PNG, WEBP, BMP, GIF"),
+        ("a.tif", "its format is TIFF; the page takes JPEG, MPO, PNG, WEBP"),
     ):
         with pytest.raises(ImageError, match=reason):
             page_predictor(tmp_path / name)
     headless = classifier(build_beit(tiny_config("unused", "unused", MODEL__NUM_CLASSES=0)))
     with pytest.raises(ValueError, match="no classes"):
         PagePredictor(headless)
+
+
+@pytest.mark.parametrize("name", ["AVIF", "WEBP", "GIF"])
+def test_formats_that_browsers_send_are_read(predictor, tmp_path, name):
+    if name not in FORMATS:
+        pytest.skip(f"this Pillow does not decode {name}")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "image", name)
+    assert len(PagePredictor(predictor)(tmp_path / "image").scores) == 3
+    assert name in SHOWN_FORMATS
 
 
 def test_one_thread_at_a_time_calls_the_model(predictor, image_file):

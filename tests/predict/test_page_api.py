@@ -73,7 +73,7 @@ def test_refused_bodies(api, photo, tmp_path):
         (b"no image", 400, "no image in one of the formats"),
         (photo[:900], 400, "cannot be decoded"),
         (many.getvalue(), 400, "100 x 100 pixels are more than"),
-        (tiff.getvalue(), 400, "a TIFF; the page takes"),
+        (tiff.getvalue(), 400, "its format is TIFF; the page takes"),
         (bytes(5_001), 413, "larger than 0.01 MB"),
     ):
         found, answer = ask(api, tmp_path, "POST", "/predict", body)
@@ -93,7 +93,8 @@ def test_host_and_origin_rules_are_those_of_the_page(api, photo, tmp_path, metho
 
 
 def test_other_methods_and_routes(api, tmp_path):
-    assert ask(api, tmp_path, "GET", "/predict")[0] == 404
+    status, answer = ask(api, tmp_path, "GET", "/predict")
+    assert status == 404 and answer["error"].endswith("send an image with POST")
     assert ask(api, tmp_path, "GET", "/")[0] == 204  # the page answers
 
 

@@ -162,7 +162,7 @@ def test_results_and_refused_files(address, run, images):
         ("garbage.jpg", "no image in one of the formats"),
         ("cut.jpg", "cannot be decoded"),
         ("many.png", "2000 x 1500 pixels are more than"),
-        ("a.tif", "a TIFF; the page takes JPEG"),
+        ("a.tif", "its format is TIFF; the page takes JPEG"),
     ):
         scores, drawn, caption = ask(address, images / name)
         assert not scores and drawn is None and words in caption
