@@ -102,7 +102,7 @@ _DALLE_CONVS = (
 )
 _DALLE = {f"{conv}.{part}": axes for conv in _DALLE_CONVS for part, axes in (("w", "o i k k"), ("b", "o"))}
 
-INDEX = "[0-9]{1,3}"
+NUMBER = "[0-9]{1,3}"
 """Regular expression of the number of a block or layer: no model has a thousand, so names make no loop long."""
 NAMES: dict[str, Names] = {
     BACKBONE: _MASKED | _affine("D", "norm", "fc_norm") | _FEATURE_PYRAMID,
@@ -141,7 +141,7 @@ def is_linear_weight(name: str) -> bool:
 @cache
 def _pattern(kind: str) -> re.Pattern[str]:
     """One group for each name of the kind, in order."""
-    names = (re.escape(name).replace(r"\{i\}", INDEX).replace(r"\{j\}", INDEX) for name in NAMES[kind])
+    names = (re.escape(name).replace(r"\{i\}", NUMBER).replace(r"\{j\}", NUMBER) for name in NAMES[kind])
     return re.compile("|".join(f"({name})" for name in names))
 
 
@@ -184,7 +184,7 @@ def shapes_of(state: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 
 def depth_of(names: Iterable[str], prefix: str = "blocks.") -> int:
     """Highest index after `prefix`, plus one; 0 if no name has the prefix."""
-    found = re.compile(f"{re.escape(prefix)}({INDEX})\\.")
+    found = re.compile(f"{re.escape(prefix)}({NUMBER})\\.")
     return max((int(match[1]) + 1 for name in names if (match := found.match(name))), default=0)
 
 
@@ -206,7 +206,7 @@ def missing_names(state: Mapping[str, np.ndarray], kind: str) -> list[str]:
     for stack in ("blocks.", "backbone.blocks.", "encoder.blocks.", "decoder.blocks.", "cls_pt_layers."):
         depth = depth_of(state, stack)
         inner = {
-            match[1] for name in state if (match := re.fullmatch(rf"{re.escape(stack)}{INDEX}\.(.+)", name))
+            match[1] for name in state if (match := re.fullmatch(rf"{re.escape(stack)}{NUMBER}\.(.+)", name))
         }
         inner |= _VIT_BLOCK.keys()
         expected |= {f"{stack}{i}.{name}" for i in range(depth) for name in inner if kind not in DALLE}

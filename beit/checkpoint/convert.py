@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from beit.checkpoint.adapt import Changes
-from beit.checkpoint.canonical import TABLE, missing_names
+from beit.checkpoint.canonical import TABLE
 from beit.checkpoint.files import describe_nonfinite, write
 from beit.checkpoint.key_format import KeyFormat
 from beit.checkpoint.open import WEIGHT_SUFFIXES, open_checkpoint
@@ -50,7 +50,9 @@ def convert(
         ValueError: unreadable source, incomplete or unknown tensors, or a publisher that has no such model.
     """
     opened = open_checkpoint(source, ema=ema, key=key)
-    _check_complete(opened)
+    opened.require_complete()
+    if opened.info.unknown:
+        raise ValueError(f"{opened.info.title} holds unknown tensors: {listed(opened.info.unknown)}")
     _check_grid(opened, publisher)
     state, info = opened
     contents = from_canonical(state, publisher, info.architecture.grid_size)
@@ -89,14 +91,6 @@ def _describe_place(path: Path, publisher: str) -> str:
     place = "its metadata" if path.suffix == ".safetensors" else sidecar_path(path).name
     in_folder = "; convert to a folder for that" if publisher in _FOLDER_PUBLISHERS else ""
     return f"preprocessing and class names are in {place}, which {publisher} does not read{in_folder}"
-
-
-def _check_complete(opened: Checkpoint) -> None:
-    info = opened.info
-    problems = (("lacks", missing_names(opened.state, info.kind)), ("holds unknown tensors:", info.unknown))
-    for title, names in problems:
-        if names:
-            raise ValueError(f"{info.name} ({info.publisher} {info.kind}) {title} {listed(names)}")
 
 
 def _check_grid(opened: Checkpoint, publisher: str) -> None:

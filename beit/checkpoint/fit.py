@@ -102,7 +102,7 @@ def _check_fit(
         return
     target = describe(shapes, kind_of(shapes))
     lines = [
-        f"{info.name} ({info.publisher} {info.kind}) does not fit the model, which is left as it was",
+        f"{info.title} does not fit the model, which is left as it was",
         *(f"  {hint}" for hint in _hints(info.architecture, target, is_classifier=info.kind == "classifier")),
     ]
     entries = {

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from beit.checkpoint.canonical import INDEX, SEGMENTATION_HEADS
+from beit.checkpoint.canonical import NUMBER, SEGMENTATION_HEADS
 
 # Name patterns: `{i}` and `{j}` stand for an index, `*` for any text; `!pattern` fits the names that `pattern` does not.
 Rules = tuple[tuple[str, str], ...]
 HEAD_RULES: Rules = tuple((f"{head}*", f"{head}*") for head in SEGMENTATION_HEADS)
 """Segmentation heads, which most publishers call by their canonical names."""
+SEGMENTATION_RULES: Rules = (*HEAD_RULES, ("backbone.*", "*"))
+QKV = "blocks.{i}.attn.qkv.weight"
+QKV_BIAS = "blocks.{i}.attn.qkv.bias"
+"""Names in most files of a BEiT, and in files of other vision transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     if pattern.startswith("!"):
         return re.compile(f"(?!(?:{_compile(pattern[1:]).pattern})$).*")
     expression = re.escape(pattern).replace(r"\*", "(?P<rest>.*)", 1).replace(r"\*", ".*")
-    return re.compile(re.sub(r"\\{([ij])\\}", rf"(?P<\1>{INDEX})", expression))
+    return re.compile(re.sub(r"\\{([ij])\\}", rf"(?P<\1>{NUMBER})", expression))
 
 
 def matches(pattern: str, name: str) -> bool:

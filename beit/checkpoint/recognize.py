@@ -11,7 +11,7 @@ from beit.checkpoint.key_format import KeyFormat, any_match, matches, rename
 from beit.containers.errors import CheckpointError, shown
 from beit.metadata.architecture import SEGMENTATION
 
-INDEX = "relative_position_index"
+INDEX_BUFFER = "relative_position_index"
 BATCH_NORM = (("*.running_mean", "*._mean"), ("*.running_var", "*._variance"))  # (PyTorch, Paddle)
 BATCH_COUNT = "num_batches_tracked"
 
@@ -73,7 +73,7 @@ def rename_all(
     for name, array in arrays.items():
         known = _usual_spelling(name, key_format)
         reason = next((why for pattern, why in key_format.drops if matches(pattern, known)), None)
-        if known.endswith(INDEX):
+        if known.endswith(INDEX_BUFFER):
             reason = "index buffer, rebuilt from the grid"
         elif known.endswith(BATCH_COUNT):
             reason = "counter without use outside Torch"

@@ -18,6 +18,7 @@ from beit.checkpoint.canonical import (
     is_canonical,
     is_linear_weight,
     kind_of,
+    missing_names,
     segmentation_name,
     shapes_of,
 )
@@ -25,7 +26,7 @@ from beit.checkpoint.files import Contents
 from beit.checkpoint.key_format import KeyFormat, rename, reverse
 from beit.checkpoint.publishers import FORMATS, PUBLISHERS
 from beit.checkpoint.qkv import fuse_qkv, split_qkv, split_qkv_bias
-from beit.checkpoint.recognize import BATCH_COUNT, BATCH_NORM, INDEX, layout_of, rename_all
+from beit.checkpoint.recognize import BATCH_COUNT, BATCH_NORM, INDEX_BUFFER, layout_of, rename_all
 from beit.checkpoint.shapes import check_shapes
 from beit.checkpoint.unwrap import CHOOSE, TEACHER_KEYS, WEIGHT_KEYS, choose, find_states, is_average
 from beit.containers.arrays import widen_bfloat16
@@ -57,6 +58,11 @@ class Checkpoint(NamedTuple):
 
     state: State
     info: CheckpointInfo
+
+    def require_complete(self) -> None:
+        """Raise ValueError if tensors are missing that a model of this kind has."""
+        if missing := missing_names(self.state, self.info.kind):
+            raise ValueError(f"{self.info.title} lacks {listed(missing)}: the file is incomplete")
 
 
 def to_canonical(
@@ -106,7 +112,7 @@ def to_canonical(
     state = {name: array for name, array in state.items() if is_canonical(name, kind)}
     check_shapes(shapes_of(state), kind)
     _check_codebook(state)
-    buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(INDEX))
+    buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(INDEX_BUFFER))
     grids = [grid for grid in (next(buffers, None),) if grid]
     sizes, num_heads = stated_sizes(metadata.stated), stated_model(metadata.stated).num_heads
     architecture = describe(shapes_of(state), kind, grids=grids, sizes=sizes, num_heads=num_heads)
@@ -237,7 +243,7 @@ def _index_buffers(state: Mapping[str, np.ndarray], grid: Grid | None) -> State:
             f"position tables of {rows} rows are not those of a grid of {grid[0]} x {grid[1]} patches"
         )
     index = relative_position_index(grid)
-    return {name.removesuffix(TABLE) + INDEX: index for name in tables}
+    return {name.removesuffix(TABLE) + INDEX_BUFFER: index for name in tables}
 
 
 def _torch_batch_norm(written: State) -> State:

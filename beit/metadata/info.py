@@ -38,6 +38,11 @@ class ModelInfo:
     palette: tuple[tuple[int, int, int], ...]  # colors of the classes of a segmentation model, if stated
     run_config: str  # YAML of the run's config, inside of the weights; "" if they have none
 
+    @property
+    def title(self) -> str:
+        """Name, publisher and kind, for messages."""
+        return f"{self.name} ({self.publisher} {self.kind})"
+
 
 def model_info(
     name: str, publisher: str, kind: str, architecture: Architecture, metadata: Metadata

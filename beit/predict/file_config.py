@@ -7,10 +7,9 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from beit.checkpoint.canonical import depth_of, missing_names
+from beit.checkpoint.canonical import depth_of
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
 from beit.config import get_config
-from beit.containers.errors import listed
 from beit.data.ade20k import CLASS_NAMES
 from beit.metadata.architecture import (
     CLIP,
@@ -45,10 +44,7 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
     info = opened.info
     if info.kind in (CLIP, DINO):
         raise ValueError(f"{name} is a {info.kind.upper()} teacher, not a BEiT")
-    if missing := missing_names(opened.state, info.kind):
-        raise ValueError(
-            f"{name} ({info.publisher} {info.kind}) lacks {listed(missing)}: the file is incomplete"
-        )
+    opened.require_complete()
     if not info.architecture.num_heads and info.kind not in DALLE:
         raise ValueError(f"{name}: {NUM_HEADS_UNKNOWN} (config=…, --cfg)")
     if info.stated.wrong_outputs:

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from beit.checkpoint.key_format import HEAD_RULES, KeyFormat
+from beit.checkpoint.key_format import QKV, QKV_BIAS, SEGMENTATION_RULES, KeyFormat
 from beit.metadata.architecture import BACKBONE, CLASSIFIER, MIM_V1, MIM_V2, NATIVE, SEGMENTATION, VQKD
-
-_QKV = "blocks.{i}.attn.qkv.weight"
-_QKV_BIAS = "blocks.{i}.attn.qkv.bias"
 
 _native = partial(KeyFormat, publisher=NATIVE, recognized_by_layout=True, layout="paddle", prefers_ema=True)
 FORMATS = (
     KeyFormat(
         publisher="paddleclas",
         kinds=(CLASSIFIER, BACKBONE),
-        has=("blocks.{i}.gamma_1", "blocks.{i}.attn.relative_position_bias_table", _QKV_BIAS),
+        has=("blocks.{i}.gamma_1", "blocks.{i}.attn.relative_position_bias_table", QKV_BIAS),
         rules=(("head.fc_head.*", "head.*"), ("*", "*")),
         drops=(("proj", "projection of the CLIP model in the same file, unused by BEiT"),),
         layout="paddle",
@@ -30,7 +27,7 @@ FORMATS = (
     KeyFormat(
         publisher="passl",
         kinds=(CLASSIFIER, BACKBONE, MIM_V1, MIM_V2),
-        has=("backbone." + _QKV,),
+        has=("backbone." + QKV,),
         lacks=("decode_head.*", "backbone.head.*", "head.weight"),
         rules=(("head.fc_cls.*", "head.*"), ("backbone.*", "*")),
         aliases=(("head.head.*", "head.fc_cls.*"),),  # BEiTFTHead, of PASSL's own fine-tuning
@@ -42,18 +39,18 @@ FORMATS = (
     KeyFormat(
         publisher="paddlevit",
         kinds=(CLASSIFIER, BACKBONE),
-        has=(_QKV, "*relative_position_index"),
-        lacks=(_QKV_BIAS, "mask_token"),
+        has=(QKV, "*relative_position_index"),
+        lacks=(QKV_BIAS, "mask_token"),
         recognized_by_layout=True,
         layout="paddle",
         has_index_buffers=True,
         prefers_ema=True,  # main_multi_gpu_finetune.py L436-440
     ),
-    _native(kinds=(VQKD,), has=("quantize.embedding.weight", "encoder." + _QKV), lacks=("*" + _QKV_BIAS,)),
+    _native(kinds=(VQKD,), has=("quantize.embedding.weight", "encoder." + QKV), lacks=("*" + QKV_BIAS,)),
     _native(
         kinds=(SEGMENTATION,),
-        has=("backbone." + _QKV, "decode_head.*"),
-        rules=(*HEAD_RULES, ("backbone.*", "*")),
+        has=("backbone." + QKV, "decode_head.*"),
+        rules=SEGMENTATION_RULES,
     ),
-    _native(kinds=(CLASSIFIER, BACKBONE, MIM_V1, MIM_V2), has=(_QKV,), lacks=("*" + _QKV_BIAS,)),
+    _native(kinds=(CLASSIFIER, BACKBONE, MIM_V1, MIM_V2), has=(QKV,), lacks=("*" + QKV_BIAS,)),
 )

@@ -5,11 +5,9 @@ Source: unilm, beit/modeling_*.py and beit2/modeling_*.py.
 
 from __future__ import annotations
 
-from beit.checkpoint.key_format import HEAD_RULES, KeyFormat
+from beit.checkpoint.key_format import QKV, QKV_BIAS, SEGMENTATION_RULES, KeyFormat
 from beit.metadata.architecture import BACKBONE, CLASSIFIER, MIM_V1, MIM_V2, SEGMENTATION, VQKD
 
-_QKV = "blocks.{i}.attn.qkv.weight"
-_QKV_BIAS = "blocks.{i}.attn.qkv.bias"
 # A buffer that timm's state dicts do not hold, but its pickled models do.
 _KEY_BIAS = (("blocks.{i}.attn.k_bias", "zero bias of the keys; any would be canceled by softmax"),)
 
@@ -17,7 +15,7 @@ FORMATS = (
     KeyFormat(
         publisher="unilm",
         kinds=(VQKD,),
-        has=("quantize.embedding.weight", "encoder." + _QKV),
+        has=("quantize.embedding.weight", "encoder." + QKV),
         # The official loader deletes these three before its strict load (run_beitv2_pretraining, get_visual_tokenizer).
         drops=(
             ("teacher*", "frozen teacher of the tokenizer's training"),
@@ -29,16 +27,16 @@ FORMATS = (
     KeyFormat(
         publisher="unilm",
         kinds=(SEGMENTATION,),
-        has=("backbone." + _QKV, "decode_head.*"),
-        rules=(*HEAD_RULES, ("backbone.*", "*")),
+        has=("backbone." + QKV, "decode_head.*"),
+        rules=SEGMENTATION_RULES,
         has_index_buffers=True,
         wrapper="state_dict",
     ),
     KeyFormat(
         publisher="timm",
         kinds=(CLASSIFIER, BACKBONE),
-        has=(_QKV,),
-        lacks=("*relative_position_index", "mask_token", _QKV_BIAS),
+        has=(QKV,),
+        lacks=("*relative_position_index", "mask_token", QKV_BIAS),
         recognized_by_layout=True,
         drops=_KEY_BIAS,
         wrappers=(None, "state_dict", "state_dict_ema"),
@@ -46,8 +44,8 @@ FORMATS = (
     KeyFormat(
         publisher="unilm",
         kinds=(CLASSIFIER, BACKBONE, MIM_V1, MIM_V2),
-        has=(_QKV,),
-        lacks=(_QKV_BIAS,),
+        has=(QKV,),
+        lacks=(QKV_BIAS,),
         recognized_by_layout=True,
         drops=_KEY_BIAS,
         has_index_buffers=True,
