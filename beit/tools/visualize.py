@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from beit.figures import save_figure
 from beit.flags import Parser, add_config_flags, config_from
-from beit.predict.attention_figure import draw_attention, draw_cam
-from beit.predict.comparison import compare, draw_comparison, write_comparison
-from beit.predict.image_index import ImageIndex, open_index
-from beit.predict.index_figures import draw_features, draw_nearest, write_nearest
-from beit.predict.inference import require_classifier
-from beit.predict.inputs import find_images
 from beit.predict.predictions import (
     draw_confusion,
     draw_predictions,
@@ -27,10 +21,9 @@ from beit.predict.run_figures import (
     draw_schedule,
     save_images,
 )
-from beit.predict.shape_bias import draw_shape_bias, shape_bias, write_shape_bias
 from beit.predict.tokens import draw_tokens
 from beit.tools.arguments import verb_parser
-from beit.tools.model_arguments import add_device, add_images, add_model, model_from, use_device
+from beit.tools.model_figures import MODEL_KINDS, Kind
 
 EXAMPLES = (
     "python -m beit visualize attention output/run photo.jpg --output attention.png",
@@ -65,139 +58,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = build_parser().parse_args(argv)
     for path in given.action(given):
         print(path)
-
-
-def _attention_arguments(parser: Parser) -> None:
-    add_model(parser)
-    add_images(parser)
-    parser.add_argument("--layers", type=int, nargs="+", help="blocks from 0 (default: first, middle, last)")
-    parser.add_argument("--output", type=Path, default=Path("attention.png"), help="default: attention.png")
-    add_device(parser)
-
-
-def _attention(given: argparse.Namespace) -> list[Path]:
-    """attention of a classifier: rollout through all blocks, mean and heads of single blocks: attention.png"""
-    use_device(given.device)
-    predictor = require_classifier(model_from(given), "attention maps")
-    files = [file for source in given.images for file in find_images(source)]
-    return [save_figure(draw_attention(predictor, files, blocks=given.layers), given.output)]
-
-
-def _cam_arguments(parser: Parser) -> None:
-    add_model(parser)
-    add_images(parser)
-    parser.add_argument(
-        "--classes",
-        metavar="CLASS",
-        nargs="+",
-        default=(),
-        help="names or numbers (default: the two most probable)",
-    )
-    parser.add_argument("--layer", type=int, help="block from 0 (default: the last that has a Grad-CAM)")
-    parser.add_argument("--output", type=Path, default=Path("cam.png"), help="default: cam.png")
-    add_device(parser)
-
-
-def _cam(given: argparse.Namespace) -> list[Path]:
-    """attention rollout beside Grad-CAM of classes: where the image raises their logits: cam.png"""
-    use_device(given.device)
-    predictor = require_classifier(model_from(given), "maps of classes")
-    files = [file for source in given.images for file in find_images(source)]
-    return [save_figure(draw_cam(predictor, files, classes=given.classes, block=given.layer), given.output)]
-
-
-def _nearest_arguments(parser: Parser) -> None:
-    add_model(parser)
-    parser.add_argument("queries", metavar="QUERY", nargs="+", help="files, folders, patterns in quotes")
-    parser.add_argument(
-        "--among",
-        metavar="IMAGE",
-        nargs="+",
-        help="files, folders, patterns (default: those of the index file)",
-    )
-    _add_index(parser)
-    parser.add_argument("--topk", type=int, default=5, help="images for each query (default: 5)")
-    parser.add_argument("--output", type=Path, default=Path("nearest.png"), help="default: nearest.png")
-    add_device(parser)
-
-
-def _nearest(given: argparse.Namespace) -> list[Path]:
-    """images nearest to queries by their features: nearest.png, nearest.csv"""
-    index = _index(given, given.among)
-    files = [file for source in given.queries for file in find_images(source)]
-    table = given.output.with_suffix(".csv")
-    return [
-        save_figure(draw_nearest(index, files, given.topk), given.output),
-        write_nearest(index, files, table, given.topk),
-    ]
-
-
-def _features_arguments(parser: Parser) -> None:
-    add_model(parser)
-    add_images(parser)
-    _add_index(parser)
-    parser.add_argument(
-        "--method", choices=("pca", "tsne"), default="pca", help="tsne needs scikit-learn (default: pca)"
-    )
-    parser.add_argument("--output", type=Path, default=Path("features.png"), help="default: features.png")
-    add_device(parser)
-
-
-def _features(given: argparse.Namespace) -> list[Path]:
-    """images as thumbnails on a plane, similar ones together, framed by folder: features.png"""
-    return [save_figure(draw_features(_index(given, given.images), given.method), given.output)]
-
-
-def _add_index(parser: Parser) -> None:
-    parser.add_argument(
-        "--index", type=Path, metavar="FILE", help="keeps the features (.npz); only new images are computed"
-    )
-
-
-def _index(given: argparse.Namespace, images: list[str] | None) -> ImageIndex:
-    if images is None and given.index is None:
-        raise ValueError("name the images to search (--among FOLDER), their index (--index FILE), or both")
-    use_device(given.device)
-    return open_index(model_from(given), images, given.index)
-
-
-def _comparison_arguments(parser: Parser) -> None:
-    parser.add_argument("first", metavar="FIRST", help="run folder, checkpoint, or name of a published model")
-    parser.add_argument("second", metavar="SECOND", help="the other one")
-    add_images(parser)
-    parser.add_argument(
-        "--labeled", action="store_true", help="the folder of each image is named after its class"
-    )
-    parser.add_argument("--count", type=int, default=20, help="images drawn (default: 20); the table has all")
-    parser.add_argument("--output", type=Path, default=Path("comparison.png"), help="default: comparison.png")
-    add_device(parser)
-
-
-def _comparison(given: argparse.Namespace) -> list[Path]:
-    """two classifiers on the same images, different predictions first: comparison.png, comparison.csv"""
-    use_device(given.device)
-    found = compare(given.first, given.second, given.images, labeled=given.labeled)
-    return [
-        save_figure(draw_comparison(found, given.count), given.output),
-        write_comparison(found, given.output.with_suffix(".csv")),
-    ]
-
-
-def _shape_bias_arguments(parser: Parser) -> None:
-    add_model(parser)
-    add_images(parser)
-    parser.add_argument("--output", type=Path, default=Path("shape_bias.png"), help="default: shape_bias.png")
-    add_device(parser)
-
-
-def _shape_bias(given: argparse.Namespace) -> list[Path]:
-    """decisions for shape or texture on cue conflict images (cat1-elephant3.png): shape_bias.png, shape_bias.csv"""
-    use_device(given.device)
-    found = shape_bias(model_from(given), given.images)
-    return [
-        save_figure(draw_shape_bias(found), given.output),
-        write_shape_bias(found, given.output.with_suffix(".csv")),
-    ]
 
 
 def _predictions_arguments(parser: Parser) -> None:
@@ -283,13 +143,8 @@ def _codes(given: argparse.Namespace) -> list[Path]:
     return save_images(drawn, Path(config.SAVE))
 
 
-KINDS: dict[str, tuple[Callable[[argparse.Namespace], list[Path]], Callable[[Parser], None]]] = {
-    "attention": (_attention, _attention_arguments),
-    "cam": (_cam, _cam_arguments),
-    "nearest": (_nearest, _nearest_arguments),
-    "features": (_features, _features_arguments),
-    "comparison": (_comparison, _comparison_arguments),
-    "shape-bias": (_shape_bias, _shape_bias_arguments),
+KINDS: dict[str, Kind] = {
+    **MODEL_KINDS,
     "predictions": (_predictions, _predictions_arguments),
     "confusion": (_confusion, add_config_flags),
     "curves": (_curves, _curves_arguments),
