@@ -1,15 +1,11 @@
-"""Where a run reports: text, JSON lines, VisualDL curves and images, and a progress bar; rank 0 only."""
+"""Where a run reports: text, JSON lines, dashboards, and a progress bar; rank 0 only."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import importlib.util
-import io
 import json
 import math
 import os
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,51 +15,61 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from beit.dashboards import Dashboard, log_error, open_dashboard
 from beit.printable import printable_lines, text_width
 
 Item = TypeVar("Item")
 
-# VisualDL shows only the last file of a folder, so that a resumed run has to go on in the same one.
-VISUALDL_FILE = "vdlrecords.run.log"
-
 
 class RunLog:
-    """Text to a stream and `log.txt`, numbers to `metrics.jsonl`, curves and images to `visualdl/`.
+    """Text to a stream and `log.txt`, numbers to `metrics.jsonl`, curves and images to dashboards.
 
     Ranks other than 0 write nothing. A resumed run appends. If a killed run left a partial line at the end of a text
-    file, it is terminated; a partial JSON line or VisualDL record is removed. A step that runs again after a resume has
-    two lines in `metrics.jsonl`, and the later one counts. VisualDL writes in its own thread and only prints write
-    errors; the JSON line with the same values is written first and raises.
+    file, it is terminated; a partial JSON line is removed. A step that runs again after a resume has two lines in
+    `metrics.jsonl`, and the later one counts. Dashboards may hide write errors; the JSON line with the same values is
+    written first and raises.
 
     Args:
         folder: output folder, created when missing; None writes to the stream only.
         rank: rank of this process.
-        visualdl: also write for VisualDL if it is installed.
         stream: where text is written; stdout by default.
 
     Raises:
         OSError: from every method, naming the file, when it cannot be written (no space left, no permission).
     """
 
-    def __init__(
-        self, folder: Path | None, rank: int, *, visualdl: bool = True, stream: TextIO | None = None
-    ) -> None:
+    def __init__(self, folder: Path | None, rank: int, *, stream: TextIO | None = None) -> None:
         self._writes = rank == 0
+        self._folder = folder
         self._stream = stream if stream is not None else sys.stdout
         self._text_file: _LineFile | None = None
         self._metrics_file: _LineFile | None = None
-        self._visualdl: Any = None
+        self._dashboards: list[Dashboard] = []
         if folder is None or not self._writes:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._text_file = _LineFile(folder / "log.txt")
         self._metrics_file = _LineFile(folder / "metrics.jsonl", is_whole=_is_json)
-        if visualdl and importlib.util.find_spec("visualdl") is None:
-            self.text(
-                "VisualDL is not installed: the numbers are in metrics.jsonl alone (beit visualize curves draws them)"
-            )
-        elif visualdl:
-            self._visualdl = _open_visualdl(folder / "visualdl")
+
+    def add_dashboards(self, names: Iterable[str]) -> None:
+        """Opens dashboards, which get what is logged from now on.
+
+        Args:
+            names: keys of `beit.dashboards.DASHBOARDS`.
+
+        Raises:
+            ValueError, OSError: as `open_dashboard`.
+        """
+        if self._folder is None or not self._writes:
+            return
+        for name in names:
+            dashboard = open_dashboard(self._folder, name)
+            if dashboard is None:
+                self.text(
+                    f"{name} is not installed: the numbers are in metrics.jsonl alone (beit visualize curves draws them)"
+                )
+            else:
+                self._dashboards.append(dashboard)
 
     def text(self, message: str) -> None:
         """Writes a message with a time stamp. Control characters, which names of files can hold, are written as escapes."""
@@ -81,7 +87,7 @@ class RunLog:
             self._text_file.append(_stamped(message))
 
     def scalars(self, tag_prefix: str, values: Mapping[str, float], step: int) -> None:
-        """Writes a JSON line, `{"time": seconds, "step": 7, "train/loss": 0.5}`, and one VisualDL point per value.
+        """Writes a JSON line, `{"time": seconds, "step": 7, "train/loss": 0.5}`, and one point per value on the dashboards.
 
         NaN and infinity become null in JSON, which has no numbers for them.
 
@@ -95,12 +101,11 @@ class RunLog:
         numbers = {f"{tag_prefix}/{name}": _number(value) for name, value in values.items()}
         finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}
         self._metrics_file.append(json.dumps({"time": round(time.time(), 3), "step": step, **finite}))
-        if self._visualdl is not None:
-            for tag, value in numbers.items():
-                self._visualdl.add_scalar(tag=tag, value=float(value), step=step)
+        for dashboard in self._dashboards:
+            dashboard.scalars(numbers, step)
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Shows an image in VisualDL.
+        """Shows an image on the dashboards.
 
         Args:
             tag: name of the image.
@@ -112,20 +117,21 @@ class RunLog:
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"Image {tag} must be uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}")
-        if self._visualdl is not None:
-            self._visualdl.add_image(tag=tag, img=image, step=step)
+        for dashboard in self._dashboards:
+            dashboard.image(tag, image, step)
 
-    def config_text(self, text: str) -> None:
-        """Shows the resolved config in VisualDL."""
-        if self._visualdl is not None:
-            self._visualdl.add_text(tag="config", text_string=text, step=0)
+    def config(self, text: str, values: Mapping[str, Any]) -> None:
+        """Shows the resolved config on the dashboards; the arguments are those of `Dashboard.config`."""
+        for dashboard in self._dashboards:
+            dashboard.config(text, values)
 
     def close(self) -> None:
         """Closes the files; afterwards text still reaches the stream. A second call does nothing."""
-        for file in (self._text_file, self._metrics_file, self._visualdl):
+        for file in (self._text_file, self._metrics_file, *self._dashboards):
             if file is not None:
                 file.close()
-        self._text_file = self._metrics_file = self._visualdl = None
+        self._text_file = self._metrics_file = None
+        self._dashboards = []
 
 
 def progress(iterable: Iterable[Item], total: int, description: str, *, rank: int) -> Iterator[Item]:
@@ -214,7 +220,7 @@ class _LineFile:
             self._file = path.open("ab", buffering=0)
             self._folder = os.open(path.parent, os.O_RDONLY)
         except OSError as error:
-            raise _named(error, path) from error
+            raise log_error(error, path) from error
 
     def append(self, line: str) -> None:
         rest = memoryview(f"{line}\n".encode())
@@ -224,7 +230,7 @@ class _LineFile:
             while rest:  # a nearly full disk accepts a part, and the next call raises
                 rest = rest[self._file.write(rest) or 0 :]
         except OSError as error:
-            raise _named(error, self._path) from error
+            raise log_error(error, self._path) from error
 
     def close(self) -> None:
         self._file.close()
@@ -262,48 +268,9 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _open_visualdl(folder: Path) -> Any:
-    """A VisualDL writer that continues the folder's one file."""
-    from visualdl import LogWriter  # here, because the import takes a third of a second
-
-    path = folder / VISUALDL_FILE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _cut_half_record(path)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints that the file of a resumed run exists
-            return LogWriter(logdir=str(folder), file_name=VISUALDL_FILE)
-    except OSError as error:
-        raise _named(error, path) from error
-
-
-def _cut_half_record(path: Path) -> None:
-    """Remove a partial record at the end of a VisualDL file, which would make all later records unreadable.
-
-    A record is its length (8 bytes, little endian) and its bytes: visualdl/writer/record_writer.py
-    `RecordWriter`.
-    """
-    if not path.exists():
-        return
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        end = 0
-        while end + 8 <= size:
-            file.seek(end)
-            (length,) = struct.unpack("<Q", file.read(8))
-            if end + 8 + length > size:
-                break
-            end += 8 + length
-        file.truncate(end)
-
-
 def _stamped(message: str) -> str:
     return f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable_lines(message)}"
 
 
 def _number(value: float) -> float:
     return value if isinstance(value, int) else float(value)
-
-
-def _named(error: OSError, path: Path) -> OSError:
-    text = f"cannot write the run log ({error.strerror}); free space or choose another output folder"
-    return OSError(error.errno, text, str(path))

@@ -173,12 +173,12 @@ def integer_or(word: str) -> Check:
     return check
 
 
-def words(*choices: str) -> Check:
-    """A tuple of at least one of `choices`."""
+def words(*choices: str, may_be_empty: bool = False) -> Check:
+    """A tuple of some of `choices`."""
     one = text(*choices)
 
     def check(value: Any) -> tuple[str, ...]:
-        if not isinstance(value, list | tuple) or not value:
+        if not isinstance(value, list | tuple) or not (value or may_be_empty):
             raise ValueError("a list of " + ", ".join(repr(choice) for choice in choices))
         return tuple(one(item) for item in value)
 
@@ -398,6 +398,7 @@ SCHEMA: dict[str, Key] = {
     "KEEP_LAST": Key(3, integer(1), "kept epoch checkpoints"),
     "REPORT_FREQ": Key(50, integer(1), "steps between log lines"),
     "VALIDATE_FREQ": Key(1, integer(1), "epochs between evaluations"),
+    "LOGGERS": Key(("visualdl",), words("visualdl", "tensorboard", "wandb", may_be_empty=True), "dashboards beside log.txt and metrics.jsonl; all but the first are extras: pip install \"beit-paddle[tensorboard]\", [wandb]; []: none"),
     "SEED": Key(0, integer(0), "seed of all random numbers"),
     "EVAL": Key(False, flag, "evaluate only"),
     "AMP": Key(False, flag, "bfloat16 where the device has it, else float16 with loss scaling"),

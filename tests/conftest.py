@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-OPTIONAL = ("browser", "faults", "onnx", "peers", "site")
+OPTIONAL = ("browser", "dashboards", "faults", "onnx", "peers", "site")
 """Markers of tests that need other packages or much time: such a test runs only where `-m` names its marker."""
 
 

@@ -110,11 +110,11 @@ def test_the_constraints_pin_every_package_of_the_tests_within_its_range():
 
 def test_a_run_without_visualdl_says_where_its_numbers_are(tmp_path):
     code = (
-        "import pathlib; from beit.logging import RunLog; log = RunLog(pathlib.Path('run'), 0);"
+        "import pathlib; from beit.logging import RunLog; log = RunLog(pathlib.Path('run'), 0); log.add_dashboards(['visualdl']);"
         "log.scalars('train', {'loss': 1.0}, 1); log.close()"
     )
     result = run_without("visualdl", tmp_path, "-c", f"import os; os.chdir({str(tmp_path)!r}); {code}")
     assert result.returncode == 0, result.stderr
-    assert "VisualDL is not installed" in (tmp_path / "run" / "log.txt").read_text()
+    assert "visualdl is not installed" in (tmp_path / "run" / "log.txt").read_text()
     assert '"train/loss": 1.0' in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert not (tmp_path / "run" / "visualdl").exists()

@@ -22,6 +22,7 @@ LEVELS: dict[str, int] = {
     "beit.text_files": 0,
     "beit.imagenet_classes": 0,
     "beit.figures": 0,
+    "beit.dashboards": 0,
     "beit.fonts": 0,
     "beit.cpu": 0,
     "beit.warning_lines": 0,

@@ -6,20 +6,18 @@ import errno
 import io
 import json
 import re
-import struct
 import sys
 import time
 
 import numpy as np
 import pytest
-from visualdl import LogReader
 
 from beit import logging as run_logging
-from beit.logging import VISUALDL_FILE, RunLog, format_duration, format_table, progress
+from beit.logging import RunLog, format_duration, format_table, progress
 
 
 def open_log(folder, **options):
-    return RunLog(folder, 0, stream=io.StringIO(), **{"visualdl": False, **options})
+    return RunLog(folder, 0, stream=io.StringIO(), **options)
 
 
 def json_lines(folder):
@@ -28,7 +26,7 @@ def json_lines(folder):
 
 def test_text_goes_to_stream_and_file(tmp_path):
     stream = io.StringIO()
-    log = RunLog(tmp_path / "new" / "run", 0, visualdl=False, stream=stream)
+    log = RunLog(tmp_path / "new" / "run", 0, stream=stream)
     log.text("hello")
     log.close()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d hello\n", stream.getvalue())
@@ -48,7 +46,7 @@ def test_other_ranks_write_nothing(tmp_path, capsys):
     log.text("hello")
     log.scalars("train", {"loss": 1.0}, 1)
     log.image("batch", np.zeros([2, 2, 3], np.uint8), 0)
-    log.config_text("a: 1")
+    log.config("a: 1", {})
     log.close()
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr() == ("", "")
@@ -130,37 +128,6 @@ def test_image_shape_is_checked(tmp_path):
         with pytest.raises(ValueError, match=r"batch must be uint8 \[H, W, 3\]"):
             log.image("batch", bad, 0)
     log.close()
-
-
-def read_visualdl(folder):
-    return LogReader(file_path=str(folder / "visualdl" / VISUALDL_FILE))
-
-
-@pytest.mark.parametrize("half_record", [b"", b"\x01\x02", struct.pack("<Q", 100) + b"part of it"])
-def test_visualdl_scalars_images_and_text_after_a_resume(tmp_path, half_record, capsys):
-    pytest.importorskip("visualdl", reason="VisualDL is an optional extra")
-    picture = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
-    log = open_log(tmp_path, visualdl=True)
-    log.config_text("MODEL:\n  DEPTH: 3")
-    log.image("train/batch", picture, 0)
-    log.scalars("train", {"loss": 1.5}, 1)
-    log.close()
-    with (tmp_path / "visualdl" / VISUALDL_FILE).open("ab") as file:
-        file.write(half_record)
-    log = open_log(tmp_path, visualdl=True)
-    log.scalars("train", {"loss": 0.5, "lr": 1e-3}, 2)
-    log.close()
-
-    reader = read_visualdl(tmp_path)
-    assert [(p.id, p.value) for p in reader.get_data("scalar", "train/loss")] == [(1, 1.5), (2, 0.5)]
-    assert [p.id for p in reader.get_data("scalar", "train/lr")] == [2]
-    assert reader.get_data("text", "config")[0].text.encoded_text_string == "MODEL:\n  DEPTH: 3"
-    (shown,) = reader.get_data("image", "train/batch")
-    from PIL import Image
-
-    np.testing.assert_array_equal(Image.open(io.BytesIO(shown.image.encoded_image_string)), picture)
-    assert [path.name for path in (tmp_path / "visualdl").iterdir()] == [VISUALDL_FILE]
-    assert capsys.readouterr().out == ""
 
 
 class Clock:

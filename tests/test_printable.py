@@ -36,7 +36,7 @@ def test_names_in_messages() -> None:
 
 def test_the_log_and_the_errors_of_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
-    log = RunLog(tmp_path, rank=0, visualdl=False, stream=stream)
+    log = RunLog(tmp_path, rank=0, stream=stream)
     log.text("first \x1b[31m\nsecond")
     log.close()
     for text in (stream.getvalue(), (tmp_path / "log.txt").read_text(encoding="utf-8")):

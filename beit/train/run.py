@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from beit import __version__, cpu
 from beit.checkpoint.report import LoadReport
-from beit.config import batch_size_eval, dump, head_dim, image_hw
+from beit.config import batch_size_eval, dump, head_dim, image_hw, value_of
 from beit.data import bad_images
 from beit.data.classes_of_data import with_classes_of_data
 from beit.data.dataset import ImageDataset
@@ -33,6 +33,7 @@ from beit.optim.groups import describe_groups
 from beit.optim.schedule import make_schedules, run_length, scaled_lr, warmup_length
 from beit.parallel import ranks, sharding, watchdog
 from beit.parallel.stop import stop_signals
+from beit.schema import SCHEMA
 from beit.tasks import TASKS, Task
 from beit.tasks.task_keys import unread_keys
 from beit.train.loop import evaluate, fit, write_report
@@ -49,7 +50,7 @@ _NOT_RESULTS = ("count", "images_per_second")  # among the metrics of an evaluat
 def run(config: CfgNode) -> dict[str, float]:
     """Train or evaluate on this rank; returns the metrics of the last evaluation.
 
-    Writes into `config.SAVE`: `config.yaml` (resolved), `log.txt`, `metrics.jsonl`, `visualdl/`, checkpoints
+    Writes into `config.SAVE`: `config.yaml` (resolved), `log.txt`, `metrics.jsonl`, `visualdl/` or what else `LOGGERS` names, checkpoints
     (beit/train/resume.py), `class_names.txt` where the data set names its classes, and `eval.json` after an evaluation.
 
     Raises:
@@ -79,7 +80,8 @@ def _run_in(folder: Path, config: CfgNode, device: str) -> dict[str, float]:
         )
         if device == "cpu":
             log.text(cpu.tune_cpu())
-        log.config_text(dump(config))
+        log.add_dashboards(config.LOGGERS)
+        log.config(dump(config), {key: value_of(config, key) for key in SCHEMA})
         for line in unread_keys(config):
             log.text(f"warning: {line}")
         task = TASKS[config.TASK](config)
