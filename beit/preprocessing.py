@@ -136,7 +136,9 @@ def exif_orientation_of(config: Any) -> bool | None:
     if data.EXIF_ORIENTATION is not None:
         return bool(data.EXIF_ORIENTATION)
     dataset = data.get("DATASET")
-    is_imagenet = dataset == "imagenet2012" and config.MODEL.get("NUM_CLASSES") in _IMAGENET_CLASSES
+    is_imagenet = (
+        dataset in ("imagenet2012", "test_folder") and config.MODEL.get("NUM_CLASSES") in _IMAGENET_CLASSES
+    )
     return None if is_imagenet or dataset == "ade20k" else True
 
 

@@ -225,7 +225,7 @@ class Key(NamedTuple):
 SCHEMA: dict[str, Key] = {
     "TASK": Key("classify", text("classify", "knn", "multilabel", "pretrain", "probe", "segment", "tokenizer"), "what is trained or evaluated: the file of that name in beit/tasks"),
     # ---- data
-    "DATA.DATASET": Key("imagenet2012", text("imagenet2012", "folder", "csv", "flat", "webdataset", "parquet", "cifar10", "cifar100", "ade20k", "image_mask"), "imagenet2012: train_list.txt and val_list.txt; folder: train/<class>/…, val/<class>/…; csv: train.csv and val.csv, lines `path,names` or a column of 0 and 1 for each class; flat: images without labels; webdataset: tars of samples; parquet: files of the Hugging Face hub; cifar10, cifar100: the published files; with TASK: segment ade20k (images/training and annotations/training, …) or image_mask (images/train and masks/train, …)"),
+    "DATA.DATASET": Key("imagenet2012", text("imagenet2012", "folder", "csv", "test_folder", "flat", "webdataset", "parquet", "cifar10", "cifar100", "ade20k", "image_mask"), "imagenet2012: train_list.txt and val_list.txt; folder: train/<class>/…, val/<class>/…; csv: train.csv and val.csv, lines `path,names` or a column of 0 and 1 for each class; test_folder: <class>/… for evaluation, some of the classes of the weights, or their numbers as in ImageNet-V2; flat: images without labels; webdataset: tars of samples; parquet: files of the Hugging Face hub; cifar10, cifar100: the published files; with TASK: segment ade20k (images/training and annotations/training, …) or image_mask (images/train and masks/train, …)"),
     "DATA.DATA_PATH": Key("/dataset/imagenet", path, "folder that holds the data"),
     "DATA.BATCH_SIZE": Key(32, integer(1, 10**6), "images per rank and micro-batch in training"),
     "DATA.BATCH_SIZE_EVAL": Key(None, optional(integer(1)), "images per rank in evaluation; None: BATCH_SIZE"),
@@ -388,6 +388,7 @@ SCHEMA: dict[str, Key] = {
     "TEST.STRIDE": Key(None, optional(integer(1)), "pixels between windows; None: two thirds of the window"),
     "TEST.SCALES": Key((1.0,), several(number(0.01)), "factors on RESIZE_LIMITS whose probabilities are averaged"),
     "TEST.FLIP": Key(False, flag, "classification and segmentation: average with the mirrored image"),
+    "TEST.REAL_LABELS": Key(None, optional_path, "classification: real.json; the prediction for an ImageNet validation image is correct if its class is in the set of labels, and images without any do not count"),
     "TEST.THRESHOLD": Key(0.5, number(0.0, 1.0), "multilabel: score from which on a class is predicted, in precision, recall, F1 and predict"),
     "TEST.CROPS": Key(1, one_of(1, 5), "classification: 5 averages the probabilities of the four corners and the center; with FLIP ten crops. The margins are those that DATA.CROP_PCT or RESIZE leaves"),
     "TEST.CLASS_SUBSET": Key(False, flag, "classification: the validation images may be of some of the classes, which are matched by name; the other outputs do not take part (ImageNet-A, -R)"),

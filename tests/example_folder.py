@@ -21,7 +21,7 @@ def draw(rng: np.random.Generator, size: tuple[int, int] = (32, 32)) -> Image.Im
 
 def write_example_folder(root: Path) -> Path:
     """`digits/` (list files, 40 + 10 images), `output/run` (weights, config, names, metrics), `photo.jpg`, `pictures/`,
-    `more/`, `flowers/<class>/`; returns the folder."""
+    `more/`, `flowers/<class>/`, `numbered/<label>/`; returns the folder."""
     rng = np.random.default_rng(0)
     (root / "digits" / "images").mkdir(parents=True)
     for split, count in (("train", 40), ("val", 10)):
@@ -39,6 +39,9 @@ def write_example_folder(root: Path) -> Path:
         (root / "flowers" / kind).mkdir(parents=True)
         for number in range(count):
             draw(rng).save(root / "flowers" / kind / f"{number}.png")
+    for label in (3, 7):
+        (root / "numbered" / f"{label}").mkdir(parents=True)
+        draw(rng).save(root / "numbered" / f"{label}" / "a.png")
     run = root / "output" / "run"
     run.mkdir(parents=True)
     config = get_config("demo_digits", ["DATA.DATA_PATH", "digits", "DATA.NUM_WORKERS", 0])

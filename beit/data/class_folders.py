@@ -80,7 +80,12 @@ def class_folder_names(folder: Path) -> tuple[str, ...]:
 
 def in_label_order(names: Collection[str]) -> tuple[str, ...]:
     """Names of classes in the order of their labels: that of the numbers if all are whole numbers, else of the text."""
-    return tuple(sorted(names, key=lambda name: (int(name), name)) if _are_numbers(names) else sorted(names))
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if are_numbers(names) else sorted(names))
+
+
+def are_numbers(names: Collection[str]) -> bool:
+    """Whether all names of classes are whole numbers."""
+    return all(name.isascii() and name.isdigit() for name in names)
 
 
 def read_class_folders(
@@ -153,10 +158,6 @@ def require_split(root: Path, split: str) -> Path:
     raise FileNotFoundError(f"{others} is not a folder{hint}")
 
 
-def _are_numbers(names: Collection[str]) -> bool:
-    return all(name.isascii() and name.isdigit() for name in names)
-
-
 def _check_empty(folder: Path, found: FoundFiles, empty: list[str], *, may_lack_images: bool) -> None:
     links = [name for name in empty if name in found.repeated]
     if links:
@@ -184,7 +185,7 @@ def _notes(folder: Path, found: FoundFiles, order: Sequence[str], empty: list[st
             f"{folder}: {len(empty)} of {len(order)} classes have no image, metrics do not cover them: "
             f"{shortened_list(empty)}"
         )
-    if _are_numbers(order) and list(order) != sorted(order):
+    if are_numbers(order) and list(order) != sorted(order):
         notes.append(
             f"{folder}: the class folders are numbers and sorted as numbers: label {len(order) - 1} is {order[-1]}"
         )

@@ -16,6 +16,7 @@ from beit.data.archive_folders import is_folder, locate, sub_folders
 from beit.data.cifar import read_cifar
 from beit.data.class_folders import (
     SPLITS,
+    are_numbers,
     class_folder_names,
     has_splits,
     matching_class_names,
@@ -125,6 +126,8 @@ def _open_labeled(config: CfgNode, split: Split, num_classes: int | None) -> Ima
             )
             raise FileNotFoundError(f"{root} has no {dataset} files of {split}{hint}. {_LAYOUTS}")
         return images if images.class_names is not None else _named(images, root, num_classes)
+    if dataset == "test_folder":
+        return locate(_open_test_folder(root, split, num_classes))
     if dataset == "folder":
         return locate(_open_folder(root, split, num_classes))
     readers = {"imagenet2012": _open_list, "csv": _open_csv}
@@ -217,6 +220,23 @@ def _open_folder(root: Path, split: str, num_classes: int | None) -> ImageList:
     class_names = matching_class_names(root) if both else class_folder_names(folder)
     _check_count(folder, class_names, num_classes)
     return read_class_folders(folder, class_names, may_lack_images=split == "val")
+
+
+def _open_test_folder(root: Path, split: str, num_classes: int | None) -> ImageList:
+    """Class folders for evaluation. If all names are numbers, as in ImageNet-V2, they are the labels."""
+    if split == "train":
+        raise ValueError("DATA.DATASET = test_folder is for evaluation (-eval); train with -dataset=folder")
+    images = read_class_folders(root, may_lack_images=True)
+    assert images.labels is not None and images.class_names is not None  # those of the folders
+    if not are_numbers(images.class_names):
+        return images
+    numbers = np.array([int(name) for name in images.class_names], np.int64)
+    if num_classes is not None and numbers.max() >= num_classes:
+        raise ValueError(
+            f"{root / images.class_names[-1]}: the class folders are numbers, and class {numbers.max()} is not one of "
+            f"MODEL.NUM_CLASSES={num_classes}, which count from 0"
+        )
+    return replace(images, labels=numbers[images.labels], class_names=None)
 
 
 def _check_count(folder: Path, class_names: Sequence[str], num_classes: int | None) -> None:

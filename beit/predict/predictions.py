@@ -72,6 +72,8 @@ def validation_predictions(config: ConfigSource, **options: Any) -> Predictions:
     config = config_of(config, **options)
     if config.TASK != "classify" or not config.MODEL.PRETRAINED:
         raise ValueError("predictions need TASK: classify and weights: -pretrained FILE")
+    if config.TEST.REAL_LABELS:
+        raise ValueError("predictions are compared with one label for each image: leave out TEST.REAL_LABELS")
     paddle.set_device(ranks.choose_device(config.DEVICE))
     task = Classify(config)
     task.load(config.MODEL.PRETRAINED)

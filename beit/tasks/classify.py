@@ -16,6 +16,7 @@ from beit.cpu import split_batch
 from beit.data.batch_transforms import erase
 from beit.data.dataset import ImageDataset, bad_images_file, build_dataset
 from beit.data.mixup import build_mixup, soft_targets
+from beit.data.real_labels import with_real_labels
 from beit.layers.lora import add_lora
 from beit.models.views import view_logits
 from beit.tasks.class_table import class_scores, write_class_table
@@ -32,6 +33,8 @@ from beit.tasks.metrics import (
     class_sums,
     classification_metrics,
     classification_sums,
+    label_set_metrics,
+    label_set_sums,
 )
 from beit.tasks.previews import denormalize, tile
 from beit.tasks.task import PREVIEW_IMAGES, Batch, Sums, Task, require_classes
@@ -64,18 +67,27 @@ class Classify(Task):
         self.model = build_beit(config)
         self.mixup = build_mixup(config)
 
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether an image has a set of labels of which a prediction must be one (`TEST.REAL_LABELS`)."""
+        return self.config.TEST.REAL_LABELS is not None and not self.independent_classes
+
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
         """Images with class labels: augmented for "train", `TEST.CROPS` crops of each for "val"."""
         bad_images, crops = bad_images_file(self.config, split), self.config.TEST.CROPS
-        is_subset = split == "val" and self.config.TEST.CLASS_SUBSET
+        test = self.config.TEST
+        is_subset = split == "val" and (test.CLASS_SUBSET or self.config.DATA.DATASET == "test_folder")
         classes = None if is_subset else self.classes
         dataset = build_dataset(self.config, split, bad_images=bad_images, classes=classes, crops=crops)
-        if is_subset:
-            names = dataset.images.class_names
+        if split == "val" and self.has_label_sets:
+            images = with_real_labels(dataset.images, Path(test.REAL_LABELS), self.config.MODEL.NUM_CLASSES)
+            dataset.images = images if self.classes is None else self.classes.relabel(images)
+        names = dataset.images.class_names
+        if is_subset and (test.CLASS_SUBSET or names is not None):  # folders called by numbers have no names
             if self.classes is None or names is None:
                 raise ValueError(
-                    "TEST.CLASS_SUBSET True needs class names of the weights and of the data: class folders, or data "
-                    "files that name their classes, and DATA.MATCH_CLASS_NAMES True"
+                    "TEST.CLASS_SUBSET True and -dataset=test_folder need class names of the weights and of the data: class "
+                    "folders, or data files that name their classes, and DATA.MATCH_CLASS_NAMES True"
                 )
             self.outputs = self.classes.outputs(names)
         if split == "val":
@@ -139,8 +151,10 @@ class Classify(Task):
         return soft_target_cross_entropy(logits, targets)
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
-        """The sums of `classification_sums`, `calibration_sums` and `class_sums`."""
+        """The sums of `classification_sums`, `calibration_sums` and `class_sums`; for ReaL labels `label_set_sums`."""
         logits, labels = self.logits(batch), batch["label"]
+        if self.has_label_sets:
+            return label_set_sums(logits, labels)
         return (
             classification_sums(logits, labels)
             | calibration_sums(logits, labels)
@@ -173,7 +187,9 @@ class Classify(Task):
         return paddle.index_select(logits, paddle.to_tensor(self.outputs), axis=1)
 
     def metrics(self, sums: Sums) -> dict[str, float]:
-        """`top1` and `top5` in percent, `loss`, `count`, and the calibration error `ece` in percent."""
+        """`top1` and `top5` in percent, `loss`, `count`, and the calibration error `ece` in percent; for ReaL labels `top1`."""
+        if self.has_label_sets:
+            return label_set_metrics(sums)
         return classification_metrics(sums) | {"ece": calibration_error(sums)}
 
     def selection_metric(self, metrics: Mapping[str, float]) -> float:
@@ -181,7 +197,9 @@ class Classify(Task):
         return metrics["top1"]
 
     def write_report(self, folder: Path, sums: Sums, batch: Batch) -> dict[str, np.ndarray]:
-        """Write the scores of each class as `classes.csv`."""
+        """Write the scores of each class as `classes.csv`; nothing for ReaL labels."""
+        if self.has_label_sets:
+            return {}
         images, predicted, correct = (
             np.reshape(sums[name], -1) for name in ("class_images", "class_predicted", "class_correct")
         )

@@ -67,6 +67,34 @@ def classification_sums(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     }
 
 
+def label_set_sums(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Sums over the images that have a label, 0-d int64: `count`, and `top1` where the predicted class is one of them.
+
+    NaN logits are never correct.
+
+    Args:
+        logits: `[B, K]`.
+        labels: whether an image has the class, bool `[B, K]`.
+    """
+    best = paddle.take_along_axis(labels.astype("int64"), logits.argmax(axis=-1, keepdim=True), axis=1)
+    correct = best.squeeze(1) * (1 - logits.isnan().any(axis=-1).astype("int64"))
+    return {"count": labels.any(axis=-1).astype("int64").sum(), "top1": correct.sum()}
+
+
+def label_set_metrics(sums: Mapping[str, Any]) -> dict[str, float]:
+    """`top1` in percent and `count`.
+
+    Args:
+        sums: the results of `label_set_sums`, added over all batches and ranks.
+
+    Raises:
+        ValueError: no image has a label.
+    """
+    if sums["count"] < 1:
+        raise ValueError("no evaluated image has a label, so there is no accuracy")
+    return {"top1": 100 * float(sums["top1"]) / sums["count"], "count": int(sums["count"])}
+
+
 def calibration_sums(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Sums for the calibration error by bins of the confidence, float64 `[15]`: `bin_correct` and `bin_confidence`.
 

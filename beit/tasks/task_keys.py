@@ -34,6 +34,7 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(["TEST.CROPS", "TEST.CLASS_SUBSET"], ("classify", "multilabel")),
     **dict.fromkeys(["TRAIN.LOSS", "TRAIN.BCE_THRESHOLD", "TRAIN.BCE_SUM"], ("classify", "multilabel")),
     "TEST.FLIP": ("classify", "multilabel", "segment"),
+    "TEST.REAL_LABELS": ("classify",),
     "TEST.THRESHOLD": ("multilabel",),
     **dict.fromkeys([key for key in SCHEMA if key.startswith("MODEL.LORA.")], ("classify", "multilabel")),
     **dict.fromkeys([key for key in SCHEMA if key.startswith("TRAIN.DISTILL.")], ("classify",)),

@@ -43,8 +43,8 @@ def main(parser: Parser, *, single: bool, argv: Sequence[str] | None = None) -> 
         single: run one rank, however many devices there are.
         argv: flags; None for those of the process.
     """
-    _show_warnings()
-    status = exit_status(lambda: _launch_or_run(config_from_arguments(argv, parser), single=single))
+    show_warnings()
+    status = exit_status(lambda: launch_or_run(config_from_arguments(argv, parser), single=single))
     if distributed.is_initialized():  # a rank of paddle.distributed.launch
         leave(status)
     return status
@@ -81,7 +81,8 @@ def exit_status(action: Callable[[], int]) -> int:
     return status
 
 
-def _launch_or_run(config: CfgNode, *, single: bool) -> int:
+def launch_or_run(config: CfgNode, *, single: bool) -> int:
+    """Run a config in this process or in several ranks; returns the exit status. The arguments are those of `main`."""
     ranks.check_launcher()
     if ranks.is_launched_rank():
         return _rank(config)
@@ -115,11 +116,11 @@ def _rank(config: CfgNode) -> int:
 
 
 def _rank_process(config: CfgNode, earlier_warnings: Sequence[str]) -> None:
-    _show_warnings(earlier_warnings)
+    show_warnings(earlier_warnings)
     sys.exit(exit_status(lambda: _rank(config)))
 
 
-def _show_warnings(earlier: Sequence[str] = ()) -> None:
+def show_warnings(earlier: Sequence[str] = ()) -> None:
     """Show warnings as lines, on rank 0 only: all ranks have the same ones."""
     if ranks.rank() == 0:
         show_as_lines(earlier)

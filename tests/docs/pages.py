@@ -261,8 +261,12 @@ def _imagenet(root: Path, rng: np.random.Generator) -> None:
     rows = "".join(f"{name},{names[7]} 1 2 3 4\n" for name in val)
     (root / "imagenet" / "LOC_val_solution.csv").write_text(f"ImageId,PredictionString\n{rows}")
     for name in (names[900], names[7]):
-        (root / "imagenet-r" / "val" / name).mkdir(parents=True)
-        (root / "imagenet-r" / "val" / name / "art.jpg").write_bytes(data)
+        for place in ("imagenet-r", "imagenet-c/fog/1", "imagenet-c/fog/2"):
+            (root / place / name).mkdir(parents=True)
+            (root / place / name / "art.jpg").write_bytes(data)
+        (root / "imagenetv2" / str(names.index(name))).mkdir(parents=True)
+        (root / "imagenetv2" / str(names.index(name)) / "art.jpg").write_bytes(data)
+    (root / "real.json").write_text("[[7], [], [8, 9]]")
     (root / "cue-conflict").mkdir()
     (root / "cue-conflict" / "cat1-elephant3.jpg").write_bytes(data)
     write_tar(root / "shards" / "imagenet1k-validation-00.tar", {"x.jpg": data, "x.cls": b"7"})

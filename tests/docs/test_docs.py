@@ -65,7 +65,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "small-machines": ("output/lora/adapter.pdparams", "flowers.safetensors", "output/student/model.pdparams"),
     "imagenet": (
         "imagenet/train_list.txt", "output/lists/eval.json", "output/webdataset/eval.json", "output/parquet/eval.json",
-        "output/cifar/model.pdparams", "small/data/validation-00000-of-00001.parquet", "output/imagenet-r/eval.json",
+        "output/cifar/model.pdparams", "small/data/validation-00000-of-00001.parquet", "output/imagenet-r/eval.json", "output/sets/sets.json", "output/sets/real/eval.json",
         "output/shape_bias.csv",
     ),
     "multi-label": ("output/labels/best.pdparams", "output/scores/classes.csv", "exported/export.json"),
@@ -84,7 +84,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
         "dalle-encoder.safetensors",
     ),
     "README": ("output/pictures/model.pdparams",),
-    "manual": ("output/pictures/model.pdparams", "beit_base_patch16_224.pdparams", "exported/export.json"),
+    "manual": ("output/knn/knn.json", "output/linear/probe.json", "output/pictures/model.pdparams", "beit_base_patch16_224.pdparams", "exported/export.json"),
     "from-mmpretrain": (),
     "from-transformers": ("tuned/model.safetensors", "tuned/preprocessor_config.json"),
     "from-paddlevit": (),

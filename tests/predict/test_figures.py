@@ -64,6 +64,11 @@ def test_the_table_of_confusions(tmp_path):
     ]
 
 
+def test_sets_of_labels_are_not_drawn(example_folder):
+    with pytest.raises(ValueError, match=r"leave out TEST\.REAL_LABELS"):
+        beit.validation_predictions("output/run", real_labels="real.json", device="cpu")
+
+
 def test_curves_hold_the_numbers_of_the_log(example_folder):
     figure = beit.draw_curves("output/run")
     assert titles(figure) == ["loss"]
