@@ -373,7 +373,7 @@ def test_tuples_are_lists(tmp_path: Path, key: str, text: str, value: object) ->
 def test_files_that_expand_without_end_are_refused_at_once(tmp_path: Path, place: str) -> None:
     """Nested aliases (2^30 items), BASE files that name the next one twice (2^25 files), deep nesting."""
     laughs = "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 2 if n else '1'}]\n" for n in range(30))
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(
         ValueError,
         match="aliases are not supported|BASE files are included; name each|nested too deeply|expected",
@@ -387,4 +387,4 @@ def test_files_that_expand_without_end_are_refused_at_once(tmp_path: Path, place
                 write(tmp_path, f"{number}.yaml", f"BASE: [{number + 1}.yaml, {number + 1}.yaml]\n")
             write(tmp_path, "25.yaml", "MODEL:\n  DEPTH: 3\n")
             get_config(tmp_path / "0.yaml")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 10

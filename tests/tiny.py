@@ -247,7 +247,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def run_command(arguments: list[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run_command(arguments: list[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         arguments, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=ROOT, check=False
     )

@@ -168,9 +168,8 @@ class Loader:
                 self._give_back(batch)
 
     def _give_back(self, batch: _Pending) -> None:
-        """Give the slot back once no worker can write to it."""
-        slots = self._slots
-        batch.future.add_done_callback(lambda _: slots.give_back(batch.slot))
+        """Give the slot back once no worker can write to it: to the slots that it is of, also after a pool was lost."""
+        batch.future.add_done_callback(lambda _: batch.slots.give_back(batch.slot))
 
     def _wait(self, batch: _Pending) -> Batch:
         begin = time.perf_counter()
@@ -178,7 +177,7 @@ class Loader:
             result = batch.future.result(self.timeout or None)
             if isinstance(result, Layout):
                 assert batch.slot is not None
-                return self._slots.read(batch.slot, result)
+                return batch.slots.read(batch.slot, result)
             self._give_back(batch)
             return result
         except FutureTimeoutError as error:
@@ -207,7 +206,7 @@ class Loader:
             # Private: the pool's dict of worker processes. It is copied because a broken pool drops it and sends the
             # workers SIGTERM only, which they block; `close` kills them.
             self._workers |= self._pool._processes or {}
-            return _Pending(samples, future, slot)
+            return _Pending(samples, future, self._slots, slot)
         except BrokenProcessPool as error:
             self._end_broken()
             raise WorkerError(_KILLED) from error
@@ -238,6 +237,7 @@ class _Pending:
 
     samples: Sequence[Sample]
     future: Future[Batch | Layout]
+    slots: Slots
     slot: str | None
 
 

@@ -20,7 +20,7 @@ SECONDS = float(os.environ.get("BEIT_FUZZ_SECONDS", "5"))
 SEED = int(os.environ.get("BEIT_FUZZ_SEED", "0"))
 FEWEST = 100
 """Inputs that are drawn however slow the machine is."""
-SECONDS_OF_ONE_STEP = 20  # on a machine that is busy with other work
+SECONDS_OF_ONE_STEP = 20  # of the processor
 PACKAGE = Path(beit.__file__).parent
 
 
@@ -30,16 +30,18 @@ def pick(rng: np.random.Generator, items: Sequence[Any]) -> Any:
 
 @contextmanager
 def limited_time() -> Iterator[None]:
+    """Raise an AssertionError when the block takes more than `SECONDS_OF_ONE_STEP` of the processor."""
+
     def stop(number: int, frame: FrameType | None) -> None:
         raise AssertionError(f"takes more than {SECONDS_OF_ONE_STEP} s")
 
-    former = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS_OF_ONE_STEP)
+    former = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS_OF_ONE_STEP)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, former)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, former)
 
 
 def fits_a_terminal(text: str) -> bool:

@@ -8,13 +8,11 @@ from __future__ import annotations
 import collections
 import os
 import pickle
-import signal
 import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ import pytest
 from beit.checkpoint.files import read, write, write_checkpoint
 from beit.containers.errors import CheckpointError
 from beit.containers.pickles import ACTIONS, VALUES
+from tests.checkpoint.fuzzing import limited_time
 from tests.containers.container_writers import (
     Call,
     Name,
@@ -35,7 +34,6 @@ from tests.containers.container_writers import (
 
 SECONDS = float(os.environ.get("BEIT_FUZZ_SECONDS", "20"))
 SEED = int(os.environ.get("BEIT_FUZZ_SEED", "0"))
-SECONDS_OF_ONE_FILE = 20  # on a machine that is busy with other work
 
 STATE = {"a.weight": np.arange(12, dtype="f4").reshape(3, 4), "b": np.arange(3), "c": np.ones(2, "u2")}
 TENSORS = {name: tensor(array, name) for name, array in STATE.items()}
@@ -118,37 +116,28 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 
 @pytest.mark.slow
 def test_damaged_files_give_a_value_or_a_known_error(tmp_path: Path) -> None:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise AssertionError(f"reading takes more than {SECONDS_OF_ONE_FILE} s")
-
     rng = np.random.default_rng(SEED)
     prepared = list(forms(tmp_path))
     outcomes: collections.Counter[str] = collections.Counter()
     path = tmp_path / "damaged"
-    former = signal.signal(signal.SIGALRM, stop)
-    try:
-        for name, content, pack in prepared:
-            end = time.monotonic() + SECONDS / len(prepared)
-            while time.monotonic() < end:
-                state = rng.bit_generator.state
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of two members of one name, and of overflowing numbers
-                    path.write_bytes(pack(damaged(content, rng)))
-                    signal.alarm(SECONDS_OF_ONE_FILE)
-                    try:
+    for name, content, pack in prepared:
+        end = time.monotonic() + SECONDS / len(prepared)
+        while time.monotonic() < end:
+            state = rng.bit_generator.state
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of two members of one name, and of overflowing numbers
+                path.write_bytes(pack(damaged(content, rng)))
+                try:
+                    with limited_time():
                         assert isinstance(read(path).tree, dict)
-                        outcomes[f"{name}: read"] += 1
-                    except (CheckpointError, OSError) as error:
-                        assert str(error).isprintable()
-                        outcomes[f"{name}: {type(error).__name__}"] += 1
-                    except Exception as error:
-                        kept = Path(os.environ.get("BEIT_FUZZ_KEEP", tmp_path)) / "found"
-                        kept.write_bytes(path.read_bytes())
-                        pytest.fail(f"{name}: {type(error).__name__}: {error} of {kept}, {state}")
-                    finally:
-                        signal.alarm(0)
-    finally:
-        signal.signal(signal.SIGALRM, former)
+                    outcomes[f"{name}: read"] += 1
+                except (CheckpointError, OSError) as error:
+                    assert str(error).isprintable()
+                    outcomes[f"{name}: {type(error).__name__}"] += 1
+                except Exception as error:
+                    kept = Path(os.environ.get("BEIT_FUZZ_KEEP", tmp_path)) / "found"
+                    kept.write_bytes(path.read_bytes())
+                    pytest.fail(f"{name}: {type(error).__name__}: {error} of {kept}, {state}")
     print(sum(outcomes.values()), "files", dict(outcomes))
     for name, _, _ in prepared:
         assert outcomes[f"{name}: CheckpointError"], f"{name} was never damaged"

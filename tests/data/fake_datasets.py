@@ -49,10 +49,12 @@ class Unreadable(Numbers):
 
 
 class Slow(Numbers):
-    """Index 2 takes a minute."""
+    """Index 2 takes two minutes."""
+
+    SECONDS = 120
 
     def __getitem__(self, sample: Sample) -> dict[str, np.ndarray]:
-        time.sleep(60 if sample.index == 2 else 0.01)
+        time.sleep(self.SECONDS if sample.index == 2 else 0.01)
         return super().__getitem__(sample)
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 import tracemalloc
 
 import numpy as np
@@ -83,12 +82,10 @@ def test_a_header_that_claims_gigabytes_takes_no_more_memory_than_the_file(tmp_p
 
 def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    begin = time.monotonic()
     with pytest.raises(ImageError, match=r"pipe.png: .*a named pipe, socket or device, not a regular file"):
         open_image(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="not a regular file"):
         open_image("/dev/zero")
-    assert time.monotonic() - begin < 5
 
 
 def test_a_failed_allocation_is_no_fault_of_the_file(monkeypatch, tmp_path):

@@ -166,9 +166,9 @@ def test_class_names(tmp_path):
 def test_a_line_of_megabytes_is_read_in_time_proportional_to_it(tmp_path, padding):
     file = tmp_path / "list.txt"
     file.write_bytes(padding * 3_000_000 + b"a.png 0\n")
-    begin = time.perf_counter()
+    begin = time.process_time()
     images = read_list_file(file, tmp_path, 1)
-    assert len(images) == 1 and time.perf_counter() - begin < 5
+    assert len(images) == 1 and time.process_time() - begin < 5
 
 
 def test_several_labels(tmp_path):

@@ -20,6 +20,7 @@ from tests.tiny import ROOT, environment
 LATEST = "latest.pdparams"
 PATH = os.pathsep.join((str(ROOT), str(Path(__file__).parent / "slow_reads")))
 START = 240.0  # seconds a command may take to its first step on a busy machine
+END = 240.0  # and from a fault to its end; rows state how long it took
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Command:
     def wait_for_text(self, text: str) -> None:
         self.wait_for(lambda: text in self.text(), pause=0.05)
 
-    def end(self, timeout: float = 120) -> int:
+    def end(self, timeout: float = END) -> int:
         """Exit status; a command that does not end in time is killed, and the test fails."""
         try:
             return self.process.wait(timeout)
@@ -75,7 +76,7 @@ class Command:
         """Process ids of the command and of all processes it has started, whatever their parents are now."""
         return marked(self.mark)
 
-    def survivors(self, within: float = 10.0) -> list[int]:
+    def survivors(self, within: float = 60.0) -> list[int]:
         """Process ids that are still alive some seconds after the command has ended."""
         deadline = time.monotonic() + within
         while (alive := self.members()) and time.monotonic() < deadline:

@@ -42,7 +42,7 @@ def test_changes_of_the_losses(data: Path, tmp_path: Path, row: Row) -> None:
         tmp_path / "threads",
         extra={"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
     )
-    assert run.end(120) == 0
+    assert run.end() == 0
     assert losses(tmp_path / "a") != losses(tmp_path / "seed")
     np.testing.assert_allclose(losses(tmp_path / "a"), losses(tmp_path / "threads"), atol=1e-3)
     difference = np.abs(np.subtract(losses(tmp_path / "a"), losses(tmp_path / "threads"))).max()

@@ -82,7 +82,7 @@ def test_output_becomes_read_only(data: Path, tmp_path: Path, row: Row) -> None:
         f'wait $pid; status=$?; cp -r "{disk}/run" "{kept}"; exit $status'
     )
     run = start([*namespace(), script, "sh", *arguments], tmp_path / "out")
-    status = run.end(90)
+    status = run.end()
     text = run.text()
     assert status == 2 and "Traceback" not in text, text[-1500:]
     row.seen = f"{message(text)[:150]}; checkpoint of step {step_of(kept)} intact"
@@ -101,7 +101,7 @@ def test_output_removed(data: Path, tmp_path: Path, row: Row) -> None:
     while (tmp_path / "run").exists():  # it may be given a new file in between
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
     begin = time.monotonic()
-    status = run.end(60)
+    status = run.end()
     row.seconds = time.monotonic() - begin
     assert status == 2 and "Traceback" not in run.text(), run.text()[-1500:]
     assert str(tmp_path / "run") in message(run.text())
@@ -126,7 +126,7 @@ def test_two_runs_in_one_folder(data: Path, tmp_path: Path, row: Row) -> None:
         tmp_path / "run",
     )
     for run in (second, third):
-        assert run.end(60) == 2
+        assert run.end() == 2
         assert f"another run is writing into {tmp_path / 'run'}" in run.text(), run.text()[-1500:]
     row.seconds = time.monotonic() - begin
     row.seen = message(second.text())

@@ -121,10 +121,10 @@ def test_refused(tmp_path: Path, row: Row, name: str) -> None:
     row.fault, row.expected = name, "refused; the message states the reason"
     path = tmp_path / "picture.JPEG"
     path.write_bytes(content)
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(ImageError) as caught:
         open_image(path)
-    row.seconds = time.monotonic() - begin
+    row.seconds = time.process_time() - begin
     assert row.seconds < 2
     assert reason in str(caught.value) and str(path) in str(caught.value)
     row.seen = caught.value.reason

@@ -69,7 +69,7 @@ def test_killed_at_random_moments(data: Path, tmp_path: Path, row: Row, ranks: i
         victims = ranks_of(run) if ranks == 2 else []
         kill(victims[int(rng.integers(len(victims)))] if victims else run.process.pid)
         begin = time.monotonic()
-        assert run.end(60) != 0
+        assert run.end() != 0
         survivors = run.survivors()
         assert survivors == [], f"still alive after kill {number + 1}: {survivors}"
         resumed.append(time.monotonic() - begin)
@@ -103,7 +103,7 @@ def test_a_rank_crashes(data: Path, tmp_path: Path, row: Row, number: signal.Sig
     begin = time.monotonic()
     run.wait_for_text("error: rank 1 of 2 was killed by " + number.name)
     row.seconds = time.monotonic() - begin
-    assert run.end(30) == 128 + number
+    assert run.end() == 128 + number
     assert run.survivors() == []
     row.seen = f"rank 1 of 2 was killed by {number.name}, status {128 + number}"
 
@@ -119,7 +119,7 @@ def test_the_launcher_is_killed(data: Path, tmp_path: Path, row: Row) -> None:
     run.wait_for_step(3)
     run.process.kill()
     begin = time.monotonic()
-    run.end(30)
+    run.end()
     assert run.survivors(60) == []
     row.seconds = time.monotonic() - begin
     step = step_of(tmp_path / "run")

@@ -108,10 +108,10 @@ def test_wrong_lines(tmp_path: Path, row: Row, name: str) -> None:
     change, reason = WRONG[name]
     root = write_dataset(tmp_path / "data")
     rewrite(root, "train", lambda lines: change(lines).encode("gbk" if "GBK" in name else "utf-8"))
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is compared below)
         read_list_file(root / "train_list.txt", root, 3)
-    row.seconds = time.monotonic() - begin
+    row.seconds = time.process_time() - begin
     said = str(caught.value)
     assert reason.removeprefix("r") in said and said.isprintable() and len(said) < 1000, said
     assert row.seconds < 5
@@ -220,11 +220,11 @@ def test_a_million_lines(tmp_path: Path, row: Row) -> None:
                     for n in range(start, start + 10000)
                 )
             )
-    begin = time.monotonic()
+    begin = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         images = read_list_file(file, tmp_path, 1000)
-    opened = time.monotonic() - begin
+    opened = time.process_time() - begin
     assert len(images) == LINES and images.name(777_777).endswith("_00777777.JPEG")
     begin = time.monotonic()
     print_ = images.fingerprint()

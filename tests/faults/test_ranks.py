@@ -40,7 +40,7 @@ def test_a_rank_is_stopped(data: Path, tmp_path: Path, row: Row, victim: int) ->
     run.wait_for_step(6)
     kill(ranks_of(run)[victim], signal.SIGSTOP)
     begin = time.monotonic()
-    status = run.end(LIMIT + 20)
+    status = run.end()
     row.seconds = time.monotonic() - begin
     assert status == EXIT_HUNG, run.text()[-2000:]
     other = 1 - victim
@@ -66,7 +66,7 @@ def test_a_rank_hangs_in_its_data(data: Path, tmp_path: Path, row: Row) -> None:
     run.wait_for_step(3)
     make_hang(root / "my images" / "train_7.png")
     begin = time.monotonic()
-    status = run.end(60)
+    status = run.end()
     row.seconds = time.monotonic() - begin
     assert status == EXIT_HUNG, run.text()[-2000:]
     assert "images.py" in run.text() or "dataset.py" in run.text(), run.text()[-2000:]
@@ -101,7 +101,7 @@ def test_under_the_launcher_of_paddle(data: Path, tmp_path: Path, row: Row) -> N
     ]
     kill(min(ranks), signal.SIGSTOP)
     begin = time.monotonic()
-    status = run.end(LIMIT + 40)
+    status = run.end()
     row.seconds = time.monotonic() - begin
     said = run.text() + "".join(
         path.read_text(encoding="utf-8", errors="replace") for path in (tmp_path / "log").glob("workerlog.*")
@@ -132,7 +132,7 @@ def test_port_in_use(data: Path, tmp_path: Path, row: Row) -> None:
             extra=environment,
         )
         begin = time.monotonic()
-        status = run.end(90)
+        status = run.end()
         row.seconds = time.monotonic() - begin
     assert status != 0
     assert run.survivors() == []
@@ -158,7 +158,6 @@ def test_a_rank_does_not_start(data: Path, tmp_path: Path, row: Row) -> None:
     status, text, row.seconds = finish(
         command("main_multi_gpu.py", data, tmp_path / "run", RANK_TIMEOUT=LIMIT),
         tmp_path / "run",
-        timeout=90,
         extra=environment,
     )
     assert status != 0
@@ -186,9 +185,9 @@ def test_world_size_changes_at_the_resume(data: Path, tmp_path: Path, row: Row) 
         if number < 3:
             run.wait_for_step(14)
             kill(run.process.pid, signal.SIGTERM)
-            assert run.end(60) in (143, 0), run.text()[-1500:]
+            assert run.end() in (143, 0), run.text()[-1500:]
         else:
-            assert run.end(120) == 0, run.text()[-1500:]
+            assert run.end() == 0, run.text()[-1500:]
     one, two = losses(tmp_path / "whole"), losses(broken)
     assert len(one) == len(two) == 88
     np.testing.assert_allclose(one, two, atol=1e-5)

@@ -42,7 +42,7 @@ def test_one_rank(data: Path, tmp_path: Path, whole: Path, row: Row, number: sig
     run.wait_for_step(30)
     begin = time.monotonic()
     kill(run.process.pid, number)
-    assert run.end(30) == EXIT_STOPPED, run.text()[-1500:]
+    assert run.end() == EXIT_STOPPED, run.text()[-1500:]
     row.seconds = time.monotonic() - begin
     step = step_of(tmp_path / "run")
     assert (
@@ -78,7 +78,7 @@ def test_two_ranks_and_repeated_signals(data: Path, tmp_path: Path, row: Row, nu
         except ProcessLookupError:
             break
         time.sleep(0.05)
-    assert run.end(60) == EXIT_STOPPED, run.text()[-1500:]
+    assert run.end() == EXIT_STOPPED, run.text()[-1500:]
     row.seconds = time.monotonic() - begin
     assert f"stopped by {number.name} after step {step_of(tmp_path / 'run')}" in run.text()
     assert "Traceback" not in run.text() and run.survivors() == []
@@ -103,7 +103,7 @@ def test_second_interrupt(data: Path, tmp_path: Path, row: Row) -> None:
     time.sleep(1.2)  # less would be the same keypress
     begin = time.monotonic()
     kill(run.process.pid, signal.SIGINT)
-    assert run.end(20) == 130, run.text()[-1500:]
+    assert run.end() == 130, run.text()[-1500:]
     row.seconds = time.monotonic() - begin
     assert "Traceback" not in run.text(), run.text()[-1500:]
     assert run.survivors() == []
@@ -128,7 +128,7 @@ def test_a_signal_while_starting(
         run.wait_for(lambda: "libpaddle" in maps_of(run.process.pid))
     begin = time.monotonic()
     kill(run.process.pid, number)
-    status = run.end(60)
+    status = run.end()
     row.seconds = time.monotonic() - begin
     assert status in ({130, EXIT_STOPPED} if number == signal.SIGINT else {EXIT_STOPPED}), run.text()[-1500:]
     assert "Traceback" not in run.text() and "C++" not in run.text(), run.text()[-1500:]

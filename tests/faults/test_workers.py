@@ -85,7 +85,7 @@ def test_a_worker_is_killed(data: Path, tmp_path: Path, row: Row) -> None:
     assert workers
     kill(workers[0])
     begin = time.monotonic()
-    status = run.end(30)
+    status = run.end()
     row.seconds = time.monotonic() - begin
     assert status != 0 and "a data worker was killed or could not start" in run.text(), run.text()[-1500:]
     assert "Traceback" not in run.text(), run.text()[-3000:]
@@ -116,7 +116,7 @@ def test_a_worker_hangs(data: Path, tmp_path: Path, row: Row, how: str) -> None:
     else:
         run.wait_for_step(3)
         make_hang(root / "my images" / "train_7.png")
-    status = run.end(60)
+    status = run.end()
     row.seconds = time.monotonic() - begin
     assert status != 0 and "no batch within DATA.WORKER_TIMEOUT=3 seconds; it begins with" in run.text(), (
         run.text()[-1500:]
