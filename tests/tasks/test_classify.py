@@ -131,7 +131,7 @@ def test_a_subset_must_be_allowed_and_known(tmp_path, weights):
     run, _, _ = evaluation(
         tmp_path / "c", weights, ("cow", "ant"), test__class_subset=True, match_class_names=False
     )
-    with pytest.raises(ValueError, match="needs class names of the weights and of the data"):
+    with pytest.raises(ValueError, match="need class names of the weights and of the data"):
         run()
 
 
