@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import shlex
@@ -14,15 +15,17 @@ import pytest
 from PIL import Image
 
 from beit.checkpoint.files import write
+from beit.flags import config_from_arguments
 from beit.imagenet_classes import synsets
+from beit.tools import VERBS
 from beit.zoo.table import PUBLISHED
 from tests.checkpoint import publishers
 from tests.data.packed import tar_bytes, write_tar
 from tests.models.teacher_numpy import clip_state
 from tests.tiny import ROOT
 
-OTHERS = {"reliability", "reliability-details", "faults", "index", "api"}
-"""Pages without commands that these tests could run. Chinese pages have the commands of the English ones
+OTHERS = {"reliability", "reliability-details", "faults", "features", "index", "api"}
+"""Pages without blocks of commands (tests/docs/test_features.py checks those of its table). Chinese pages have the commands of the English ones
 (tests/test_readme.py)."""
 PAGES = {
     path.stem: path
@@ -376,3 +379,17 @@ def _weights(path: Path, state: dict[str, np.ndarray]) -> None:
     """Write a checkpoint of unilm. The reader ignores the file name."""
     write(path.with_suffix(".pdparams"), publishers.unilm_file(state))
     path.with_suffix(".pdparams").rename(path)
+
+
+def check_flags(words: tuple[str, ...]) -> None:
+    """Check that the flags, config and keys of a command exist, without running it."""
+    if words[:3] == ("python", "-m", "beit"):
+        importlib.import_module(VERBS[words[3]][0]).build_parser().parse_args(words[4:])
+    elif "main_multi_gpu.py" in words:
+        assert config_from_arguments(words[words.index("main_multi_gpu.py") + 1 :]).MODEL.NAME != "beit"
+    elif words[0] == "sh":
+        assert (ROOT / words[1]).is_file()
+    else:
+        assert words[:4] == ("python", "-m", "pip", "install")
+        extra = words[4].removeprefix(".[").removesuffix("]")
+        assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

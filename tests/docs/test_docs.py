@@ -17,13 +17,13 @@ import beit.config
 import beit.passl
 from beit.__main__ import main
 from beit.config import get_config
-from beit.flags import config_from_arguments
 from tests.docs.pages import (
     OTHERS,
     PAGES,
     PASSL_SMALLER,
     SMALLER,
     Step,
+    check_flags,
     shorten,
     smaller,
     steps,
@@ -101,20 +101,6 @@ def reason(step: Step) -> str | None:
     """Why a command is not run; None if it is run."""
     line = " ".join(step.words)
     return next((why for start, why in NOT_RUN.items() if line.startswith(start)), None)
-
-
-def check_flags(words: tuple[str, ...]) -> None:
-    """Check that the flags, config and keys of a command exist, without running it."""
-    if words[:3] == ("python", "-m", "beit"):
-        importlib.import_module(f"beit.tools.{words[3]}").build_parser().parse_args(words[4:])
-    elif "main_multi_gpu.py" in words:
-        assert config_from_arguments(words[words.index("main_multi_gpu.py") + 1 :]).MODEL.NAME != "beit"
-    elif words[0] == "sh":
-        assert (ROOT / words[1]).is_file()
-    else:
-        assert words[:4] == ("python", "-m", "pip", "install")
-        extra = words[4].removeprefix(".[").removesuffix("]")
-        assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def run_words(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
