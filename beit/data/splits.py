@@ -25,6 +25,7 @@ from beit.data.class_folders import (
     split_folder,
 )
 from beit.data.csv_file import read_csv_file
+from beit.data.folders import shortened_list
 from beit.data.image_list import ImageList
 from beit.data.list_file import read_class_names, read_list_file
 from beit.data.parquet import read_parquet
@@ -187,6 +188,9 @@ def _open_list(root: Path, split: str, num_classes: int | None, **labels: bool) 
     list_file = root / f"{split}_list.txt"
     if not list_file.is_file():
         what = "is a folder" if list_file.is_dir() else "does not exist"
+        folders = [name for name in sub_folders(root) if name != list_file.name]
+        if folders:
+            what += f". If the folders {shortened_list(folders)} are the classes, or train and val, say `-dataset folder`"
         raise FileNotFoundError(f"{list_file} {what}. {_LAYOUTS}")
     images = read_list_file(list_file, root, num_classes, **labels)
     return _named(images, root, num_classes)
