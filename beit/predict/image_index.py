@@ -63,7 +63,7 @@ class ImageIndex:
 
 def open_index(
     model: Model,
-    images: Sequence[str | Path] | None = None,
+    images: str | Path | Sequence[str | Path] | None = None,
     file: str | Path | None = None,
     *,
     batch_size: int = 16,
@@ -80,7 +80,7 @@ def open_index(
 
     Args:
         model: a classifier or an encoder, as `load_predictor` takes it.
-        images: files, folders or patterns; None for those of the index file, whose images are not read again.
+        images: file, folder or pattern, or several of them; None for those of the index file, which are not read again.
         file: the index file (`.npz`); it is created if it does not exist. None keeps nothing.
         batch_size: images at a time.
 
@@ -100,7 +100,8 @@ def open_index(
                 f"{file} has the features of another model; name its images to compute them again"
             )
         return ImageIndex(predictor, tuple(map(Path, names_of(stored[_NAMES]))), stored[_FEATURES])
-    files = list(dict.fromkeys(found.absolute() for source in images for found in find_images(source)))
+    sources = [images] if isinstance(images, str | Path) else images
+    files = list(dict.fromkeys(found.absolute() for source in sources for found in find_images(source)))
     known: dict[bytes, np.ndarray] = {}
     if stored is not None and bytes(stored[_MODEL]) == identity:
         known = dict(zip(map(bytes, stored[_DIGESTS]), stored[_FEATURES], strict=True))
@@ -156,7 +157,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             found = dict(stored)
     except (ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError):
         found = {}
-    if found.keys() != expected or not len(found[_DIGESTS]) == len(found[_FEATURES]):
+    if found.keys() != expected or not (
+        len(names_of(found[_NAMES])) == len(found[_DIGESTS]) == len(found[_FEATURES])
+    ):
         raise ValueError(f"{path} is no index of images, or it is damaged; name another file, or remove it")
     return found
 

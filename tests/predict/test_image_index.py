@@ -91,7 +91,12 @@ def test_files_that_are_no_index_stay(predictor):
     np.savez("other.npz", features=np.zeros((2, 3)))
     Path("text.npz").write_text("a person's notes")
     Path("photo.npz").write_bytes(Path("photo.jpg").read_bytes())
-    for name in ("other.npz", "text.npz", "photo.npz"):
+    with Path("array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    beit.open_index(predictor, "more", "shorter.npz")
+    with np.load("shorter.npz") as stored:
+        np.savez("shorter.npz", **dict(stored) | {"names": stored["names"][:0]})
+    for name in ("other.npz", "text.npz", "photo.npz", "array.npz", "shorter.npz"):
         before = Path(name).read_bytes()
         with pytest.raises(ValueError, match=f"{name} is no index of images"):
             beit.open_index(predictor, ["flowers"], name)
