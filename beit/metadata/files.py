@@ -23,7 +23,7 @@ from beit.metadata.agreement import check_agreement, preprocessing_differences
 from beit.metadata.class_names import parse_class_names
 from beit.metadata.precedence import merge, read_preprocessing
 from beit.metadata.processor_config import FILE, PROCESSOR
-from beit.metadata.stated import MODEL_ARGS, TOLD_BY_NOTHING
+from beit.metadata.stated import MODEL_ARGS, MULTI_LABEL, PROBLEM_TYPE, TOLD_BY_NOTHING
 from beit.preprocessing import ImageSize, Preprocessing, as_size, preprocessing_of
 from beit.printable import printable
 from beit.text_files import parse_json, read_json, read_text
@@ -67,6 +67,7 @@ _OWN_KEYS = {
     OUT_INDICES: list,
     MODEL_ARGS: dict,
     PALETTE: list,
+    PROBLEM_TYPE: str,
 }
 """Keys that `describe_weights` writes, with their types."""
 _RunFacts = tuple[dict[str, object], Preprocessing | None]
@@ -221,6 +222,8 @@ def _read_run_config(text: str, source: str, path: str | None = None) -> _RunFac
     stated = {"image_size": found.image_size, OUT_INDICES: config.MODEL.get("OUT_INDICES")}
     if config.get("TASK") != "tokenizer":  # whose sizes are in TOKENIZER.*
         stated |= {keys.transformers: config.MODEL.get(keys.config) for keys in TOLD_BY_NOTHING.values()}
+    if config.get("TASK") == "multilabel":
+        stated[PROBLEM_TYPE] = MULTI_LABEL
     return stated, replace(found, source=source)
 
 

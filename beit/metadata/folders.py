@@ -14,7 +14,7 @@ from beit.metadata.files import FOLDER_JSON, write_json
 from beit.metadata.info import ModelInfo
 from beit.metadata.pretrained_cfg import TIMM_KEYS, pretrained_cfg, timm_crop
 from beit.metadata.processor_config import processor_config
-from beit.metadata.stated import EPSILON, NUM_HEADS_UNKNOWN, RATES, TOLD_BY_TENSORS
+from beit.metadata.stated import EPSILON, MULTI_LABEL, NUM_HEADS_UNKNOWN, PROBLEM_TYPE, RATES, TOLD_BY_TENSORS
 from beit.preprocessing import PIL_FILTERS
 
 _BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "mlp_ratio": 4.0}
@@ -141,6 +141,10 @@ def _timm_notes(info: ModelInfo) -> list[str]:
         )
     if info.stated.epsilon not in (None, EPSILON):
         notes.append(f"timm has no place for layer_norm_eps {info.stated.epsilon}: it takes {EPSILON}")
+    if info.stated.is_multi_label:
+        notes.append(
+            "timm has no place for several labels of an image: take the sigmoids of its outputs, not the softmax"
+        )
     return notes + _exif_notes(info, "timm")
 
 
@@ -184,6 +188,8 @@ def _transformers_config(info: ModelInfo) -> dict[str, object]:
         names = _names(info) or [f"LABEL_{i}" for i in range(found.num_classes)]
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
+    if stated.is_multi_label:
+        config[PROBLEM_TYPE] = MULTI_LABEL
     return config
 
 

@@ -11,7 +11,14 @@ from beit.metadata.class_names import ClassNames, describe_unused_names, find_cl
 from beit.metadata.files import OUT_INDICES, PALETTE, Metadata
 from beit.metadata.pretrained_cfg import pretrained_cfg
 from beit.metadata.published import find_preprocessing
-from beit.metadata.stated import MODEL_ARGS, StatedModel, contradictions, stated_model
+from beit.metadata.stated import (
+    MODEL_ARGS,
+    MULTI_LABEL,
+    PROBLEM_TYPE,
+    StatedModel,
+    contradictions,
+    stated_model,
+)
 from beit.preprocessing import Preprocessing
 
 PUBLISHED_LAYERS: dict[int, tuple[int, ...]] = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
@@ -85,6 +92,7 @@ def describe_weights(info: ModelInfo) -> dict[str, object]:
         OUT_INDICES: info.feature_layers.get("trained"),
         MODEL_ARGS: info.stated.arguments() | ({"num_heads": heads} if heads else {}),
         PALETTE: info.palette,
+        PROBLEM_TYPE: MULTI_LABEL if info.stated.is_multi_label else None,
     }
     stated = {key: value for key, value in optional.items() if value}
     return {"pretrained_cfg": pretrained_cfg(info.preprocessing), **stated}

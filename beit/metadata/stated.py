@@ -15,6 +15,8 @@ from beit.preprocessing import ImageSize, as_size
 
 MODEL_ARGS = "model_args"
 """Key of timm's config.json for the arguments of its model; also written by `convert`, with `layer_norm_eps` added."""
+PROBLEM_TYPE, MULTI_LABEL = "problem_type", "multi_label_classification"
+"""Key of transformers' config.json, and its value for images with any number of labels; also written by `convert`."""
 NUM_HEADS_UNKNOWN = (
     "no file states the number of attention heads, and no tensor tells it. State it in config.json beside the weights "
     '(transformers: "num_attention_heads", timm: "model_args": {"num_heads": …}), in NAME.pretrained_cfg.json '
@@ -93,6 +95,7 @@ class StatedModel:
         init_values: initial layer scale.
         pool_scales: sides of the pooled maps of a segmentation head.
         image_size: of the model's input; a model without positions has no other sign of it.
+        is_multi_label: images have any number of labels.
         not_honored: sentences on what this package does not have and ignores.
         wrong_outputs: those of them without which outputs are others.
     """
@@ -105,6 +108,7 @@ class StatedModel:
     init_values: float | None = None
     pool_scales: tuple[int, ...] | None = None
     image_size: ImageSize | None = None
+    is_multi_label: bool = False
     not_honored: tuple[str, ...] = ()
     wrong_outputs: tuple[str, ...] = ()
 
@@ -129,6 +133,7 @@ def stated_model(metadata: Mapping[str, object]) -> StatedModel:
         num_heads=heads if type(heads) is int and heads > 0 else None,
         pool_scales=tuple(scales) if isinstance(scales, list) and all(map(as_size, scales)) else None,
         image_size=as_size(arguments.get("img_size", metadata.get("image_size"))),
+        is_multi_label=metadata.get(PROBLEM_TYPE) == MULTI_LABEL,
         not_honored=tuple(ignored.values()),
         wrong_outputs=tuple(ignored[key] for key in _CHANGE_OUTPUTS if key in ignored),
     )

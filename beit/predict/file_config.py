@@ -12,6 +12,7 @@ from beit.checkpoint.translate import Checkpoint, CheckpointInfo
 from beit.config import get_config
 from beit.data.ade20k import CLASS_NAMES
 from beit.metadata.architecture import (
+    CLASSIFIER,
     CLIP,
     DALLE,
     DALLE_ENCODER,
@@ -56,6 +57,8 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
         options |= _vqkd(opened, name)
     else:
         options |= _encoder(opened, name)
+    if info.kind == CLASSIFIER and info.stated.is_multi_label:
+        options |= {"TASK": "multilabel", "TRAIN.LOSS": "bce"}
     if info.kind in MIM:
         base = "beitv2_base_patch16_224_pt1k" if info.kind == MIM_V2 else "beit_base_patch16_224_pt22k"
         options |= _masked(opened, name)

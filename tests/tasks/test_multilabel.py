@@ -12,12 +12,13 @@ from PIL import Image
 
 import beit
 from beit.__main__ import main
+from beit.checkpoint.files import write
 from beit.models.views import view_logits
 from beit.tasks.classify import Classify
 from beit.tasks.metrics import average_precision
 from beit.tasks.multilabel import MultiLabel
 from beit.train.run import run
-from tests.tiny import QUIET, different_weights, randomize, tiny_config
+from tests.tiny import QUIET, different_weights, load_weights, randomize, tiny_config
 
 MULTI = {"TASK": "multilabel", "TRAIN__LOSS": "bce"}
 
@@ -229,3 +230,36 @@ def test_csv_files_give_the_same_run_as_lists(data, tmp_path):
     run(tiny_config(data, tmp_path / "csv", DATA__DATASET="csv", **keys))
     assert different_weights(tmp_path / "list", tmp_path / "csv") == []
     assert (tmp_path / "csv" / "class_names.txt").read_text() == "ant\nbee\ncow\n"
+
+
+@pytest.mark.parametrize(
+    ("publisher", "name", "threshold"),
+    [("canonical", "a.safetensors", 0.4), ("huggingface", "folder", 0.4), ("unilm", "a.pth", 0.5)],
+)
+def test_converted_weights_keep_sigmoids(data, tmp_path, publisher, name, threshold):
+    """A file of PyTorch has no place for the config of the run: its JSON states several labels, without the threshold."""
+    run(
+        tiny_config(
+            data, tmp_path / "run", **QUIET | MULTI | {"TRAIN__NUM_EPOCHS": 1, "TEST__THRESHOLD": 0.4}
+        )
+    )
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / name), f"--to={publisher}"]) == 0
+    found, own = (beit.load_predictor(tmp_path / place) for place in (name, "run"))
+    assert (own.threshold, found.threshold) == (0.4, threshold)
+    results = [each([each.open(data / "val_7.png")])[0]["pred_scores"] for each in (found, own)]
+    np.testing.assert_allclose(*results, atol=1e-6)
+    if name == "folder":
+        config = json.loads((tmp_path / "folder" / "config.json").read_text())
+        assert config["problem_type"] == "multi_label_classification"
+
+
+def test_weights_of_transformers_with_several_labels(data, tmp_path):
+    """`problem_type` of config.json is read, without any config of this package."""
+    run(tiny_config(data, tmp_path / "run", **QUIET | MULTI | {"TRAIN__NUM_EPOCHS": 1}))
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "folder"), "--to=huggingface"]) == 0
+    weights = load_weights(tmp_path / "folder" / "model.safetensors")
+    write(tmp_path / "folder" / "model.safetensors", weights)  # without metadata
+    assert beit.load_predictor(tmp_path / "folder").threshold == 0.5
+    file = tmp_path / "folder" / "config.json"
+    file.write_text(file.read_text().replace("multi_label_classification", "single_label_classification"))
+    assert beit.load_predictor(tmp_path / "folder").threshold is None
