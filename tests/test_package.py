@@ -46,6 +46,7 @@ def test_the_metadata_is_complete(wheel):
         metadata = email.message_from_bytes(content.read(name))
     assert metadata["Summary"] and metadata["Author"] and "BEiT" in metadata["Keywords"]
     assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata.get_all("License-File") == ["LICENSE", "beit/class_names/LICENSE-WordNet.txt"]
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert any(url.startswith("Paper,") for url in metadata.get_all("Project-URL"))
     classifiers = metadata.get_all("Classifier")

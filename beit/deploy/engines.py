@@ -237,7 +237,13 @@ def _compress_weights(graph: Any) -> None:
 def _require(name: str) -> ModuleType:
     if not is_installed(name):
         raise ValueError(f'{name} is not installed: pip install "beit-paddle[{ENGINES[name].extra}]"')
-    return import_module(name)
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"{name} {version(ENGINES[name].package)} cannot be imported ({error}): "
+            f'pip install --upgrade "beit-paddle[{ENGINES[name].extra}]"'
+        ) from error
 
 
 def _existing(file: Path) -> Path:

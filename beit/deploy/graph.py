@@ -15,8 +15,8 @@ from beit.deploy.onnx_graph import build_onnx
 from beit.files import replacing
 
 _NO_ONNX = (
-    "8-bit weights need onnx and onnxruntime[quantization], which are not installed: "
-    'pip install "beit-paddle[onnx]"'
+    "8-bit weights need onnx and onnxruntime[quantization], which cannot be imported ({}): "
+    'pip install --upgrade "beit-paddle[onnx]"'
 )
 
 
@@ -98,7 +98,7 @@ def write_int8(target: Path) -> Path:
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
-        raise ValueError(_NO_ONNX) from error
+        raise ValueError(_NO_ONNX.format(error)) from error
     source, file = target.with_suffix(".onnx"), target.with_suffix(".int8.onnx")
     graph = onnx.load(str(source), load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -50,6 +51,19 @@ def test_folders_without_a_complete_export_are_refused(tmp_path):
         load_runner(tmp_path, "tensorrt")
     with pytest.raises(ValueError, match="there are float32 and bfloat16"):
         load_runner(tmp_path, precision="int4")
+
+
+def test_an_engine_that_cannot_be_imported_is_named_with_the_reason(tmp_path, monkeypatch):
+    """As an onnxruntime for NumPy 1 in an environment with NumPy 2."""
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text('raise ImportError("compiled for NumPy 1")')
+    (tmp_path / "onnxruntime-1.2.3.dist-info").mkdir()
+    (tmp_path / "onnxruntime-1.2.3.dist-info" / "METADATA").write_text("Name: onnxruntime\nVersion: 1.2.3\n")
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = r'onnxruntime 1\.2\.3 cannot be imported \(compiled for NumPy 1\): pip install --upgrade "beit-paddle\[onnx\]"'
+    with pytest.raises(ValueError, match=message):
+        ENGINES["onnxruntime"](tmp_path / "model", "float32", 1, "classify")
 
 
 def test_images_are_checked_and_normalized_and_results_are_named():
