@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from beit.data.image_list import ImageList
+
 
 def png(value: int, size: tuple[int, int] = (6, 5)) -> bytes:
     """The bytes of an image of one gray value."""
@@ -30,6 +32,16 @@ def write_tree(folder: Path, files: Mapping[str, bytes]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
+
+
+def touch(folder: Path, *names: str) -> Path:
+    """Empty files in a folder, which is returned."""
+    return write_tree(folder, dict.fromkeys(names, b""))
+
+
+def rows(images: ImageList) -> list[tuple[str, int]]:
+    """Name and label of each image."""
+    return [(images.name(i), int(label)) for i, label in enumerate(images.labels)]
 
 
 def tar_bytes(files: Mapping[str, bytes], layout: int = tarfile.USTAR_FORMAT) -> bytes:

@@ -3,20 +3,11 @@ from __future__ import annotations
 import pytest
 
 from beit.data.class_folders import class_folder_names, has_splits, read_class_folders
-
-
-def make(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
-def rows(images):
-    return [(images.name(i), int(label)) for i, label in enumerate(images.labels)]
+from tests.data.packed import rows, touch
 
 
 def test_classes_and_images_are_sorted(tmp_path):
-    make(tmp_path, "dog/2.jpg", "dog/1.JPEG", "cat/x y.png", "cat/deep/z.webp", "Emu/e.TIF")
+    touch(tmp_path, "dog/2.jpg", "dog/1.JPEG", "cat/x y.png", "cat/deep/z.webp", "Emu/e.TIF")
     images = read_class_folders(tmp_path)
     assert images.class_names == ("Emu", "cat", "dog")
     assert rows(images) == [
@@ -30,7 +21,7 @@ def test_classes_and_images_are_sorted(tmp_path):
 
 
 def test_hidden_files_and_other_extensions_are_ignored(tmp_path):
-    make(
+    touch(
         tmp_path, "cat/a.jpg", "cat/._a.jpg", "cat/Thumbs.db", "cat/.hidden/b.jpg", ".git/c.jpg", "readme.jpg"
     )
     assert rows(read_class_folders(tmp_path)) == [("cat/a.jpg", 0)]
@@ -43,13 +34,13 @@ def test_folders_without_classes_or_images_are_refused(tmp_path):
         read_class_folders(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="has no class folders; expected .*/<class>/<image>"):
         read_class_folders(tmp_path)
-    make(tmp_path, "cat/a.jpg", "dog/notes.txt")
+    touch(tmp_path, "cat/a.jpg", "dog/notes.txt")
     with pytest.raises(ValueError, match=r"dog has no images \(\.apng .*; fill or remove the folder"):
         read_class_folders(tmp_path)
 
 
 def test_what_is_left_out_is_named(tmp_path):
-    make(tmp_path, "cat/a.jpg", "cat/b.mov", "cat/notes.txt", "cat/c.MOV", "d.jpg")
+    touch(tmp_path, "cat/a.jpg", "cat/b.mov", "cat/notes.txt", "cat/c.MOV", "d.jpg")
     notes = read_class_folders(tmp_path).notes
     assert len(notes) == 2
     assert (
@@ -61,17 +52,17 @@ def test_what_is_left_out_is_named(tmp_path):
 
 
 def test_folders_named_by_numbers_are_sorted_as_numbers(tmp_path):
-    make(tmp_path, *(f"{k}/a.jpg" for k in range(12)))
+    touch(tmp_path, *(f"{k}/a.jpg" for k in range(12)))
     images = read_class_folders(tmp_path)
     assert images.class_names == tuple(map(str, range(12)))
     assert dict(rows(images))["10/a.jpg"] == 10
     assert any("sorted as numbers: label 11 is 11" in note for note in images.notes)
-    make(tmp_path, "x/a.jpg")
+    touch(tmp_path, "x/a.jpg")
     assert class_folder_names(tmp_path)[:3] == ("0", "1", "10")
 
 
 def test_links_neither_repeat_images_nor_change_labels(tmp_path):
-    make(tmp_path, "cat/a.jpg", "dog/b.jpg")
+    touch(tmp_path, "cat/a.jpg", "dog/b.jpg")
     expected = rows(read_class_folders(tmp_path))
     (tmp_path / "cat/more").symlink_to("../dog")
     (tmp_path / "dog/up").symlink_to("..")
@@ -85,7 +76,7 @@ def test_links_neither_repeat_images_nor_change_labels(tmp_path):
 
 
 def test_a_class_may_lack_images_in_validation_only(tmp_path):
-    make(tmp_path, "cat/a.jpg", "dog/notes.txt")
+    touch(tmp_path, "cat/a.jpg", "dog/notes.txt")
     images = read_class_folders(tmp_path, ("ant", "cat", "dog"), may_lack_images=True)
     assert rows(images) == [("cat/a.jpg", 1)]
     assert any(
@@ -105,17 +96,17 @@ def test_a_class_may_lack_images_in_validation_only(tmp_path):
     ],
 )
 def test_splits_are_told_from_classes(tmp_path, folders, splits):
-    make(tmp_path, *(f"{name}/a.jpg" for name in folders))
+    touch(tmp_path, *(f"{name}/a.jpg" for name in folders))
     assert has_splits(tmp_path) == splits
 
 
 def test_folders_that_could_be_splits_or_classes_are_refused(tmp_path):
-    make(tmp_path / "a", "Training/cat/a.jpg", "test/cat/a.jpg")
+    touch(tmp_path / "a", "Training/cat/a.jpg", "test/cat/a.jpg")
     with pytest.raises(ValueError, match="look like splits; call them train, val and test"):
         has_splits(tmp_path / "a")
-    make(tmp_path / "b", "train/cat/a.jpg", "labels/a.txt")
+    touch(tmp_path / "b", "train/cat/a.jpg", "labels/a.txt")
     with pytest.raises(ValueError, match="folder train with sub-folders, and labels"):
         has_splits(tmp_path / "b")
-    make(tmp_path / "c", "train/cat/a.jpg", "val/cat/a.jpg", "valid/cat/a.jpg")
+    touch(tmp_path / "c", "train/cat/a.jpg", "val/cat/a.jpg", "valid/cat/a.jpg")
     with pytest.raises(ValueError, match="has val and valid, two folders for one split"):
         has_splits(tmp_path / "c")

@@ -7,19 +7,13 @@ import os
 import pytest
 
 from beit.data.folders import walk_files
+from tests.data.packed import touch
 
 IMAGES = frozenset({".jpg", ".png"})
 
 
-def make(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
-
-
 def test_files_at_any_depth_are_sorted_and_hidden_ones_ignored(tmp_path):
-    make(tmp_path, "b.JPG", "a/c/d.png", ".e.jpg", ".f/g.jpg", "notes.txt")
+    touch(tmp_path, "b.JPG", "a/c/d.png", ".e.jpg", ".f/g.jpg", "notes.txt")
     found = walk_files(tmp_path, IMAGES)
     assert found.names == ["a/c/d.png", "b.JPG"] and found.repeated == []
     assert found.left_out == {".txt": (1, "notes.txt")}
@@ -27,8 +21,8 @@ def test_files_at_any_depth_are_sorted_and_hidden_ones_ignored(tmp_path):
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "/", "../sub", "loop"])
 def test_a_link_to_the_own_or_a_parent_folder_adds_nothing(tmp_path, target):
-    root = make(tmp_path / "data" / "val", "a.jpg", "sub/b.jpg")
-    make(tmp_path / "data" / "train", "c.jpg")
+    root = touch(tmp_path / "data" / "val", "a.jpg", "sub/b.jpg")
+    touch(tmp_path / "data" / "train", "c.jpg")
     if target == "loop":
         (root / "sub/loop").symlink_to("loop2")
         (root / "sub/loop2").symlink_to("..")
@@ -39,8 +33,8 @@ def test_a_link_to_the_own_or_a_parent_folder_adds_nothing(tmp_path, target):
 
 
 def test_links_to_other_places_are_followed_once_and_the_nearest_counts(tmp_path):
-    pool = make(tmp_path / "pool", "cat/a.jpg", "dog/b.jpg")
-    root = make(tmp_path / "data", "own.jpg")
+    pool = touch(tmp_path / "pool", "cat/a.jpg", "dog/b.jpg")
+    root = touch(tmp_path / "data", "own.jpg")
     (root / "also").mkdir()
     (root / "also/pool").symlink_to(pool)
     (root / "cat").symlink_to(pool / "cat")
@@ -50,14 +44,14 @@ def test_links_to_other_places_are_followed_once_and_the_nearest_counts(tmp_path
 
 
 def test_a_linked_root_is_read(tmp_path):
-    make(tmp_path / "real", "a.jpg")
+    touch(tmp_path / "real", "a.jpg")
     (tmp_path / "link").symlink_to("real")
     assert walk_files(tmp_path / "link", IMAGES).names == ["a.jpg"]
 
 
 def test_linked_files_of_the_same_folder_are_left_out(tmp_path):
-    outside = make(tmp_path / "outside", "x.jpg")
-    root = make(tmp_path / "data", "a/1.jpg", "b/2.jpg")
+    outside = touch(tmp_path / "outside", "x.jpg")
+    root = touch(tmp_path / "data", "a/1.jpg", "b/2.jpg")
     (root / "b/again.jpg").symlink_to("../a/1.jpg")
     (root / "b/again2.jpg").symlink_to("again.jpg")
     (root / "b/x.jpg").symlink_to(outside / "x.jpg")
@@ -67,7 +61,7 @@ def test_linked_files_of_the_same_folder_are_left_out(tmp_path):
 
 
 def test_a_broken_image_link_is_found_and_other_broken_links_are_errors(tmp_path):
-    root = make(tmp_path / "data", "a.jpg")
+    root = touch(tmp_path / "data", "a.jpg")
     (root / "b.jpg").symlink_to("nowhere.jpg")
     assert walk_files(root, IMAGES).names == ["a.jpg", "b.jpg"]
     (root / "class").symlink_to("/nowhere")
@@ -77,7 +71,7 @@ def test_a_broken_image_link_is_found_and_other_broken_links_are_errors(tmp_path
 
 @pytest.mark.parametrize("where", ["", "sub"])
 def test_an_unreadable_folder_is_an_error(tmp_path, monkeypatch, where):
-    root = make(tmp_path / "data", "a.jpg", "sub/b.jpg")
+    root = touch(tmp_path / "data", "a.jpg", "sub/b.jpg")
     scan = os.scandir
 
     def refuse(path):

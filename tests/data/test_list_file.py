@@ -11,16 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beit.data.list_file import read_class_names, read_list_file
+from tests.data.packed import rows
 
 
 def read(tmp_path, content, num_classes=10):
     file = tmp_path / "train_list.txt"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return read_list_file(file, tmp_path, num_classes)
-
-
-def rows(images):
-    return [(images.name(i), int(label)) for i, label in enumerate(images.labels)]
 
 
 def test_plain_lines(tmp_path):

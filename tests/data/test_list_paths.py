@@ -9,15 +9,9 @@ import pytest
 from beit.data.list_file import read_list_file
 from beit.data.list_paths import relative_names
 from beit.data.unlabeled import HOLDOUT, read_flat
+from tests.data.packed import touch
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "n\u00e9") for form in ("NFC", "NFD"))
-
-
-def make(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
 
 
 def read(root, name):
@@ -36,13 +30,13 @@ def read(root, name):
     ],
 )
 def test_another_spelling_of_a_file(tmp_path, file, written, notes):
-    name, found = read(make(tmp_path, file), written)
+    name, found = read(touch(tmp_path, file), written)
     assert name == file and len(found) == len(notes)
     assert all("1 of 2 lines" in one and note in one for one, note in zip(found, notes, strict=True))
 
 
 def test_absolute_paths_inside_the_data_folder(tmp_path):
-    root = make(tmp_path / "data", "a/b.png")
+    root = touch(tmp_path / "data", "a/b.png")
     (tmp_path / "link").symlink_to(root)
     assert read(root, root / "a/b.png")[0] == "a/b.png"
     assert read(tmp_path / "link", root / "a/b.png")[0] == "a/b.png"
@@ -55,13 +49,13 @@ def test_absolute_paths_inside_the_data_folder(tmp_path):
 
 def test_names_that_exist_as_they_are_written_are_kept(tmp_path):
     names = ["a\\b.png", f"{COMPOSED}.png", f"{DECOMPOSED}.png", "\u732b.png"]
-    make(tmp_path, *names, "a/b.png")
+    touch(tmp_path, *names, "a/b.png")
     encoded = [name.encode() for name in names]
     assert relative_names(encoded, tmp_path) == (encoded, ())
 
 
 def test_held_out_images(tmp_path):
-    make(tmp_path, "a/b.png", f"{DECOMPOSED}.png", "c.png")
+    touch(tmp_path, "a/b.png", f"{DECOMPOSED}.png", "c.png")
     (tmp_path / HOLDOUT).write_text(f"a\\b.png\r\n{COMPOSED}.png\n", encoding="utf-8")
     images = read_flat(tmp_path, "train")
     assert [images.name(k) for k in range(len(images))] == ["c.png"]

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from beit.data.splits import open_split
+from tests.data.packed import touch
 
 
 def config(root, dataset="imagenet2012", num_classes=2):
@@ -15,12 +16,6 @@ def config(root, dataset="imagenet2012", num_classes=2):
         MODEL=SimpleNamespace(NUM_CLASSES=num_classes),
         TEST=SimpleNamespace(CLASS_SUBSET=False),
     )
-
-
-def make(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
 
 
 def test_list_files(tmp_path):
@@ -34,7 +29,7 @@ def test_list_files(tmp_path):
 
 
 def test_class_folders(tmp_path):
-    make(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "val/cat/c.jpg", "val/dog/d.jpg")
+    touch(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "val/cat/c.jpg", "val/dog/d.jpg")
     val = open_split(config(tmp_path, "folder"), "val")
     assert val.path(1) == tmp_path / "val/dog/d.jpg"
     assert val.labels.tolist() == [0, 1] and val.class_names == ("cat", "dog")
@@ -42,31 +37,31 @@ def test_class_folders(tmp_path):
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_names_of_the_validation_folder(tmp_path, name):
-    make(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", f"{name}/dog/d.jpg", "test/cat/e.jpg")
+    touch(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", f"{name}/dog/d.jpg", "test/cat/e.jpg")
     val = open_split(config(tmp_path, "folder"), "val")
     assert val.path(0) == tmp_path / name / "dog/d.jpg" and val.labels.tolist() == [1]
     assert "1 of 2 classes have no image, metrics do not cover them: cat" in val.notes[0]
 
 
 def test_a_test_folder_is_not_used(tmp_path):
-    make(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg", "test/dog/d.jpg")
+    touch(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg", "test/dog/d.jpg")
     with pytest.raises(FileNotFoundError, match="test/ is not used in a run: `python -m beit make-lists`"):
         open_split(config(tmp_path, "folder"), "val")
 
 
 def test_evaluation_without_training_images(tmp_path):
-    make(tmp_path, "val/cat/c.jpg", "val/dog/d.jpg")
+    touch(tmp_path, "val/cat/c.jpg", "val/dog/d.jpg")
     assert len(open_split(config(tmp_path, "folder"), "val")) == 2
 
 
 def test_splits_must_have_the_same_classes(tmp_path):
-    make(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "val/cat/c.jpg", "val/emu/d.jpg")
+    touch(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "val/cat/c.jpg", "val/emu/d.jpg")
     with pytest.raises(ValueError, match=r"different classes \(only in val: emu; only in train: dog\)"):
         open_split(config(tmp_path, "folder"), "val")
 
 
 def test_number_of_class_folders(tmp_path):
-    make(tmp_path, "train/cat/a.jpg", "val/cat/c.jpg")
+    touch(tmp_path, "train/cat/a.jpg", "val/cat/c.jpg")
     with pytest.raises(
         ValueError, match="has 1 class folders for MODEL.NUM_CLASSES=2; say `-opts MODEL.NUM_CLASSES 1`"
     ):

@@ -9,10 +9,7 @@ import pytest
 from beit.models.quantizer import NormEmaQuantizer, kmeans
 from beit.parallel.launch import launch
 from tests.models import quantizer_ranks
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+from tests.models.vqkd_numpy import unit
 
 
 def draw(seed, *shape):
