@@ -1,7 +1,7 @@
-"""Checkpoints of all publishers: recognized, translated, fitted to a model, written.
+"""Checkpoints of all publishers: recognized, translated, fitted to a model, written. Paddle is not needed.
 
-Publishers are tables of tensor names: publishers/ and key_format, applied by translate with unwrap and qkv.
-What the files beside the weights say is `beit.metadata`; `preprocessing` adds what is known of the publishers.
-`files` and `shards` read and write files of any format (`beit.containers`); `open` adds what stands beside them; `adapt`
-edits a state for a model and `fit` checks it; `convert` writes the form of another publisher. Paddle is not needed.
+`files` and `shards` read and write files of any format (`beit.containers`). `unwrap` finds the states in a file, and
+`recognize` their publisher by the tables of tensor names in `publishers`. `translate` gives the canonical form, by `rename`
+rules (`key_format`), `qkv` and `shapes`, with what `beit.metadata` knows beside the tensors. `open` does all of this for a
+path; `adapt` edits a state for a model and `fit` checks it; `convert` writes the form of another publisher.
 """
