@@ -86,6 +86,6 @@ def test_missing_data_names_both_layouts(tmp_path, dataset):
 
 
 def test_class_folders_without_lists_name_the_flag_that_reads_them(tmp_path):
-    make(tmp_path, "cat/a.jpg", "塔/b.jpg")
+    touch(tmp_path, "cat/a.jpg", "塔/b.jpg")
     with pytest.raises(FileNotFoundError, match="folders cat, 塔 are the classes, .*say `-dataset folder`"):
         open_split(config(tmp_path), "train")
