@@ -91,6 +91,22 @@ def test_errors(tmp_path):
     assert not (tmp_path / "out.pdparams").exists()
 
 
+def test_a_file_without_the_tensor_that_tells_a_size_is_incomplete(tmp_path):
+    rng = np.random.default_rng(3)
+    trees = {
+        "blocks.output.conv": publishers.dalle(rng),
+        "lm_head": publishers.unilm_mim(rng, version=2),
+        "decode_head.fpn_bottleneck": publishers.unilm_segmentation(rng),
+    }
+    for part, tree in trees.items():
+        whole = tmp_path / "whole.pth"
+        write(whole, {"model": tree})
+        convert(whole, tmp_path / "again.pdparams")
+        write(whole, {"model": {name: array for name, array in tree.items() if not name.startswith(part)}})
+        with pytest.raises(ValueError, match=rf"whole\.pth .* lacks .*{part}.*: the file is incomplete"):
+            convert(whole, tmp_path / "again.pdparams")
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("suffix", [".pdparams", ".safetensors", ".pth", ""])
 def test_every_form_keeps_names_and_preprocessing(tmp_path, form, suffix):
