@@ -105,11 +105,17 @@ def test_a_signal_while_the_status_of_a_rank_is_read(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("ranks", "delay", "number"),
-    [(1, 0.4, signal.SIGTERM), (1, 1.5, signal.SIGINT), (1, 2.0, signal.SIGUSR1), (2, 1.5, signal.SIGTERM), (2, 3.0, signal.SIGUSR1)],
-)  # fmt: skip
+    ("ranks", "moment", "number"),
+    [
+        (1, "Python starts", signal.SIGTERM),
+        (1, "Paddle is imported", signal.SIGINT),
+        (1, "Paddle is imported", signal.SIGUSR1),
+        (2, "Paddle is imported", signal.SIGTERM),
+        (2, "the ranks import Paddle", signal.SIGUSR1),
+    ],
+)
 def test_a_signal_during_the_start_ends_the_run_with_one_line(
-    ranks: int, delay: float, number: signal.Signals, tmp_path: Path
+    ranks: int, moment: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     data = write_dataset(tmp_path / "data")
     script, extra = ("main_single_gpu.py", []) if ranks == 1 else ("main_multi_gpu.py", ["-nprocs=2"])
@@ -117,13 +123,32 @@ def test_a_signal_during_the_start_ends_the_run_with_one_line(
         command(script, data, tmp_path / "run", *extra, TRAIN__NUM_EPOCHS=300), env=environment(), cwd=ROOT, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
-    time.sleep(delay)
+    if moment == "Python starts":
+        time.sleep(0.4)
+    elif moment == "Paddle is imported":
+        wait_for(lambda: imports_paddle(process.pid))
+    else:
+        wait_for(lambda: any(imports_paddle(pid) for pid in children_of(process.pid)))
     process.send_signal(number)
     _, errors = process.communicate(timeout=240)
     allowed = {EXIT_STOPPED, EXIT_INTERRUPTED} if number == signal.SIGINT else {EXIT_STOPPED}
-    if delay == 0.4:  # Python may not have reached the first line of the script
+    if moment == "Python starts":  # it may not have reached the first line of the script
         allowed |= {-number, 1}
     assert process.returncode in allowed, errors
     # Depending on the moment, Paddle's notes on its import and the progress of an evaluation come before the line.
     lines = [line for line in errors.splitlines() if line.startswith(("stopped by", "error:"))]
     assert "Traceback" not in errors and len(lines) <= ranks, errors
+
+
+def children_of(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def imports_paddle(pid: int) -> bool:
+    try:
+        return "libpaddle" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
