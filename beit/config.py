@@ -91,6 +91,14 @@ def value_of(config: CfgNode, key: str) -> Any:
     return node
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested sections by key with dots."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
 def dump(config: CfgNode) -> str:
     """The resolved config as YAML; `get_config` reads it back to the same tree."""
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)

@@ -221,6 +221,11 @@ class Key(NamedTuple):
         return isinstance(self.default, str) or self.check is optional_path
 
 
+def is_path(key: str) -> bool:
+    """Whether the value of a key is a path."""
+    return SCHEMA[key].check in (path, optional_path)
+
+
 # fmt: off
 SCHEMA: dict[str, Key] = {
     "TASK": Key("classify", text("classify", "knn", "multilabel", "pretrain", "probe", "segment", "tokenizer"), "what is trained or evaluated: the file of that name in beit/tasks"),

@@ -36,6 +36,7 @@ LEVELS: dict[str, int] = {
     "beit.zoo": 4,
     "beit.flags": 5,
     "beit.beit": 5,
+    "beit.card": 5,
     "beit.data": 5,
     "beit.models": 6,
     "beit.tasks": 7,

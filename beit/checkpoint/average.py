@@ -37,7 +37,7 @@ def mean_checkpoint(sources: Sequence[str | Path]) -> Checkpoint:
         for name, value in total.items()
     }
     note = f"mean of {len(sources)} checkpoints: {', '.join(map(str, sources))}"
-    return Checkpoint(state, replace(first.info, notes=(*first.info.notes, note)))
+    return Checkpoint(state, replace(first.info, results={}, notes=(*first.info.notes, note)))
 
 
 def _check_same(first_name: str, first: Checkpoint, name: str, other: Checkpoint) -> None:

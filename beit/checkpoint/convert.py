@@ -16,7 +16,7 @@ from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo, from_canonical, written_format
 from beit.containers.errors import listed
 from beit.metadata.architecture import NATIVE
-from beit.metadata.files import RUN_CONFIG_KEY, sidecar_path, write_json
+from beit.metadata.files import RESULTS_KEY, RUN_CONFIG_KEY, sidecar_path, write_json
 from beit.metadata.folders import write_folder
 from beit.metadata.info import describe_weights
 
@@ -114,6 +114,8 @@ def _write(path: Path, contents: Mapping[str, object], key_format: KeyFormat, in
     texts = {key: json.dumps(value) for key, value in description.items()}
     if info.run_config:
         texts[RUN_CONFIG_KEY] = info.run_config
+    if info.results:
+        texts[RESULTS_KEY] = json.dumps(info.results)
     if path.suffix == ".safetensors":
         texts = {"format": "pt" if key_format.publisher in _FOLDER_PUBLISHERS else "pd"} | texts
     wrapper = key_format.wrapper if path.suffix == ".safetensors" else None

@@ -32,6 +32,8 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weights in a folder of transformers or timm, the first that exists."""
 RUN_CONFIG = "config.yaml"
 """Resolved config of a run, in its output folder."""
+RESULTS_KEY = "results"
+"""Key of metrics and number of training images inside of the weights of a run."""
 RUN_CONFIG_KEY = "run_config"
 """The same inside of the weights of a run."""
 RUN_WEIGHTS = ("model.pdparams", "best.pdparams", "latest.pdparams")
@@ -53,12 +55,14 @@ class Metadata(NamedTuple):
         preprocessing: of the run that wrote the weights, if it was one.
         notes: sentences for the report.
         run_config: YAML of that run's config, which stands inside of the weights; "" without one.
+        results: of that run, also inside: metrics of the last evaluation, and `training_images`; empty without them.
     """
 
     stated: dict[str, object]
     preprocessing: Preprocessing | None = None
     notes: tuple[str, ...] = ()
     run_config: str = ""
+    results: dict[str, float] = {}  # noqa: RUF012
 
 
 _OWN_KEYS = {
@@ -153,8 +157,18 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
             sidecar.pop("pretrained_cfg", None)
     merged, notes = merge(inside, beside | sidecar)
     return Metadata(
-        merged, None if "pretrained_cfg" in merged else preprocessing, (*notes, *run_notes), run_config
+        merged,
+        None if "pretrained_cfg" in merged else preprocessing,
+        (*notes, *run_notes),
+        run_config,
+        _results(header.get(RESULTS_KEY, "null")),
     )
+
+
+def _results(text: str) -> dict[str, float]:
+    found = _json_of_header(text)
+    items = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in items if isinstance(value, int | float)}
 
 
 def run_metadata(config: str, class_names: Sequence[str] | None, palette: Palette = ()) -> dict[str, str]:

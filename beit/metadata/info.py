@@ -44,6 +44,7 @@ class ModelInfo:
     feature_layers: dict[str, tuple[int, ...]]
     palette: tuple[tuple[int, int, int], ...]  # colors of the classes of a segmentation model, if stated
     run_config: str  # YAML of the run's config, inside of the weights; "" if they have none
+    results: dict[str, float]  # of the run, inside of the weights: see `metadata.files.Metadata`
 
     @property
     def title(self) -> str:
@@ -80,6 +81,7 @@ def model_info(
         feature_layers=_feature_layers(publisher, kind, architecture.depth, stated),
         palette=_palette(kind, classes, stated),
         run_config=metadata.run_config,
+        results=metadata.results,
     )
     return info, sentences
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
+from beit.card import CARD, write_card
 from beit.checkpoint.convert import convert
 from beit.checkpoint.publishers import PUBLISHERS
 from beit.flags import Parser
@@ -51,4 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = build_parser().parse_args(argv)
     report = convert(path_of(given.source), given.target, publisher=given.to, ema=given.ema, key=given.key)
     print(printable_lines(str(report)))
-    print(f"written as {given.to}: {given.target}")
+    target = Path(given.target)
+    card = target / CARD if target.is_dir() else target.with_suffix(f".{CARD}")
+    write_card(card, given.source, ema=given.ema, key=given.key)
+    print(f"written as {given.to}: {given.target}, described in {card}")

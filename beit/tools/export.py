@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from beit.card import CARD, write_card
 from beit.deploy.description import Description
 from beit.deploy.engines import ENGINES
 from beit.deploy.export import export
@@ -37,7 +39,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         bfloat16=given.bfloat16,
         tolerance=given.tolerance,
     )
-    print(describe(Path(given.folder), description))
+    folder = Path(given.folder)
+    used = replace(description.preprocessing, image_size=description.image_size)
+    differences = {
+        f"largest difference from the model on {engine}": f"{description.measured[engine]:.1e}"
+        for engine in ENGINES
+        if engine in description.measured
+    }
+    write_card(
+        folder / CARD,
+        given.model,
+        key=given.key,
+        used=used,
+        class_names=description.class_names,
+        measured=differences,
+    )
+    print(describe(folder, description))
 
 
 def build_parser() -> Parser:

@@ -197,7 +197,7 @@ def _end_epoch(run: Training, epoch: int, is_last: bool) -> tuple[dict[str, floa
     if run.validation is not None and (due(epoch, config.VALIDATE_FREQ) or is_last):
         with run.ema.swapped() if run.ema is not None else nullcontext():
             evaluation = evaluate(run.task, *run.validation, amp_dtype=run.amp_dtype)
-            metrics = evaluation.metrics
+            metrics = run.metrics = evaluation.metrics
             score = run.task.selection_metric(metrics)
             is_best = score > run.best
             run.since_best = 0 if is_best else run.since_best + 1

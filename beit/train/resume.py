@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +14,13 @@ import numpy as np
 from paddle import Tensor, nn
 from yacs.config import CfgNode
 
+from beit.card import CARD, write_card
 from beit.checkpoint.adapter import has_factors, header_of, merge_factors, split
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
 from beit.checkpoint.open import open_checkpoint
-from beit.config import dump, with_options
+from beit.config import dump, flatten, with_options
 from beit.containers.errors import CheckpointError, shown
-from beit.metadata.files import RUN_CONFIG_KEY, run_metadata
+from beit.metadata.files import RESULTS_KEY, RUN_CONFIG_KEY, run_metadata
 from beit.optim.schedule import SCHEDULE_KEYS, make_schedules, run_length
 from beit.parallel import ranks, sharding, watchdog
 from beit.schema import SCHEMA
@@ -42,6 +45,7 @@ def save(run: Training, kind: str) -> None:
     `"latest"` is the full training state; `"epoch"` keeps it as `epoch_0012.pdparams` and removes the oldest files
     beyond `KEEP_LAST`; `"best"` and `"model"` are the current weights as a flat state dict that `paddle.load` and
     `-pretrained` read, with merged LoRA factors, and beside it the adapter, which holds what differs from the base.
+    `"model"` also writes `card.md`.
 
     Raises:
         OSError: the disk is full or read-only; the previous file is untouched.
@@ -65,6 +69,10 @@ def save(run: Training, kind: str) -> None:
         write(folder / {"best": BEST, "model": MODEL}[kind], merge_factors(weights), metadata=_metadata(run))
         if has_factors(weights):
             _write_adapter(run, folder / {"best": BEST_ADAPTER, "model": ADAPTER}[kind], weights)
+        if (
+            kind == "model" and run.config.TASK != "probe"
+        ):  # a probe's weights classify features of another model
+            write_card(folder / CARD, folder / MODEL)
     watchdog.heartbeat()
 
 
@@ -165,7 +173,7 @@ def _changed_settings(stored: str, config: CfgNode) -> dict[str, tuple[Any, Any]
 
     A key that did not exist when the checkpoint was written has its default there.
     """
-    before, now = _flat(load_yaml(stored)), _flat(load_yaml(dump(config)))
+    before, now = flatten(load_yaml(stored)), flatten(load_yaml(dump(config)))
     defaults = {
         key: list(entry.default) if isinstance(entry.default, tuple) else entry.default
         for key, entry in SCHEMA.items()
@@ -177,13 +185,6 @@ def _changed_settings(stored: str, config: CfgNode) -> dict[str, tuple[Any, Any]
         and key not in _OF_THE_START
         and before.get(key, defaults[key]) != value
     }
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def find_checkpoints(config: CfgNode) -> list[Path]:
@@ -227,7 +228,14 @@ def _state(run: Training) -> dict[str, Any]:
 
 
 def _metadata(run: Training) -> dict[str, str]:
-    return run_metadata(dump(run.config), run.dataset.images.class_names, run.task.palette)
+    # Without the speed, so that a run that was interrupted writes the same bytes.
+    results = {
+        name: value
+        for name, value in run.metrics.items()
+        if name not in ("count", "images_per_second") and math.isfinite(value)
+    }
+    texts = run_metadata(dump(run.config), run.dataset.images.class_names, run.task.palette)
+    return texts | {RESULTS_KEY: json.dumps({**results, "training_images": len(run.dataset)})}
 
 
 def _refuse_non_finite(run: Training, *states: Mapping[str, np.ndarray]) -> None:

@@ -51,7 +51,7 @@ def run(config: CfgNode) -> dict[str, float]:
     """Train or evaluate on this rank; returns the metrics of the last evaluation.
 
     Writes into `config.SAVE`: `config.yaml` (resolved), `log.txt`, `metrics.jsonl`, `visualdl/` or what else `LOGGERS` names, checkpoints
-    (beit/train/resume.py), `class_names.txt` where the data set names its classes, and `eval.json` after an evaluation.
+    (beit/train/resume.py), `card.md`, `class_names.txt` where the data set names its classes, and `eval.json` after an evaluation.
 
     Raises:
         ValueError, OSError: wrong config, data or checkpoint; the message says what to change.

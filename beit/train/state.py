@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import paddle
@@ -77,6 +77,7 @@ class Training(TrainState):
         best: highest score of an evaluation so far.
         since_best: evaluations since then, for TRAIN.EARLY_STOP.
         is_resumed: the run continues from a checkpoint.
+        metrics: of the last evaluation.
     """
 
     dataset: ImageDataset
@@ -88,3 +89,4 @@ class Training(TrainState):
     best: float = -math.inf
     since_best: int = 0
     is_resumed: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)

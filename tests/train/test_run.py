@@ -22,7 +22,7 @@ def test_training_learns_and_writes_all_files(data: Path, tmp_path: Path) -> Non
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
     files = {path.name for path in tmp_path.iterdir()}
     assert files == {
-        "config.yaml", "log.txt", "metrics.jsonl", "visualdl", "latest.pdparams", "best.pdparams", "model.pdparams",
+        "card.md", "config.yaml", "log.txt", "metrics.jsonl", "visualdl", "latest.pdparams", "best.pdparams", "model.pdparams",
         "epoch_0005.pdparams", "epoch_0006.pdparams", "classes.csv",
     }  # fmt: skip
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
