@@ -85,6 +85,12 @@ def tune_cpu() -> str:
     return f"CPU settings: {', '.join(done)} ({SWITCH}=0 switches them off)"
 
 
+def free_memory() -> None:
+    """Return the memory of freed blocks to the system, which `tune_cpu` keeps for further tensors (glibc)."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def given_threads() -> str | None:
     """The user's `OMP_NUM_THREADS`, or None: Paddle writes 1 into the environment when it is imported."""
     return _GIVEN_THREADS

@@ -39,20 +39,10 @@ def transformers_infer(work: Mapping[str, Any]) -> Step:
     return _logits(lambda images: model(images).logits, work)
 
 
-def onnxruntime_infer(work: Mapping[str, Any]) -> Step:
-    """Logits by timm's model, exported to ONNX by PyTorch and run by onnxruntime."""
-    import onnxruntime
-
-    _threads(work)
-    images = _inputs(work)["images"]
-    file = Path(work["folder"]) / f"timm-{work['batch']}.onnx"
-    torch.onnx.export(
-        _timm_model(work).eval(), (torch.from_numpy(images),), str(file), input_names=["images"], dynamo=False
-    )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = work["threads"]
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"images": images})[0]
+def export_onnx(work: Mapping[str, Any], file: Path) -> None:
+    """Write timm's model as ONNX by PyTorch's exporter, for the batch size of the work."""
+    images = torch.from_numpy(_inputs(work)["images"])
+    torch.onnx.export(_timm_model(work).eval(), (images,), str(file), input_names=["images"], dynamo=False)
 
 
 def timm_train(work: Mapping[str, Any]) -> Step:

@@ -18,7 +18,6 @@ from beit.bench.expected import expected_rate, find_gpu
 from beit.bench.files import (
     training_batch,
     write_containers,
-    write_export,
     write_inputs,
     write_jpegs,
     write_weights,
@@ -34,7 +33,7 @@ BFLOAT16_TOLERANCE = 0.25
 """Over the standard deviation of the logits: a bfloat16 has 8 significant bits, and errors add up over 12 to 24 blocks."""
 _TRAIN_TOLERANCE = 2e-3
 _UNTUNED: dict[str, str | None] = dict.fromkeys(TUNED)
-_CANDIDATES, _BASELINES = "beit.bench.candidates", "beit.bench.baselines"
+_CANDIDATES, _BASELINES, _GRAPHS = "beit.bench.candidates", "beit.bench.baselines", "beit.bench.graphs"
 _ANY = float("inf")
 _DATA_IMAGES = 32
 _LEARNING_RATE = 1e-4
@@ -74,7 +73,6 @@ def inference(settings: Settings) -> Iterator[Benchmark]:
     on_cpu = settings.device == "cpu"  # exported graphs run on CPUs only
     engines = [name for name in ENGINES if name != "paddle" and is_installed(name)] if on_cpu else []
     onnx = bool(engines) and _has("onnx")
-    graph = write_export(config, paths["weights"], settings.folder, onnx=onnx) if on_cpu else None
     height, width = image_hw(config)
     images = np.random.default_rng(0).standard_normal((settings.batch, 3, height, width), np.float32)
     precise = settings.precision == "float32"
@@ -108,9 +106,13 @@ def inference(settings: Settings) -> Iterator[Benchmark]:
             _baseline("transformers, eager", "transformers_infer", {"attention": "eager"}, transformers),
         ]
         if on_cpu:
-            baselines.append(
-                _baseline("timm, onnxruntime", "onnxruntime_infer", {}, (*timm, "onnx", "onnxruntime"))
-            )
+            baselines += [
+                Candidate(f"timm, {name}", f"{_GRAPHS}:{function}", {}, _UNTUNED, (*timm, "onnx", package))
+                for name, function, package in (
+                    ("OpenVINO", "openvino_infer", "openvino"),
+                    ("onnxruntime", "onnxruntime_infer", "onnxruntime"),
+                )
+            ]
         if settings.paddlevit:
             untuned = {**_UNTUNED, "OMP_NUM_THREADS": None, "BEIT_TUNE_CPU": "0"}
             options = {"paddlevit": settings.paddlevit}
@@ -122,12 +124,10 @@ def inference(settings: Settings) -> Iterator[Benchmark]:
         (*own, *baselines, _machine()),
         _shared(settings, config)
         | paths
-        | {
-            "graph": str(graph),
-            "inputs": write_inputs({"images": images}, settings.folder / "inputs.npz"),
-        },
+        | {"inputs": write_inputs({"images": images}, settings.folder / "inputs.npz")},
         units=settings.batch,
         multiply_adds=settings.batch * _forward(config),
+        has_starts=True,
     )
 
 

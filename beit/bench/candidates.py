@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 from PIL import Image
 
-from beit.beit import build_beit
+from beit.bench.files import write_export
 from beit.bench.worker import Step, read_once
 from beit.checkpoint.files import read
 from beit.config import get_config
@@ -30,7 +30,9 @@ from beit.data.model_input import build_eval_transform
 from beit.data.sampler import Sample
 from beit.data.transforms import build_train_transform
 from beit.deploy.compiled import compiled
+from beit.deploy.engines import ENGINES
 from beit.optim.ema import Ema
+from beit.predict.resolve import load_model
 from beit.tasks import TASKS
 from beit.train.loop import autocast, train_step
 from beit.train.state import TrainState
@@ -70,12 +72,9 @@ def infer(work: Mapping[str, Any]) -> Step:
     With `precision` "bfloat16" in mixed precision.
     """
     _start(work)
-    model = build_beit(get_config(work["config"]))
-    model.set_state_dict(paddle.load(work["weights"]))
-    model.eval()
+    model = load_model(work["weights"], config=get_config(work["config"]))
     images = _tensor(work)
     amp_dtype = "bfloat16" if work.get("precision") == "bfloat16" else None
-
     size = (images.shape[2], images.shape[3])
     logits = compiled(model, "logits", size=size, engine=work.get("engine", "paddle"))
 
@@ -87,12 +86,12 @@ def infer(work: Mapping[str, Any]) -> Step:
 
 
 def infer_exported(work: Mapping[str, Any]) -> Step:
-    """Logits of a batch from an exported graph in the engine `engine`."""
-    from beit.deploy.engines import ENGINES
-
-    engine = ENGINES[work["engine"]](
-        Path(work["graph"]), work.get("precision", "float32"), work["threads"], "classify"
-    )
+    """Logits of a batch from an exported graph in the engine `engine`; the first process writes the graph."""
+    target = Path(work["folder"]) / "graph" / "model"
+    kind = ENGINES[work["engine"]]
+    if not target.with_suffix(kind.suffixes[0]).is_file():
+        write_export(get_config(work["config"]), work["weights"], target, work["engine"])
+    engine = kind(target, work.get("precision", "float32"), work["threads"], "classify")
     images = _inputs(work)["images"]
     return lambda: engine(images)[0]
 

@@ -17,6 +17,7 @@ from beit.checkpoint.files import write
 from beit.config import get_config, image_hw
 from beit.deploy.graph import write_graph, write_onnx
 from beit.deploy.network import ExportedNetwork
+from beit.predict.resolve import load_model
 
 JPEG_SIZE = (500, 375)
 """Width and height of a typical image of ImageNet."""
@@ -48,16 +49,21 @@ def random_model(config: CfgNode) -> Beit:
     return model
 
 
-def write_export(config: CfgNode, weights: str, folder: Path, *, onnx: bool) -> Path:
-    """Export a classifier from normalized images to logits; returns the path of the graph without suffix."""
-    target = folder / "graph" / "model"
-    target.parent.mkdir()
-    model = build_beit(config)
-    model.set_state_dict(paddle.load(weights))
-    write_graph(ExportedNetwork(model, "logits", size=image_hw(config)), target)
-    if onnx:
-        write_onnx(ExportedNetwork(model, "logits", size=image_hw(config)), target, ("logits",))
-    return target
+def write_export(config: CfgNode, weights: str, target: Path, engine: str) -> None:
+    """Export a classifier from normalized images to logits for an engine.
+
+    Args:
+        config: of the classifier.
+        weights: its file.
+        target: path of the graph without suffix.
+        engine: a key of `beit.deploy.engines.ENGINES`.
+    """
+    target.parent.mkdir(exist_ok=True)
+    network = ExportedNetwork(load_model(weights, config=config), "logits", size=image_hw(config))
+    if engine == "paddle":
+        write_graph(network, target)
+    else:
+        write_onnx(network, target, ("logits",), separate_weights=True)
 
 
 def write_inputs(arrays: dict[str, np.ndarray], file: Path) -> str:

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Benchmark:
         multiply_adds: of one step, forward and backward; None where the share of the peak has no use.
         arithmetic: multiply-adds of one image by candidate, where the candidates do different work.
         expected: computed rate of the first candidate on this device (`beit.bench.expected`); None where there is none.
+        has_starts: whether the time from the start of a process to its first result is measured.
     """
 
     title: str
@@ -68,6 +69,7 @@ class Benchmark:
     multiply_adds: float | None = None
     arithmetic: Mapping[str, float] = field(default_factory=dict)
     expected: float | None = None
+    has_starts: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class Result:
         ratio: seconds of this candidate over those of the first; median and quartiles over the rounds.
         verdict: "slower" or "faster" than the first, or why neither can be said; empty for the first.
         share_of_peak: multiply-adds per second over those of the machine's float32 matrix product.
-        peak_bytes: largest memory of its process.
+        start: seconds from the start of a process to its first result; median, first and third quartile. Files that the
+            candidate keeps between processes, such as graphs, exist by then.
+        peak_bytes: largest memory of such a process, or else of the one that was timed.
         difference: largest difference from the first candidate's results, over their standard deviation.
         same_best: share of rows with the same largest entry.
         versions: of its libraries.
@@ -92,6 +96,7 @@ class Result:
     ratio: tuple[float, float, float] | None = None
     verdict: str = ""
     share_of_peak: float | None = None
+    start: tuple[float, float, float] | None = None
     peak_bytes: int | None = None
     difference: float | None = None
     same_best: float | None = None
@@ -113,6 +118,9 @@ class _Entry:
     versions: dict[str, str]
     repeats: int = 1
     seconds: list[float] = field(default_factory=list)  # of a step, by round
+    starts: list[float] = field(
+        default_factory=list
+    )  # seconds from the start of a process to its first result
     peak_bytes: int = 0
 
 
@@ -122,6 +130,7 @@ def run_benchmark(
     *,
     interpreter_of: Callable[[Candidate], str | None],
     rounds: int,
+    starts: int = 0,
     log: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> list[Result]:
     """Time each candidate once per round, in reverse order in every second round; results in the order of the candidates.
@@ -131,10 +140,22 @@ def run_benchmark(
         folder: for results and logs.
         interpreter_of: interpreter that has the modules a candidate needs; None where there is none.
         rounds: number of measured rounds; one more warms up.
+        starts: number of further processes of each candidate whose start is timed, if the benchmark `has_starts`.
         log: called with lines of progress.
     """
     results: dict[str, Result] = {}
     entries: list[_Entry] = []
+
+    def open_worker(number: int, candidate: Candidate, interpreter: str) -> Worker:
+        return Worker(
+            candidate.function,
+            {**benchmark.specification, **candidate.options},
+            folder / f"results-{number}.npz",
+            interpreter=interpreter,
+            environment=candidate.environment,
+            log=folder / f"log-{number}.txt",
+        )
+
     with ExitStack() as stack:
         for number, candidate in enumerate(benchmark.candidates):
             name = candidate.name
@@ -142,14 +163,7 @@ def run_benchmark(
             if interpreter is None:
                 results[name] = Result(name, note=f"not installed: {' and '.join(candidate.needs)}")
                 continue
-            worker = Worker(
-                candidate.function,
-                {**benchmark.specification, **candidate.options},
-                folder / f"results-{number}.npz",
-                interpreter=interpreter,
-                environment=candidate.environment,
-                log=folder / f"log-{number}.txt",
-            )
+            worker = open_worker(number, candidate, interpreter)
             stack.callback(worker.close)
             log(f"  {name}: preparing")
             begin = time.perf_counter()
@@ -163,6 +177,16 @@ def run_benchmark(
         for entry, reason in _time_in_turn(entries, rounds, log):
             entries.remove(entry)
             results[entry.candidate.name] = Result(entry.candidate.name, note=f"failed: {reason}")
+    for number in range(starts if benchmark.has_starts else 0):
+        for entry in [entry for entry in entries if entry.candidate.name != GEMM][:: -1 if number % 2 else 1]:
+            interpreter = interpreter_of(entry.candidate)
+            assert interpreter is not None  # it has run
+            begin = time.perf_counter()
+            with closing(open_worker(len(benchmark.candidates), entry.candidate, interpreter)) as worker:
+                worker.prepare()
+                entry.starts.append(time.perf_counter() - begin)
+                entry.peak_bytes = worker.time(1)[1]
+        log(f"  start {number + 1}/{starts}")
     results |= {result.name: result for result in _compare(entries, benchmark)}
     return [results[candidate.name] for candidate in benchmark.candidates]
 
@@ -213,6 +237,7 @@ def _compare(entries: Sequence[_Entry], benchmark: Benchmark) -> list[Result]:
                 ratio=_quartiles(ratios) if agrees else None,
                 verdict=verdict(ratios) if agrees and entry is not first else "",
                 share_of_peak=share,
+                start=_quartiles(entry.starts) if entry.starts else None,
                 peak_bytes=entry.peak_bytes,
                 difference=difference,
                 same_best=same_best,

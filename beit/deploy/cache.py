@@ -10,13 +10,17 @@ import types
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 
 import beit
+from beit.cpu import free_memory
 from beit.deploy.graph import write_int8, write_onnx
 from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools
+from beit.deploy.onnx_builder import numpy_type
 from beit.files import sha256_of_arrays, write_text
 from beit.text_files import read_json
 from beit.zoo.download import cache_folder
@@ -25,6 +29,8 @@ _KEPT = 6
 """Graphs that stay in the cache, those used last; each is as large as its weights."""
 _CODE = ("beit.py", "layers", "models", "deploy")
 """Files and folders of the package whose code decides what a graph holds."""
+_PLACES = "places of the weights"
+"""Entry of a record beside the differences of the engines."""
 
 
 class CachedGraph:
@@ -50,6 +56,7 @@ class CachedGraph:
             with fixed_pools(model):
                 network = ExportedNetwork(model, output, size=size)
                 write_onnx(network, self.target, OUTPUTS[output], separate_weights=True)
+            self._write_record({_PLACES: _places(self._file, model)})
             _remove_old(folder)
         os.utime(self._file)  # the graphs used last are kept
 
@@ -62,13 +69,30 @@ class CachedGraph:
         if not self.target.with_suffix(".int8.onnx").is_file():
             write_int8(self.target)
 
+    def map_weights(self, model: nn.Layer) -> None:
+        """Let the weights of the network be those of the graph's file, mapped into memory, and free their own memory.
+
+        They have equal values. The system reads the pages that are used, and drops them when memory is short; pages that
+        are written to become copies.
+        """
+        places = self._read_record().get(_PLACES, {})
+        data = np.memmap(self.target.with_suffix(".bin"), np.uint8, mode="c")
+        for name, tensor in model.state_dict().items():
+            if name in places:
+                part = data[places[name] : places[name] + tensor.size * tensor.element_size()]
+                array = part.view(numpy_type(tensor.dtype)).reshape(tensor.shape)
+                # A name for it: `get_tensor` does not keep its tensor alive until the call.
+                mapped = paddle.utils.dlpack.from_dlpack(array)
+                tensor.get_tensor()._share_data_with(mapped.get_tensor())
+        free_memory()
+
     def difference(self, engine: str) -> float | None:
         """The recorded difference of an engine (`beit.deploy.engines.describe`) from the model; None if there is none."""
-        return self._differences().get(engine)
+        return self._read_record().get(engine)
 
     def record(self, engine: str, difference: float) -> None:
         """Record the difference of an engine from the model."""
-        write_text(self._record, json.dumps(self._differences() | {engine: difference}, indent=2) + "\n")
+        self._write_record(self._read_record() | {engine: difference})
 
     @property
     def _file(self) -> Path:
@@ -78,10 +102,25 @@ class CachedGraph:
     def _record(self) -> Path:
         return self.target.with_suffix(".json")
 
-    def _differences(self) -> dict[str, float]:
-        if not self._record.is_file():
-            return {}
-        return read_json(self._record)
+    def _read_record(self) -> dict[str, Any]:
+        return read_json(self._record) if self._record.is_file() else {}
+
+    def _write_record(self, record: dict[str, Any]) -> None:
+        write_text(self._record, json.dumps(record, indent=2) + "\n")
+
+
+def _places(file: Path, model: nn.Layer) -> dict[str, int]:
+    """Where the weights of a network start in the data file of its graph: names in `state_dict` -> bytes."""
+    import onnx
+
+    offsets = {
+        tensor.name: int(entry.value)
+        for tensor in onnx.load(str(file), load_external_data=False).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "offset"
+    }
+    state = model.state_dict()
+    return {name: offsets[tensor.name] for name, tensor in state.items() if tensor.name in offsets}
 
 
 def _digest(model: nn.Layer, output: str, size: tuple[int, int]) -> str:

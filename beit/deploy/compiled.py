@@ -109,10 +109,12 @@ class CompiledModel:
         self._graph = CachedGraph(self._model, output, self._size)
         if (name, self._precision) == ("onnxruntime", "int8"):
             self._graph.add_int8()
-        self._engine = ENGINES[name](self._graph.target, self._precision, _num_threads(), "")
         self._name = describe(name, self._precision)
         difference = self._graph.difference(self._name)
         self._is_compared = difference is not None
+        if difference is not None:  # else the model's own weights are needed for the comparison
+            self._graph.map_weights(self._model)
+        self._engine = ENGINES[name](self._graph.target, self._precision, _num_threads(), "")
         if difference is not None:
             self._announce(difference)
 

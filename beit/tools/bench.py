@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         Path(folder),
                         interpreter_of=lambda candidate: find(candidate.needs),
                         rounds=given.rounds,
+                        starts=given.starts,
                     )
                     load = (before, _load())
                     print(table(benchmark, results, load), flush=True)
@@ -87,7 +88,16 @@ def table(benchmark: Benchmark, results: Sequence[Result], load: tuple[float, fl
         load: mean number of running processes in the minute before the benchmark and in its last minute.
     """
     first = results[0].name
-    titles = ("", f"{benchmark.unit}/s", f"time / {first}", f"than {first}", "of peak", "memory", "differs")
+    titles = (
+        "",
+        f"{benchmark.unit}/s",
+        f"time / {first}",
+        f"than {first}",
+        "of peak",
+        "first",
+        "memory",
+        "differs",
+    )
     rows = format_table([titles, *map(_cells, results)], left=1).splitlines()
     notes = ["", *map(_notes, results)]
     lines = [
@@ -145,6 +155,13 @@ def build_parser() -> Parser:
         type=int,
         default=MIN_ROUNDS,
         help=f"how often each candidate is timed; fewer than {MIN_ROUNDS} give no verdict (default: {MIN_ROUNDS})",
+    )
+    parser.add_argument(
+        "--starts",
+        type=int,
+        default=1,
+        help="infer: processes of each candidate that are started once more, for the time until their first result and "
+        "their memory (default: 1)",
     )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="threads of each candidate (default: all cores)"
@@ -205,7 +222,7 @@ def _interpreter_with(interpreters: Sequence[str], needs: tuple[str, ...]) -> st
 
 def _cells(result: Result) -> Sequence[str]:
     if result.rate is None:
-        return (result.name, *[""] * 6)
+        return (result.name, *[""] * 7)
     scale, unit = (1e9, " G") if result.name == GEMM else (1.0, "")
     middle, low, high = (value / scale for value in result.rate)
     ratio = result.ratio
@@ -215,6 +232,7 @@ def _cells(result: Result) -> Sequence[str]:
         f"{ratio[0]:.2f} ({ratio[1]:.2f}-{ratio[2]:.2f})" if ratio else "",
         result.verdict,
         f"{100 * result.share_of_peak:.0f} %" if result.share_of_peak else "",
+        f"{result.start[0]:.1f} s" if result.start else "",
         f"{result.peak_bytes / 2**30:.2f} GiB" if result.peak_bytes else "",
         f"{result.difference:.1e}" if result.difference else "",
     )

@@ -28,6 +28,7 @@ def test_the_first_example_with_numbers_and_plot(tmp_path, capsys, monkeypatch):
     assert benchmark["load_before"] >= 0 and benchmark["load_at_the_end"] >= 0
     own, exported, *_ = benchmark["results"]
     assert own["rate"][0] > 0 and 0 < own["share_of_peak"] < 1.5
+    assert own["start"][0] > 0 and own["peak_bytes"] > 1e8
     assert exported["difference"] < 1e-3 and exported["ratio"][0] > 0
     assert benchmark["multiply_adds_per_step"] == pytest.approx(8 * 1.26e9, rel=0.02)
     assert report["machine"]["threads"] >= 1

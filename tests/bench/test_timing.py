@@ -14,13 +14,14 @@ from beit.bench.worker import Worker, WorkerFailedError
 FAKES = "tests.bench.fake_candidates"
 
 
-def run(candidates, folder, **fields):
+def run(candidates, folder, starts=0, **fields):
     benchmark = Benchmark("fakes", tuple(candidates), {"value": 0.0, "seconds": 0.02}, units=10, **fields)
     results = run_benchmark(
         benchmark,
         folder,
         interpreter_of=lambda candidate: None if candidate.needs else sys.executable,
         rounds=3,
+        starts=starts,
         log=lambda text: None,
     )
     assert [result.name for result in results] == [candidate.name for candidate in candidates]
@@ -45,6 +46,19 @@ def test_rates_ratios_and_share_of_the_peak(tmp_path):
     assert found[GEMM].rate[0] == pytest.approx(1e8, rel=0.2)
     assert found["slow"].difference == 0.0 and found["slow"].same_best == 1.0
     assert found["slow"].peak_bytes > 1e6 and found["slow"].versions["numpy"] == np.__version__
+
+
+def test_the_start_of_a_process_until_its_first_result(tmp_path):
+    candidates = [
+        Candidate("fast", f"{FAKES}:add"),
+        Candidate("slow", f"{FAKES}:add", {"seconds": 1.0}),
+        Candidate(GEMM, f"{FAKES}:machine", {"seconds": 0.01}),
+    ]
+    found = run(candidates, tmp_path, starts=2, has_starts=True)
+    fast, slow = found["fast"].start, found["slow"].start
+    assert 0 < fast[1] <= fast[0] <= fast[2] and slow[0] > 1.0 and found[GEMM].start is None
+    assert found["fast"].peak_bytes > 1e6
+    assert run(candidates[:1], tmp_path, starts=2)["fast"].start is None
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,9 @@ def engine(monkeypatch, tmp_path):
         def add_int8(self):
             pass
 
+        def map_weights(self, model):
+            assert model is MODEL
+
     Doubled.factor, Doubled.images = 1.0, 0
     monkeypatch.setattr(module, "CachedGraph", Graph)
     monkeypatch.setitem(ENGINES, "onnxruntime", Doubled)
@@ -194,11 +197,34 @@ def test_a_graph_is_written_once_and_again_if_its_weights_are_gone(tmp_path, mon
     monkeypatch.setattr("beit.deploy.cache.find_spec", lambda name: name)
     monkeypatch.setattr("beit.deploy.cache.version", lambda name: "1")
     monkeypatch.setattr("beit.deploy.cache.write_onnx", write)
+    monkeypatch.setattr("beit.deploy.cache._places", lambda file, model: {"head.bias": 4096})
     first, again = (CachedGraph(MODEL, "logits", SIZE) for _ in range(2))
     assert written == [first.target] == [again.target] and first.target.parent == tmp_path / "graphs"
     first.target.with_suffix(".bin").unlink()
     CachedGraph(MODEL, "logits", SIZE)
     assert len(written) == 2
+
+
+def test_weights_of_a_model_are_mapped_from_the_file_of_its_graph(tmp_path):
+    """A write to the model does not change the file. Weights that the file does not have stay."""
+    model = randomize(tiny_beit())
+    other = model.head.bias.numpy()
+    stored = {"head.weight": 4096, "cls_token": 8192}
+    values = {name: model.state_dict()[name].numpy() + 1 for name in stored}
+    graph = object.__new__(CachedGraph)
+    graph.target = tmp_path / "graph"
+    with (tmp_path / "graph.bin").open("wb") as file:
+        for name, place in stored.items():
+            file.write(b"\0" * (place - file.tell()) + values[name].tobytes())
+    graph._write_record({"places of the weights": stored, "an engine": 0.5})
+    whole = (tmp_path / "graph.bin").read_bytes()
+    graph.map_weights(model)
+    for name, expected in values.items():
+        np.testing.assert_array_equal(model.state_dict()[name].numpy(), expected)
+    np.testing.assert_array_equal(model.head.bias.numpy(), other)
+    model.head.weight.set_value(model.head.weight * 2)
+    np.testing.assert_array_equal(model.head.weight.numpy(), 2 * values["head.weight"])
+    assert (tmp_path / "graph.bin").read_bytes() == whole and graph.difference("an engine") == 0.5
 
 
 def test_the_graphs_used_last_stay(tmp_path):
@@ -232,6 +258,20 @@ def test_predictors_give_the_same_results(name, photographs, segmenter, tmp_path
     a, b = (load_predictor(file, config=config, engine=engine)(images) for engine in ("paddle", name))
     for own, other in zip(a, b, strict=True):
         assert (own["pred_sem_seg"] == other["pred_sem_seg"]).mean() > 0.999
+
+
+@pytest.mark.onnx
+def test_the_model_keeps_its_results_with_mapped_weights(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path))
+    CompiledModel(randomize(tiny_beit()), "logits", size=SIZE, engine="openvino")(images())
+    model = randomize(tiny_beit())
+    expected = model(images()).numpy()
+    again = CompiledModel(model, "logits", size=SIZE, engine="openvino")
+    (file,) = (tmp_path / "graphs").glob("*.json")
+    places = json.loads(file.read_text())["places of the weights"]
+    assert places.keys() == dict(model.named_parameters()).keys()
+    np.testing.assert_array_equal(model(images()).numpy(), expected)
+    np.testing.assert_allclose(again(images()).numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.onnx

@@ -78,7 +78,8 @@ def test_classes_are_matched_by_name(data: Path, tmp_path: Path, capsys: pytest.
     (moved / "class_names.txt").write_text("emu\ncat\ndog\n")
     weights = {"MODEL__PRETRAINED": str(tmp_path / "run/model.pdparams")}
     again = run(tiny_config(moved, tmp_path / "eval", EVAL=True, **weights, **QUIET))
-    assert (again["top1"], again["loss"]) == (trained["top1"], trained["loss"])
+    assert again["top1"] == trained["top1"]
+    assert again["loss"] == pytest.approx(trained["loss"], rel=1e-6)  # an engine may evaluate
     assert "labels are matched by name: 'emu' is label 0 of the data and output 2" in capsys.readouterr().out
     by_number = run(
         tiny_config(moved, tmp_path / "eval2", EVAL=True, DATA__MATCH_CLASS_NAMES=False, **weights, **QUIET)
