@@ -55,18 +55,22 @@ def read_list_file(
         raise FileNotFoundError(f"{list_file} {what}; expected a text file of lines `{form}`")
     names: list[bytes] = []
     labels, counts, numbers, bad_numbers = array("q"), array("q"), array("q"), array("q")
-    first_bad = b""
+    first_bad, has_several = b"", multi_label or not labeled
     for number, line in enumerate(io.BytesIO(read_utf8(list_file, MAX_LIST_BYTES)), start=1):
         columns = line.strip().rsplit(None, 1)  # bytes: only ASCII blanks separate
-        found = _parse_labels(columns[1], multi_label or not labeled) if len(columns) == 2 else None
-        if found is not None:
-            names.append(columns[0])
+        if len(columns) == 2 and _is_label(columns[1]):
+            labels.append(int(columns[1]))
+            counts.append(1)
+        elif len(columns) == 2 and has_several and (found := _parse_labels(columns[1])) is not None:
             labels.extend(found)
             counts.append(len(found))
-            numbers.append(number)
-        elif columns:
-            first_bad = first_bad or line.strip()
-            bad_numbers.append(number)
+        else:
+            if columns:
+                first_bad = first_bad or line.strip()
+                bad_numbers.append(number)
+            continue
+        names.append(columns[0])
+        numbers.append(number)
     if bad_numbers:
         more = f" ({len(bad_numbers) - 1} more such lines)" if len(bad_numbers) > 1 else ""
         problem = _describe_bad_line(first_bad, form)
@@ -156,11 +160,9 @@ def read_class_names(file: Path, num_classes: int) -> tuple[str, ...]:
     return names
 
 
-def _parse_labels(text: bytes, multi_label: bool) -> list[int] | None:
-    """The class numbers of a line; None if the text has another form."""
+def _parse_labels(text: bytes) -> list[int] | None:
+    """The class numbers of an image with several or without any; None if the text has another form."""
     parts = [] if text == b"-" else text.split(b",")
-    if not multi_label and len(parts) != 1:
-        return None
     return [int(part) for part in parts] if all(map(_is_label, parts)) else None
 
 

@@ -53,7 +53,8 @@ class MultiLabel(Classify):
         """
         logits = self.logits(batch).astype("float32")
         targets = batch["label"].astype("float32")
-        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        with paddle.amp.auto_cast(enable=False):
+            losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return {
             "count": paddle.to_tensor(len(logits), dtype="int64"),
             "loss": losses.mean(axis=-1).astype("float64").sum(),
