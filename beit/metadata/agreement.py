@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
 from beit.containers.errors import CheckpointError, shown
-from beit.metadata.class_names import first_difference, stated_names
-from beit.metadata.precedence import read_preprocessing
+from beit.metadata.precedence import CLASS_NAMES, Difference, differences, read_preprocessing
 from beit.metadata.pretrained_cfg import pretrained_cfg, read_pretrained_cfg
 from beit.metadata.processor_config import FILE, PROCESSOR
-from beit.metadata.stated import MODEL_ARGS, TOLD_BY_NOTHING, stated_model
 from beit.preprocessing import Preprocessing
-
-Difference = tuple[str, object, object]
-"""What is stated, the value, and the other value."""
 
 _NOT_COMPARED = ("source", "pooling")
 _CROP = ("crop_pct", "squash", "resize", "center_crop")
@@ -46,8 +41,8 @@ def check_agreement(
     known = preprocessing or read_preprocessing(others, Preprocessing(interpolation=""))
     place = FILE if PROCESSOR in others else config
     found = [(place, difference) for difference in preprocessing_differences(stated, known)]
-    found += [(second if second != FILE else config, one) for one in _name_differences(stated, others)]
-    found += [(config, one) for one in _model_differences(stated, others)]
+    names = second if second != FILE else config
+    found += [(names if one[0] == CLASS_NAMES else config, one) for one in differences(stated, others)]
     for name, (what, own, other) in found:
         raise CheckpointError(
             f"{file} and {name} beside it state different values of {what}: {shown(str(own))} and {shown(str(other))}. "
@@ -78,20 +73,3 @@ def _is_known(preprocessing: Preprocessing, name: str) -> bool:
     if name in _CROP:
         return any(value is not None for value in (preprocessing.crop_pct, preprocessing.resize))
     return name not in _NOT_COMPARED and getattr(preprocessing, name) not in (None, "")
-
-
-def _name_differences(stated: Mapping[str, object], others: Mapping[str, object]) -> Iterator[Difference]:
-    own, other = stated_names(stated), stated_names(others)
-    if own and other and own != other:
-        yield "the class names", first_difference(own, other), first_difference(other, own)
-
-
-def _model_differences(stated: Mapping[str, object], others: Mapping[str, object]) -> Iterator[Difference]:
-    own, other = stated_model(stated), stated_model(others)
-    for field, keys in TOLD_BY_NOTHING.items():
-        values = getattr(own, field), getattr(other, field)
-        if None not in values and values[0] != values[1]:
-            yield keys.transformers, *values
-    for key in sorted(stated.keys() & others.keys() - {"pretrained_cfg", "class_names", MODEL_ARGS}):
-        if stated[key] != others[key]:
-            yield key, stated[key], others[key]

@@ -5,7 +5,7 @@ A person can edit a JSON file and cannot see the metadata inside of a weights fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from beit.metadata.class_names import first_difference, stated_names
@@ -14,6 +14,10 @@ from beit.metadata.processor_config import FILE, PROCESSOR, processor_config, re
 from beit.metadata.stated import MODEL_ARGS, TOLD_BY_NOTHING, stated_model
 from beit.preprocessing import Preprocessing
 
+Difference = tuple[str, object, object]
+"""What is stated, the value, and the other value."""
+CLASS_NAMES = "the class names"
+"""What is stated, in a `Difference` of class names."""
 _KEPT = ("input_size", "exif_orientation")
 """Keys of the metadata's `pretrained_cfg` that `preprocessor_config.json` has no place for."""
 _NOT_COMPARED = ("source", "pooling", "exif_orientation")
@@ -39,20 +43,38 @@ def merge(
         inside: metadata in the weights file.
         beside: the JSON beside it.
     """
-    merged = {**beside, **inside}
-    notes = _merge_preprocessing(merged, inside, beside) + _merge_model(merged, inside, beside)
-    own, other = stated_names(inside), stated_names(beside)
-    if own and other and own != other:
+    merged = {**beside, **inside, **{key: beside[key] for key in _shared(inside, beside)}}
+    arguments, theirs = stated_model(inside).arguments(), beside.get(MODEL_ARGS)
+    for field, keys in TOLD_BY_NOTHING.items():
+        if getattr(stated_model(beside), field) is not None:
+            arguments.pop(keys.timm, None)
+    merged[MODEL_ARGS] = arguments | (dict(theirs) if isinstance(theirs, Mapping) else {})
+    notes, found = _merge_preprocessing(merged, inside, beside), list(differences(inside, beside))
+    if CLASS_NAMES in {what for what, _, _ in found}:
         merged.pop("class_names")
         merged |= {key: value for key, value in beside.items() if key == "class_names"}
-        notes.append(
-            _sentence("class names", first_difference(other, own), first_difference(own, other), "the JSON")
-        )
-    for key in inside.keys() & beside.keys() - {"pretrained_cfg", "class_names", MODEL_ARGS}:
-        if inside[key] != beside[key]:
-            merged[key] = beside[key]
-            notes.append(_sentence(key, beside[key], inside[key], "the JSON"))
+    notes += [_sentence(what, other, own, "the JSON") for what, own, other in found]
     return merged, tuple(notes)
+
+
+def differences(stated: Mapping[str, object], others: Mapping[str, object]) -> Iterator[Difference]:
+    """What two sources state differently of the classes and the model."""
+    names, other_names = stated_names(stated), stated_names(others)
+    if names and other_names and names != other_names:
+        yield CLASS_NAMES, first_difference(names, other_names), first_difference(other_names, names)
+    model, other_model = stated_model(stated), stated_model(others)
+    for field, keys in TOLD_BY_NOTHING.items():
+        values = getattr(model, field), getattr(other_model, field)
+        if None not in values and values[0] != values[1]:
+            yield keys.transformers, *values
+    for key in _shared(stated, others):
+        if stated[key] != others[key]:
+            yield key, stated[key], others[key]
+
+
+def _shared(stated: Mapping[str, object], others: Mapping[str, object]) -> list[str]:
+    """Keys of both whose values are compared as they are."""
+    return sorted(stated.keys() & others.keys() - {"pretrained_cfg", "class_names", MODEL_ARGS})
 
 
 def _merge_preprocessing(
@@ -82,24 +104,6 @@ def _merge_preprocessing(
     merged["pretrained_cfg"] = kept | dict(stated) if isinstance(stated, Mapping) else kept
     merged |= replaced
     return [_sentence(name, getattr(other, name), getattr(again, name), file) for name in differing]
-
-
-def _merge_model(
-    merged: dict[str, object], inside: Mapping[str, object], beside: Mapping[str, object]
-) -> list[str]:
-    """Make `merged` state each argument of the model once; sentences on differences."""
-    own, other, notes = stated_model(inside), stated_model(beside), []
-    arguments = own.arguments()
-    for field, keys in TOLD_BY_NOTHING.items():
-        stated, replaced = getattr(other, field), getattr(own, field)
-        if stated is not None and replaced is not None:
-            del arguments[keys.timm]
-            notes += (
-                [_sentence(keys.transformers, stated, replaced, "config.json")] if stated != replaced else []
-            )
-    theirs = beside.get(MODEL_ARGS)
-    merged[MODEL_ARGS] = arguments | (dict(theirs) if isinstance(theirs, Mapping) else {})
-    return notes
 
 
 def _sentence(what: str, beside: object, inside: object, file: str) -> str:

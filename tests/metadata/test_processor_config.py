@@ -217,7 +217,7 @@ def test_edited_class_names_take_precedence(tmp_path):
     found = open_checkpoint(tmp_path / "copy").info
     assert found.class_names == ("name 0", "name 1", "name 2", "cat", "name 4")
     assert found.notes[0].startswith(
-        "class names: 'cat' (class 3) in the JSON, 'name 3' (class 3) in the metadata"
+        "the class names: 'cat' (class 3) in the JSON, 'name 3' (class 3) in the metadata"
     )
 
 

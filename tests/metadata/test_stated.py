@@ -137,7 +137,7 @@ def test_an_edited_config_takes_precedence_over_metadata_in_the_weights(tmp_path
     found = open_checkpoint(tmp_path / "copy").info
     assert found.architecture.num_heads == 4
     assert found.notes[0].startswith(
-        "num_attention_heads: 4 in config.json, 2 in the metadata inside of the weights"
+        "num_attention_heads: 4 in the JSON, 2 in the metadata inside of the weights"
     )
 
 
