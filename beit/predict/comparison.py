@@ -75,9 +75,10 @@ def compare(
 ) -> Comparison:
     """Predict the same images with two classifiers, each with its own preprocessing.
 
+    Of a classifier with several labels per image the most probable class is compared.
+
     Examples:
-        >>> found = beit.compare("output/run", "output/other", "pictures")
-        >>> beit.draw_comparison(found).savefig("comparison.png")
+        >>> beit.compare("output/run", "output/other", "pictures").different
 
     Args:
         first, second: classifiers, as `load_predictor` takes them. Classes are the same where their names are.
@@ -113,6 +114,9 @@ def draw_comparison(found: Comparison, count: int = 20) -> Figure:
     """Each image beside the attention and the predicted class of both classifiers, as a matplotlib figure.
 
     Where the true class is known it stands over the image, and wrong classes are red.
+
+    Examples:
+        >>> beit.draw_comparison(beit.compare("output/run", "output/other", "pictures")).savefig("comparison.png")
 
     Args:
         found: of `compare`.

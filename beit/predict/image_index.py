@@ -31,6 +31,9 @@ class ImageIndex:
     """Images with their features under one model; `open_index` makes it.
 
     `features` is float32 `[n, D]`, of length 1, in the order of `files`.
+
+    Examples:
+        >>> beit.open_index("output/run", "pictures").features.shape
     """
 
     predictor: Classifier

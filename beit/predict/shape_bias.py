@@ -109,6 +109,9 @@ def shape_bias(model: Model, images: str | Path | Sequence[str | Path], *, batch
 def draw_shape_bias(found: ShapeBias) -> Figure:
     """The share of decisions for the shape by category, as a matplotlib figure; the line is that of all images.
 
+    Examples:
+        >>> beit.draw_shape_bias(beit.shape_bias("beit_base_patch16_224", "cue-conflict")).savefig("shape_bias.png")
+
     Args:
         found: of `shape_bias`.
     """
