@@ -111,28 +111,24 @@ def write(path: str | os.PathLike[str], tree: Any, *, metadata: Mapping[str, str
         OSError: as `files.replacing`.
     """
     suffix = Path(path).suffix
-    if suffix == ".safetensors":
-        _check_flat(path, tree, metadata)
-        with replacing(path) as file:
-            write_safetensors(file, tree, metadata)
-        return
-    if suffix not in (".pdparams", ".pdopt", ".pth"):
+    if suffix not in (".pdparams", ".pdopt", ".pth", ".safetensors"):
         raise ValueError(
             f"cannot write {path}: the extension must be .pdparams, .pdopt, .pth or .safetensors"
         )
-    is_flat = (
-        isinstance(tree, dict) and tree and all(isinstance(value, np.ndarray) for value in tree.values())
-    )
-    if metadata and suffix != ".pdparams":
+    if metadata and suffix not in (".pdparams", ".safetensors"):
         raise ValueError(f"cannot write {path}: only .safetensors and .pdparams hold metadata")
-    if suffix == ".pth":
-        with replacing(path) as file:
-            write_torch_zip(file, tree)
-        return
-    if is_flat:
-        tree = {**tree, NAME_TABLE: {name: name for name in tree}}  # as paddle.save marks a flat state dict
+    if suffix == ".safetensors":
+        _check_flat(path, tree, metadata)
+    is_state = isinstance(tree, dict) and all(isinstance(array, np.ndarray) for array in tree.values())
     with replacing(path) as file:
-        write_pickle(file, tree, metadata)
+        if suffix == ".safetensors":
+            write_safetensors(file, tree, metadata)
+        elif suffix == ".pth":
+            write_torch_zip(file, tree)
+        else:
+            # paddle.save marks a flat state dict by a table of its names.
+            marked = {**tree, NAME_TABLE: {name: name for name in tree}} if tree and is_state else tree
+            write_pickle(file, marked, metadata)
 
 
 def write_checkpoint(path: str | os.PathLike[str], tree: Any) -> None:

@@ -124,7 +124,7 @@ def stated_model(metadata: Mapping[str, object]) -> StatedModel:
     values = {field: _number(metadata, arguments, keys) for field, keys in TOLD_BY_NOTHING.items()}
     heads, scales = values.pop("num_heads"), metadata.get("pool_scales")
     ignored = {
-        key: f"{key} is {shown(str(value))}, this package has {_honored(allowed)}: not used"
+        key: f"{key} is {shown(str(value))}, this package has {allowed[0] if allowed else 'LayerNorm'} only: not used"
         for key, allowed in _ONLY
         if (value := metadata.get(key, arguments.get(key))) is not None and value not in allowed
     }
@@ -153,10 +153,6 @@ def contradictions(metadata: Mapping[str, object], found: Architecture) -> list[
                     f"{key} is {stated} in the JSON beside the weights, {actual} by the tensors: the tensors are used"
                 )
     return sentences
-
-
-def _honored(allowed: tuple[object, ...]) -> str:
-    return f"{allowed[0]} only" if allowed else "LayerNorm only"
 
 
 def _arguments(metadata: Mapping[str, object]) -> Mapping[str, Any]:
