@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beit.config import get_config
+from beit.config import get_config, with_options
 from beit.data.image_list import ImageList
 from beit.data.real_labels import with_real_labels
 from beit.data.splits import open_split
 from beit.imagenet_classes import synsets
+from beit.preprocessing import exif_orientation_of
 
 NAMES = ["val/ILSVRC2012_val_00000003.JPEG", "val/n01440764/ILSVRC2012_val_00000001.JPEG"]
 
@@ -73,3 +74,9 @@ def test_test_folders_are_not_trained_on_and_fit_the_model(tmp_path):
         open_split(folders(tmp_path / "a", "1"), "train")
     with pytest.raises(ValueError, match=r"class 12 is not one of MODEL\.NUM_CLASSES=12, which count from 0"):
         open_split(folders(tmp_path / "b", "3", "12"), "val")
+
+
+def test_photos_of_the_published_sets_are_read_as_stored(tmp_path):
+    config = folders(tmp_path, "1")
+    assert exif_orientation_of(config) is True
+    assert exif_orientation_of(with_options(config, ["MODEL.NUM_CLASSES", 1000])) is None
