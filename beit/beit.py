@@ -191,7 +191,10 @@ class Beit(Loadable, TimmMethods):
         Raises:
             ValueError: as `forward_outputs`.
         """
-        outputs = self.forward_outputs(images, hidden_states=blocks, final=False, any_size=True)
+        # Paddle 3.0 and 3.1 lose the defaults of keyword-only arguments in calls that they trace: all are stated.
+        outputs = self.forward_outputs(
+            images, hidden_states=blocks, attentions=(), final=False, any_size=True
+        )
         grid = [side // self.patch_embed.patch_size for side in images.shape[2:]]
         return [feature_map(tokens, grid) for tokens in outputs.hidden_states]
 

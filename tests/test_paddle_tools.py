@@ -13,6 +13,11 @@ from tests.tiny import noise_images, randomize, tiny_config
 FROM_PADDLE = pytest.mark.filterwarnings("ignore::UserWarning:paddle.*")
 """Paddle warns of its own calls while it traces a graph and loads a `TensorDataset`."""
 
+LOST_DEFAULTS = pytest.mark.skipif(
+    paddle.__version__.startswith(("3.0.", "3.1.")),
+    reason="Paddle 3.0 and 3.1 lose the defaults of keyword-only arguments where they trace a whole graph",
+)
+
 
 @pytest.fixture
 def model() -> Beit:
@@ -57,7 +62,7 @@ def test_forward_hooks_see_every_call(model):
 
 
 @FROM_PADDLE
-@pytest.mark.parametrize("full_graph", [False, True])
+@pytest.mark.parametrize("full_graph", [False, pytest.param(True, marks=LOST_DEFAULTS)])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_to_static_in_training_mode_gives_the_same_loss_and_gradients(recompute, full_graph):
     keys = {"MODEL__DROPPATH": 0.0, "TRAIN__RECOMPUTE": recompute}

@@ -10,6 +10,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
+from beit.beit import Beit
 from beit.data.batch_transforms import normalize
 from beit.models.segmentation_heads import resize_bilinear
 
@@ -53,14 +54,16 @@ class ExportedNetwork(nn.Layer):
         self.finish = _FINISH[output]
         self.size, self.mean, self.std, self.topk = size, mean, std, topk
         self.independent = independent
+        # Stated, because Paddle 3.0 and 3.1 lose the defaults of keyword-only arguments in calls that they trace.
+        self.arguments = {"any_size": False} if isinstance(model, Beit) else {}
         self.eval()
 
     def forward(self, images: paddle.Tensor) -> Outputs:
         """The outputs of `images` `[B, 3, height, width]`: uint8, or normalized float32 if `mean` is None."""
         if self.mean is not None and self.std is not None:
             images = normalize(images, self.mean, self.std)
-        values = self.model.forward_features(images) if self.returns_features else self.model(images)
-        return self.finish(values, self)
+        run = self.model.forward_features if self.returns_features else self.model
+        return self.finish(run(images, **self.arguments), self)
 
 
 class FixedPool(nn.Layer):

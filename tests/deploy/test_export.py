@@ -11,17 +11,19 @@ import pytest
 from PIL import Image
 
 from beit.__main__ import main
-from beit.beit import build_beit
+from beit.beit import Beit, build_beit
 from beit.deploy import export as module
 from beit.deploy import parity
 from beit.deploy.description import read_description
 from beit.deploy.export import export
+from beit.deploy.network import ExportedNetwork
 from beit.deploy.runner import load_runner
 from beit.models.mim import build_mim
+from beit.models.upernet import build_upernet
 from beit.predict.classifier import classifier
 from beit.predict.inference import load_predictor
 from beit.tools.export import EXAMPLES
-from tests.tiny import TINIEST_PRETRAIN, logits_of, tiny_config
+from tests.tiny import TINIEST_PRETRAIN, logits_of, tiny_config, upernet_config
 
 NAMES = ("flower", "temple", "neither")
 
@@ -57,6 +59,22 @@ def test_logits_equal_those_of_the_model(model, photographs, tmp_path, normalize
         np.testing.assert_allclose(runner(images[:batch])["logits"], expected[:batch], atol=1e-5)
     many = np.arange(19) % 4  # more than the engine takes at once
     np.testing.assert_allclose(runner(images[many])["logits"], expected[many], atol=1e-5)
+
+
+@pytest.mark.parametrize("output", ["logits", "features", "class_map"])
+def test_traced_calls_state_all_keyword_only_arguments(output, monkeypatch):
+    """Paddle 3.0 and 3.1 lose their defaults; here the methods of the encoder have none."""
+    is_segmentation = output == "class_map"
+    network = build_upernet(upernet_config()) if is_segmentation else build_beit(tiny_config())
+    exported = ExportedNetwork(network, output, size=(16, 16))
+    images = paddle.zeros([1, 3, 16, 16])
+    expected = exported(images)[0].numpy()
+    methods = [value for value in vars(Beit).values() if getattr(value, "__kwdefaults__", None)]
+    assert Beit.forward in methods and Beit.forward_outputs in methods
+    for method in methods:
+        if method is not Beit.__init__:
+            monkeypatch.setattr(method, "__kwdefaults__", None)
+    np.testing.assert_array_equal(exported(images)[0].numpy(), expected)
 
 
 def test_best_classes_and_description(model, photographs, tmp_path):
