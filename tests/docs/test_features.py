@@ -25,7 +25,7 @@ ROWS = re.findall(r"^\| (?!feature)([^|]+) \| (.*) \|$", PAGE.read_text(encoding
 CODES = list(dict.fromkeys(code for _, here in ROWS for code in re.findall(r"`([^`]+)`", here)))
 OBJECTS: dict[str, Any] = {"beit": beit, "model": beit.Beit, "predictor": Classifier}
 """Names at the start of calls -> the module, or the class of the object."""
-NO_FILES = {"metrics.jsonl", "best.pdparams", "eval.json", "BASE:", "POST /predict"}
+NO_FILES = {"metrics.jsonl", "best.pdparams", "eval.json", "card.md", "BASE:", "POST /predict"}
 """What a run writes, a config has or a request is: no file of the repository."""
 
 
