@@ -89,7 +89,7 @@ def card_text(
     start_entry = _entry(start, Path(start)) if start else None
     title = entry.name if entry else str(trained.get("MODEL.NAME") or info.name)
     names = names_of_list(info.class_names) if isinstance(info.class_names, str) else info.class_names
-    results = {name: f"{value:.4g}" for name, value in info.results.items()}
+    results = {_cell(name): _number(value) for name, value in info.results.items()}
     if entry:
         results = {name: f"{value:.4g} (as published)" for name, value in entry.metrics.items()}
     license_line, license_name = _license(entry, start, start_entry)
@@ -151,7 +151,7 @@ def _data(trained: Mapping[str, object], results: Mapping[str, float], entry: Pu
     images = results.get("training_images")
     count = f", {images:,.0f} training images" if images else ""
     path = Path(str(trained.get("DATA.DATA_PATH", ""))).name
-    return f"`{_cell(path)}` ({_cell(str(trained.get('DATA.DATASET', '')))}){count}. Where the images come from is not known here: add it."
+    return f"{_cell(path)} ({_cell(str(trained.get('DATA.DATASET', '')))}){count}. Where the images come from is not known here: add it."
 
 
 def _recipe(trained: Mapping[str, object], entry: Published | None) -> str:
@@ -202,6 +202,11 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _number(value: float) -> str:
+    """A metric with four digits, a count with all of them."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
+
+
 def _table(head: tuple[str, str], rows: Mapping[str, object]) -> str:
     """A Markdown table; "" without rows."""
     lines: Iterable[tuple[str, str]] = [(name, _cell(str(value))) for name, value in rows.items()]
@@ -212,4 +217,4 @@ def _table(head: tuple[str, str], rows: Mapping[str, object]) -> str:
 
 def _cell(text: str) -> str:
     """A text that a file states, as one line without marks of Markdown or HTML."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", printable(text))
+    return re.sub(r"([\\`*_|<>\[\]&~$])", r"\\\1", printable(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -55,7 +56,7 @@ def test_the_card_of_a_run_states_data_recipe_metrics_and_license(trained):
     ):
         assert row in found["Model"]
     assert found["Classes"] == "3, without names."
-    assert found["Data"].startswith("`flowers` (imagenet2012), 24 training images.")
+    assert found["Data"].startswith("flowers (imagenet2012), 24 training images.")
     assert "| TRAIN.SMOOTHING | 0.2 |" in found["Recipe"]
     assert "| MODEL.PRETRAINED | beit\\_base\\_patch16\\_224\\_pt22k\\_ft22k.pth |" in found["Recipe"]
     assert "TRAIN.LOSS" not in found["Recipe"]  # it has its default
@@ -82,6 +83,20 @@ def test_weights_without_results_say_so(trained, tmp_path):
         metadata={**file.metadata, "results": '{"top1": "high", "a": [1]}'},
     )
     assert open_checkpoint(tmp_path / "plain.pdparams").info.results == {}
+
+
+def test_texts_of_the_weights_are_shown_as_they_are(trained):
+    """No name is markup, and counts have all digits."""
+    info = open_checkpoint(trained[0] / "model.pdparams").info
+    config = info.run_config.replace(str(trained[0].parent / "flowers"), "/data/my_`cats`")
+    names = ("&lt;b&gt;", "$x$ ~~y~~", "a\n# b")
+    results = {"count": 50000, "top1": 81.23456, "a|b": math.nan}
+    found = sections(
+        card_text(replace(info, run_config=config, class_names=names, results=results), 5, None, {})
+    )
+    assert found["Classes"] == r"3: \&lt;b\&gt;, \$x\$ \~\~y\~\~, a\\n# b."
+    assert found["Data"].startswith(r"my\_\`cats\` (imagenet2012).")
+    assert found["Metrics"].splitlines()[2:] == ["| count | 50000 |", "| top1 | 81.23 |", r"| a\|b | nan |"]
 
 
 def test_converted_weights_keep_results_and_have_a_card(trained, tmp_path, capsys):

@@ -43,7 +43,7 @@ class Adapter:
 
 def has_factors(state: Iterable[str]) -> bool:
     """Whether some of these names are those of low-rank factors."""
-    return any(name.rpartition(".")[2] == FACTORS[0] for name in state)
+    return any(name.rpartition(".")[2] in FACTORS for name in state)
 
 
 def merge_factors(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +58,9 @@ def merge_factors(state: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: a factor or its weight is missing, or the shapes do not fit.
     """
     merged = {name: value for name, value in state.items() if name.rpartition(".")[2] not in FACTORS}
-    for layer in (name.rpartition(".")[0] for name in state if name.rpartition(".")[2] == FACTORS[0]):
+    for layer in dict.fromkeys(
+        name.rpartition(".")[0] for name in state if name.rpartition(".")[2] in FACTORS
+    ):
         names = [f"{layer}.{leaf}" for leaf in (*FACTORS, "weight")]
         absent = [name for name in names if name not in state]
         if absent:

@@ -6,15 +6,17 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from beit.data.class_folders import in_label_order
 from beit.data.folders import shortened_list
 from beit.data.image_list import ImageList
+from beit.data.images import EXTENSIONS
 from beit.data.list_file import MAX_LIST_BYTES, listed_images, multi_hot
 from beit.metadata.class_names import parse_class_names
+from beit.printable import printable
 from beit.text_files import read_text
 
 _CELLS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
@@ -61,9 +63,13 @@ def read_csv_file(
         return _listed(table, None, root)
     names_file = root / "class_names.txt"
     order = parse_class_names(read_text(names_file)) if names_file.is_file() else None
+    if order is not None and len(set(order)) != len(order):
+        raise ValueError(f"{names_file}: a class is named twice; labels are found by name")
     found = [known for known in tables.values() if known is not None]
     read = _labels_of_names if any(len(known.titles) == 1 for known in found) else _labels_of_columns
     order, labels = read(found, table, order, multi_label)
+    if not order:
+        raise ValueError(f"{_source(found[0])} names no class")
     if num_classes is not None and len(order) != num_classes:
         raise ValueError(
             f"{table.file} has {len(order)} classes for MODEL.NUM_CLASSES={num_classes}; say `-opts MODEL.NUM_CLASSES "
@@ -106,12 +112,25 @@ def _read_table(file: Path) -> _Table | None:
             f"{file} has {len(rows)} lines, the first with {len(rows[0]) if rows else 0} columns; expected a line of titles "
             "and then lines `path,labels` or `path,0,1,…`, separated by commas"
         )
-    titles = rows[0][1:]
+    first, *titles = rows[0]
+    if not first:
+        raise ValueError(
+            f"{file}: the first column has no title; it must have the paths (with pandas: to_csv(…, index=False))"
+        )
+    if PurePosixPath(first).suffix.lower() in EXTENSIONS:
+        raise ValueError(
+            f"{file}: the first line must have titles, such as `path,label`; it has the image {printable(first)}"
+        )
     if len(set(titles)) != len(titles) or not all(titles):
         raise ValueError(
             f"{file}: the titles of columns must be different and not empty; got {', '.join(titles)}"
         )
     for row, number in zip(rows, numbers, strict=True):
+        unprintable = [cell for cell in row if printable(cell) != cell]
+        if unprintable:
+            raise ValueError(
+                f"{file}:{number}: line break or control character in {printable(unprintable[0])}; remove it"
+            )
         if len(row) != len(rows[0]) or not row[0]:
             raise ValueError(f"{file}:{number}: {len(row)} columns, expected a path and {len(titles)} more")
     return _Table(file, titles, [row[0] for row in rows[1:]], [row[1:] for row in rows[1:]], numbers[1:])

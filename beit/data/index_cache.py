@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from beit.files import cache_folder, lock, replacing
 Table = dict[str, np.ndarray]
 
 _LARGE = 2**30  # bytes; the tables of smaller archives are read in about a second
+# What NumPy and zipfile raise for damaged files. RuntimeError: a bit says that the file is encrypted, or compressed in
+# another way; OSError: a place before the beginning of the file; AttributeError, TypeError: an array that is no archive.
+_DAMAGE = (
+    ValueError, EOFError, OSError, RuntimeError, AttributeError, TypeError, KeyError, SyntaxError, MemoryError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _FORMAT = 1  # of the tables; a change of their content needs another number
 
 
@@ -42,16 +49,27 @@ def remembered(files: Sequence[Path], kind: str, make: Callable[[], Table]) -> T
         except OSError:
             return make()
         lock(handle.fileno(), wait=True)
-        with (
-            contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile),  # absent or damaged
-            target.open("rb") as file,
-            np.load(file) as stored,
-        ):
-            return dict(stored)
+        with contextlib.suppress(OSError, ValueError):  # absent or damaged
+            return read_table(target)
         table = make()
         with contextlib.suppress(OSError), replacing(target) as out:  # no space: the next run makes it again
             np.savez(out, **table)  # type: ignore[arg-type]  # NumPy's annotation has no room for names
         return table
+
+
+def read_table(path: Path) -> Table:
+    """The arrays of an `.npz` file.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is no such file, or damaged.
+    """
+    with path.open("rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+        except _DAMAGE as error:
+            raise ValueError(f"{path} is no .npz file, or it is damaged") from error
 
 
 def joined(names: Sequence[str]) -> np.ndarray:

@@ -62,6 +62,7 @@ TOLD_BY_NOTHING = {
 """Field of `StatedModel` -> its names."""
 # (key, values that this package honors)
 _ONLY: tuple[tuple[str, tuple[object, ...]], ...] = (
+    (PROBLEM_TYPE, ("single_label_classification", MULTI_LABEL)),
     ("hidden_act", ("gelu", "gelu_python")),
     ("num_channels", (3,)),
     ("auxiliary_num_convs", (1,)),
@@ -74,6 +75,7 @@ _ONLY: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("scale_mlp", (False,)),
 )
 _CHANGE_OUTPUTS = (
+    PROBLEM_TYPE,
     "hidden_act",
     "num_channels",
     "act_layer",
@@ -124,7 +126,7 @@ def stated_model(metadata: Mapping[str, object]) -> StatedModel:
     values = {field: _number(metadata, arguments, keys) for field, keys in TOLD_BY_NOTHING.items()}
     heads, scales = values.pop("num_heads"), metadata.get("pool_scales")
     ignored = {
-        key: f"{key} is {shown(str(value))}, this package has {allowed[0] if allowed else 'LayerNorm'} only: not used"
+        key: f"{key} is {shown(str(value))}, this package has {' and '.join(map(str, allowed)) or 'LayerNorm'} only: not used"
         for key, allowed in _ONLY
         if (value := metadata.get(key, arguments.get(key))) is not None and value not in allowed
     }

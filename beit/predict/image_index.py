@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from beit.data.image_input import ImageInput
-from beit.data.index_cache import joined, names_of
+from beit.data.index_cache import joined, names_of, read_table
 from beit.files import replacing, sha256_of, sha256_of_arrays
 from beit.logging import progress
 from beit.predict.classifier import Classifier
@@ -24,6 +23,14 @@ from beit.predict.inputs import find_images
 
 _MODEL, _NAMES, _DIGESTS, _FEATURES = "model", "names", "digests", "features"
 """Arrays of an index file (`.npz`): digest of the model, absolute paths, SHA-256 of each file, features `[n, D]`."""
+_BYTES = np.dtype(np.uint8)
+_FORMS = {
+    _MODEL: (_BYTES, 1),
+    _NAMES: (_BYTES, 1),
+    _DIGESTS: (_BYTES, 2),
+    _FEATURES: (np.dtype(np.float32), 2),
+}
+"""Type of each, and number of axes."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -154,14 +161,16 @@ def _identity(predictor: Classifier) -> bytes:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    expected = {_MODEL, _NAMES, _DIGESTS, _FEATURES}
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            found = dict(stored)
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError):
+        found = read_table(path)
+    except ValueError:
         found = {}
-    if found.keys() != expected or not (
-        len(names_of(found[_NAMES])) == len(found[_DIGESTS]) == len(found[_FEATURES])
+    forms = {name: (array.dtype, array.ndim) for name, array in found.items()}
+    if (
+        forms != _FORMS
+        or not len(names_of(found[_NAMES])) == len(found[_DIGESTS]) == len(found[_FEATURES])
+        or found[_DIGESTS].shape[1] != hashlib.sha256().digest_size
+        or not np.isfinite(found[_FEATURES]).all()
     ):
         raise ValueError(f"{path} is no index of images, or it is damaged; name another file, or remove it")
     return found

@@ -73,12 +73,12 @@ def _predictions(given: argparse.Namespace) -> list[Path]:
 
 
 def _confusion(given: argparse.Namespace) -> list[Path]:
-    """confusion matrix and table of classes on the validation images: confusion.png, classes.csv"""
+    """confusion matrix and table of classes on the validation images: confusion.png, confusion.csv"""
     config = config_from(given)
     found, folder = validation_predictions(config), Path(config.SAVE)
     return [
         save_figure(draw_confusion(found), folder / "confusion.png"),
-        write_confusions(found, folder / "classes.csv"),
+        write_confusions(found, folder / "confusion.csv"),
     ]
 
 

@@ -88,6 +88,10 @@ def find_sets(config: CfgNode, words: Sequence[str]) -> list[EvaluationSet]:
     if config.TASK != "classify":
         raise ValueError(f"--sets is for TASK: classify; the config has TASK: {config.TASK}")
     sets: list[EvaluationSet] = []
+    names = [word.partition("=")[0] for word in words]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"--sets names {', '.join(twice)} twice; choose different names")
     for word in words:
         if word == VALIDATION:
             sets.append(EvaluationSet(word))
@@ -96,10 +100,6 @@ def find_sets(config: CfgNode, words: Sequence[str]) -> list[EvaluationSet]:
             raise ValueError(f"--sets {word}: expected {VALIDATION} or NAME=PATH, such as r=imagenet-r")
         name, _, path = word.partition("=")
         sets += _sets_of(name, Path(path))
-    names = [one.name for one in sets]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"--sets names {', '.join(twice)} twice; choose different names")
     return sets
 
 

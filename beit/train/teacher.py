@@ -21,7 +21,7 @@ def load_teacher(task: Task, class_names: Sequence[str] | None) -> str | None:
         class_names: of the training images, in the order of the labels; None if they have no names.
 
     Raises:
-        ValueError: the teacher is no classifier, has no mean and std, or has other classes; otherwise as
+        ValueError: the teacher is no classifier with one label for each image, has no mean and std, or has other classes; otherwise as
             `load_predictor`.
     """
     source = task.config.TRAIN.DISTILL.TEACHER
@@ -30,6 +30,10 @@ def load_teacher(task: Task, class_names: Sequence[str] | None) -> str | None:
     found = load_predictor(source, image_size=image_hw(task.config))
     if not isinstance(found, Classifier) or not found.num_classes:
         raise ValueError(f"TRAIN.DISTILL.TEACHER = {source} is not a classifier; name the weights of one")
+    if found.threshold is not None:  # their logits have no softmax
+        raise ValueError(
+            f"TRAIN.DISTILL.TEACHER = {source} gives images several labels; name a classifier with one label for each image"
+        )
     names = found.class_names if task.config.DATA.MATCH_CLASS_NAMES else None
     outputs, classes = None, task.config.MODEL.NUM_CLASSES
     if names is not None and class_names is not None:

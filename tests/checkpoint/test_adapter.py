@@ -58,6 +58,7 @@ def load_size(file):
     ("changes", "message"),
     [
         ({"weight": None}, "without blocks.0.attn.qkv.weight"),
+        ({"lora_a": None}, "without blocks.0.attn.qkv.lora_a"),
         ({"lora_b": None}, "without blocks.0.attn.qkv.lora_b"),
         ({"lora_scale": None}, "without blocks.0.attn.qkv.lora_scale"),
         ({"lora_a": np.ones((23, 2), np.float32)}, r"\[\[23, 2\], \[2, 72\]\] do not fit \[24, 72\]"),

@@ -67,6 +67,12 @@ def test_class_names_file_gives_the_order(tmp_path):
     )
 
 
+def test_a_class_named_twice_has_no_label(tmp_path):
+    (tmp_path / "class_names.txt").write_text("cat\nemu\nred dog\ncat\n")
+    with pytest.raises(ValueError, match=r"class_names\.txt: a class is named twice"):
+        read(write(tmp_path, **NAMES))
+
+
 def test_one_label_for_each_image(tmp_path):
     """Names may then contain every separator."""
     write(tmp_path, train='path,label\na.jpg,"dog, red"\nb.jpg,cat|x\n')
@@ -96,6 +102,11 @@ def test_there_may_be_no_file(tmp_path):
         ({"train": "path,a,a\nx.jpg,1,0\n"}, {}, r"titles of columns must be different and not empty; got a, a"),
         ({"train": "path;a\nx.jpg;1\n"}, {}, r"the first with 1 columns; expected .* separated by commas"),
         ({"train": "path,a\n"}, {}, r"has 1 lines"),
+        ({"train": "x.JPG,cat\ny.jpg,dog\n"}, {}, r"the first line must have titles, .*; it has the image x\.JPG"),
+        ({"train": ",path,a\n0,x.jpg,b\n"}, {}, r"the first column has no title; .* index=False"),
+        ({"train": 'path,a\nx.jpg,"b\nc"\n'}, {}, r":3: line break or control character in b\\nc"),
+        ({"train": 'path,a,"b\x1b"\nx.jpg,1,0\n'}, {}, r":1: line break or control character in b\\x1b"),
+        ({"train": "path,a\nx.jpg,\n"}, {}, r"train\.csv names no class"),
         ({"train": 'path,a\n"x.jpg,b\n'}, {}, r"no valid CSV"),
         ({"train": "path,a\n../x.jpg,b\n"}, {}, r"path '\.\./x\.jpg' leaves the data folder"),
         (COLUMNS, {"num_classes": 2}, r"has 3 classes for MODEL\.NUM_CLASSES=2; say `-opts MODEL\.NUM_CLASSES 3`"),

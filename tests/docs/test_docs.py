@@ -59,7 +59,7 @@ NOT_RUN: dict[str, str] = {
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "own-data": (
         "flowers/train_list.txt", "output/look/augmentation.png", "output/flowers/model.pdparams", "output/measured/eval.json",
-        "output/measured/classes.csv", "output/measured/confusion.png", "output/measured/predictions.png",
+        "output/measured/classes.csv", "output/measured/confusion.csv", "output/measured/confusion.png", "output/measured/predictions.png",
         "output/flowers/curves.png", "output/attention.png", "output/comparison.csv", "output/cam.png", "output/nearest.csv", "output/features.png", "exported/export.json",
     ),
     "small-machines": ("output/lora/adapter.pdparams", "flowers.safetensors", "output/student/model.pdparams"),

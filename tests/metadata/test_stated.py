@@ -119,7 +119,8 @@ def test_what_the_tensors_contradict_is_named(tmp_path, key, value, actual):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("hidden_act", "relu"), ("hidden_act", "gelu_new"), ("num_channels", 1)]
+    ("key", "value"),
+    [("hidden_act", "relu"), ("hidden_act", "gelu_new"), ("num_channels", 1), ("problem_type", "regression")],
 )
 def test_what_the_package_does_not_have_is_named_and_not_predicted_with(tmp_path, key, value):
     folder = hub(tmp_path, **{key: value})

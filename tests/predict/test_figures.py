@@ -56,7 +56,7 @@ def test_the_table_of_confusions(tmp_path):
     labels, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 1, 0, 1, 1])
     dataset = SimpleNamespace(images=SimpleNamespace(labels=labels))
     found = Predictions("model", dataset, np.eye(3)[predicted], ("a", "b", "c"))
-    assert write_confusions(found, tmp_path / "new" / "classes.csv").read_text().splitlines() == [
+    assert write_confusions(found, tmp_path / "new" / "confusion.csv").read_text().splitlines() == [
         "label,class,images,precision,recall,f1,most_often_taken_for",
         "0,a,4,100.00,75.00,85.71,b",
         "1,b,2,66.67,100.00,80.00,",

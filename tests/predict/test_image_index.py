@@ -89,14 +89,27 @@ def test_files_that_are_no_index_stay(predictor):
     with pytest.raises(FileNotFoundError, match=r"the index none\.npz does not exist"):
         beit.open_index(predictor, file="none.npz")
     np.savez("other.npz", features=np.zeros((2, 3)))
-    Path("text.npz").write_text("a person's notes")
+    Path("notes.npz").write_text("a person's notes")
     Path("photo.npz").write_bytes(Path("photo.jpg").read_bytes())
     with Path("array.npz").open("wb") as file:
         np.save(file, np.zeros(3))
     beit.open_index(predictor, "more", "shorter.npz")
     with np.load("shorter.npz") as stored:
-        np.savez("shorter.npz", **dict(stored) | {"names": stored["names"][:0]})
-    for name in ("other.npz", "text.npz", "photo.npz", "array.npz", "shorter.npz"):
+        arrays = dict(stored)
+    changes = {
+        "shorter": {"names": arrays["names"][:0]},
+        "flat": {"digests": arrays["digests"][:, 0]},
+        "number": {"features": np.float32(1)},
+        "text": {"features": arrays["features"].astype(str)},
+        "nan": {"features": arrays["features"] * np.nan},
+    }
+    for name, change in changes.items():
+        np.savez(f"{name}.npz", **arrays | change)
+    damaged = bytearray(Path("shorter.npz").read_bytes())
+    damaged[damaged.index(b"PK\x01\x02") + 8] |= 1  # "encrypted", in the table of contents
+    Path("damaged.npz").write_bytes(damaged)
+    names = ("other", "notes", "photo", "array", "damaged", *changes)
+    for name in (f"{name}.npz" for name in names):
         before = Path(name).read_bytes()
         with pytest.raises(ValueError, match=f"{name} is no index of images"):
             beit.open_index(predictor, ["flowers"], name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import paddle
 import pytest
 
 from beit.checkpoint.files import read, write
+from beit.metadata.files import RUN_CONFIG_KEY
 from beit.tasks.classify import Classify
 from beit.tasks.losses import hard_distillation, soft_distillation
 from beit.train.run import run
@@ -134,6 +136,16 @@ def test_other_numbers_of_classes_and_other_models_are_refused(data, teacher, tm
         with_teacher(tmp_path / "encoder.pdparams")
     with pytest.raises(FileNotFoundError, match="gone does not exist"):
         with_teacher("gone")
+
+
+def test_a_teacher_of_several_labels_is_refused(teacher, tmp_path):
+    """Its logits have sigmoids; the loss takes their softmax."""
+    file = read(teacher / "model.pdparams")
+    config = file.metadata[RUN_CONFIG_KEY].replace("TASK: classify", "TASK: multilabel")
+    config = re.sub("LOSS: .*", "LOSS: bce", config, count=1)
+    write(tmp_path / "several.pdparams", file.tree, metadata=file.metadata | {RUN_CONFIG_KEY: config})
+    with pytest.raises(ValueError, match="several.pdparams gives images several labels; name a classifier"):
+        with_teacher(tmp_path / "several.pdparams")
 
 
 def test_other_tasks_have_no_teacher_and_say_so(data, tmp_path):

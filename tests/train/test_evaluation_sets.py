@@ -136,6 +136,7 @@ def test_errors_of_alexnet_are_those_of_the_paper():
         (["../x=r"], {}, r"--sets \.\./x=r: expected"),
         (["r="], {}, r"--sets r=: expected"),
         (["r=r", "r=v2"], {}, r"names r twice"),
+        (["c=c", "c=v2"], {}, r"names c twice"),  # a row of each corruption, and one of their mean
         (["r=nowhere"], {}, r"--sets r=nowhere: expected a folder of class folders, or real\.json"),
         (["real=nowhere.json"], {}, r"--sets real=nowhere\.json: there is no such file"),
         (["val"], {"TASK": "probe"}, r"--sets is for TASK: classify; the config has TASK: probe"),
