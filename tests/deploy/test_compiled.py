@@ -10,6 +10,7 @@ import paddle
 import pytest
 
 from beit.beit import build_beit
+from beit.checkpoint.files import write
 from beit.deploy import compiled as module
 from beit.deploy.cache import CachedGraph, _digest, _remove_old
 from beit.deploy.compiled import CompiledModel
@@ -258,6 +259,22 @@ def test_predictors_give_the_same_results(name, photographs, segmenter, tmp_path
     a, b = (load_predictor(file, config=config, engine=engine)(images) for engine in ("paddle", name))
     for own, other in zip(a, b, strict=True):
         assert (own["pred_sem_seg"] == other["pred_sem_seg"]).mean() > 0.999
+
+
+@pytest.mark.onnx
+def test_engines_run_a_model_at_another_image_size(photographs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path / "home"))
+    state = randomize(build_beit(tiny_config()), scale=0.2).state_dict()
+    write(tmp_path / "w.pdparams", {name: tensor.numpy() for name, tensor in state.items()})
+    options = {"config": tiny_config(), "image_size": (32, 24)}
+    expected, found = (
+        load_predictor(tmp_path / "w.pdparams", engine=engine, **options) for engine in ("paddle", "openvino")
+    )
+    assert found.image_size == (32, 24)
+    pictures = [expected.open(path) for path in photographs]
+    for own, other in zip(expected(pictures), found(pictures), strict=True):
+        np.testing.assert_allclose(other["pred_scores"], own["pred_scores"], atol=1e-5)
+    assert "engine: openvino " in capsys.readouterr().err
 
 
 @pytest.mark.onnx
