@@ -278,9 +278,10 @@ class Beit(Loadable, TimmMethods):
             bias = shared_bias if resizer is None else resizer.bias(block.attn, shared_bias)
             if number in attentions:
                 kept_weights[number] = block.attn.weights(block.norm1(x), bias, index)
-            # Paddle's `recompute` gives no gradient to the weights of a block whose input needs none.
-            if self.recompute_blocks and self.training and not x.stop_gradient:
-                x = recompute(block, x, bias, index)
+            if self.recompute_blocks and self.training:
+                # Paddle's reentrant form gives no gradients to a block whose input needs none, and its backward pass
+                # inside of the backward pass breaks DataParallel.
+                x = recompute(block, x, bias, index, use_reentrant=False)
             else:
                 x = block(x, bias, index)
             if number in hidden_states:

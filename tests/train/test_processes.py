@@ -108,6 +108,17 @@ def test_two_ranks_evaluate_each_image_with_several_labels_once(tmp_path: Path) 
     assert 0 < reports[0]["mAP"] < 100
 
 
+def test_two_ranks_recompute_the_same_weights(data: Path, tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"TRAIN__MAX_STEPS": 2, "TRAIN__WARMUP_EPOCHS": 0, "TRAIN__FREEZE_LAYERS": 1}
+    for flag in (True, False):
+        arguments = command(
+            "main_multi_gpu.py", data, tmp_path / str(flag), "-nprocs=2", TRAIN__RECOMPUTE=flag, **keys
+        )
+        result = run_command(arguments)
+        assert result.returncode == 0, result.stderr
+    assert different_weights(tmp_path / "True", tmp_path / "False") == []
+
+
 def test_ranks_stop_early_together(data: Path, tmp_path: Path) -> None:
     keys = QUIET | {
         "TRAIN__BASE_LR": 0.0,
