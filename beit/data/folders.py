@@ -35,16 +35,19 @@ class FoundFiles:
     def notes(self, folder: Path) -> tuple[str, ...]:
         """Sentences about what the walk through `folder` left out; empty if that is nothing."""
         notes = []
-        if self.left_out:
-            count = sum(number for number, _ in self.left_out.values())
+        others = {ending: found for ending, found in self.left_out.items() if ending not in UNREAD}
+        if others:
+            count = sum(number for number, _ in others.values())
             endings = ", ".join(
                 f"{number} {ending or 'without an ending'} ({example})"
-                for ending, (number, example) in sorted(self.left_out.items())
+                for ending, (number, example) in sorted(others.items())
             )
             notes.append(f"{folder}: {count} file(s) left out, not an image by their ending: {endings}")
         for ending in sorted(self.left_out.keys() & UNREAD.keys()):
-            count, _ = self.left_out[ending]
-            notes.append(f"{folder}: {count} {ending} image(s) are not decoded here: {UNREAD[ending]}")
+            count, example = self.left_out[ending]
+            notes.append(
+                f"{folder}: {count} {ending} image(s) left out ({example}), which are not decoded here: {UNREAD[ending]}"
+            )
         if self.repeated:
             notes.append(
                 f"{folder}: {len(self.repeated)} link(s) not followed, they would repeat images of the same folder: "

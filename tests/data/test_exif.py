@@ -109,8 +109,11 @@ def test_images_without_a_decoder_are_counted_and_the_extra_is_named(tmp_path, m
     monkeypatch.setattr(images, "FORMATS", ("JPEG", "PNG"))
     for name in ("IMG_1.HEIC", "IMG_2.heic"):
         (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    notes = walk_files(tmp_path, EXTENSIONS - {".heic"}).notes(tmp_path)
-    assert notes[1] == f"{tmp_path}: 2 .heic image(s) are not decoded here: {advice}"
+    (tmp_path / "notes.doc").touch()
+    others, heic = walk_files(tmp_path, EXTENSIONS - {".heic"}).notes(tmp_path)
+    assert others.endswith("1 file(s) left out, not an image by their ending: 1 .doc (notes.doc)")
+    example = next(name for name in ("IMG_1.HEIC", "IMG_2.heic") if f"({name})" in heic)
+    assert heic == f"{tmp_path}: 2 .heic image(s) left out ({example}), which are not decoded here: {advice}"
     with pytest.raises(ImageError, match=r'does not decode HEIF images: .*pip install "beit-paddle\[heif\]"'):
         open_image(tmp_path / "IMG_1.HEIC")
 
