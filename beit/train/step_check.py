@@ -14,23 +14,22 @@ import numpy as np
 import paddle
 from yacs.config import CfgNode
 
+from beit.config import batch_size_eval
 from beit.data.batch_transforms import to_device
 from beit.data.dataset import ImageDataset
 from beit.data.loader import Loader
-from beit.data.sampler import build_train_sampler
+from beit.data.sampler import EvalSampler, build_train_sampler
 from beit.layers.block import DropPath
 from beit.optim.ema import Ema
 from beit.optim.schedule import run_length
 from beit.tasks import Task
-from beit.train.loop import train_step
+from beit.train.loop import evaluate, train_step
 from beit.train.state import TrainState
 
 _WARMUP_STEPS = 2  # the first steps also start the workers, allocate and tune
 _MEASURED_STEPS = 12
 _RATE = 1e-6  # learning rate of the trial: at that of the recipe the loss could diverge without its warm-up
-_EVALUATION_SHARE = (
-    1 / 3
-)  # time of an evaluated image / that of a trained one: a forward pass without a backward pass
+_EVALUATED = 4  # validation images of which the evaluation is timed, or two batches if these are more
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class StepReport:
 
     Args:
         seconds, wait_seconds: means over the measured steps.
+        evaluation_seconds: of a validation image; 0 where there is none.
         images: of a step.
         peak_bytes, where: memory, and which.
         loss: of the last step.
@@ -46,6 +46,7 @@ class StepReport:
 
     seconds: float
     wait_seconds: float
+    evaluation_seconds: float
     images: int
     peak_bytes: int
     where: str
@@ -104,7 +105,21 @@ def dry_step(task: Task, dataset: ImageDataset, *, seconds: float = 20.0) -> Ste
     else:
         unit = 1 if sys.platform == "darwin" else 1024
         peak, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "memory of the process"
-    return StepReport(duration, waited, sampler.step_size, peak, where, loss)
+    return StepReport(duration, waited, _evaluation_seconds(task), sampler.step_size, peak, where, loss)
+
+
+def _evaluation_seconds(task: Task) -> float:
+    """The time in which an image is evaluated, with its data workers, which the first of two evaluations starts."""
+    config, dataset = task.config, task.dataset("val")
+    if dataset is None or not len(dataset):
+        return 0.0
+    count = min(len(dataset), max(_EVALUATED, 2 * batch_size_eval(config)))
+    sampler = EvalSampler(count, batch_size=batch_size_eval(config))
+    with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
+        evaluate(task, loader, sampler)
+        begin = time.perf_counter()
+        evaluate(task, loader, sampler)
+        return (time.perf_counter() - begin) / count
 
 
 def training_seconds(config: CfgNode, step: StepReport, train_images: int, val_images: int) -> float:
@@ -118,8 +133,7 @@ def training_seconds(config: CfgNode, step: StepReport, train_images: int, val_i
     steps_per_epoch = build_train_sampler(config, train_images).steps_per_epoch
     steps = run_length(config, steps_per_epoch)
     evaluations = -(-steps // steps_per_epoch // config.VALIDATE_FREQ)
-    evaluated = evaluations * val_images * _EVALUATION_SHARE / step.images
-    return (steps + evaluated) * step.seconds
+    return steps * step.seconds + evaluations * val_images * step.evaluation_seconds
 
 
 def settings_without_effect(task: Task) -> list[str]:

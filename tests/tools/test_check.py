@@ -124,10 +124,12 @@ def test_more_devices_make_a_larger_batch(data, tmp_path, capsys):
 
 
 def test_the_time_of_a_training_counts_steps_and_evaluations(tmp_path):
-    step = StepReport(seconds=0.5, wait_seconds=0.0, images=4, peak_bytes=0, where="", loss=1.0)
+    step = StepReport(
+        seconds=0.5, wait_seconds=0.0, evaluation_seconds=0.125, images=4, peak_bytes=0, where="", loss=1.0
+    )
     config = tiny_config(tmp_path, VALIDATE_FREQ=2, TRAIN__NUM_EPOCHS=6)
     assert training_seconds(config, step, 24, 0) == 6 * 6 * 0.5
-    assert training_seconds(config, step, 24, 48) == 6 * 6 * 0.5 + 3 * 48 / 3 / 4 * 0.5
+    assert training_seconds(config, step, 24, 48) == 6 * 6 * 0.5 + 3 * 48 * 0.125
 
 
 def test_check_prints_the_time_of_the_whole_training(data, tmp_path, capsys):
@@ -142,4 +144,5 @@ def test_the_trial_hardly_changes_the_weights(data, tmp_path):
     before = task.model.head.weight.numpy().copy()
     report = dry_step(task, task.dataset("train"))
     assert report.seconds > 0 and 0 <= report.wait_seconds <= report.seconds and report.images == 4
+    assert report.evaluation_seconds > 0
     np.testing.assert_allclose(task.model.head.weight.numpy(), before, atol=1e-4)
