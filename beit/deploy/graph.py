@@ -10,7 +10,7 @@ from pathlib import Path
 
 import paddle
 
-from beit.deploy.network import ExportedNetwork
+from beit.deploy.network import ExportedNetwork, restored_methods
 from beit.deploy.onnx_graph import build_onnx
 from beit.files import replacing
 
@@ -28,9 +28,10 @@ def write_graph(network: ExportedNetwork, target: Path) -> list[Path]:
     Raises:
         ValueError: this version of Paddle cannot write the older format.
     """
-    traced = paddle.jit.to_static(network, input_spec=[input_spec(network)], full_graph=True)
     try:
-        paddle.jit.save(traced, str(target))
+        with restored_methods(network):
+            traced = paddle.jit.to_static(network, input_spec=[input_spec(network)], full_graph=True)
+            paddle.jit.save(traced, str(target))
     except TypeError as error:
         if paddle.get_flags("FLAGS_enable_pir_api")["FLAGS_enable_pir_api"]:
             raise
@@ -65,7 +66,7 @@ def write_onnx(
     """Write a network as ONNX with a free batch size; the file, `target` + `.onnx`.
 
     Args:
-        network: made for this call, because tracing replaces its `forward`.
+        network: from images to results.
         target: path without extension.
         outputs: names to give to its results, in order.
         separate_weights: write the weights into `target` + `.bin`, which engines map into memory.

@@ -96,6 +96,19 @@ def _pooling_matrix(length: int, bins: int) -> np.ndarray:
 
 
 @contextmanager
+def restored_methods(network: nn.Layer) -> Iterator[None]:
+    """Trace a network inside of the `with` block; at its end the layers have their own `forward` again.
+
+    Tracing stores a translated `forward` in each layer. That of Paddle 3.0 cannot be called outside of a trace.
+    """
+    try:
+        yield
+    finally:
+        for layer in network.sublayers(include_self=True):
+            vars(layer).pop("forward", None)
+
+
+@contextmanager
 def fixed_pools(model: nn.Layer) -> Iterator[None]:
     """Replace the adaptive pools of a model by `FixedPool` inside the `with` block."""
     pools = [

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import paddle
 from paddle import nn
 
+from beit.deploy.network import restored_methods
 from beit.deploy.onnx_builder import Graph
 from beit.deploy.onnx_operators import OPERATORS
 
@@ -31,8 +32,7 @@ def build_onnx(
     """The ONNX model (`onnx.ModelProto`) of a network in evaluation mode.
 
     Args:
-        network: takes one tensor and returns a tensor or a tuple of tensors. Tracing replaces its `forward`, so
-            pass a layer that is made for this purpose.
+        network: takes one tensor and returns a tensor or a tuple of tensors.
         spec: name, shape and type of the input; an axis of size None stays free.
         outputs: names to give to the results, in order.
         data: open file that takes the values of the weights, which engines map into memory; None to keep them in the model.
@@ -45,8 +45,9 @@ def build_onnx(
         import onnx
     except ImportError as error:
         raise ValueError(_NO_ONNX) from error
-    traced = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
-    program = traced.forward.concrete_program
+    with restored_methods(network):
+        traced = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
+        program = traced.forward.concrete_program
     weights = {tensor.name: tensor for tensor in (*network.parameters(), *network.buffers())}
     graph = Graph(weights, data, data_name)
     for operator in program.main_program.global_block().ops:

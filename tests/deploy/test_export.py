@@ -16,6 +16,7 @@ from beit.deploy import export as module
 from beit.deploy import parity
 from beit.deploy.description import read_description
 from beit.deploy.export import export
+from beit.deploy.graph import write_graph
 from beit.deploy.network import ExportedNetwork
 from beit.deploy.runner import load_runner
 from beit.models.mim import build_mim
@@ -59,6 +60,17 @@ def test_logits_equal_those_of_the_model(model, photographs, tmp_path, normalize
         np.testing.assert_allclose(runner(images[:batch])["logits"], expected[:batch], atol=1e-5)
     many = np.arange(19) % 4  # more than the engine takes at once
     np.testing.assert_allclose(runner(images[many])["logits"], expected[many], atol=1e-5)
+
+
+def test_a_traced_model_keeps_its_methods(tmp_path):
+    network = build_beit(tiny_config())
+    network.eval()
+    images = paddle.rand([2, 3, 16, 16])
+    expected = network(images, any_size=True).numpy()
+    exported = ExportedNetwork(network, "logits", size=(16, 16))
+    write_graph(exported, tmp_path / "model")
+    assert [name for name, layer in exported.named_sublayers() if "forward" in vars(layer)] == []
+    np.testing.assert_array_equal(network(images, any_size=True).numpy(), expected)
 
 
 @pytest.mark.parametrize("output", ["logits", "features", "class_map"])
