@@ -34,11 +34,11 @@ def test_a_process_without_heartbeats_is_ended_with_a_message() -> None:
 
 def test_heartbeats_and_the_end_of_the_block_keep_the_process() -> None:
     process = start("""
-        with watchdog.watch(1.0, name="rank"):
-            for _ in range(8):
+        with watchdog.watch(2.0, name="rank"):
+            for _ in range(10):
                 time.sleep(0.3)
                 watchdog.heartbeat()
-        time.sleep(2.0)
+        time.sleep(3.0)
         print("done")
     """)
     said, _ = process.communicate(timeout=240)
@@ -57,7 +57,7 @@ def test_a_limit_of_zero_starts_no_thread() -> None:
 
 def test_time_while_the_process_is_stopped_does_not_count() -> None:
     process = start("""
-        with watchdog.watch(1.5, name="rank"):
+        with watchdog.watch(3.0, name="rank"):
             print("ready", flush=True)
             time.sleep(1.0)
             watchdog.heartbeat()
@@ -66,7 +66,7 @@ def test_time_while_the_process_is_stopped_does_not_count() -> None:
     """)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     os.kill(process.pid, signal.SIGSTOP)
-    time.sleep(2.5)
+    time.sleep(4.0)
     os.kill(process.pid, signal.SIGCONT)
     assert process.communicate(timeout=240)[0] == "done\n"
 
