@@ -14,6 +14,7 @@ from beit.config import flatten
 from beit.files import write_text
 from beit.imagenet_classes import class_names as names_of_list
 from beit.metadata.architecture import CLASSIFIER, MIM, SEGMENTATION
+from beit.metadata.files import TRAINING_IMAGES
 from beit.preprocessing import Preprocessing
 from beit.printable import printable
 from beit.schema import SCHEMA, is_path
@@ -34,6 +35,9 @@ _USES = {
     "else also gets one of them.",
     SEGMENTATION: "The model names the class of each pixel of an image. It knows the classes below and no others.",
 }
+_SEVERAL_LABELS = (
+    "The model names the classes of an image: any number of the classes below, or none. It knows no others."
+)
 _OTHER_USE = "Fine-tuning and features. The model names no classes by itself."
 _LIMITS = (
     "Its mistakes follow its training data. Measure it on images of your own use, for each group of people or things that "
@@ -85,11 +89,12 @@ def card_text(
         measured: further results, by what was measured.
     """
     trained = {} if entry else _trained(info.run_config)
+    several = info.kind == CLASSIFIER and info.stated.is_multi_label
     start = str(trained.get("MODEL.PRETRAINED") or "")
     start_entry = _entry(start, Path(start)) if start else None
     title = entry.name if entry else str(trained.get("MODEL.NAME") or info.name)
     names = names_of_list(info.class_names) if isinstance(info.class_names, str) else info.class_names
-    results = {_cell(name): _number(value) for name, value in info.results.items()}
+    results = {_cell(name): _number(value) for name, value in info.results.items() if name != TRAINING_IMAGES}
     if entry:
         results = {name: f"{value:.4g} (as published)" for name, value in entry.metrics.items()}
     license_line, license_name = _license(entry, start, start_entry)
@@ -102,7 +107,7 @@ def card_text(
     ]
     sections = {
         "Model": _table(("property", "value"), _facts(info, num_parameters)),
-        "Intended use": f"{_USES.get(info.kind, _OTHER_USE)} {_LIMITS}",
+        "Intended use": f"{_SEVERAL_LABELS if several else _USES.get(info.kind, _OTHER_USE)} {_LIMITS}",
         "Classes": _classes(names, info.architecture.num_classes),
         "Data": _data(trained, info.results, entry),
         "Recipe": _recipe(trained, entry),
@@ -148,7 +153,7 @@ def _data(trained: Mapping[str, object], results: Mapping[str, float], entry: Pu
         return f"See the page of the publisher: {entry.page}"
     if not trained:
         return "Not stated by the weights."
-    images = results.get("training_images")
+    images = results.get(TRAINING_IMAGES)
     count = f", {images:,.0f} training images" if images else ""
     path = Path(str(trained.get("DATA.DATA_PATH", ""))).name
     return f"{_cell(path)} ({_cell(str(trained.get('DATA.DATASET', '')))}){count}. Where the images come from is not known here: add it."

@@ -180,7 +180,10 @@ def words(*choices: str, may_be_empty: bool = False) -> Check:
     def check(value: Any) -> tuple[str, ...]:
         if not isinstance(value, list | tuple) or not (value or may_be_empty):
             raise ValueError("a list of " + ", ".join(repr(choice) for choice in choices))
-        return tuple(one(item) for item in value)
+        found = tuple(one(item) for item in value)
+        if len(set(found)) != len(found):
+            raise ValueError("each of them once")
+        return found
 
     return check
 
@@ -274,7 +277,7 @@ SCHEMA: dict[str, Key] = {
     "MODEL.USE_SHARED_REL_POS_BIAS": Key(False, flag, "one relative position table for all blocks"),
     "MODEL.USE_MEAN_POOLING": Key(True, flag, "mean of patches + fc_norm; False: norm + class token"),
     "MODEL.LORA.RANK": Key(0, integer(0, 2**16), "rank of trained low-rank factors (LoRA) beside the frozen weights of MODEL.PRETRAINED; head and norm are trained too; 0: off"),
-    "MODEL.LORA.ALPHA": Key(8.0, number(0.0), "LoRA: the update is scaled by ALPHA / RANK"),
+    "MODEL.LORA.ALPHA": Key(8.0, number(1e-6), "LoRA: the update is scaled by ALPHA / RANK"),
     "MODEL.LORA.TARGETS": Key(("qkv",), words("qkv", "proj", "fc1", "fc2"), "LoRA: which Linear layers of a block: of the attention (qkv, proj), of the MLP (fc1, fc2)"),
     "MODEL.LORA.BLOCKS": Key((), layers, "LoRA: which blocks, from 1; empty: all"),
     # ---- training

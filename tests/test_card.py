@@ -61,6 +61,7 @@ def test_the_card_of_a_run_states_data_recipe_metrics_and_license(trained):
     assert "| MODEL.PRETRAINED | beit\\_base\\_patch16\\_224\\_pt22k\\_ft22k.pth |" in found["Recipe"]
     assert "TRAIN.LOSS" not in found["Recipe"]  # it has its default
     assert f"| top1 | {metrics['top1']:.4g} |" in found["Metrics"]
+    assert "images" not in found["Metrics"]  # they are under Data
     assert f"| loss | {metrics['loss']:.4g} |" in found["Metrics"]
     assert found["License"].startswith(
         "Not stated: add one before you publish the weights. The training started from "

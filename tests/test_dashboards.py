@@ -179,6 +179,8 @@ def test_a_run_writes_what_the_config_names(tmp_path):
         ValueError, match=r"LOGGERS = \['csv'\], expected one of 'visualdl', 'tensorboard', 'wandb'"
     ):
         tiny_config(LOGGERS=["csv"])
+    with pytest.raises(ValueError, match=r"LOGGERS = \[.*\], expected each of them once"):
+        tiny_config(LOGGERS=["visualdl", "visualdl"])  # two writers of one file
 
 
 @pytest.mark.dashboards

@@ -16,7 +16,8 @@ from beit.containers.errors import CheckpointError, listed, shown
 
 # I inputs and O outputs of a Linear layer, r rank
 
-FACTORS = ("lora_a", "lora_b", "lora_scale")
+LORA_SCALE = "lora_scale"
+FACTORS = ("lora_a", "lora_b", LORA_SCALE)
 """Tensors beside the weight `[I, O]` of an adapted layer: `[I, r]`, `[r, O]`, and the number alpha / r."""
 HEADER = "adapter"
 """Key of the metadata of an adapter file."""

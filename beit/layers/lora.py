@@ -79,13 +79,15 @@ def add_lora(
         blocks: which blocks, counted from 1; empty for all.
 
     Raises:
-        ValueError: a rank below 1, an unknown layer or block, or a model that has LoRA already.
+        ValueError: a rank below 1, an alpha that is not above 0, an unknown layer or block, or a model that has LoRA already.
 
     Examples:
         beit.add_lora(model, rank=8, targets=("qkv", "proj"))
     """
     if rank < 1:
         raise ValueError(f"LoRA: rank {rank}, expected 1 or more")
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise ValueError(f"LoRA: alpha {alpha}, expected a number above 0")
     unknown = sorted(set(targets) - set(TARGETS))
     if unknown or not targets:
         raise ValueError(f"LoRA: layers {unknown or list(targets)}, expected some of {', '.join(TARGETS)}")

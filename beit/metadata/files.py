@@ -33,6 +33,8 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 RUN_CONFIG = "config.yaml"
 """Resolved config of a run, in its output folder."""
 RESULTS_KEY = "results"
+TRAINING_IMAGES = "training_images"
+"""Their number, among the results of a run."""
 """Key of metrics and number of training images inside of the weights of a run."""
 RUN_CONFIG_KEY = "run_config"
 """The same inside of the weights of a run."""

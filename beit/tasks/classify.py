@@ -38,6 +38,7 @@ from beit.tasks.metrics import (
 )
 from beit.tasks.previews import denormalize, tile
 from beit.tasks.task import PREVIEW_IMAGES, Batch, Sums, Task, require_classes
+from beit.zoo import path_of
 
 
 class Classify(Task):
@@ -99,7 +100,8 @@ class Classify(Task):
         """As `Task.freeze`; with `MODEL.LORA` train low-rank factors of the frozen encoder.
 
         Raises:
-            ValueError: there are no weights to adapt, or as `add_lora`.
+            ValueError: no weights to adapt are named, or as `add_lora`.
+            FileNotFoundError: they do not exist.
         """
         super().freeze()
         model, lora = self.config.MODEL, self.config.MODEL.LORA
@@ -109,6 +111,7 @@ class Classify(Task):
             raise ValueError(
                 f"MODEL.LORA.RANK = {lora.RANK} adapts given weights: name them with -pretrained, also with -resume"
             )
+        path_of(model.PRETRAINED)  # -resume does not read it before the first adapter is written
         add_lora(self.model, rank=lora.RANK, alpha=lora.ALPHA, targets=lora.TARGETS, blocks=lora.BLOCKS)
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:

@@ -15,12 +15,12 @@ from paddle import Tensor, nn
 from yacs.config import CfgNode
 
 from beit.card import CARD, write_card
-from beit.checkpoint.adapter import has_factors, header_of, merge_factors, split
+from beit.checkpoint.adapter import LORA_SCALE, has_factors, header_of, merge_factors, split
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
 from beit.checkpoint.open import open_checkpoint
 from beit.config import dump, flatten, with_options
 from beit.containers.errors import CheckpointError, shown
-from beit.metadata.files import RESULTS_KEY, RUN_CONFIG_KEY, run_metadata
+from beit.metadata.files import RESULTS_KEY, RUN_CONFIG_KEY, TRAINING_IMAGES, run_metadata
 from beit.optim.schedule import SCHEDULE_KEYS, make_schedules, run_length
 from beit.parallel import ranks, sharding, watchdog
 from beit.schema import SCHEMA
@@ -235,7 +235,7 @@ def _metadata(run: Training) -> dict[str, str]:
         if name not in ("count", "images_per_second") and math.isfinite(value)
     }
     texts = run_metadata(dump(run.config), run.dataset.images.class_names, run.task.palette)
-    return texts | {RESULTS_KEY: json.dumps({**results, "training_images": len(run.dataset)})}
+    return texts | {RESULTS_KEY: json.dumps({**results, TRAINING_IMAGES: len(run.dataset)})}
 
 
 def _refuse_non_finite(run: Training, *states: Mapping[str, np.ndarray]) -> None:
@@ -288,6 +288,14 @@ def _load_model(model: nn.Layer, stored: Mapping[str, np.ndarray], path: Path) -
         f"{name} is {stored[name].dtype}, the model has {_dtype(value)}"
         for name, value in own.items()
         if name in stored and str(stored[name].dtype) != _dtype(value)
+    ]
+    lines += [
+        f"{name}, MODEL.LORA.ALPHA / RANK, is {float(stored[name]):g}, the config's is {float(value):g}"
+        for name, value in own.items()
+        if name.endswith(LORA_SCALE)
+        and name in stored
+        and stored[name].size == 1
+        and float(stored[name]) != float(value)
     ]
     if lines:
         more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""

@@ -80,6 +80,8 @@ def test_only_factors_head_and_norm_get_gradients():
     ("choice", "message"),
     [
         ({"rank": 0}, "rank 0, expected 1 or more"),
+        ({"alpha": 0.0}, r"alpha 0\.0, expected a number above 0"),
+        ({"alpha": float("nan")}, "alpha nan, expected a number above 0"),
         ({"targets": ["query"]}, r"layers \['query'\], expected some of qkv, proj, fc1, fc2"),
         ({"targets": []}, r"layers \[\], expected some of"),
         ({"blocks": [0]}, r"blocks \[0\], the model has blocks 1 to 2"),
@@ -126,9 +128,11 @@ def test_contradicting_keys_are_refused(keys, message):
         get_config(None, options(keys))
 
 
-def test_the_config_chooses_layers_blocks_rank_and_scale():
+def test_the_config_chooses_layers_blocks_rank_and_scale(tmp_path):
     keys = {"RANK": 3, "ALPHA": 6.0, "TARGETS": ["fc2"], "BLOCKS": [2]}
-    keys = {f"MODEL__LORA__{name}": value for name, value in keys.items()} | {"MODEL__PRETRAINED": "base"}
+    keys = {f"MODEL__LORA__{name}": value for name, value in keys.items()} | {
+        "MODEL__PRETRAINED": str(tmp_path)
+    }
     task = Classify(tiny_config(**keys))
     task.freeze()
     found = {name: layer for name, layer in task.model.named_sublayers() if isinstance(layer, LoraLinear)}

@@ -244,6 +244,9 @@ def test_converted_weights_keep_sigmoids(data, tmp_path, publisher, name, thresh
         )
     )
     assert main(["convert", str(tmp_path / "run"), str(tmp_path / name), f"--to={publisher}"]) == 0
+    if publisher == "huggingface":  # which keeps no config of the run
+        assert "any number of the classes below" in (tmp_path / name / "card.md").read_text(encoding="utf-8")
+    assert "any number of the classes below" in (tmp_path / "run" / "card.md").read_text(encoding="utf-8")
     found, own = (beit.load_predictor(tmp_path / place) for place in (name, "run"))
     assert (own.threshold, found.threshold) == (0.4, threshold)
     results = [each([each.open(data / "val_7.png")])[0]["pred_scores"] for each in (found, own)]

@@ -138,6 +138,10 @@ def test_a_continued_run_gives_the_same_adapter(data, base, trained, tmp_path, m
         run(tiny_config(data, tmp_path, **keys))
     with pytest.raises(ValueError, match="name them with -pretrained, also with -resume"):
         run(tiny_config(data, tmp_path, MODEL__RESUME="auto", **LORA))
+    with pytest.raises(FileNotFoundError, match="checkpoint gone does not exist"):
+        run(tiny_config(data, tmp_path, MODEL__RESUME="auto", **keys | {"MODEL__PRETRAINED": "gone"}))
+    with pytest.raises(ValueError, match=r"lora_scale, MODEL\.LORA\.ALPHA / RANK, is 2, the config's is 3"):
+        run(tiny_config(data, tmp_path, MODEL__RESUME="auto", **keys | {"MODEL__LORA__ALPHA": 6.0}))
     run(tiny_config(data, tmp_path, MODEL__RESUME="auto", **keys))
     assert different_weights(trained[0], tmp_path, "adapter.pdparams") == []
     assert different_weights(trained[0], tmp_path) == []
