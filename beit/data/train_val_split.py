@@ -18,6 +18,8 @@ from beit.data.image_list import ImageList
 from beit.data.imagenet_lists import image_root, published_order, read_imagenet_val
 from beit.data.list_file import format_line, write_lines
 from beit.data.random_split import split_at_random
+from beit.files import write_text
+from beit.metadata.class_names import format_class_names
 
 _CLASS_NAMES = "class_names.txt"
 
@@ -78,9 +80,10 @@ def make_lists(folder: Path, *, val: float = 0.2, seed: int = 0) -> Lists:
     if not 0 < val < 1:
         raise ValueError(f"--val {val}: expected a share between 0 and 1, such as 0.2")
     lists, lines = _read(folder, val, seed)
+    names = format_class_names(lists.class_names)  # refuses names before anything is written
     for split, split_lines in lines.items():
         write_lines(files[split], split_lines)
-    write_lines(folder / _CLASS_NAMES, lists.class_names)
+    write_text(folder / _CLASS_NAMES, names)
     return lists
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beit.imagenet_classes import class_names as names_of_list
@@ -101,6 +101,24 @@ def parse_class_names(text: str) -> tuple[str, ...]:
     if lines and all(numbered) and set(by_label) == set(range(len(lines))):
         return tuple(by_label[label] for label in range(len(lines)))
     return tuple(lines)
+
+
+def format_class_names(names: Sequence[str]) -> str:
+    """The text of which `parse_class_names` gives these names: one for each line, with the class number where the names
+    themselves begin with it.
+
+    Raises:
+        ValueError: there is none, because a name has a line break, a blank at an end, or nothing else.
+    """
+    wrong = [name for name in names if parse_class_names(f"0 {name}") != (name,)]
+    if wrong:
+        raise ValueError(
+            f"the class name {wrong[0]!r} has a line break or a blank at an end, or is empty; rename the class"
+        )
+    plain = "".join(f"{name}\n" for name in names)
+    if parse_class_names(plain) == tuple(names):
+        return plain
+    return "".join(f"{label} {name}\n" for label, name in enumerate(names))
 
 
 def _from_labels(labels: object) -> list[str] | None:

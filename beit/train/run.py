@@ -27,6 +27,7 @@ from beit.deploy.engines import AUTO, describe
 from beit.files import write_text
 from beit.layers import fused_attention
 from beit.logging import RunLog
+from beit.metadata.class_names import format_class_names
 from beit.metadata.files import RUN_CLASS_NAMES
 from beit.optim.ema import Ema
 from beit.optim.groups import describe_groups
@@ -301,7 +302,7 @@ def _warn_of_overlap(training: ImageDataset, validation: ImageDataset, log: RunL
 def _write_class_names(task: Task, dataset: ImageDataset) -> None:
     names = dataset.images.class_names
     if names and ranks.rank() == 0:
-        write_text(Path(task.config.SAVE) / RUN_CLASS_NAMES, "\n".join(names) + "\n")
+        write_text(Path(task.config.SAVE) / RUN_CLASS_NAMES, format_class_names(names))
 
 
 def _amp_dtype(config: CfgNode, device: str, log: RunLog) -> str | None:

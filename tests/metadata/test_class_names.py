@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from beit.metadata.class_names import describe_unused_names, find_class_names
+from beit.metadata.class_names import (
+    describe_unused_names,
+    find_class_names,
+    format_class_names,
+    parse_class_names,
+)
 
 THREE = ["a", "b", "c"]
 
@@ -39,6 +44,26 @@ def test_names_from_files_beside_the_weights(config):
 )
 def test_names_are_unknown(config):
     assert find_class_names(3, config, is_published=True) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (("dog", "猫", "a b"), "dog\n猫\na b\n"),
+        (("0 cat", "1 dog"), "0 0 cat\n1 1 dog\n"),  # as they are, the numbers would be those of the classes
+        (("1 dog", "2 cat"), "1 dog\n2 cat\n"),
+        (("1 dog", "0 cat"), "0 1 dog\n1 0 cat\n"),
+    ],
+)
+def test_written_names_are_read_back(names, text):
+    assert format_class_names(names) == text
+    assert parse_class_names(text) == names
+
+
+@pytest.mark.parametrize("name", ["a\nb", " a", "a\t", "", "\n"])
+def test_names_that_no_line_holds_are_refused(name):
+    with pytest.raises(ValueError, match="has a line break or a blank at an end, or is empty; rename"):
+        format_class_names(("x", name))
 
 
 def test_names_of_another_head_are_reported():

@@ -10,9 +10,11 @@ from typing import Any
 import paddle
 import pytest
 
+from beit.predict.inference import load_predictor
 from beit.train.run import run
 from beit.train.state import NonFiniteLossError
-from tests.tiny import QUIET, losses, tiny_config, write_dataset
+from tests.data.packed import png, write_tree
+from tests.tiny import QUIET, log_of, losses, tiny_config, write_dataset
 
 
 def test_training_learns_and_writes_all_files(data: Path, tmp_path: Path) -> None:
@@ -220,3 +222,38 @@ def test_mixed_precision_on_a_cpu_warns(data: Path, tmp_path: Path) -> None:
     run(tiny_config(data, tmp_path, AMP=True, TRAIN__NUM_EPOCHS=1))
     assert "-amp changes nothing here" in (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert paddle.get_default_dtype() == "float32"
+
+
+def test_class_folders_whose_names_begin_with_their_number_keep_it(tmp_path: Path) -> None:
+    """The numbers in a list of classes are no part of the names, as in the lists of PaddleClas."""
+    names = ("0 cat", "1 dog", "2 owl")
+    files = {
+        f"{split}/{name}/{k}.png": png(60 * k)
+        for split in ("train", "val")
+        for name in names
+        for k in range(2)
+    }
+    write_tree(tmp_path / "data", files)
+    keys = QUIET | {"DATA__DATASET": "folder", "TRAIN__NUM_EPOCHS": 1}
+    run(tiny_config(tmp_path / "data", tmp_path / "run", **keys))
+    assert load_predictor(tmp_path / "run").class_names == names
+    weights = str(tmp_path / "run" / "model.pdparams")
+    metrics = run(
+        tiny_config(tmp_path / "data", tmp_path / "eval", EVAL=True, MODEL__PRETRAINED=weights, **keys)
+    )
+    assert metrics["count"] == 6
+
+
+@pytest.mark.parametrize("name", ["a\nb", " a"])
+def test_class_names_that_no_line_holds_are_refused_before_the_first_step(tmp_path: Path, name: str) -> None:
+    files = {
+        f"{split}/{folder}/{k}.png": png(60 * k)
+        for split in ("train", "val")
+        for folder in (name, "c")
+        for k in range(2)
+    }
+    write_tree(tmp_path / "data", files)
+    keys = QUIET | {"DATA__DATASET": "folder", "MODEL__NUM_CLASSES": 2}
+    with pytest.raises(ValueError, match="has a line break or a blank at an end"):
+        run(tiny_config(tmp_path / "data", tmp_path / "run", **keys))
+    assert "step 1/" not in log_of(tmp_path / "run")
