@@ -10,6 +10,9 @@ from pathlib import Path
 from beit.flags import Parser, add_config_flags
 from beit.preprocessing import PIL_FILTERS, Preprocessing
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+"""Endings of the files that matplotlib writes and browsers show."""
+
 
 def verb_parser(verb: str, description: str | None, examples: Sequence[str]) -> Parser:
     """The parser of a verb, whose help ends with examples."""
@@ -21,6 +24,18 @@ def config_parser(verb: str, description: str | None, examples: Sequence[str]) -
     parser = verb_parser(verb, description, examples)
     add_config_flags(parser)
     return parser
+
+
+def picture(text: str) -> Path:
+    """The path of a picture to write, for `type` of an argument: refused before anything is computed.
+
+    Raises:
+        ArgumentTypeError: it is a folder, or has no ending of a picture.
+    """
+    path = Path(text)
+    if path.suffix.lower() not in _PICTURES or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: expected a file that ends in {', '.join(_PICTURES)}")
+    return path
 
 
 def write_into_folder(description: str | None, write: Callable[[Path], Path]) -> None:

@@ -15,6 +15,7 @@ from beit.predict.index_figures import draw_features, draw_nearest, write_neares
 from beit.predict.inference import require_classifier
 from beit.predict.inputs import find_images
 from beit.predict.shape_bias import draw_shape_bias, shape_bias, write_shape_bias
+from beit.tools.arguments import picture
 from beit.tools.model_arguments import add_device, add_images, add_model, model_from, use_device
 
 Kind = tuple[Callable[[argparse.Namespace], list[Path]], Callable[[Parser], None]]
@@ -25,7 +26,9 @@ def _attention_arguments(parser: Parser) -> None:
     add_model(parser)
     add_images(parser)
     parser.add_argument("--layers", type=int, nargs="+", help="blocks from 0 (default: first, middle, last)")
-    parser.add_argument("--output", type=Path, default=Path("attention.png"), help="default: attention.png")
+    parser.add_argument(
+        "--output", type=picture, default=Path("attention.png"), help="default: attention.png"
+    )
     add_device(parser)
 
 
@@ -48,7 +51,7 @@ def _cam_arguments(parser: Parser) -> None:
         help="names or numbers (default: the two most probable)",
     )
     parser.add_argument("--layer", type=int, help="block from 0 (default: the last that has a Grad-CAM)")
-    parser.add_argument("--output", type=Path, default=Path("cam.png"), help="default: cam.png")
+    parser.add_argument("--output", type=picture, default=Path("cam.png"), help="default: cam.png")
     add_device(parser)
 
 
@@ -71,7 +74,7 @@ def _nearest_arguments(parser: Parser) -> None:
     )
     _add_index(parser)
     parser.add_argument("--topk", type=int, default=5, help="images for each query (default: 5)")
-    parser.add_argument("--output", type=Path, default=Path("nearest.png"), help="default: nearest.png")
+    parser.add_argument("--output", type=picture, default=Path("nearest.png"), help="default: nearest.png")
     add_device(parser)
 
 
@@ -93,7 +96,7 @@ def _features_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--method", choices=("pca", "tsne"), default="pca", help="tsne needs scikit-learn (default: pca)"
     )
-    parser.add_argument("--output", type=Path, default=Path("features.png"), help="default: features.png")
+    parser.add_argument("--output", type=picture, default=Path("features.png"), help="default: features.png")
     add_device(parser)
 
 
@@ -123,7 +126,9 @@ def _comparison_arguments(parser: Parser) -> None:
         "--labeled", action="store_true", help="the folder of each image is named after its class"
     )
     parser.add_argument("--count", type=int, default=20, help="images drawn (default: 20); the table has all")
-    parser.add_argument("--output", type=Path, default=Path("comparison.png"), help="default: comparison.png")
+    parser.add_argument(
+        "--output", type=picture, default=Path("comparison.png"), help="default: comparison.png"
+    )
     add_device(parser)
 
 
@@ -140,7 +145,9 @@ def _comparison(given: argparse.Namespace) -> list[Path]:
 def _shape_bias_arguments(parser: Parser) -> None:
     add_model(parser)
     add_images(parser)
-    parser.add_argument("--output", type=Path, default=Path("shape_bias.png"), help="default: shape_bias.png")
+    parser.add_argument(
+        "--output", type=picture, default=Path("shape_bias.png"), help="default: shape_bias.png"
+    )
     add_device(parser)
 
 

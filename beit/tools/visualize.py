@@ -22,7 +22,7 @@ from beit.predict.run_figures import (
     save_images,
 )
 from beit.predict.tokens import draw_tokens
-from beit.tools.arguments import verb_parser
+from beit.tools.arguments import picture, verb_parser
 from beit.tools.model_figures import MODEL_KINDS, Kind
 
 EXAMPLES = (
@@ -84,7 +84,7 @@ def _confusion(given: argparse.Namespace) -> list[Path]:
 
 def _curves_arguments(parser: Parser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a run")
-    parser.add_argument("--output", type=Path, help="default: curves.png in the folder")
+    parser.add_argument("--output", type=picture, help="default: curves.png in the folder")
 
 
 def _curves(given: argparse.Namespace) -> list[Path]:

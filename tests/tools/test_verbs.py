@@ -121,8 +121,11 @@ def test_names_and_preprocessing_from_the_command_line(example_folder, capsys):
         (["predict", "output/run", "photo.jpg", "--topk", "0"], "--topk 0: expected 1 or more"),
         (["visualize", "nonsense"], "invalid choice: 'nonsense'"),
         (["config", "-cfgg=x"], "did you mean -cfg"),
+        (["visualize", "cam", "output/run", "photo.jpg", "--output", "flowers"], "flowers: expected a file that ends in .png"),
+        (["visualize", "nearest", "output/run", "photo.jpg", "--output", "a.csv"], "a.csv: expected a file that ends in .png"),
+        (["visualize", "curves", "output/run", "--output", "curves"], "curves: expected a file that ends in .png"),
     ],
-)
+)  # fmt: skip
 def test_wrong_flags(words, reason, example_folder, capsys):
     with pytest.raises(SystemExit) as end:
         main(words)
