@@ -198,8 +198,11 @@ def _entry(source: str | Path, file: Path) -> Published | None:
 
 
 def _trained(text: str) -> dict[str, object]:
-    """Values of the config of a run, by key; the text may be of another version."""
-    content = load_yaml(text) if text else {}
+    """Values of the config of a run, by key; the text may be of another version, or no YAML in the file of a stranger."""
+    try:
+        content = load_yaml(text) if text else {}
+    except ValueError:
+        return {}
     return flatten(content) if isinstance(content, dict) else {}
 
 
@@ -209,7 +212,7 @@ def _plain(value: object) -> object:
 
 def _number(value: float) -> str:
     """A metric with four digits, a count with all of them."""
-    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _table(head: tuple[str, str], rows: Mapping[str, object]) -> str:

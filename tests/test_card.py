@@ -100,6 +100,12 @@ def test_texts_of_the_weights_are_shown_as_they_are(trained):
     assert found["Metrics"].splitlines()[2:] == ["| count | 50000 |", "| top1 | 81.23 |", r"| a\|b | nan |"]
 
 
+def test_a_config_that_is_no_yaml_states_nothing(trained):
+    info = replace(open_checkpoint(trained[0] / "model.pdparams").info, run_config="TASK: [")
+    found = sections(card_text(info, 5, None, {}))
+    assert (found["Data"], found["Recipe"]) == ("Not stated by the weights.",) * 2
+
+
 def test_converted_weights_keep_results_and_have_a_card(trained, tmp_path, capsys):
     folder, metrics = trained
     main(["convert", str(folder), str(tmp_path / "w.safetensors")])

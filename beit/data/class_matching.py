@@ -67,7 +67,8 @@ class KnownClasses:
         unknown = [data[k] for k, output in enumerate(found) if output is None]
         if unknown:
             raise ValueError(
-                f"{len(unknown)} classes of the data ({shortened_list(unknown)}) are not classes of {self.source}"
+                f"{len(unknown)} classes of the data ({shortened_list(unknown)}) are not classes of {self.source}, or stand "
+                "for several of them"
             )
         matched = tuple(k for k in found if k is not None)
         if len(set(matched)) != len(matched):
@@ -107,7 +108,8 @@ class KnownClasses:
         for k, name in enumerate(own):
             for spelling in _spellings(name):
                 by_name.setdefault(spelling, set()).add(k)
-        return [_find(by_name, name, k) for k, name in enumerate(wanted)]
+        is_whole = len(own) == len(wanted)  # a label among some of the classes tells nothing of the output
+        return [_find(by_name, name, k if is_whole else None) for k, name in enumerate(wanted)]
 
     def _comparable(self, data: Sequence[str]) -> tuple[list[str], list[str]]:
         """Names of the head and of the data, both as synsets or both as words."""
@@ -153,7 +155,7 @@ def _spellings(name: str) -> set[str]:
     return {name, *(part.strip() for part in name.split(","))}
 
 
-def _find(by_name: dict[str, set[int]], name: str, label: int) -> int | None:
+def _find(by_name: dict[str, set[int]], name: str, label: int | None) -> int | None:
     """The output called `name`; of several the one with the number of the label."""
     found = by_name.get(name)
     if found is None:

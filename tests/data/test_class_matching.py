@@ -47,6 +47,16 @@ def test_names_that_occur_twice_keep_their_places_or_are_refused():
         known("crane", "crane", "ant").order(["ant", "crane", "crane"])
 
 
+def test_a_name_that_occurs_twice_is_no_class_of_a_subset():
+    """In a subset the label does not tell which of the two is meant."""
+    known = KnownClasses(("crane", "crane", "owl"), "w")
+    assert known.outputs(("owl",)) == (2,)
+    with pytest.raises(
+        ValueError, match=r"1 classes of the data \(.?crane.?\) are not .* or stand for several"
+    ):
+        known.outputs(("crane", "owl"))
+
+
 def test_imagenet_classes_by_synset_words_or_one_word():
     published = KnownClasses("imagenet-1k", "published weights")
     folders, words = synsets("imagenet-1k"), class_names("imagenet-1k")
