@@ -35,11 +35,19 @@ class MultiLabel(Classify):
     """Labels of the validation images, bool `[N, K]`; `dataset` sets it."""
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
-        """Images with labels bool `[K]`."""
+        """Images with labels bool `[K]`.
+
+        Raises:
+            ValueError: no validation image has a label; otherwise as `build_dataset`.
+        """
         dataset = super().dataset(split)
         if split == "val":
             assert dataset.images.labels is not None  # `open_split` reads labeled images
             self.truth = dataset.images.labels
+            if not self.truth.any():
+                raise ValueError(
+                    f"no validation image in {dataset.images.root} has a label, so there is no average precision"
+                )
         return dataset
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -65,12 +73,7 @@ class MultiLabel(Classify):
         """`mAP`, `macro_f1` and `micro_f1` in percent, `loss` (mean over the classes) and `count`.
 
         Means over classes leave out those for which a score is not defined.
-
-        Raises:
-            ValueError: no validation image has a label.
         """
-        if not self.truth.any():
-            raise ValueError("no validation image has a label, so there is no average precision")
         images, predicted, correct = self._class_counts(sums)
         return {
             "mAP": float(np.nanmean(average_precision(self._logits(sums), self.truth))),

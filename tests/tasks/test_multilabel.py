@@ -18,7 +18,7 @@ from beit.tasks.classify import Classify
 from beit.tasks.metrics import average_precision
 from beit.tasks.multilabel import MultiLabel
 from beit.train.run import run
-from tests.tiny import QUIET, different_weights, load_weights, randomize, tiny_config
+from tests.tiny import QUIET, different_weights, load_weights, randomize, tiny_config, write_dataset
 
 MULTI = {"TASK": "multilabel", "TRAIN__LOSS": "bce"}
 
@@ -185,11 +185,12 @@ def test_errors_name_the_fix(data, keys, message):
         MultiLabel(tiny_config(data, **keys)).dataset("train")
 
 
-def test_images_without_any_label_have_no_metric(data):
-    task = MultiLabel(tiny_config(data, **MULTI))
-    task.truth = np.zeros((5, 3), bool)
-    with pytest.raises(ValueError, match="no validation image has a label"):
-        task.metrics({"count": 5, "loss": 1.0, "logits": np.zeros((5, 3))})
+def test_images_without_any_label_are_refused_before_training(tmp_path):
+    write_dataset(tmp_path)
+    lines = (tmp_path / "val_list.txt").read_text().splitlines()
+    (tmp_path / "val_list.txt").write_text("".join(f"{line.rsplit(' ', 1)[0]} -\n" for line in lines))
+    with pytest.raises(ValueError, match="no validation image in .* has a label"):
+        MultiLabel(tiny_config(tmp_path, **MULTI)).dataset("val")
 
 
 def test_predict_and_check(data, tmp_path, capsys):
