@@ -96,8 +96,13 @@ def open_index(
 
     Raises:
         FileNotFoundError: images are None and the file does not exist; or as `find_images`.
-        ValueError: the file is no index, or images are None and it has features of another model; no image can be read.
+        ValueError: a batch size below 1; neither images nor file; the file is no index, or images are None and it has
+                features of another model; no image can be read.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; expected 1 or more")
+    if images is None and file is None:
+        raise ValueError("name the images, or an index file that has their features")
     predictor = require_classifier(load_predictor(model), "features")
     identity = _identity(predictor)
     path = None if file is None else Path(file)

@@ -85,6 +85,18 @@ def test_features_of_another_model_are_computed_again(predictor, computed):
     np.testing.assert_array_equal(beit.open_index(predictor, file="index.npz").features, changed.features)
 
 
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        ("flowers", {"batch_size": -1}, "batch_size=-1; expected 1 or more"),
+        (None, {}, "name the images, or an index"),
+    ],
+)
+def test_wrong_arguments_are_named(predictor, images, options, message):
+    with pytest.raises(ValueError, match=message):
+        beit.open_index(predictor, images, **options)
+
+
 def test_files_that_are_no_index_stay(predictor):
     with pytest.raises(FileNotFoundError, match=r"the index none\.npz does not exist"):
         beit.open_index(predictor, file="none.npz")
