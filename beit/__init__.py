@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from beit.install import check_paddle
+from beit.version import VERSION
 
 if TYPE_CHECKING:
     from beit.beit import Beit, BeitOutput, build_backbone, build_beit, build_head
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from beit.train.average import average
     from beit.zoo import list_models
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 # Paddle warns at import when it finds no compiler cache; nothing is compiled here.
 warnings.filterwarnings("ignore", message="No ccache found")

@@ -8,12 +8,12 @@ import platform
 import sys
 from collections.abc import Sequence
 
-from beit import __version__
 from beit.cpu import before_paddle
 from beit.install import paddle_version, require_paddle
 from beit.parallel.signals import exit_on_stop_signals
 from beit.printable import printable_lines
 from beit.tools import ALIASES, VERBS
+from beit.version import VERSION
 from beit.warning_lines import show_as_lines
 
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if words[0] in ("version", "--version", "-V"):
         paddle = paddle_version() or "not installed"
-        print(f"beit {__version__}, Paddle {paddle}, Python {platform.python_version()}")
+        print(f"beit {VERSION}, Paddle {paddle}, Python {platform.python_version()}")
         return 0
     verb = ALIASES.get(words[0], words[0]).replace("_", "-")
     if verb not in VERBS:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from beit import __version__
 from beit.checkpoint.open import open_checkpoint, weights_file
 from beit.checkpoint.translate import CheckpointInfo
 from beit.config import flatten
@@ -19,6 +18,7 @@ from beit.preprocessing import Preprocessing
 from beit.printable import printable
 from beit.schema import SCHEMA, is_path
 from beit.text_files import load_yaml
+from beit.version import VERSION
 from beit.zoo import path_of
 from beit.zoo.table import PUBLISHED, Published
 
@@ -134,7 +134,7 @@ def _facts(info: CheckpointInfo, num_parameters: int) -> dict[str, object]:
         "resize filter": images.interpolation,
         "mean": images.mean or "",
         "standard deviation": images.std or "",
-        "card written by": f"beit {__version__}",
+        "card written by": f"beit {VERSION}",
     }
     return {name: value for name, value in facts.items() if value}
 

@@ -27,6 +27,7 @@ LEVELS: dict[str, int] = {
     "beit.cpu": 0,
     "beit.warning_lines": 0,
     "beit.install": 0,
+    "beit.version": 0,
     "beit.containers": 1,
     "beit.metadata": 2,
     "beit.optim": 2,

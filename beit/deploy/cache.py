@@ -16,7 +16,6 @@ import numpy as np
 import paddle
 from paddle import nn
 
-import beit
 from beit.cpu import free_memory
 from beit.deploy.graph import write_int8, write_onnx
 from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools
@@ -149,7 +148,7 @@ def _settings(layer: nn.Layer) -> list[tuple[str, str]]:
 
 
 def _code_files() -> list[Path]:
-    package = Path(beit.__file__).parent
+    package = Path(__file__).parents[1]
     roots = [package / name for name in _CODE]
     return [file for root in roots for file in ([root] if root.is_file() else root.rglob("*.py"))]
 

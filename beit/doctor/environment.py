@@ -12,10 +12,10 @@ from pathlib import Path
 
 import paddle
 
-from beit import __version__
 from beit.cpu import cores, tune_cpu
 from beit.doctor.findings import Finding
 from beit.install import GPU_LINE, PADDLE_RANGE, is_tested, paddle_version
+from beit.version import VERSION
 
 _PACKAGES = ("numpy", "pillow", "yacs", "matplotlib", "visualdl")
 _OPTIONAL = ("gradio", "onnx", "onnxruntime", "openvino", "pyarrow", "shtab")
@@ -26,7 +26,7 @@ _GIB = 2**30
 
 def versions() -> Iterator[Finding]:
     """Versions of this package, of Python and of the libraries."""
-    yield Finding("versions", "beit", __version__)
+    yield Finding("versions", "beit", VERSION)
     yield Finding("versions", "Python", f"{platform.python_version()} on {platform.platform()}")
     found = paddle_version() or paddle.__version__
     if is_tested(found):

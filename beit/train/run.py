@@ -11,7 +11,7 @@ from typing import Any
 import paddle
 from yacs.config import CfgNode
 
-from beit import __version__, cpu
+from beit import cpu
 from beit.checkpoint.report import LoadReport
 from beit.config import batch_size_eval, dump, head_dim, image_hw, value_of
 from beit.data import bad_images
@@ -43,6 +43,7 @@ from beit.train.recipe_check import describe_top5, rate_problems
 from beit.train.resume import LATEST, find_checkpoints, restore, save
 from beit.train.state import Training
 from beit.train.teacher import load_teacher
+from beit.version import VERSION
 from beit.warning_lines import warnings_to
 
 _NOT_RESULTS = ("count", "images_per_second")  # among the metrics of an evaluation
@@ -76,7 +77,7 @@ def _run_in(folder: Path, config: CfgNode, device: str) -> dict[str, float]:
     log = RunLog(folder, ranks.rank())
     with closing(log), warnings_to(log.text_in_file):
         log.text(
-            f"beit {__version__}, Paddle {paddle.__version__}, {config.TASK} {config.MODEL.NAME}, "
+            f"beit {VERSION}, Paddle {paddle.__version__}, {config.TASK} {config.MODEL.NAME}, "
             f"{ranks.world_size()} rank(s) on {device}, output in {folder}"
         )
         if device == "cpu":
