@@ -97,7 +97,7 @@ def open_index(
     Raises:
         FileNotFoundError: images are None and the file does not exist; or as `find_images`.
         ValueError: a batch size below 1; neither images nor file; the file is no index, or images are None and it has
-                features of another model; no image can be read.
+            features of another model; no image can be read.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected 1 or more")
