@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from beit.flags import Parser, add_config_flags
+from beit.metadata.files import is_run_file
 from beit.preprocessing import PIL_FILTERS, Preprocessing
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
@@ -36,6 +37,25 @@ def picture(text: str) -> Path:
     if path.suffix.lower() not in _PICTURES or path.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: expected a file that ends in {', '.join(_PICTURES)}")
     return path
+
+
+def check_target(target: str | Path, sources: Iterable[str | Path]) -> None:
+    """Refuse to write weights over those that they are made of, or over the weights of a run.
+
+    Args:
+        target: file to write.
+        sources: files, folders and published names that are read.
+
+    Raises:
+        ValueError: the file is one of the sources, or was written by a run.
+    """
+    path = Path(target)
+    if not path.exists():
+        return
+    if any(Path(source).exists() and path.samefile(source) for source in sources):
+        raise ValueError(f"{target} is also read; name another file to write")
+    if is_run_file(path):
+        raise ValueError(f"{target} was written by the run in {path.parent}; name another file to write")
 
 
 def write_into_folder(description: str | None, write: Callable[[Path], Path]) -> None:

@@ -8,7 +8,8 @@ from safetensors.numpy import load_file
 
 from beit.checkpoint.files import read, write
 from beit.checkpoint.open import open_checkpoint
-from beit.tools.convert import main
+from beit.tools.average import main as average_main
+from beit.tools.convert import main as convert_main
 from tests.checkpoint import publishers
 from tests.checkpoint.sources import UNILM, write_source
 
@@ -20,20 +21,20 @@ def test_averaged_weights_are_optional(tmp_path):
         {"model": publishers.paddlevit(UNILM), "model_ema": publishers.paddlevit(averaged)},
     )
     for flags, expected in (([], averaged), (["--ema"], averaged), (["--no-ema"], UNILM)):
-        main([str(tmp_path / "training.pdparams"), str(tmp_path / "out.safetensors"), *flags])
+        convert_main([str(tmp_path / "training.pdparams"), str(tmp_path / "out.safetensors"), *flags])
         state, _ = open_checkpoint(read(tmp_path / "out.safetensors").tree)
         np.testing.assert_array_equal(state["cls_token"], expected["cls_token"])
 
 
 def test_command_line_prints_the_report(tmp_path, capsys):
     source = write_source(tmp_path)
-    main([str(source), str(tmp_path / "out.pdparams"), "--to", "unilm"])
+    convert_main([str(source), str(tmp_path / "out.pdparams"), "--to", "unilm"])
     text = capsys.readouterr().out
     assert "beit_base_source.pdparams: paddlevit classifier (pickle)" in text
     assert "written as unilm" in text
     assert list(read(tmp_path / "out.pdparams").tree) == ["model"]
     with pytest.raises(SystemExit):
-        main([str(source), "out.pdparams", "--to", "keras"])
+        convert_main([str(source), "out.pdparams", "--to", "keras"])
     assert "invalid choice: 'keras'" in capsys.readouterr().err
 
 
@@ -42,6 +43,23 @@ def test_weights_that_are_not_finite_are_converted_with_a_warning(tmp_path, caps
     tree["blocks.1.gamma_1"] = tree["blocks.1.gamma_1"].copy()
     tree["blocks.1.gamma_1"][3] = np.inf
     write(tmp_path / "source.pdparams", tree)
-    main([str(tmp_path / "source.pdparams"), str(tmp_path / "target.safetensors")])
+    convert_main([str(tmp_path / "source.pdparams"), str(tmp_path / "target.safetensors")])
     assert "warning: NaN or Inf in blocks.1.gamma_1" in capsys.readouterr().out
     assert np.isinf(load_file(tmp_path / "target.safetensors")["blocks.1.gamma_1"][3])
+
+
+@pytest.mark.parametrize("verb", [convert_main, average_main])
+def test_weights_of_a_run_and_sources_are_not_overwritten(tmp_path, verb):
+    source = write_source(tmp_path)
+    of_run = tmp_path / "run" / "model.pdparams"
+    of_run.parent.mkdir()
+    of_run.write_bytes(source.read_bytes())
+    (of_run.parent / "config.yaml").write_text("TASK: classify\n")
+    for target, reason in ((source, "is also read"), (of_run, "was written by the run in")):
+        before = target.read_bytes()
+        words = (
+            [str(source), str(target)] if verb is convert_main else [str(target), str(source), str(source)]
+        )
+        with pytest.raises(ValueError, match=f"{target.name} {reason}.*name another file to write"):
+            verb(words)
+        assert target.read_bytes() == before
