@@ -42,7 +42,7 @@ NOT_RUN: dict[str, str] = {
     "python main_multi_gpu.py -cfg=configs/tokenizer/": "needs eight GPUs and ImageNet",
     "python main_multi_gpu.py -cfg=configs/probe/": "needs eight GPUs and ImageNet",
     "python -m beit bench infer --model beit_base_patch16_224": "measures for many minutes; tests/bench runs every mode",
-    "python -m beit evaluate -cfg=output/pictures/config.yaml": "needs onnxruntime; tests/deploy/test_compiled.py runs it",
+    "python -m beit evaluate -cfg=output/pictures/config.yaml -pretrained=output/pictures/model.pdparams -data_path": "needs onnxruntime; tests/deploy/test_compiled.py runs it",
     "python -m beit bench train": "measures for many minutes; tests/bench runs every mode",
     "python -m beit predict beit_base_patch16_224_pt22k_ft22kto1k ": "downloads weights; tests/tools/test_predict.py predicts with others",
     "python -m beit serve": "serves until it is ended; tests/tools/test_serve.py opens the page in a browser",
