@@ -168,12 +168,14 @@ def _config(name: str, folder: Path, device: str) -> CfgNode:
 
 
 def _write_features(config: CfgNode, folder: Path) -> Path:
-    """Random features of a teacher for the training images; the folder that has them."""
-    dataset = build_tokenizer_dataset(config, "train")
-    assert dataset is not None  # `write_data` wrote training images
+    """Random features of a teacher for the images of both splits; the folder that has them."""
+    rng = np.random.default_rng(0)
     height, width = (side // config.TOKENIZER.PATCH_SIZE for side in tokenizer_image_size(config))
-    shape = (len(dataset), height * width, config.TOKENIZER.TEACHER_DIM)
-    np.save(folder / "train.npy", np.random.default_rng(0).standard_normal(shape).astype(np.float16))
-    names = "".join(f"{dataset.images.name(index)}\n" for index in range(len(dataset)))
-    (folder / "train.txt").write_text(names, encoding="utf-8")
+    for split in ("train", "val"):
+        dataset = build_tokenizer_dataset(config, split)
+        assert dataset is not None  # `write_data` wrote images of both
+        shape = (len(dataset), height * width, config.TOKENIZER.TEACHER_DIM)
+        np.save(folder / f"{split}.npy", rng.standard_normal(shape).astype(np.float16))
+        names = "".join(f"{dataset.images.name(index)}\n" for index in range(len(dataset)))
+        (folder / f"{split}.txt").write_text(names, encoding="utf-8")
     return folder
