@@ -43,7 +43,7 @@ class Adapter:
 
 
 def has_factors(state: Iterable[str]) -> bool:
-    """Whether some of these names are those of low-rank factors."""
+    """Whether any of these tensor names belongs to a low-rank factor."""
     return any(name.rpartition(".")[2] in FACTORS for name in state)
 
 
@@ -98,7 +98,7 @@ def header_of(adapter: Adapter) -> dict[str, str]:
 
 
 def read_adapter(text: str) -> Adapter:
-    """The adapter of the text under `HEADER`.
+    """The adapter that the text under `HEADER` describes.
 
     Raises:
         CheckpointError: the text is not such a statement.

@@ -2,7 +2,8 @@
 
 `paddle.io.DataLoader` is not used: its timeout does not fire while its workers are alive, it does not pass on the
 exception that ended a worker, and a killed run leaves workers and shared memory behind. The process pool of the
-standard library has none of these faults. `beit.data.shared_memory` takes the batches past its pipe.
+standard library has none of these faults. Batches go through memory shared with the workers
+(`beit.data.shared_memory`), because its pipe is slow.
 
 The pool has no public way to end workers that are stuck (before Python 3.14) or to start them without importing the
 main script, so this module uses private names of it. Each use has a comment, and a test lists them.
@@ -168,7 +169,7 @@ class Loader:
                 self._give_back(batch)
 
     def _give_back(self, batch: _Pending) -> None:
-        """Give the slot back once no worker can write to it: to the slots that it is of, also after a pool was lost."""
+        """Return the slot of a batch that nobody will read, once no worker can write to it."""
         batch.future.add_done_callback(lambda _: batch.slots.give_back(batch.slot))
 
     def _wait(self, batch: _Pending) -> Batch:

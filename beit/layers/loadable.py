@@ -26,9 +26,9 @@ class Loadable(nn.Layer):
 
         The state dict, of Paddle tensors or NumPy arrays, is flat or a training checkpoint, from which the moving average
         is loaded if there is one, as PaddleViT evaluates. Floating-point tensors of another type than the network's, such
-        as float16 and bfloat16, are cast to it. Low-rank factors (LoRA) are merged into the weights of a plain model. Stored position
-        indices are ignored: they follow from the grid. For other publishers' files, other image sizes and a strict check
-        use `beit.load_pretrained`.
+        as float16 and bfloat16, are cast to it. Low-rank factors (LoRA) are merged into the weights of a plain model. Stored
+        position indices are ignored: they follow from the grid. For other publishers' files, other image sizes and a strict
+        check use `beit.load_pretrained`.
         """
         for key in (*EMA_KEYS, *WEIGHT_KEYS):
             if isinstance(state_dict.get(key), Mapping):

@@ -85,7 +85,7 @@ def read_processor(content: Mapping[str, Any], known: Preprocessing) -> Preproce
 
 
 def is_unsupported(key: str, value: object) -> bool:
-    """Whether a key of the file, with a value that is not null, asks for a processor or a step that is not done here."""
+    """Whether a key asks for a processor or a step that is not supported here; a null value asks for nothing."""
     if key in _TYPE_KEYS:
         return not _TYPE.fullmatch(str(value))
     return key == "crop_pct" or (key.startswith("do_") and key not in _STEPS and bool(value))

@@ -70,7 +70,7 @@ class Classify(Task):
 
     @property
     def has_label_sets(self) -> bool:
-        """Whether an image has a set of labels of which a prediction must be one (`TEST.REAL_LABELS`)."""
+        """Whether an image has several labels, any of which counts as correct (`TEST.REAL_LABELS`)."""
         return self.config.TEST.REAL_LABELS is not None and not self.independent_classes
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:
@@ -166,23 +166,19 @@ class Classify(Task):
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits `[B, K]` of an evaluation batch, averaged over the views of `TEST.CROPS` and `TEST.FLIP`."""
-        flip, engine = self.config.TEST.FLIP, self.engine
-        if engine is not None:
+        compute = self.model if self.engine is None else self.engine
+
+        def over_views(images: Tensor) -> Tensor:
             return view_logits(
-                lambda images: self._chosen(engine(images)),
-                self.normalize(batch["image"]),
-                flip=flip,
+                lambda view: self._chosen(compute(view)),
+                self.normalize(images),
+                flip=self.config.TEST.FLIP,
                 independent=self.independent_classes,
             )
-        return split_batch(
-            lambda images: view_logits(
-                lambda view: self._chosen(self.model(view)),
-                self.normalize(images),
-                flip=flip,
-                independent=self.independent_classes,
-            ),
-            batch["image"],
-        )
+
+        if self.engine is not None:  # it uses all cores by itself
+            return over_views(batch["image"])
+        return split_batch(over_views, batch["image"])
 
     def _chosen(self, logits: Tensor) -> Tensor:
         if self.outputs is None:

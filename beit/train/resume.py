@@ -69,9 +69,8 @@ def save(run: Training, kind: str) -> None:
         write(folder / {"best": BEST, "model": MODEL}[kind], merge_factors(weights), metadata=_metadata(run))
         if has_factors(weights):
             _write_adapter(run, folder / {"best": BEST_ADAPTER, "model": ADAPTER}[kind], weights)
-        if (
-            kind == "model" and run.config.TASK != "probe"
-        ):  # a probe's weights classify features of another model
+        # The weights of a probe classify features of another model, so a card would describe no model.
+        if kind == "model" and run.config.TASK != "probe":
             write_card(folder / CARD, folder / MODEL)
     watchdog.heartbeat()
 
