@@ -42,7 +42,7 @@ def before_paddle() -> None:
     """
     if not _is_enabled():
         return
-    if _cpu_vendor() == "AuthenticAMD":
+    if cpu_vendor() == "AuthenticAMD":
         # Without it Paddle's MKL does not use AVX2 on AMD processors.
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     # OpenMP threads that spin after an operator would take the core from the other OpenMP runtime of the process.
@@ -124,7 +124,7 @@ def _is_enabled() -> bool:
     return os.environ.get(SWITCH, "1") != "0"
 
 
-def _cpu_vendor() -> str:
+def cpu_vendor() -> str:
     """`vendor_id` of the first processor; empty where the system does not provide it."""
     info = Path("/proc/cpuinfo")
     if not info.is_file():

@@ -28,7 +28,7 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_the_fast_path_of_mkl_is_chosen_on_amd_only(
     environ: pytest.MonkeyPatch, vendor: str, expected: str | None
 ) -> None:
-    environ.setattr(cpu, "_cpu_vendor", lambda: vendor)
+    environ.setattr(cpu, "cpu_vendor", lambda: vendor)
     cpu.before_paddle()
     assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
     assert os.environ["KMP_BLOCKTIME"] == "0"
@@ -37,7 +37,7 @@ def test_the_fast_path_of_mkl_is_chosen_on_amd_only(
 
 
 def test_environment_variables_of_the_user_are_kept(environ: pytest.MonkeyPatch) -> None:
-    environ.setattr(cpu, "_cpu_vendor", lambda: "AuthenticAMD")
+    environ.setattr(cpu, "cpu_vendor", lambda: "AuthenticAMD")
     environ.setenv("MKL_DEBUG_CPU_TYPE", "4")
     environ.setenv("KMP_BLOCKTIME", "200")
     cpu.before_paddle()
@@ -46,7 +46,7 @@ def test_environment_variables_of_the_user_are_kept(environ: pytest.MonkeyPatch)
 
 def test_the_switch_disables_all_settings(environ: pytest.MonkeyPatch) -> None:
     environ.setenv(cpu.SWITCH, "0")
-    environ.setattr(cpu, "_cpu_vendor", lambda: "AuthenticAMD")
+    environ.setattr(cpu, "cpu_vendor", lambda: "AuthenticAMD")
     before = dict(os.environ)
     cpu.before_paddle()
     assert cpu.tune_cpu() == "CPU settings unchanged (BEIT_TUNE_CPU=0)"
@@ -56,8 +56,8 @@ def test_the_switch_disables_all_settings(environ: pytest.MonkeyPatch) -> None:
 def test_the_vendor_is_read_from_the_system() -> None:
     info = Path("/proc/cpuinfo")
     if "vendor_id" in info.read_text(encoding="utf-8"):
-        assert cpu._cpu_vendor() in info.read_text(encoding="utf-8")
-        assert cpu._cpu_vendor()
+        assert cpu.cpu_vendor() in info.read_text(encoding="utf-8")
+        assert cpu.cpu_vendor()
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, len(os.sched_getaffinity(0))), ("1", 1), ("3", 3)])

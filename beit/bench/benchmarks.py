@@ -140,9 +140,12 @@ def training(settings: Settings) -> Iterator[Benchmark]:
     tolerance = _TRAIN_TOLERANCE if not low else BFLOAT16_TOLERANCE
     dtype = "" if not low else f", {settings.precision}"
     own = Candidate("beit", f"{_CANDIDATES}:train", {} if settings.device == "cpu" else low)
+    can_divide = settings.device == "cpu" and settings.threads > 1 and settings.batch % settings.threads == 0
+    ranked = [Candidate(f"beit, {settings.threads} ranks", "beit.bench.ranked:train")] if can_divide else []
     yield Benchmark(
         f"training, {config.MODEL.NAME}, batch {settings.batch}, {settings.precision}",
         (
+            *ranked,
             own,
             Candidate(
                 "beit, recomputed blocks", own.function, {"options": [*_PLAIN, "TRAIN.RECOMPUTE", True]}

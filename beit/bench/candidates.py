@@ -32,6 +32,7 @@ from beit.data.transforms import build_train_transform
 from beit.deploy.compiled import compiled
 from beit.deploy.engines import ENGINES
 from beit.optim.ema import Ema
+from beit.parallel.sharding import distribute
 from beit.predict.resolve import load_model
 from beit.tasks import TASKS
 from beit.train.loop import autocast, train_step
@@ -115,11 +116,15 @@ def infer_paddlevit(work: Mapping[str, Any]) -> Step:
     return step
 
 
-def train(work: Mapping[str, Any]) -> Step:
-    """A full step of a task: forward, backward, gradient norm, AdamW, moving average; the results are the first losses."""
+def train(work: Mapping[str, Any], part: slice = slice(None)) -> Step:
+    """A full step of a task: forward, backward, gradient norm, AdamW, moving average; the results are the first losses.
+
+    A rank passes its `part` of the batch.
+    """
     _start(work)
     state = _train_state(work)
-    batches = (to_device(state.task.prepare(batch)) for batch in itertools.repeat(_inputs(work)))
+    inputs = {name: array[part] for name, array in _inputs(work).items()}
+    batches = (to_device(state.task.prepare(batch)) for batch in itertools.repeat(inputs))
     losses: list[float] = []
 
     def step() -> dict[str, np.ndarray]:
@@ -220,11 +225,12 @@ def _train_state(work: Mapping[str, Any]) -> TrainState:
     if work.get("weights"):
         task.load(work["weights"])
     task.train()
+    parallel, optimizer = distribute(task, task.optimizer(task.param_groups()), 0, None)
     return TrainState(
         config=config,
         task=task,
-        parallel=task,
-        optimizer=task.optimizer(task.param_groups()),
+        parallel=parallel,
+        optimizer=optimizer,
         scaler=paddle.amp.GradScaler(enable=False),
         ema=Ema(task.model, _EMA_DECAY) if work.get("average", True) else None,
         amp_dtype="bfloat16" if work.get("precision") == "bfloat16" else None,

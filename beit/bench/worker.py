@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -23,7 +24,6 @@ Step = Callable[[], Any]
 """One step of the work; the first call returns an array or a dict of arrays."""
 
 _PACKAGE_PARENT = Path(__file__).parents[2]
-_STATUS = Path("/proc/self/status")
 
 
 class WorkerFailedError(RuntimeError):
@@ -184,9 +184,14 @@ def _named(results: Any) -> dict[str, np.ndarray]:
 
 
 def _peak_bytes() -> int:
-    """Largest resident size so far, libraries included."""
-    if _STATUS.is_file():
-        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+    """Largest resident size so far of this process or, if it has started ranks, of one of them; libraries included."""
+    return max(map(_peak_of, (os.getpid(), *(child.pid for child in multiprocessing.active_children()))))
+
+
+def _peak_of(process: int | None) -> int:
+    status = Path(f"/proc/{process}/status")
+    if status.is_file():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM"):
                 return 1024 * int(line.split()[1])
     import resource

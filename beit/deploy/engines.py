@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from beit.cpu import before_paddle
+from beit.cpu import before_paddle, cpu_vendor
 
 AUTO = "auto"
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -24,6 +25,8 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 _NO_BFLOAT16 = "this CPU has no bfloat16 arithmetic (AVX-512 is needed); use float32"
 _CHUNK = 8
 """Images per call of Paddle Inference: with 32 it is a quarter slower, since the activations exceed the CPU caches."""
+_PER_THREAD = 2
+"""Images per thread in a call of onnxruntime: with 16 it is a tenth slower and needs twice the memory."""
 
 
 class Engine(Protocol):
@@ -86,9 +89,7 @@ class PaddleEngine:
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """The results for images `[B, 3, H, W]`."""
         with self._lock:
-            starts = range(0, max(1, len(images)), _CHUNK)
-            parts = [self._run(images[first : first + _CHUNK]) for first in starts]
-        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+            return _in_parts(self._run, images, _CHUNK)
 
     def _run(self, images: np.ndarray) -> list[np.ndarray]:
         predictor = self._predictor
@@ -113,11 +114,11 @@ class OnnxruntimeEngine:
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
+        self._part = _PER_THREAD * threads
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """The results for images `[B, 3, H, W]`."""
-        results: list[np.ndarray] = self._session.run(None, {self._input: images})
-        return results
+        return _in_parts(lambda part: self._session.run(None, {self._input: part}), images, self._part)
 
 
 class OpenVinoEngine:
@@ -192,14 +193,16 @@ def is_installed(name: str) -> bool:
 
 
 def preferred(precision: str) -> list[str]:
-    """The installed engines besides Paddle that have a precision, the fastest first.
+    """The installed engines besides Paddle that have a precision, the one that was the fastest in measurements first.
 
-    In int8 that is onnxruntime, which quantizes the activations as well; OpenVINO multiplies in float32 where the
-    processor has no 8-bit products.
+    In float32 OpenVINO is the fastest on Intel's processors and onnxruntime on AMD's (docs/speed.md). In int8 it is
+    onnxruntime, which quantizes the activations as well; OpenVINO multiplies in float32 where the processor has no 8-bit
+    products.
     """
-    names = [name for name, kind in ENGINES.items() if precision in kind.precisions and name != "paddle"]
-    found = [name for name in names if is_installed(name)]
-    return found[::-1] if precision == "int8" else found
+    names = ["onnxruntime", "openvino"]
+    if precision == "float32" and cpu_vendor() == "GenuineIntel":
+        names.reverse()
+    return [name for name in names if precision in ENGINES[name].precisions and is_installed(name)]
 
 
 def describe(name: str, precision: str = "float32") -> str:
@@ -211,6 +214,14 @@ def describe(name: str, precision: str = "float32") -> str:
     else:
         number = version(ENGINES[name].package)
     return f"{name} {number}" if precision == "float32" else f"{name} {number} in {precision}"
+
+
+def _in_parts(
+    run: Callable[[np.ndarray], list[np.ndarray]], images: np.ndarray, size: int
+) -> list[np.ndarray]:
+    """The results of `run` for images, of which it gets at most `size` at once."""
+    parts = [run(images[first : first + size]) for first in range(0, max(1, len(images)), size)]
+    return parts[0] if len(parts) == 1 else [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
 def _compress_weights(graph: Any) -> None:

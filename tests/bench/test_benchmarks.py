@@ -49,6 +49,21 @@ def test_training_has_one_recipe_for_all_candidates(tmp_path):
     assert "MODEL.DROPPATH" in work["options"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"threads": 2}, "beit, 2 ranks"),
+        ({"threads": 1}, "beit"),
+        ({"threads": 2, "batch": 3}, "beit"),
+        ({"threads": 2, "device": "gpu"}, "beit"),
+    ],
+)
+def test_training_by_one_rank_per_core(changes, first, tmp_path):
+    """Only on CPUs, where the batch can be divided."""
+    (benchmark,) = benchmarks("train", tmp_path, **changes).values()
+    assert benchmark.candidates[0].name == first
+
+
 def test_a_folder_without_jpegs(tmp_path):
     with pytest.raises(ValueError, match="no JPEG files"):
         benchmarks("data", tmp_path, images=str(tmp_path))

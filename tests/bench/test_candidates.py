@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import paddle
 import pytest
 
 from beit.beit import build_beit
-from beit.bench import candidates
+from beit.bench import candidates, ranked
 from beit.bench.files import random_model, training_batch, write_inputs, write_jpegs, write_weights
+from beit.bench.worker import Worker
 from beit.config import get_config
 from beit.data.batch_transforms import normalize
 from beit.models.load import load_pretrained
@@ -39,7 +42,7 @@ def test_logits_of_the_weights_in_each_format(config, tmp_path, monkeypatch):
 
 
 def test_losses_of_a_training_step(config, tmp_path):
-    """They equal those of AdamW steps that are written out here."""
+    """They equal those of AdamW steps that are written out here, with one process and with two ranks."""
     batch = training_batch(config, 4)
     model = random_model(config)
     weights = tmp_path / "weights.pdparams"
@@ -65,6 +68,19 @@ def test_losses_of_a_training_step(config, tmp_path):
         expected.append(float(loss))
     np.testing.assert_allclose(losses, expected, rtol=2e-5)
     assert expected[2] < expected[0]
+
+    worker = Worker(
+        "beit.bench.ranked:train",
+        {**work, "batch": 4, "threads": 2},
+        tmp_path / "results.npz",
+        log=tmp_path / "log.txt",
+    )
+    with closing(worker):
+        np.testing.assert_allclose(worker.prepare()[0]["losses"], expected, rtol=2e-5)
+        seconds, peak_bytes = worker.time(1)
+        assert seconds > 0 and peak_bytes > 2**28  # of a rank
+    with pytest.raises(ValueError, match="a batch of 4 cannot be divided among 3 ranks"):
+        ranked.train({**work, "batch": 4, "threads": 3})
 
 
 @pytest.mark.parametrize("path", ["beit_tiny_patch16_224_pretrain", "vqkd_digits"])

@@ -14,7 +14,7 @@ from beit.checkpoint.files import write
 from beit.deploy import compiled as module
 from beit.deploy.cache import CachedGraph, _digest, _remove_old
 from beit.deploy.compiled import CompiledModel
-from beit.deploy.engines import ENGINES
+from beit.deploy.engines import ENGINES, preferred
 from beit.predict.inference import load_predictor
 from beit.tools.predict import main as predict
 from beit.train.run import run
@@ -82,6 +82,22 @@ def test_without_an_engine_paddle_answers_and_the_log_says_why(monkeypatch):
     ]
     np.testing.assert_array_equal(model(images()).numpy(), MODEL(images()).numpy())
     assert model.engine_name == f"paddle {paddle.__version__}" and model.depth == MODEL.depth
+
+
+@pytest.mark.parametrize(
+    ("vendor", "precision", "expected"),
+    [
+        ("GenuineIntel", "float32", ["openvino", "onnxruntime"]),
+        ("AuthenticAMD", "float32", ["onnxruntime", "openvino"]),
+        ("", "float32", ["onnxruntime", "openvino"]),
+        ("GenuineIntel", "int8", ["onnxruntime", "openvino"]),
+        ("AuthenticAMD", "bfloat16", ["openvino"]),
+    ],
+)
+def test_auto_prefers_the_engine_that_is_fastest_on_the_processor(monkeypatch, vendor, precision, expected):
+    monkeypatch.setattr("beit.deploy.engines.is_installed", lambda name: True)
+    monkeypatch.setattr("beit.deploy.engines.cpu_vendor", lambda: vendor)
+    assert preferred(precision) == expected
 
 
 def test_unknown_and_missing_engines_are_refused(monkeypatch, tmp_path):
