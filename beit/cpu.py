@@ -101,6 +101,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cores_per_rank() -> int:
+    """CPU cores for each rank, at least 1: the ranks on this machine share those that this process may use."""
+    host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "").rpartition(":")[0]
+    places = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
+    ranks = sum(place.rpartition(":")[0] == host for place in places)
+    return max(1, cores() // max(1, ranks))
+
+
 def _find_given_threads() -> str | None:
     initial = Path("/proc/self/environ")
     if "paddle" not in sys.modules or not initial.is_file():

@@ -242,7 +242,7 @@ SCHEMA: dict[str, Key] = {
     "DATA.RESIZE": Key(None, optional(resized_size), "evaluation: pixels after the resize: shorter side (0: no resize), or [height, width], which does not keep the aspect ratio, as transformers' image processors; None: IMAGE_SIZE / CROP_PCT"),
     "DATA.CENTER_CROP": Key(True, flag, "evaluation with RESIZE: cut out the center; False: images must have the image size after the resize"),
     "DATA.INTERPOLATION": Key("bicubic", text(*PIL_FILTERS), "resize filter of evaluation, and of training unless TRAIN.INTERPOLATION is set"),
-    "DATA.NUM_WORKERS": Key(4, integer(0, 1024), "decoding processes per rank; 0: in the training process"),
+    "DATA.NUM_WORKERS": Key(None, optional(integer(0, 1024)), "decoding processes per rank; 0: in the training process; None: 4, or the CPU cores per rank where they are fewer"),
     "DATA.WORKER_TIMEOUT": Key(300.0, number(0.0), "seconds to wait for a batch before the run stops; 0: forever"),
     "DATA.IMAGENET_MEAN": Key((0.5, 0.5, 0.5), numbers(3), "channel means on [0, 1]; belongs to the checkpoint"),
     "DATA.IMAGENET_STD": Key((0.5, 0.5, 0.5), numbers(3, low=1e-6), "channel deviations on [0, 1]; belongs to the checkpoint"),

@@ -32,12 +32,14 @@ from typing import Protocol
 
 import numpy as np
 
+from beit.cpu import cores, cores_per_rank
 from beit.data.sampler import Sample
 from beit.data.shared_memory import Layout, Slots, write
 from beit.parallel.signals import blocked_for_children
 
 Batch = dict[str, np.ndarray]
 
+_DEFAULT_WORKERS = 4
 _GRACE = 2.0  # seconds for workers to finish their current image before they are killed
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -79,7 +81,7 @@ class Loader:
 
     Args:
         dataset: pickled for each worker once.
-        num_workers: processes; 0 reads in this process. Limited to the number of CPUs.
+        num_workers: processes, see `worker_count`; 0 reads in this process.
         prefetch: batches per worker that are read ahead.
         timeout: seconds to wait for one batch; 0 waits for ever.
 
@@ -91,10 +93,10 @@ class Loader:
     """
 
     def __init__(
-        self, dataset: Dataset, *, num_workers: int, prefetch: int = 2, timeout: float = 0.0
+        self, dataset: Dataset, *, num_workers: int | None, prefetch: int = 2, timeout: float = 0.0
     ) -> None:
         self.dataset = dataset
-        self.num_workers = _cap_workers(num_workers)
+        self.num_workers = worker_count(num_workers)
         self.prefetch = prefetch
         self.timeout = timeout
         self.wait_seconds = 0.0
@@ -248,11 +250,18 @@ _KILLED = (
 )
 
 
-def _cap_workers(num_workers: int) -> int:
-    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else (os.cpu_count() or 1)
-    if num_workers > available:
-        warnings.warn(f"DATA.NUM_WORKERS={num_workers}, but {available} CPUs: {available} used", stacklevel=3)
-    return min(num_workers, available)
+def worker_count(stated: int | None) -> int:
+    """Data workers of this rank for `DATA.NUM_WORKERS`: at most one per CPU core, with a warning if more are stated.
+
+    Args:
+        stated: 0: none, this process reads; None: 4, or the cores per rank where they are fewer.
+    """
+    if stated is None:
+        return min(_DEFAULT_WORKERS, cores_per_rank())
+    available = cores()
+    if stated > available:
+        warnings.warn(f"DATA.NUM_WORKERS={stated}, but {available} CPUs: {available} used", stacklevel=3)
+    return min(stated, available)
 
 
 # ---- starting workers

@@ -10,11 +10,10 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from beit.cpu import cores, given_threads, split_batch
+from beit.cpu import cores_per_rank, given_threads, split_batch
 from beit.deploy.cache import CachedGraph
 from beit.deploy.engines import AUTO, ENGINES, check_name, check_precision, describe, preferred
 from beit.deploy.parity import TOLERANCES, relative_difference
-from beit.parallel import ranks
 
 _MAX_IMAGES = 8  # images compared; more of them find nothing new about a graph
 Log = Callable[[str], None]
@@ -168,4 +167,4 @@ def _choose(precision: str) -> tuple[str, str]:
 
 def _num_threads() -> int:
     """Threads of an engine on this rank."""
-    return int(given_threads() or max(1, cores() // ranks.world_size()))
+    return int(given_threads() or cores_per_rank())

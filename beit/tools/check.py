@@ -6,7 +6,6 @@ Opens every image and every mask of both splits, compares the splits, and tries 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 
 import paddle
@@ -17,6 +16,7 @@ from beit.cpu import tune_cpu
 from beit.data.check import SplitReport, check_split, describe_split, overlap, shortened
 from beit.data.classes_of_data import with_classes_of_data
 from beit.data.dataset import ImageDataset
+from beit.data.loader import worker_count
 from beit.flags import Parser, config_from
 from beit.logging import format_duration
 from beit.optim.groups import describe_groups
@@ -112,7 +112,7 @@ def _check_images(task: Task) -> list[str]:
     num_classes = (
         config.MODEL.NUM_CLASSES if config.TASK in ("classify", "multilabel", "probe", "knn") else None
     )
-    workers = min(config.DATA.NUM_WORKERS, os.cpu_count() or 1)
+    workers = worker_count(config.DATA.NUM_WORKERS)
     reports: dict[str, SplitReport] = {}
     problems: list[str] = []
     for split in ("train", "val"):

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beit.config import get_config
 from beit.data.dataset import ClassificationDataset
 from beit.data.image_list import ImageList
 from beit.data.images import ImageError
-from beit.data.loader import Loader, WorkerError, _hidden_main, collate
+from beit.data.loader import Loader, WorkerError, _hidden_main, collate, worker_count
 from beit.data.sampler import EvalSampler, Sample
 from beit.data.transforms import TrainTransform
 
@@ -177,6 +178,21 @@ def test_leaving_early_ends_the_workers(fakes):
 def test_no_more_workers_than_cpus_are_started(fakes):
     with pytest.warns(UserWarning, match="DATA.NUM_WORKERS=9, but 4 CPUs: 4 used"):
         assert Loader(fakes.Numbers(), num_workers=9).num_workers == 4
+
+
+@pytest.mark.parametrize(("cpus", "ranks", "expected"), [(2, 1, 2), (64, 1, 4), (6, 2, 3), (2, 4, 1)])
+def test_without_a_stated_number_the_workers_fit_the_cores_of_the_rank_silently(
+    monkeypatch, recwarn, cpus, ranks, expected
+):
+    """Half of the ranks here are on another machine, whose cores do not count."""
+    here, there = ([f"10.0.0.{host}:{port}" for port in range(ranks)] for host in (1, 2))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)))
+    monkeypatch.setenv("PADDLE_CURRENT_ENDPOINT", here[-1])
+    monkeypatch.setenv("PADDLE_TRAINER_ENDPOINTS", ",".join([*here, *there]))
+    assert worker_count(get_config().DATA.NUM_WORKERS) == expected
+    assert not recwarn.list
+    stated = get_config(opts=["DATA.NUM_WORKERS", 4]).DATA.NUM_WORKERS
+    assert worker_count(stated) == min(4, cpus) and len(recwarn.list) == (cpus < 4)
 
 
 SCRIPT = """
