@@ -113,14 +113,8 @@ def map_array(path: str | os.PathLike[str]) -> np.ndarray:
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except (
-        ValueError,
-        EOFError,
-        SyntaxError,
-        TypeError,
-        AttributeError,
-        TokenError,
-    ):  # NumPy's, for damaged headers
+    # What NumPy raises for damaged headers.
+    except (ValueError, EOFError, SyntaxError, TypeError, AttributeError, TokenError):
         raise ValueError(f"{path} is damaged, it is not a .npy file of numbers") from None
 
 

@@ -37,10 +37,8 @@ State = dict[str, np.ndarray]
 TABLE = "relative_position_bias_table"
 SHARED_TABLE = f"rel_pos_bias.{TABLE}"
 BACKBONE_PREFIX = "backbone."
-SEGMENTATION_HEADS = (
-    "decode_head.",
-    "auxiliary_head.",
-)  # the parts of a segmentation model outside of `backbone.`
+SEGMENTATION_HEADS = ("decode_head.", "auxiliary_head.")
+"""Prefixes of the parts of a segmentation model outside of `backbone.`."""
 FEATURE_PYRAMID = ("fpn1.", "fpn2.")
 
 PUBLISHED_HEADS: dict[int, int] = {192: 3, 384: 6, 768: 12, 1024: 16}

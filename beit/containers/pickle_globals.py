@@ -43,15 +43,8 @@ class StandIn(dict[Any, Any]):
 # Packages that hold functions which run code or open files. Of them, only names of plain data may appear in a checkpoint;
 # names of all other packages become stand-ins.
 _GUARDED = sys.stdlib_module_names | {"numpy", "torch", "paddle"}
-_GUARDED |= {
-    "__builtin__",
-    "cPickle",
-    "commands",
-    "copy_reg",
-    "distutils",
-    "imp",
-    "popen2",
-}  # of other Python versions
+# Of other Python versions.
+_GUARDED |= {"__builtin__", "cPickle", "commands", "copy_reg", "distutils", "imp", "popen2"}
 _GUARDED |= {"cffi", "cloudpickle", "dill", "IPython", "joblib", "pip", "pkg_resources", "setuptools"}
 _NUMBERS = ("float16", "float32", "float64", "complex64", "complex128") + tuple(
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
@@ -107,9 +100,8 @@ class Guard:
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self.left_out: dict[
-            str, None
-        ] = {}  # classes whose objects became stand-ins, kinds of entries that were dropped
+        # Classes whose objects became stand-ins, and kinds of entries that were dropped.
+        self.left_out: dict[str, None] = {}
 
     def name(self, module: Any, name: Any) -> Global:
         """A class or function that the pickle names; see `check_name`."""

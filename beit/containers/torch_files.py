@@ -59,9 +59,8 @@ def read_zip(file: io.BufferedIOBase, size: int) -> Pickled:
         UnsafeFileError: from the unpickler.
     """
     budget = Budget(size)
-    with ThreadPoolExecutor(
-        max_workers=2
-    ) as pool:  # one tensor is read while checksums of others are computed
+    # One tensor is read while the checksums of others are computed.
+    with ThreadPoolExecutor(max_workers=2) as pool:
         archive = _Archive(file, size, budget, pool)
         big_endian = archive.has("byteorder") and archive.member("byteorder").tobytes() == b"big"
         pickle = archive.member("data.pkl").tobytes()

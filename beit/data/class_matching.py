@@ -113,14 +113,11 @@ class KnownClasses:
 
     def _comparable(self, data: Sequence[str]) -> tuple[list[str], list[str]]:
         """Names of the head and of the data, both as synsets or both as words."""
-        own: Sequence[str]
-        if isinstance(self.names, str):
-            own = synsets(self.names) if set(data) <= set(synsets(self.names)) else self.spelled_out
-        else:
-            own = self.names
-        if not set(data) <= set(
-            own
-        ):  # otherwise keep synsets: two ImageNet classes have the same words (crane)
+        own = self.spelled_out
+        if isinstance(self.names, str) and set(data) <= set(synsets(self.names)):
+            own = synsets(self.names)
+        # Synsets are kept where they match: two ImageNet classes have the same words (crane).
+        if not set(data) <= set(own):
             own, data = from_synsets(own), from_synsets(data)
         return [_composed(name) for name in own], [_composed(name) for name in data]
 

@@ -184,9 +184,8 @@ class Loader:
             self._give_back(batch)
             return result
         except FutureTimeoutError as error:
-            if (
-                batch.future.done()
-            ):  # a TimeoutError raised by the dataset, the same class from Python 3.11 on
+            # A TimeoutError that the dataset raised: the same class from Python 3.11 on.
+            if batch.future.done():
                 raise
             paths = ", ".join(self.dataset.describe(sample) for sample in batch.samples[:3])
             raise WorkerError(

@@ -17,9 +17,8 @@ Op = Callable[[Image.Image, float, Color], Image.Image]
 Level = Callable[[float, np.random.Generator], float]
 
 _MAX_MAGNITUDE = 10
-_RESAMPLE = (
-    Image.Resampling.BICUBIC
-)  # `--train_interpolation bicubic` of the recipe; timm's default is random
+# `--train_interpolation bicubic` of the recipe; timm's default is random.
+_RESAMPLE = Image.Resampling.BICUBIC
 
 # Operations: from an RGB image, the level and the fill color to an image. Those without geometry ignore the color.
 

@@ -36,9 +36,8 @@ def init_uniform(layer: nn.Layer) -> None:
     The official code keeps this default wherever it does not set a value: for convolutions in fine-tuning, and for the
     Linear layers of `cls_pt_layers` in pre-training.
     """
-    shape = (
-        layer.weight.shape
-    )  # Linear [in, out]; convolutions [out, in, h, w], transposed ones [in, out, h, w]
+    # Linear [in, out]; convolutions [out, in, h, w], transposed ones [in, out, h, w].
+    shape = layer.weight.shape
     bound = 1.0 / math.sqrt(shape[0] if isinstance(layer, nn.Linear) else math.prod(shape[1:]))
     for parameter in (layer.weight, layer.bias):
         if parameter is not None:

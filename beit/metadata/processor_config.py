@@ -46,9 +46,8 @@ def read_processor(content: Mapping[str, Any], known: Preprocessing) -> Preproce
         content: of the file.
         known: values of the publisher.
     """
-    stated = {
-        key: value for key, value in content.items() if value is not None
-    }  # null is the class's default
+    # null stands for the default of the class.
+    stated = {key: value for key, value in content.items() if value is not None}
     problems = [
         f"{key} {shown(str(value))} is not supported"
         for key, value in stated.items()

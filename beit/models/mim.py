@@ -134,9 +134,8 @@ class BeitForMaskedImageModeling(Beit):
         early, last = self._run_masked(images, mask)
         if masked_indices is None:
             masked_indices = find_masked_indices(mask)
-        rows = (
-            masked_indices + masked_indices // mask.shape[1] + 1
-        )  # each image has a class token before its patches
+        # Each image has a class token before its patches.
+        rows = masked_indices + masked_indices // mask.shape[1] + 1
         main = self.lm_head(self.norm(last.flatten(0, 1).gather(rows)))
         if self.cls_pt_layers is None:
             return main

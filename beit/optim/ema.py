@@ -77,10 +77,8 @@ class Ema:
             RuntimeError: inside `swapped()`.
         """
         self._refuse_while_swapped("load_state_dict")
-        missing, extra = (
-            sorted(self._shadow.keys() - state.keys()),
-            sorted(state.keys() - self._shadow.keys()),
-        )
+        missing = sorted(self._shadow.keys() - state.keys())
+        extra = sorted(state.keys() - self._shadow.keys())
         if missing or extra:
             raise ValueError(
                 f"The saved EMA does not fit the model: missing {missing[:3]}, left over {extra[:3]}"

@@ -65,16 +65,9 @@ def warmup_cosine(
 
 
 def warmup_poly(
-    step: float,
-    *,
-    peak: float,
-    end: float = 0.0,
-    ratio: float = 1e-6,
-    warmup_steps: int,
-    total_steps: int,
-    power: float = 1.0,
+    step: float, *, peak: float, end: float, start: float = 0.0, warmup_steps: int, total_steps: int
 ) -> float:
-    """Polynomial decay from `peak` to `end`, multiplied by a warm-up factor that rises linearly from `ratio` to 1.
+    """A straight line from `peak` to `end`, multiplied by a warm-up factor that rises linearly from `start / peak` to 1.
 
     The decay starts at step 0, not after the warm-up, so the largest value is slightly below `peak`.
 
@@ -83,12 +76,11 @@ def warmup_poly(
 
     Args:
         step: number of optimizer steps already done; 0 for the first one. It need not be a whole number.
-        peak: start value of the decay.
+        peak: start value of the line.
         end: value at `total_steps` and after.
-        ratio: warm-up factor at step 0.
+        start: value at step 0.
         warmup_steps: optimizer steps of the warm-up.
         total_steps: optimizer steps of the whole run, warm-up included.
-        power: exponent of the decay; 1 is a straight line.
 
     Raises:
         ValueError: a count is negative, or the warm-up is longer than the run.
@@ -96,8 +88,9 @@ def warmup_poly(
     _check_range(step, warmup_steps, total_steps)
     if step >= total_steps:
         return end
-    value = (peak - end) * (1 - step / total_steps) ** power + end
+    value = (peak - end) * (1 - step / total_steps) + end
     if step < warmup_steps:
+        ratio = start / peak if peak else 0.0
         value *= 1 - (1 - step / warmup_steps) * (1 - ratio)
     return value
 
@@ -174,34 +167,17 @@ def make_schedules(
     )
     total_steps = run_length(config, steps_per_epoch)
     warmup_steps = warmup_length(config, steps_per_epoch)
-    rate = {"cosine": warmup_cosine, "poly": _warmup_poly}[train.SCHEDULE]
+    rate = {"cosine": warmup_cosine, "poly": warmup_poly}[train.SCHEDULE]
     end_decay = train.WEIGHT_DECAY if train.WEIGHT_DECAY_END is None else train.WEIGHT_DECAY_END
 
     def values(step: int) -> tuple[float, float]:
         if train.LR_PER_EPOCH:
             step -= step % steps_per_epoch
         at = step + train.SCHEDULE_OFFSET
-        lr = rate(
-            at,
-            peak=peak,
-            end=end,
-            start=start,
-            warmup_steps=warmup_steps,
-            total_steps=total_steps,
-        )
+        lr = rate(at, peak=peak, end=end, start=start, warmup_steps=warmup_steps, total_steps=total_steps)
         return lr, cosine(at, train.WEIGHT_DECAY, end_decay, total_steps)
 
     return values
-
-
-def _warmup_poly(
-    step: float, *, peak: float, end: float, start: float, warmup_steps: int, total_steps: int
-) -> float:
-    """`warmup_poly` with the arguments of `warmup_cosine`: `ratio` is `start / peak`."""
-    ratio = start / peak if peak else 0.0
-    return warmup_poly(
-        step, peak=peak, end=end, ratio=ratio, warmup_steps=warmup_steps, total_steps=total_steps
-    )
 
 
 def run_length(config: CfgNode, steps_per_epoch: int) -> int:

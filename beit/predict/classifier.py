@@ -26,9 +26,8 @@ from beit.preprocessing import Preprocessing
 
 # B images; H, W input size; D width; K classes; H heads, h, w patch grid, N = h * w + 1 tokens of attention weights
 
-_ROLLOUT_BYTES = (
-    256 * 2**20
-)  # attention weights of all blocks at once; a large model of 512 pixels has 1.6 GB of them
+# Attention weights of all blocks at once; a large model of 512 pixels has 1.6 GB of them.
+_ROLLOUT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, repr=False)

@@ -49,9 +49,8 @@ def channels_first(image: ImageLike, order: ChannelOrder | None) -> np.ndarray:
     """
     pixels = as_array(image)
     if pixels is None:
-        is_file = not isinstance(
-            image, Image.Image
-        )  # transformers' processors take Pillow images as they are
+        # transformers' processors do not turn Pillow images by their EXIF orientation.
+        is_file = not isinstance(image, Image.Image)
         return np.asarray(open_input(image, exif_orientation=is_file)).transpose(2, 0, 1)
     if pixels.ndim == 2:
         return pixels[None]

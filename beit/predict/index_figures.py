@@ -138,9 +138,8 @@ def place(features: np.ndarray, method: str) -> tuple[np.ndarray, str]:
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, len(features) / 3)
-    return TSNE(perplexity=perplexity, random_state=0).fit_transform(
-        features
-    ), f"t-SNE, perplexity {perplexity:.0f}"
+    points = TSNE(perplexity=perplexity, random_state=0).fit_transform(features)
+    return points, f"t-SNE, perplexity {perplexity:.0f}"
 
 
 def _short(file: str | Path) -> str:

@@ -175,9 +175,8 @@ def draw_augmentation(config: ConfigSource, images: Sequence[str | Path] = (), c
     task = TASKS[config.TASK](config)
     dataset = task.dataset("train")
     assert dataset is not None  # every task has training data
-    dataset.bad_images = (
-        None  # an unreadable image is an error here, and nothing is recorded in the folder of the run
-    )
+    # An unreadable image is an error here, and nothing is recorded in the folder of the run.
+    dataset.bad_images = None
     if images and isinstance(dataset, SegmentationDataset):
         raise ValueError(
             f"the training views of TASK: {config.TASK} need the label map of each image: leave out the images, and the "

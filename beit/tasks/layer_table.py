@@ -79,12 +79,8 @@ class LayerTable:
         for layer in self._layers:
             names = [FeatureName(layer, kind) for kind in self._kinds]
             stars = ["*" if name == self.best else " " for name in names]
-            rows.append(
-                [
-                    str(layer),
-                    *(f"{self.top1[name]:.2f}{star}" for name, star in zip(names, stars, strict=True)),
-                ]
-            )
+            cells = [f"{self.top1[name]:.2f}{star}" for name, star in zip(names, stars, strict=True)]
+            rows.append([str(layer), *cells])
         heading = f"{self.title}: top-1 in percent, {self.count} images, best: {self.best}"
         return f"{heading}\n{format_table(rows)}\n"
 

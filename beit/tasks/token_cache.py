@@ -27,9 +27,8 @@ from beit.text_files import read_json
 # L tokens of an image
 
 _DIGEST = "SHA-256 of the ids"
-_ADDED = frozenset(
-    {"kind of tokenizer", "number of attention heads"}
-)  # absent from records of earlier versions
+# Absent from records of earlier versions.
+_ADDED = frozenset({"kind of tokenizer", "number of attention heads"})
 _UNFILLED = 65535
 _ROWS = 4096  # rows read or written at a time
 

@@ -49,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     for note in lists.notes:
         print(printable(f"note: {note}"))
     action = "train with:" if is_trained else "evaluate with: -eval"
-    classes = (
-        "" if is_trained else f" -opts MODEL.NUM_CLASSES {number}"
-    )  # training takes the number from the data
+    # Training takes the number of classes from the data.
+    classes = "" if is_trained else f" -opts MODEL.NUM_CLASSES {number}"
     print(f"{action} -dataset=imagenet2012 -data_path={shlex.quote(str(lists.folder))}{classes}")

@@ -64,9 +64,7 @@ def fit(run: Training) -> dict[str, float]:
             ends = run.step % steps_per_epoch == 0 or run.step == total_steps
             saves = stops or ends or due(run.step, config.SAVE_STEPS)
             if saves or due(run.step, config.REPORT_FREQ):
-                meter.report(
-                    lr, weight_decay
-                )  # raises, before anything is saved, when the loss is not finite
+                meter.report(lr, weight_decay)  # before saving: it raises when the loss is not finite
             if saves:
                 resume.save(run, "latest")
             if stops:

@@ -122,7 +122,6 @@ def published_processor(name: str) -> dict[str, Any]:
             "BeitImageProcessor(...) instead"
         )
     values = processor_config(entry.preprocessing)
-    labels = (
-        {"do_reduce_labels": True} if entry.kind == SEGMENTATION else {}
-    )  # of ADE20K, whose 0 is no class
+    # In the masks of ADE20K 0 means no class.
+    labels = {"do_reduce_labels": True} if entry.kind == SEGMENTATION else {}
     return {name: value for name, value in values.items() if name not in (_NAME, "do_convert_rgb")} | labels

@@ -60,7 +60,7 @@ def test_weight_decay_cosine():
 
 def test_warmup_poly_is_the_segmentation_schedule():
     """160k steps with a warm-up of 1500; values of mmcv's rule `lr * (1 - (1 - i / w) * (1 - ratio))`."""
-    plan = {"peak": 3e-5, "warmup_steps": 1500, "total_steps": 160_000}
+    plan = {"peak": 3e-5, "end": 0.0, "start": 3e-11, "warmup_steps": 1500, "total_steps": 160_000}
     assert warmup_poly(0, **plan) == pytest.approx(3e-11, rel=1e-9)
     assert warmup_poly(750, **plan) == pytest.approx(3e-5 * (1 - 750 / 160_000) * 0.5000005, rel=1e-12)
     assert warmup_poly(1500, **plan) == pytest.approx(3e-5 * (1 - 1500 / 160_000), rel=1e-12)
@@ -70,9 +70,9 @@ def test_warmup_poly_is_the_segmentation_schedule():
     assert largest == warmup_poly(1500, **plan) < 3e-5
 
 
-def test_warmup_poly_power_and_end():
-    plan = {"peak": 1.0, "end": 0.2, "warmup_steps": 0, "total_steps": 10, "power": 2.0}
-    assert warmup_poly(5, **plan) == pytest.approx(0.2 + 0.8 * 0.25)
+def test_warmup_poly_ends_at_its_end():
+    plan = {"peak": 1.0, "end": 0.2, "warmup_steps": 0, "total_steps": 10}
+    assert warmup_poly(5, **plan) == pytest.approx(0.6)
     assert warmup_poly(10, **plan) == 0.2
 
 
@@ -115,8 +115,8 @@ def test_scaled_lr():
             lambda: warmup_cosine(0, peak=1.0, end=0.0, warmup_steps=11, total_steps=10),
             "longer than the whole run",
         ),
-        (lambda: warmup_poly(0, peak=1.0, warmup_steps=11, total_steps=10), r"warm-up \(11 steps\)"),
-        (lambda: warmup_poly(-2, peak=1.0, warmup_steps=1, total_steps=10), "step=-2"),
+        (lambda: warmup_poly(0, peak=1.0, end=0.0, warmup_steps=11, total_steps=10), r"warm-up \(11 steps\)"),
+        (lambda: warmup_poly(-2, peak=1.0, end=0.0, warmup_steps=1, total_steps=10), "step=-2"),
         (lambda: scaled_lr(1e-3, 0, 8), "reference_batch=0"),
         (lambda: scaled_lr(1e-3, 8, 0), "total_batch=0"),
     ],
