@@ -89,38 +89,22 @@ def one_of(*choices: int) -> Check:
     return check
 
 
+def several(one: Check, length: int | None = None, *, may_be_empty: bool = False) -> Check:
+    """A tuple of numbers that `one` accepts: `length` of them, or for None one or more (`may_be_empty`: or none)."""
+    expected = f"a list of {length} numbers" if length else "a list of numbers such as [1, 2]"
+
+    def check(value: Any) -> tuple[Any, ...]:
+        is_list = isinstance(value, list | tuple)
+        if not is_list or (len(value) != length if length else not (value or may_be_empty)):
+            raise ValueError(expected)
+        return tuple(one(item) for item in value)
+
+    return check
+
+
 def numbers(length: int, low: float | None = None, high: float | None = None) -> Check:
     """A tuple of `length` floats, each from `low` to `high`."""
-    one = number(low, high)
-
-    def check(value: Any) -> tuple[float, ...]:
-        if not isinstance(value, list | tuple) or len(value) != length:
-            raise ValueError(f"a list of {length} numbers, such as {[0.5] * length}")
-        return tuple(one(item) for item in value)
-
-    return check
-
-
-def several(one: Check) -> Check:
-    """A tuple of at least one value that `one` accepts."""
-
-    def check(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple) or not value:
-            raise ValueError("a list that is not empty, such as [1, 2]")
-        return tuple(one(item) for item in value)
-
-    return check
-
-
-def both(one: Check) -> Check:
-    """A pair of values that `one` accepts."""
-
-    def check(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple) or len(value) != 2:
-            raise ValueError("a pair such as [512, 2048]")
-        return tuple(one(item) for item in value)
-
-    return check
+    return several(number(low, high), length)
 
 
 def optional(inner: Check) -> Check:
@@ -186,13 +170,6 @@ def words(*choices: str, may_be_empty: bool = False) -> Check:
         return found
 
     return check
-
-
-def layers(value: Any) -> tuple[int, ...]:
-    """A tuple of block numbers, counted from 1; may be empty."""
-    if not isinstance(value, list | tuple):
-        raise ValueError("a list of blocks counted from 1, such as [3, 6]")
-    return tuple(integer(1)(item) for item in value)
 
 
 def image_size(value: Any) -> int | tuple[int, int]:
@@ -279,7 +256,7 @@ SCHEMA: dict[str, Key] = {
     "MODEL.LORA.RANK": Key(0, integer(0, 2**16), "rank of trained low-rank factors (LoRA) beside the frozen weights of MODEL.PRETRAINED; head and norm are trained too; 0: off"),
     "MODEL.LORA.ALPHA": Key(8.0, number(1e-6), "LoRA: the update is scaled by ALPHA / RANK"),
     "MODEL.LORA.TARGETS": Key(("qkv",), words("qkv", "proj", "fc1", "fc2"), "LoRA: which Linear layers of a block: of the attention (qkv, proj), of the MLP (fc1, fc2)"),
-    "MODEL.LORA.BLOCKS": Key((), layers, "LoRA: which blocks, from 1; empty: all"),
+    "MODEL.LORA.BLOCKS": Key((), several(integer(1), may_be_empty=True), "LoRA: which blocks, from 1; empty: all"),
     # ---- training
     "TRAIN.LAST_EPOCH": Key(0, integer(0), "epochs already done when starting from weights alone"),
     "TRAIN.NUM_EPOCHS": Key(100, integer(1), "epochs"),
@@ -370,7 +347,7 @@ SCHEMA: dict[str, Key] = {
     "MASK.MIN_BLOCK": Key(None, optional(integer(1)), "patches of the smallest block; None: 16 of 196, scaled to the grid and rounded"),
     "MASK.MAX_BLOCK": Key(None, optional(integer(1)), "patches of the largest block; None: NUM_PATCHES"),
     # ---- probe, knn
-    "PROBE.LAYERS": Key((), layers, "blocks whose features are classified, from 1; empty: all"),
+    "PROBE.LAYERS": Key((), several(integer(1), may_be_empty=True), "blocks whose features are classified, from 1; empty: all"),
     "PROBE.KINDS": Key(("class", "patches", "both"), words("class", "patches", "both"), "features: class token, mean of the patch tokens, both concatenated"),
     "PROBE.OPTIMIZER": Key("adamw", text("adamw", "sgd"), "linear probe: AdamW with TRAIN.WEIGHT_DECAY, or SGD (momentum 0.9) without"),
     "PROBE.USE_NORM": Key(False, flag, "apply the final norm of the pre-trained model to the features; needs MODEL.USE_MEAN_POOLING False"),
@@ -382,7 +359,7 @@ SCHEMA: dict[str, Key] = {
     "DATA.ALLOW_ABSENT_CLASSES": Key(False, flag, "train although a class has no pixel in any mask, or all pixels are ignored"),
     "DATA.REDUCE_ZERO_LABEL": Key(False, flag, "mask value 0 means no class and is ignored, 1 is the first class (ADE20K)"),
     "DATA.IGNORE_LABEL": Key(255, integer(0), "mask value of pixels that are ignored in loss and metrics"),
-    "DATA.RESIZE_LIMITS": Key((2048, 512), both(integer(1)), "pixels: images are scaled to the largest size within these limits of the longer and the shorter side"),
+    "DATA.RESIZE_LIMITS": Key((2048, 512), several(integer(1), 2), "pixels: images are scaled to the largest size within these limits of the longer and the shorter side"),
     "MODEL.OUT_INDICES": Key(None, optional(several(integer(0))), "four blocks (from 0) whose outputs become the pyramid; None: as published for this depth"),
     "MODEL.DECODER_CHANNELS": Key(None, optional(integer(1, 2**16)), "channels inside UPerHead; None: EMBED_DIM"),
     "MODEL.AUXILIARY_CHANNELS": Key(256, integer(0, 2**16), "channels inside the auxiliary head; 0: none"),
