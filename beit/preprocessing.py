@@ -1,4 +1,4 @@
-"""How images are prepared for a model: statistics, crop, filter. They belong to the weights like the tensors do."""
+"""How images are prepared for a model: statistics, resize, crop, filter. Weights give wrong results with others."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Preprocessing:
         mean, std: per channel, of RGB values in [0, 1].
         crop_pct: side of the central crop / shorter side after resizing, in (0, 1].
         interpolation: filter of the resize, of `PIL_FILTERS`; "" for unknown.
-        image_size: of the model's input: side of a square, or (height, width), pixels.
+        image_size: size of the model's input in pixels: side of a square, or (height, width).
         pooling: features that the head classifies: "mean" of the patch tokens, class "token", or "" for unknown.
         squash: resize without keeping the aspect ratio.
-        source: how these values are known, for messages.
+        source: where these values come from, for messages.
         exif_orientation: first turn the image as its EXIF orientation says; None where nothing says it. Then images are
             turned in prediction, see `is_turned`.
         resize: explicit size after the resize, pixels, which replaces `crop_pct` and `squash`: the shorter side (the
@@ -69,10 +69,11 @@ class Preprocessing:
         return [name for name in needed if getattr(self, name) in (None, "")]
 
     @property
-    def pixels(self) -> tuple[ImageSize | None, bool]:
-        """`resize` in pixels, also where `crop_pct` states it (None if unknown), and whether a crop of the center follows.
+    def resize_and_crop(self) -> tuple[ImageSize | None, bool]:
+        """Size after the resize in pixels, in the forms of `resize` (None if unknown), and whether a center crop follows.
 
-        For images that are not square and keep their aspect ratio, it is the (height, width) that they must cover.
+        A `crop_pct` is converted to pixels. For images that are not square and keep their aspect ratio, the size is the
+        (height, width) that the resized image must cover.
         """
         if self.resize is not None:
             is_final = isinstance(self.resize, tuple) and as_size(self.resize) == self.image_size
@@ -85,20 +86,15 @@ class Preprocessing:
     def describe_resize(self) -> str:
         """Resize and crop in words; empty if they are unknown."""
         if self.resize is None:
-            ratio = f"crop {self.crop_pct}" if self.crop_pct else ""
-            return (
-                ratio
-                if not self.squash
-                else "squashed to the image size"
-                if self.crop_pct in (None, 1)
-                else f"squashed, {ratio}"
-            )
-        resize = (
-            "x".join(map(str, self.resize))
-            if isinstance(self.resize, tuple)
-            else f"shorter side {self.resize}"
-        )
-        return f"{resize if self.resize else 'no resize'}, {'center crop' if self.center_crop else 'no crop'}"
+            if self.squash and self.crop_pct in (None, 1):
+                return "squashed to the image size"
+            crop = f"crop {self.crop_pct}" if self.crop_pct else ""
+            return f"squashed, {crop}" if self.squash else crop
+        if isinstance(self.resize, tuple):
+            resize = "x".join(map(str, self.resize))
+        else:
+            resize = f"shorter side {self.resize}" if self.resize else "no resize"
+        return f"{resize}, {'center crop' if self.center_crop else 'no crop'}"
 
 
 def preprocessing_of(config: Any) -> Preprocessing:

@@ -23,7 +23,7 @@ from beit.metadata.agreement import check_agreement, preprocessing_differences
 from beit.metadata.class_names import parse_class_names
 from beit.metadata.precedence import merge, read_preprocessing
 from beit.metadata.processor_config import FILE, PROCESSOR
-from beit.metadata.stated import MODEL_ARGS, MULTI_LABEL, PROBLEM_TYPE, TOLD_BY_NOTHING
+from beit.metadata.stated import MODEL_ARGS, MULTI_LABEL, NOT_IN_TENSORS, PROBLEM_TYPE
 from beit.preprocessing import ImageSize, Preprocessing, as_size, preprocessing_of
 from beit.printable import printable
 from beit.text_files import parse_json, read_json, read_text
@@ -32,12 +32,12 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weights in a folder of transformers or timm, the first that exists."""
 RUN_CONFIG = "config.yaml"
 """Resolved config of a run, in its output folder."""
-RESULTS_KEY = "results"
-TRAINING_IMAGES = "training_images"
-"""Their number, among the results of a run."""
-"""Key of metrics and number of training images inside of the weights of a run."""
 RUN_CONFIG_KEY = "run_config"
-"""The same inside of the weights of a run."""
+"""Key of this config, as YAML, in the metadata inside of the weights of a run."""
+RESULTS_KEY = "results"
+"""Key of the results of a run there: metrics of the last evaluation, and `TRAINING_IMAGES`."""
+TRAINING_IMAGES = "training_images"
+"""Key of the number of training images, among the results."""
 RUN_WEIGHTS = ("model.pdparams", "best.pdparams", "latest.pdparams")
 """Weights in the output folder of a run, in order of preference."""
 OUT_INDICES = "out_indices"
@@ -56,8 +56,8 @@ class Metadata(NamedTuple):
         stated: the merged JSON.
         preprocessing: of the run that wrote the weights, if it was one.
         notes: sentences for the report.
-        run_config: YAML of that run's config, which stands inside of the weights; "" without one.
-        results: of that run, also inside: metrics of the last evaluation, and `training_images`; empty without them.
+        run_config: YAML of that run's config, from inside of the weights; "" without one.
+        results: see `RESULTS_KEY`; empty without them.
     """
 
     stated: dict[str, object]
@@ -110,28 +110,20 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
     inside = {
         key: texts[key] for key, kind in _OWN_KEYS.items() if isinstance(texts[key], kind) and texts[key]
     }
-    beside: dict[str, object] = {}
     run_config = header.get(RUN_CONFIG_KEY, "")
     trained = _read_run_config(run_config, "the config inside of the weights")
-    preprocessing, run_notes = None, []
     is_run = bool(_RUN_WEIGHTS.fullmatch(weights.name))
-    if is_run:
-        text = _read_beside(weights.with_name(RUN_CONFIG), read_text) or ""
-        beside, preprocessing = _read_run_config(
-            text, f"{RUN_CONFIG} beside the weights", str(weights.with_name(RUN_CONFIG))
+    beside, preprocessing = _read_run_folder(weights) if is_run else ({}, None)
+    run_notes = []
+    if trained[1] and preprocessing and not _agree(trained, (beside, preprocessing)):
+        run_notes.append(
+            f"{RUN_CONFIG} beside the weights describes another model or preprocessing than they were trained with: "
+            "it is used"
         )
-        if trained[1] and preprocessing and not _agree(trained, (beside, preprocessing)):
-            run_notes.append(
-                f"{RUN_CONFIG} beside the weights describes another model or preprocessing than they were trained with: "
-                "it is used"
-            )
-        names = parse_class_names(_read_beside(weights.with_name(RUN_CLASS_NAMES), read_text) or "")
-        beside |= {"class_names": list(names)} if names else {}
+    if is_run:
+        beside |= _read_class_names(weights)
     elif in_model_folder:
-        config, processor = (weights.with_name(name) for name in FOLDER_JSON)
-        beside = _read_beside(config, read_json) or {}
-        steps = _read_beside(processor, read_json)
-        beside |= {PROCESSOR: steps} if steps is not None else {}
+        beside = _read_model_folder(weights)
     file = sidecar_path(weights)
     sidecar = _read_beside(file, read_json) or {}
     unread = sorted(sidecar.keys() - _OWN_KEYS.keys())
@@ -218,13 +210,32 @@ def _agree(trained: _RunFacts, beside: _RunFacts) -> bool:
     )
 
 
-def _read_run_config(text: str, source: str, path: str | None = None) -> _RunFacts:
-    """What transformers' keys say of the model of a run, and its preprocessing.
+def _read_run_folder(weights: Path) -> _RunFacts:
+    """`_read_run_config` of the config beside weights that a run wrote."""
+    file = weights.with_name(RUN_CONFIG)
+    text = _read_beside(file, read_text) or ""
+    return _read_run_config(text, f"{RUN_CONFIG} beside the weights", str(file))
 
-    Nothing if the text is empty or belongs to another program, whose configs have no such sections.
+
+def _read_class_names(weights: Path) -> dict[str, object]:
+    """`class_names` of the file beside weights that a run wrote; empty without the file."""
+    names = parse_class_names(_read_beside(weights.with_name(RUN_CLASS_NAMES), read_text) or "")
+    return {"class_names": list(names)} if names else {}
+
+
+def _read_model_folder(weights: Path) -> dict[str, object]:
+    """The JSON files of a folder of timm or transformers as one mapping."""
+    config, processor = (_read_beside(weights.with_name(name), read_json) for name in FOLDER_JSON)
+    return (config or {}) | ({PROCESSOR: processor} if processor is not None else {})
+
+
+def _read_run_config(text: str, source: str, path: str | None = None) -> _RunFacts:
+    """Facts on the model of a run by transformers' keys, and its preprocessing.
+
+    Empty if there is no text, or if it is a config of another program, which has no such sections.
 
     Raises:
-        CheckpointError: the text is no valid YAML, or its values are none of a config.
+        CheckpointError: the text is not valid YAML, or a value is wrong.
     """
     if not re.search("^MODEL:", text, re.MULTILINE):
         return {}, None
@@ -237,7 +248,7 @@ def _read_run_config(text: str, source: str, path: str | None = None) -> _RunFac
         raise CheckpointError(printable(str(error))) from error
     stated = {"image_size": found.image_size, OUT_INDICES: config.MODEL.get("OUT_INDICES")}
     if config.get("TASK") != "tokenizer":  # whose sizes are in TOKENIZER.*
-        stated |= {keys.transformers: config.MODEL.get(keys.config) for keys in TOLD_BY_NOTHING.values()}
+        stated |= {keys.transformers: config.MODEL.get(keys.config) for keys in NOT_IN_TENSORS.values()}
     if config.get("TASK") == "multilabel":
         stated[PROBLEM_TYPE] = MULTI_LABEL
     return stated, replace(found, source=source)

@@ -14,7 +14,7 @@ from beit.metadata.files import FOLDER_JSON, write_json
 from beit.metadata.info import ModelInfo
 from beit.metadata.pretrained_cfg import TIMM_KEYS, pretrained_cfg, timm_crop
 from beit.metadata.processor_config import processor_config
-from beit.metadata.stated import EPSILON, MULTI_LABEL, NUM_HEADS_UNKNOWN, PROBLEM_TYPE, RATES, TOLD_BY_TENSORS
+from beit.metadata.stated import EPSILON, IN_TENSORS, MULTI_LABEL, NUM_HEADS_UNKNOWN, PROBLEM_TYPE, RATES
 from beit.preprocessing import PIL_FILTERS
 
 _BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "mlp_ratio": 4.0}
@@ -96,7 +96,7 @@ def _timm_config(info: ModelInfo) -> dict[str, object]:
     found, preprocessing = info.architecture, info.preprocessing
     version = "beitv2" if preprocessing.mean and preprocessing.mean[0] != 0.5 else "beit"
     sizes = ("width", "depth", "num_heads", "patch_size")
-    shape = {TOLD_BY_TENSORS[field].timm: getattr(found, field) for field in sizes}
+    shape = {IN_TENSORS[field].timm: getattr(found, field) for field in sizes}
     shape["mlp_ratio"] = found.mlp_width / found.width
     size = "large" if shape == _LARGE else "base"
     name = f"{version}_{size}_patch16_{found.image_size}"
@@ -164,7 +164,7 @@ def _transformers_config(info: ModelInfo) -> dict[str, object]:
     config: dict[str, object] = {
         "architectures": [_TRANSFORMERS_CLASSES.get(info.kind, classifier)],
         "model_type": "beit",
-        **{keys.transformers: getattr(found, field) for field, keys in TOLD_BY_TENSORS.items()},
+        **{keys.transformers: getattr(found, field) for field, keys in IN_TENSORS.items()},
         "image_size": list(size) if isinstance(size, tuple) else size,
         "layer_norm_eps": stated.epsilon or EPSILON,  # transformers' default is 1e-12
         "use_mask_token": found.has_mask_token,

@@ -76,8 +76,8 @@ def _layer_mismatch(info: ModelInfo, config: CfgNode) -> list[str]:
 
 def _resize_mismatch(own: Preprocessing, expected: Preprocessing) -> list[str]:
     """Whether images get another size before the crop, where one of the two states pixels."""
-    resize, crop = own.pixels
-    wanted, is_cropped = expected.pixels
+    resize, crop = own.resize_and_crop
+    wanted, is_cropped = expected.resize_and_crop
     found = []
     if wanted is not None and resize != wanted:
         value = list(wanted) if isinstance(wanted, tuple) else wanted

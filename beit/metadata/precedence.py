@@ -11,7 +11,7 @@ from dataclasses import fields
 from beit.metadata.class_names import first_difference, stated_names
 from beit.metadata.pretrained_cfg import TIMM_KEYS, pretrained_cfg, read_pretrained_cfg
 from beit.metadata.processor_config import FILE, PROCESSOR, processor_config, read_processor
-from beit.metadata.stated import MODEL_ARGS, TOLD_BY_NOTHING, stated_model
+from beit.metadata.stated import MODEL_ARGS, NOT_IN_TENSORS, stated_model
 from beit.preprocessing import Preprocessing
 
 Difference = tuple[str, object, object]
@@ -45,7 +45,7 @@ def merge(
     """
     merged = {**beside, **inside, **{key: beside[key] for key in _shared(inside, beside)}}
     arguments, theirs = stated_model(inside).arguments(), beside.get(MODEL_ARGS)
-    for field, keys in TOLD_BY_NOTHING.items():
+    for field, keys in NOT_IN_TENSORS.items():
         if getattr(stated_model(beside), field) is not None:
             arguments.pop(keys.timm, None)
     merged[MODEL_ARGS] = arguments | (dict(theirs) if isinstance(theirs, Mapping) else {})
@@ -63,7 +63,7 @@ def differences(stated: Mapping[str, object], others: Mapping[str, object]) -> I
     if names and other_names and names != other_names:
         yield CLASS_NAMES, first_difference(names, other_names), first_difference(other_names, names)
     model, other_model = stated_model(stated), stated_model(others)
-    for field, keys in TOLD_BY_NOTHING.items():
+    for field, keys in NOT_IN_TENSORS.items():
         values = getattr(model, field), getattr(other_model, field)
         if None not in values and values[0] != values[1]:
             yield keys.transformers, *values

@@ -24,7 +24,7 @@ def read_pretrained_cfg(content: Mapping[str, Any], known: Preprocessing) -> Pre
     Where a value is not supported, `unknown` names what is missing and `source` the key.
     """
     crop, size = content.get("crop_pct"), content.get("input_size")
-    interpolation, mode = content.get("interpolation"), content.get("crop_mode", None)
+    interpolation, mode = content.get("interpolation"), content.get("crop_mode")
     source, resize = "config.json beside the weights", content.get("resize")
     turned = content.get("exif_orientation")
     result = replace(

@@ -125,7 +125,7 @@ def processor_config(preprocessing: Preprocessing) -> dict[str, object]:
     """
     p = preprocessing
     size = height_width(p.image_size or 224)
-    resize, is_cropped = replace(p, image_size=size).pixels
+    resize, is_cropped = replace(p, image_size=size).resize_and_crop
     if resize is None or (p.resize is None and not p.squash and size[0] != size[1]):
         resize = size  # no processor makes images cover a rectangle
     crop = size if is_cropped and resize != size else None

@@ -34,7 +34,7 @@ class Keys(NamedTuple):
     config: str
 
 
-TOLD_BY_TENSORS = {
+IN_TENSORS = {
     "width": Keys("hidden_size", "embed_dim", "EMBED_DIM"),
     "depth": Keys("num_hidden_layers", "depth", "DEPTH"),
     "num_heads": Keys("num_attention_heads", "num_heads", "NUM_HEADS"),
@@ -47,20 +47,20 @@ TOLD_BY_TENSORS = {
         "use_shared_relative_position_bias", "use_shared_rel_pos_bias", "USE_SHARED_REL_POS_BIAS"
     ),
 }
-"""Field of `Architecture` -> its names."""
+"""What the tensors of a model show: field of `Architecture` -> its names."""
 RATES = {
     "drop_path": Keys("drop_path_rate", "drop_path_rate", "DROPPATH"),
     "dropout": Keys("hidden_dropout_prob", "proj_drop_rate", "DROPOUT"),
     "attention_dropout": Keys("attention_probs_dropout_prob", "attn_drop_rate", "ATTENTION_DROPOUT"),
 }
-TOLD_BY_NOTHING = {
-    "num_heads": TOLD_BY_TENSORS["num_heads"],
+NOT_IN_TENSORS = {
+    "num_heads": IN_TENSORS["num_heads"],
     "epsilon": Keys("layer_norm_eps", "layer_norm_eps", "LAYER_NORM_EPS"),
     **RATES,
     "init_values": Keys("layer_scale_init_value", "init_values", "INIT_VALUES"),
 }
-"""Field of `StatedModel` -> its names."""
-# (key, values that this package honors)
+"""What only a file beside the weights can state: field of `StatedModel` -> its names."""
+# (key, values that this package supports)
 _ONLY: tuple[tuple[str, tuple[object, ...]], ...] = (
     (PROBLEM_TYPE, ("single_label_classification", MULTI_LABEL)),
     ("hidden_act", ("gelu", "gelu_python")),
@@ -75,31 +75,26 @@ _ONLY: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("scale_mlp", (False,)),
 )
 _CHANGE_OUTPUTS = (
-    PROBLEM_TYPE,
-    "hidden_act",
-    "num_channels",
-    "act_layer",
-    "in_chans",
-    "norm_layer",
-    "swiglu_mlp",
+    *(PROBLEM_TYPE, "hidden_act", "num_channels", "act_layer", "in_chans", "norm_layer", "swiglu_mlp"),
     "scale_mlp",
 )
+"""The keys of `_ONLY` without which the model computes other numbers."""
 
 
 @dataclass(frozen=True)
 class StatedModel:
-    """What no tensor tells of a model, as the files beside the weights state it; None where they do not.
+    """Facts on a model that its tensors do not show, as the files beside the weights state them; None where they do not.
 
     Args:
-        num_heads: attention heads per block. A position table tells them, too.
+        num_heads: attention heads per block. A position table shows them, too.
         epsilon: of the LayerNorms.
         drop_path, dropout, attention_dropout: rates in training.
         init_values: initial layer scale.
         pool_scales: sides of the pooled maps of a segmentation head.
-        image_size: of the model's input; a model without positions has no other sign of it.
+        image_size: of the model's input in pixels; the tensors of a model without positions do not show it.
         is_multi_label: images have any number of labels.
-        not_honored: sentences on what this package does not have and ignores.
-        wrong_outputs: those of them without which outputs are others.
+        not_honored: sentences on settings that this package does not have and ignores.
+        wrong_outputs: those of these sentences whose settings change the outputs of the model.
     """
 
     num_heads: int | None = None
@@ -116,14 +111,14 @@ class StatedModel:
 
     def arguments(self) -> dict[str, object]:
         """`model_args` that state the same, with timm's keys."""
-        found = {keys.timm: getattr(self, field) for field, keys in TOLD_BY_NOTHING.items()}
+        found = {keys.timm: getattr(self, field) for field, keys in NOT_IN_TENSORS.items()}
         return {key: value for key, value in found.items() if value is not None}
 
 
 def stated_model(metadata: Mapping[str, object]) -> StatedModel:
-    """What the JSON beside the weights states and no tensor tells."""
+    """The facts that the JSON beside the weights states and its tensors do not show."""
     arguments = _arguments(metadata)
-    values = {field: _number(metadata, arguments, keys) for field, keys in TOLD_BY_NOTHING.items()}
+    values = {field: _number(metadata, arguments, keys) for field, keys in NOT_IN_TENSORS.items()}
     heads, scales = values.pop("num_heads"), metadata.get("pool_scales")
     ignored = {
         key: f"{key} is {shown(str(value))}, this package has {' and '.join(map(str, allowed)) or 'LayerNorm'} only: not used"
@@ -142,9 +137,9 @@ def stated_model(metadata: Mapping[str, object]) -> StatedModel:
 
 
 def contradictions(metadata: Mapping[str, object], found: Architecture) -> list[str]:
-    """Sentences on what the JSON states otherwise than the tensors, which decide: the model must hold them."""
+    """One sentence per fact that the JSON states differently from the tensors. The tensors are used."""
     arguments, sentences = _arguments(metadata), []
-    for field, keys in TOLD_BY_TENSORS.items():
+    for field, keys in IN_TENSORS.items():
         actual = getattr(found, field)
         for source, key in ((metadata, keys.transformers), (arguments, keys.timm)):
             stated = source.get(key)

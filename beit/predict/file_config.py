@@ -24,7 +24,7 @@ from beit.metadata.architecture import (
     VQKD,
     Architecture,
 )
-from beit.metadata.stated import NUM_HEADS_UNKNOWN, TOLD_BY_NOTHING, TOLD_BY_TENSORS, StatedModel
+from beit.metadata.stated import IN_TENSORS, NOT_IN_TENSORS, NUM_HEADS_UNKNOWN, StatedModel
 from beit.preprocessing import height_width
 
 _EARLY_LAYERS = {12: 9, 24: 21}
@@ -95,8 +95,8 @@ def _image_size(opened: Checkpoint, name: str) -> int | list[int]:
 
 
 def _model_options(found: Architecture, stated: StatedModel) -> dict[str, Any]:
-    facts = [(keys, getattr(stated, field)) for field, keys in TOLD_BY_NOTHING.items()]
-    facts += [(keys, getattr(found, field)) for field, keys in TOLD_BY_TENSORS.items()]
+    facts = [(keys, getattr(stated, field)) for field, keys in NOT_IN_TENSORS.items()]
+    facts += [(keys, getattr(found, field)) for field, keys in IN_TENSORS.items()]
     options = {f"MODEL.{keys.config}": value for keys, value in facts if keys.config and value is not None}
     if found.head_dim * found.num_heads != found.width:
         options["MODEL.ATTN_HEAD_SIZE"] = found.head_dim

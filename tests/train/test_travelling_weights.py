@@ -65,7 +65,11 @@ def test_conversions_of_a_file_alone_keep_names_and_crop(trained, tmp_path, targ
     assert found.preprocessing.mean == (0.1, 0.2, 0.3)
     view = found.view(beit.load_predictor(trained).open(np.zeros((30, 40, 3), np.uint8)))
     assert view.size == (16, 16)
-    assert found.preprocessing.pixels[0] == beit.load_predictor(trained).preprocessing.pixels[0] == 20
+    assert (
+        found.preprocessing.resize_and_crop[0]
+        == beit.load_predictor(trained).preprocessing.resize_and_crop[0]
+        == 20
+    )
 
 
 def test_what_is_edited_beside_the_weights_is_used_and_reported(trained, tmp_path):
