@@ -316,6 +316,7 @@ SCHEMA: dict[str, Key] = {
     "TOKENIZER.PRETRAINED_KEY": Key("", text(), "key or prefix of the state dict to take from TOKENIZER.PRETRAINED, as MODEL.PRETRAINED_KEY"),
     "TOKENIZER.ALLOW_RANDOM": Key(False, flag, "pre-train although TOKENIZER.PRETRAINED names no weights, for trials of speed and memory: the tokens mean nothing"),
     "TOKENIZER.PRETRAINED_DECODER": Key(None, optional_path, "weights of DALL-E's decoder, used only for preview images"),
+    "TOKENIZER.PRETRAINED_DECODER_KEY": Key("", text(), "key or prefix of the state dict to take from TOKENIZER.PRETRAINED_DECODER, as MODEL.PRETRAINED_KEY"),
     "TOKENIZER.NUM_CODES": Key(8192, integer(1, 10**7), "size of the vocabulary"),
     "TOKENIZER.CODE_DIM": Key(32, integer(1, 2**16), "VQ-KD: channels of a code; above 64 most codes stay unused"),
     "TOKENIZER.PATCH_SIZE": Key(16, integer(1, 4096), "VQ-KD: pixels, side of a patch"),

@@ -22,8 +22,8 @@ TEACHER_KEYS = ("teacher", *WEIGHT_KEYS, "student")
 EMA_KEYS = ("model_ema", "state_dict_ema")
 """Keys under which training checkpoints hold the moving average (EMA) of the weights."""
 CHOOSE = (
-    "key=NAME (-opts MODEL.PRETRAINED_KEY NAME; of a tokenizer TOKENIZER.PRETRAINED_KEY, of a teacher "
-    "TOKENIZER.TEACHER_PRETRAINED_KEY; convert --key NAME)"
+    "key=NAME (-opts MODEL.PRETRAINED_KEY NAME; of a tokenizer TOKENIZER.PRETRAINED_KEY, of its decoder "
+    "TOKENIZER.PRETRAINED_DECODER_KEY, of a teacher TOKENIZER.TEACHER_PRETRAINED_KEY; convert --key NAME)"
 )
 """How users choose among several states."""
 _MAX_DEPTH = 8

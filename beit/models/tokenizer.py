@@ -142,5 +142,5 @@ def _build_dalle(config: CfgNode) -> DalleTokenizer:
         return DalleTokenizer(encoder)
     decoder = build_dalle_decoder(config)
     if keys.PRETRAINED_DECODER:
-        load_pretrained(decoder, keys.PRETRAINED_DECODER)
+        load_pretrained(decoder, keys.PRETRAINED_DECODER, key=keys.PRETRAINED_DECODER_KEY)
     return DalleTokenizer(encoder, decoder)

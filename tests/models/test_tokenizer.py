@@ -137,6 +137,21 @@ def test_dalle_ids_and_images_of_published_files_equal_numpy(tmp_path, form):
     )
 
 
+def test_a_key_chooses_among_the_decoders_of_a_file(tmp_path):
+    write(tmp_path / "encoder.pdparams", publishers.dalle(np.random.default_rng(0)))
+    decoders = {name: publishers.dalle(np.random.default_rng(k), decoder=True) for k, name in enumerate("ab")}
+    write(tmp_path / "both.pdparams", decoders)
+    files = ["TOKENIZER.PRETRAINED", str(tmp_path / "encoder.pdparams")]
+    files += ["TOKENIZER.PRETRAINED_DECODER", str(tmp_path / "both.pdparams")]
+    with pytest.raises(ValueError, match=r"choose one by .*TOKENIZER\.PRETRAINED_DECODER_KEY"):
+        build_tokenizer(config(DALLE, *files))
+    ids = np.arange(9).reshape(1, 9)
+    for name, state in decoders.items():
+        tokenizer = build_tokenizer(config(DALLE, *files, "TOKENIZER.PRETRAINED_DECODER_KEY", name))
+        decoded = tokenizer.decode(paddle.to_tensor(ids)).numpy()
+        np.testing.assert_allclose(decoded, dalle_numpy.decode(state, ids.reshape(1, 3, 3)), atol=1e-5)
+
+
 def test_dalle_accepts_rectangles():
     tokenizer = build_tokenizer(config(DALLE))
     ids = tokenizer.encode(paddle.to_tensor(images(0, 32, batch=1)[:, :, :16]))
