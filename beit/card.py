@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +19,15 @@ from beit.metadata.files import TRAINING_IMAGES
 from beit.preprocessing import Preprocessing
 from beit.printable import printable
 from beit.schema import SCHEMA, is_path
-from beit.text_files import load_yaml
+from beit.text_files import load_yaml, read_text
 from beit.version import VERSION
 from beit.zoo import path_of
 from beit.zoo.table import PUBLISHED, Published
 
 CARD = "card.md"
 """Name of the card in the folder of a run, an export or converted weights."""
+_UNCHANGED = "<!-- As it was written, SHA-256 {}: replaced with the weights. Once edited, it stays. -->"
+"""Last line of a card, with the digest of the lines above."""
 
 _MAX_NAMES = 50
 _NOT_IN_CARD = ("SAVE", "MODEL.RESUME")
@@ -55,7 +59,7 @@ def write_card(
     class_names: tuple[str, ...] | None = None,
     measured: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the card of weights.
+    """Write the card of weights. A card that was edited stays; the new one is then `NAME.new.md`, and a warning says so.
 
     Args:
         target: file to write.
@@ -74,7 +78,23 @@ def write_card(
         info, preprocessing=used or info.preprocessing, class_names=class_names or info.class_names
     )
     parameters = sum(array.size for array in state.values())
-    write_text(target, card_text(info, parameters, _entry(source, weights_file(file)), measured or {}))
+    text = card_text(info, parameters, _entry(source, weights_file(file)), measured or {})
+    if target.exists() and not _is_unchanged(target):
+        edited, target = target, target.with_suffix(".new.md")
+        warnings.warn(f"{edited} was edited and stays; the card of the new weights is {target}", stacklevel=2)
+    write_text(target, f"{text}\n{_last_line(text)}\n")
+
+
+def _is_unchanged(card: Path) -> bool:
+    try:
+        text, _, last = read_text(card).removesuffix("\n").rpartition("\n")
+    except ValueError:
+        return False
+    return last == _last_line(text)
+
+
+def _last_line(text: str) -> str:
+    return _UNCHANGED.format(hashlib.sha256(text.encode()).hexdigest())
 
 
 def card_text(

@@ -37,7 +37,7 @@ def trained(tmp_path_factory):
 
 
 def sections(text):
-    parts = re.split(r"^## (.*)\n\n", text, flags=re.MULTILINE)
+    parts = re.split(r"^## (.*)\n\n", text.partition("\n<!-- ")[0], flags=re.MULTILINE)
     return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
 
 
@@ -68,6 +68,30 @@ def test_the_card_of_a_run_states_data_recipe_metrics_and_license(trained):
     )
     assert "whose license is MIT" in found["License"]
     assert str(folder.parent) not in text  # no folders of this machine
+
+
+def test_an_edited_card_stays(trained, tmp_path):
+    weights, card, new = trained[0] / "model.pdparams", tmp_path / "card.md", tmp_path / "card.new.md"
+    for _ in range(2):
+        write_card(card, weights)
+    assert sections(card.read_text(encoding="utf-8"))["Data"].startswith("flowers")
+    assert not new.exists()
+    edited = card.read_text(encoding="utf-8").replace("not known here: add it", "my garden")
+    card.write_text(edited, encoding="utf-8")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"card\.md was edited and stays; .* is .*card\.new\.md"):
+            write_card(card, weights, measured={"speed": "2"})
+        assert card.read_text(encoding="utf-8") == edited
+        assert "| speed | 2 |" in new.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", [b"", b"# mine\n", b"\xff\xfe"])
+def test_a_card_of_someone_else_stays(trained, tmp_path, content):
+    card = tmp_path / "card.md"
+    card.write_bytes(content)
+    with pytest.warns(UserWarning, match="was edited and stays"):
+        write_card(card, trained[0] / "model.pdparams")
+    assert card.read_bytes() == content
 
 
 def test_weights_without_results_say_so(trained, tmp_path):

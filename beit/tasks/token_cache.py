@@ -85,8 +85,25 @@ class TokenCache:
         if self._exists():  # another run has finished it meanwhile
             os.close(handle)
             return None
-        self.record.unlink(missing_ok=True)  # of a file of ids that was deleted
+        try:
+            self._refuse_other_files()
+        except ValueError:
+            os.close(handle)
+            raise
         return handle
+
+    def _refuse_other_files(self) -> None:
+        """Refuse to overwrite files that no run has filled with token ids."""
+        if self.file.exists():
+            raise ValueError(
+                f"DATA.TOKEN_CACHE={self.file} exists, but not {self.record.name}, which states what the ids were made of; "
+                "name another file, or delete this one if it holds token ids"
+            )
+        if self.record.exists() and not _is_record(self.record):
+            raise ValueError(
+                f"DATA.TOKEN_CACHE={self.file} would overwrite {self.record}, which belongs to something else; name another "
+                "file"
+            )
 
     def _exists(self) -> bool:
         return self.file.exists() and self.record.exists()
@@ -121,8 +138,10 @@ class TokenCache:
         if ranks.rank() == 0:
             self._require_ids(draft)
             record = self.identity | {_DIGEST: sha256_of(draft)}
+            write_text(
+                self.record, json.dumps(record, indent=2) + "\n"
+            )  # first: no ids are without their record
             draft.replace(self.file)
-            write_text(self.record, json.dumps(record, indent=2) + "\n")
         ranks.barrier()
 
     def _check(self) -> None:
@@ -184,6 +203,14 @@ class TokenCache:
 
     def _remedy(self) -> str:
         return f"name another file, or delete this one and {self.record.name} so that it is made anew"
+
+
+def _is_record(file: Path) -> bool:
+    """Whether a file is the record of token ids."""
+    try:
+        return "list of images" in read_json(file)
+    except ValueError:
+        return False
 
 
 def _write_unfilled(file: Path, dtype: np.dtype, shape: tuple[int, int]) -> None:

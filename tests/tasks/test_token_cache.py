@@ -92,6 +92,34 @@ def test_an_interrupted_fill_starts_again(data, tmp_path):
     assert len(cached(data, tmp_path).dataset("train")) == 9
 
 
+def test_a_run_killed_before_the_ids_have_their_name_starts_again(data, tmp_path, monkeypatch):
+    file, record = tmp_path / "ids" / "tokens.npy", tmp_path / "ids" / "tokens.json"
+
+    def killed(self, target):
+        if target == file:
+            raise KeyboardInterrupt
+        return self.rename(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(file), "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cached(data, tmp_path).dataset("train")
+    assert record.exists() and not file.exists()
+    assert len(cached(data, tmp_path).dataset("train")) == 9
+    cached(data, tmp_path / "unbroken").dataset("train")
+    np.testing.assert_array_equal(np.load(file), np.load(tmp_path / "unbroken" / "ids" / "tokens.npy"))
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "tokens.json"])
+def test_files_of_something_else_are_not_overwritten(data, tmp_path, name):
+    file = tmp_path / "ids" / name
+    file.parent.mkdir()
+    file.write_text('{"tokens": "of a project of mine"}')
+    with pytest.raises(ValueError, match=rf"{name}.*name another file"):
+        cached(data, tmp_path).dataset("train")
+    assert file.read_text() == '{"tokens": "of a project of mine"}'
+
+
 def test_validation_runs_the_tokenizer(data, tmp_path):
     assert "second" in cached(data, tmp_path).dataset("val")[Sample(0, 0)]
 
