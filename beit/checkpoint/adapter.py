@@ -76,8 +76,8 @@ def merge_factors(state: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def split(state: State, base: State, *, name: str, path: Path, key: str) -> tuple[Adapter, State]:
-    """What an adapter file says of its base, and the tensors of a trained model that the base does not have.
+def describe_base(state: State, base: State, *, name: str, path: Path, key: str) -> Adapter:
+    """What an adapter file says of its base: its name and place, and the tensors that the trained model has unchanged.
 
     Args:
         state: of the model, with its LoRA factors.
@@ -88,8 +88,12 @@ def split(state: State, base: State, *, name: str, path: Path, key: str) -> tupl
     same = tuple(
         tensor for tensor, value in state.items() if tensor in base and np.array_equal(value, base[tensor])
     )
-    own = {tensor: value for tensor, value in state.items() if tensor not in same}
-    return Adapter(name, str(path.resolve()), key, digest(base, same), same), own
+    return Adapter(name, str(path.resolve()), key, digest(base, same), same)
+
+
+def own_tensors(state: State, adapter: Adapter) -> State:
+    """The tensors of a trained model that an adapter file holds: those that do not come from the base."""
+    return {name: value for name, value in state.items() if name not in adapter.tensors}
 
 
 def header_of(adapter: Adapter) -> dict[str, str]:

@@ -15,7 +15,15 @@ from paddle import Tensor, nn
 from yacs.config import CfgNode
 
 from beit.card import CARD, write_card
-from beit.checkpoint.adapter import LORA_SCALE, has_factors, header_of, merge_factors, split
+from beit.checkpoint.adapter import (
+    LORA_SCALE,
+    describe_base,
+    digest,
+    has_factors,
+    header_of,
+    merge_factors,
+    own_tensors,
+)
 from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
 from beit.checkpoint.open import open_checkpoint
 from beit.config import dump, flatten, with_options
@@ -97,11 +105,13 @@ def restore(run: Training, paths: Sequence[Path]) -> None:
 
 
 def _write_adapter(run: Training, file: Path, weights: dict[str, np.ndarray]) -> None:
-    source, key = run.config.MODEL.PRETRAINED, run.config.MODEL.PRETRAINED_KEY
-    path = path_of(source)
-    base = open_checkpoint(path, key=key or None)
-    adapter, own = split(weights, base.state, name=source, path=path, key=key)
-    write(file, own, metadata=_metadata(run) | header_of(adapter))
+    adapter = run.adapter
+    if adapter is None or digest(weights, adapter.tensors) != adapter.sha256:
+        source, key = run.config.MODEL.PRETRAINED, run.config.MODEL.PRETRAINED_KEY
+        path = path_of(source)
+        base = open_checkpoint(path, key=key or None).state
+        adapter = run.adapter = describe_base(weights, base, name=source, path=path, key=key)
+    write(file, own_tensors(weights, adapter), metadata=_metadata(run) | header_of(adapter))
 
 
 def _restore(run: Training, path: Path, state: Any) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import paddle
 from yacs.config import CfgNode
 
+from beit.checkpoint.adapter import Adapter
 from beit.data.dataset import ImageDataset
 from beit.data.loader import Loader
 from beit.data.sampler import EvalSampler, TrainSampler
@@ -78,6 +79,7 @@ class Training(TrainState):
         since_best: evaluations since then, for TRAIN.EARLY_STOP.
         is_resumed: the run continues from a checkpoint.
         metrics: of the last evaluation.
+        adapter: with MODEL.LORA, what its files say of the base weights, which are read once.
     """
 
     dataset: ImageDataset
@@ -90,3 +92,4 @@ class Training(TrainState):
     since_best: int = 0
     is_resumed: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
+    adapter: Adapter | None = None

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from beit.checkpoint.adapter import digest, header_of, merge_factors, split
+from beit.checkpoint.adapter import describe_base, digest, header_of, merge_factors, own_tensors
 from beit.checkpoint.files import read, write
 from beit.checkpoint.open import open_checkpoint
 from beit.containers.errors import CheckpointError
@@ -37,8 +37,8 @@ def adapter(tmp_path):
     state = base | {name: value for name, value in factors().items() if not name.endswith("weight")}
     file = tmp_path / "adapter.pdparams"
     path = tmp_path / "base.pth"
-    adapter, own = split(state, base, name="mine", path=path, key="")
-    write(file, own, metadata=header_of(adapter))
+    adapter = describe_base(state, base, name="mine", path=path, key="")
+    write(file, own_tensors(state, adapter), metadata=header_of(adapter))
     return file
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from beit.checkpoint.files import read, write
 from beit.checkpoint.open import open_checkpoint
 from beit.containers.errors import CheckpointError
 from beit.predict.resolve import load_model
+from beit.train import resume
 from beit.train.run import run
 from beit.train.state import StoppedError
 from tests.checkpoint import publishers
@@ -145,6 +147,29 @@ def test_a_continued_run_gives_the_same_adapter(data, base, trained, tmp_path, m
     run(tiny_config(data, tmp_path, MODEL__RESUME="auto", **keys))
     assert different_weights(trained[0], tmp_path, "adapter.pdparams") == []
     assert different_weights(trained[0], tmp_path) == []
+
+
+def test_the_base_weights_are_read_once_for_all_adapter_files(data, base, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        resume, "open_checkpoint", lambda path, key: opened.append(path) or open_checkpoint(path, key=key)
+    )
+    run(tiny_config(data, tmp_path, MODEL__PRETRAINED=str(base), TRAIN__NUM_EPOCHS=1, **LORA))
+    assert {"best_adapter.pdparams", "adapter.pdparams"} <= {file.name for file in tmp_path.iterdir()}
+    assert opened == [base]
+
+
+def test_a_tensor_that_changes_after_the_first_adapter_is_in_the_next(data, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "_metadata", lambda training: {})
+    training = SimpleNamespace(config=tiny_config(data, tmp_path, MODEL__PRETRAINED=str(base)), adapter=None)
+    state, file = open_checkpoint(base).state, tmp_path / "adapter.pdparams"
+    for change in (0.0, 1.0):
+        weights = state | {"head.weight": state["head.weight"] + 1, "head.bias": state["head.bias"] + change}
+        resume._write_adapter(training, file, weights)
+        assert ("head.bias" in load_weights(file)) == bool(change)
+        assert all(
+            np.array_equal(value, weights[name]) for name, value in open_checkpoint(file).state.items()
+        )
 
 
 def test_an_adapter_on_an_adapter(data, trained, tmp_path):
