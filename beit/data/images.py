@@ -220,10 +220,10 @@ class ImageFile:
         except ImageError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            reason = (
-                f"more pixels than Pillow's own limit and DATA.MAX_PIXELS={self._max_pixels} allow ({error})"
-            )
-            raise ImageError(self._path, reason) from error
+            raise ImageError(
+                self._path,
+                f"more pixels than Pillow's own limit and DATA.MAX_PIXELS={self._max_pixels} allow ({error})",
+            ) from error
         except _DECODE_ERRORS as error:
             if str(error).startswith("out of memory"):  # what Pillow makes of a decoder's failed allocation
                 raise MemoryError(f"decoding {self._path}") from error

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from beit.predict.page_text import language_of, shown_reason
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -80,7 +82,8 @@ class Access:
         if scope["type"] != "http":  # the page uses no WebSocket
             await send({"type": "websocket.close", "code": 1008})
             return
-        answer = _Answer(send, is_json=scope["path"] in _JSON)
+        accepted = next((value for name, value in scope["headers"] if name == b"accept-language"), b"")
+        answer = _Answer(send, language_of(accepted.decode("latin-1")), is_json=scope["path"] in _JSON)
         try:
             check_origin(scope["headers"], self.host, self.names)
             await self.page(scope, await self._checked(scope, receive, answer), answer)
@@ -273,8 +276,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 class _Answer:
     """Sends the page's answer, or a refusal where the answer has not begun. `refused` is set by who finds it out."""
 
-    def __init__(self, send: Send, *, is_json: bool = False) -> None:
+    def __init__(self, send: Send, language: str, *, is_json: bool = False) -> None:
         self._send = send
+        self._language = language
         self._is_json = is_json
         self._begun = False
         self.refused: RefusedError | None = None
@@ -289,9 +293,10 @@ class _Answer:
             return
         reason = self.refused.reason
         kind = "application/json" if self._is_json else "text/plain; charset=utf-8"
-        text = (
-            json.dumps({"error": reason}, ensure_ascii=False) if self._is_json else f"{reason}\n"
-        ).encode()
+        if self._is_json:  # for programs, which do not have a language
+            text = json.dumps({"error": reason}, ensure_ascii=False).encode()
+        else:
+            text = f"{shown_reason(reason, self._language)}\n".encode()
         headers = [
             (b"content-type", kind.encode()),
             (b"content-length", str(len(text)).encode()),

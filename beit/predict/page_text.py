@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from string import Formatter
+
 TEXT: dict[str, dict[str, str]] = {
     "en": {
         "limits": "Drop an image, choose one or take a photo: {formats}, up to {megabytes:g} MB and "
@@ -42,6 +45,87 @@ TEXT: dict[str, dict[str, str]] = {
     },
 }
 """Language -> name of a text, or caption of a `PageResult` -> text, with the fields of `str.format`."""
+
+REASONS: dict[str, dict[str, str]] = {
+    "no such file": {"zh": "文件不存在"},
+    "a folder, not an image": {"zh": "这是文件夹，不是图片"},
+    "an empty file (0 bytes)": {"zh": "文件为空（0 字节）"},
+    "an HTML page, not an image: the download went wrong": {"zh": "这是 HTML 网页，不是图片：下载出错"},
+    "a git-lfs pointer, not an image: run `git lfs pull`": {
+        "zh": "这是 git-lfs 指针，不是图片：请运行 `git lfs pull`"
+    },
+    "begins with zeros only: the file was not written to its end": {"zh": "文件开头全为零：没有完整写入"},
+    "this installation does not decode {} images: {}": {
+        "en": "this page does not read {0} images; convert the image to JPEG",
+        "zh": "此网页无法读取 {0} 图片，请转换为 JPEG",
+    },
+    "no image in one of the formats {}, or one with a damaged header": {
+        "zh": "不是以下格式之一的图片，或文件头已损坏：{0}"
+    },
+    "{} MB; files of up to {} MB are accepted": {"zh": "{0} MB；只接受不超过 {1} MB 的文件"},
+    "its format is {}; the page takes {}": {"zh": "格式为 {0}；此网页接受 {1}"},
+    "{} x {} pixels are more than DATA.MAX_PIXELS={} allows": {
+        "en": "{0} x {1} pixels; images of up to {2} pixels are accepted",
+        "zh": "{0} x {1} 像素；只接受不超过 {2} 像素的图片",
+    },
+    "more pixels than Pillow's own limit and DATA.MAX_PIXELS={} allow ({})": {
+        "en": "images of up to {0} pixels are accepted",
+        "zh": "只接受不超过 {0} 像素的图片",
+    },
+    "cannot be decoded: integer pixels from {} to {}; expected 16 bits, 0 to 65535": {
+        "zh": "无法解码：整数像素值为 {0} 至 {1}；应为 16 位，0 至 65535"
+    },
+    "cannot be decoded: float pixels from {} to {}; expected 0 to 1": {
+        "zh": "无法解码：浮点像素值为 {0} 至 {1}；应为 0 至 1"
+    },
+    "cannot be decoded: a JPEG of {} or more scans, at most {} are read": {
+        "zh": "无法解码：JPEG 至少有 {0} 次扫描，最多读取 {1} 次"
+    },
+    "cannot be decoded: a run-length encoded BMP of {} x {} pixels, at most {} are read": {
+        "zh": "无法解码：游程编码的 BMP 有 {0} x {1} 像素，最多读取 {2} 像素"
+    },
+    "cannot be decoded: a tile of {} pixels for an image of {} x {}": {
+        "zh": "无法解码：{1} x {2} 的图片却有 {0} 像素的分块"
+    },
+    "cannot be decoded: a JPEG 2000 of {} code blocks, at most {} are read": {
+        "zh": "无法解码：JPEG 2000 有 {0} 个码块，最多读取 {1} 个"
+    },
+    "cannot be decoded: {}": {"zh": "无法解码：文件已损坏或不完整"},  # the field is a text of the decoder
+    "the image is not an upload of this page, or is no longer kept; upload it again": {
+        "zh": "该图片不是在此网页上传的，或已不再保留；请重新上传"
+    },
+    'expected "data": [FILE], where FILE is an uploaded image': {
+        "zh": '应为 "data": [FILE]，其中 FILE 是已上传的图片'
+    },
+    'expected an uploaded image {{"path": PATH, "meta": {}}}': {
+        "zh": '应为已上传的图片 {{"path": PATH, "meta": {0}}}'
+    },
+    "the request is not JSON": {"zh": "请求不是 JSON"},
+    "the request is larger than {} MB": {"zh": "请求大于 {0} MB"},
+    "the request did not arrive in time": {"zh": "请求没有及时到达"},
+    "{} {} is not a request of this page{}": {"zh": "{0} {1} 不是此网页的请求"},
+    "the host {} is not that of this page; to serve the page under another name pass --allow-host NAME": {
+        "zh": "主机 {0} 不是此网页的主机；要以其他名称提供此网页，请使用 --allow-host NAME"
+    },
+    "requests from pages of other sites are refused": {"zh": "拒绝来自其他网站页面的请求"},
+}
+"""Reason of an `ImageError` or a `RefusedError`, `{}` for its fields -> language -> what the page shows. Without "en" the
+reason itself. Of several that fit a reason the first one is taken."""
+
+
+def shown_reason(reason: str, language: str) -> str:
+    """The reason of an `ImageError` or a `RefusedError` in a language of the page.
+
+    Args:
+        reason: as raised, in English.
+        language: a key of `TEXT`.
+    """
+    for template, words in REASONS.items():
+        parts = Formatter().parse(template)
+        pattern = "".join(re.escape(text) + ("" if name is None else "(.*)") for text, name, _, _ in parts)
+        if found := re.fullmatch(pattern, reason, re.DOTALL):
+            return words[language].format(*found.groups()) if language in words else reason
+    return reason
 
 
 def language_of(accepted: str | None) -> str:

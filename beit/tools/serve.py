@@ -24,7 +24,7 @@ from beit.predict.inputs import find_images
 from beit.predict.page import SHOWN_FORMATS, PagePredictor
 from beit.predict.page_access import Access, RefusedError, require_upload
 from beit.predict.page_api import Api
-from beit.predict.page_text import TEXT, language_of
+from beit.predict.page_text import TEXT, language_of, shown_reason
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device, add_engine, add_model, model_from, use_device
 
@@ -43,12 +43,11 @@ _END_SECONDS = 3  # for the answers under way at the end
 _MAX_EXAMPLES = 12
 _SHOWN = (
     "limits",
-    "image",
     "probability",
-    "share",
+    "share of the image",
     "drawn",
     "examples",
-)  # texts that do not depend on an image
+)  # they do not depend on an image
 # gradio's own message for a file that the browser does not take for an image names no cure.
 _HEIC_NOTICE = """
 for (const kind of ["change", "drop"]) document.addEventListener(kind, event => {
@@ -116,11 +115,12 @@ def build_page(
     def look(path: str | None, request: Any) -> tuple[dict[str, float] | None, Any, str]:
         if path is None:
             return None, None, ""
-        text = TEXT[language_of(request.headers.get("accept-language"))]
+        language = language_of(request.headers.get("accept-language"))
+        text = TEXT[language]
         try:
             result = predictor(require_upload(path, uploads))
         except (ImageError, RefusedError) as error:
-            return None, None, text["refused"].format(reason=error.reason)
+            return None, None, text["refused"].format(reason=shown_reason(error.reason, language))
         return result.scores, result.image, text[result.caption]
 
     look.__annotations__["request"] = gradio.Request  # by which gradio passes it; a string could not name it

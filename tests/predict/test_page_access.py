@@ -213,6 +213,13 @@ def test_host_and_origin(uploads, host, origin, accepted):
         assert status == 403 and text.count("\n") == 1
 
 
+def test_a_refusal_is_in_the_language_of_the_browser(uploads):
+    status, text = request(uploads, "GET", "/", headers=[(b"host", b"evil"), (b"accept-language", b"zh-CN")])[
+        :2
+    ]
+    assert status == 403 and "主机 evil 不是此网页的主机" in text
+
+
 def test_two_hosts_are_refused(uploads):
     assert request(uploads, "GET", "/", headers=OWN + [(b"host", b"evil.example")])[0] == 403
 
