@@ -19,6 +19,7 @@ LEVELS: dict[str, int] = {
     "beit.preprocessing": 0,
     "beit.files": 0,
     "beit.printable": 0,
+    "beit.streams": 0,
     "beit.text_files": 0,
     "beit.imagenet_classes": 0,
     "beit.figures": 0,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import paddle
 
-from beit.deploy.network import ExportedNetwork, restored_methods
+from beit.deploy.network import ExportedNetwork, tracing
 from beit.deploy.onnx_graph import build_onnx
 from beit.files import replacing
 
@@ -29,7 +29,7 @@ def write_graph(network: ExportedNetwork, target: Path) -> list[Path]:
         ValueError: this version of Paddle cannot write the older format.
     """
     try:
-        with restored_methods(network):
+        with tracing(network):
             traced = paddle.jit.to_static(network, input_spec=[input_spec(network)], full_graph=True)
             paddle.jit.save(traced, str(target))
     except TypeError as error:

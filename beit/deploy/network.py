@@ -13,6 +13,7 @@ from paddle.nn import functional as F
 from beit.beit import Beit
 from beit.data.batch_transforms import normalize
 from beit.models.segmentation_heads import resize_bilinear
+from beit.streams import STDERR, without_line
 
 # B batch, K classes, D width, k best classes, H, W pixels
 
@@ -96,13 +97,15 @@ def _pooling_matrix(length: int, bins: int) -> np.ndarray:
 
 
 @contextmanager
-def restored_methods(network: nn.Layer) -> Iterator[None]:
+def tracing(network: nn.Layer) -> Iterator[None]:
     """Trace a network inside of the `with` block; at its end the layers have their own `forward` again.
 
-    Tracing stores a translated `forward` in each layer. That of Paddle 3.0 cannot be called outside of a trace.
+    Tracing stores a translated `forward` in each layer. That of Paddle 3.0 cannot be called outside of a trace. Paddle
+    3.3 says at the first operator that it ignores the argument `out`, which nobody gave.
     """
     try:
-        yield
+        with without_line(STDERR, "not support input out tensor"):
+            yield
     finally:
         for layer in network.sublayers(include_self=True):
             vars(layer).pop("forward", None)

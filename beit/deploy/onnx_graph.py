@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import paddle
 from paddle import nn
 
-from beit.deploy.network import restored_methods
+from beit.deploy.network import tracing
 from beit.deploy.onnx_builder import Graph
 from beit.deploy.onnx_operators import OPERATORS
 
@@ -45,7 +45,7 @@ def build_onnx(
         import onnx
     except ImportError as error:
         raise ValueError(_NO_ONNX) from error
-    with restored_methods(network):
+    with tracing(network):
         traced = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
         program = traced.forward.concrete_program
     weights = {tensor.name: tensor for tensor in (*network.parameters(), *network.buffers())}

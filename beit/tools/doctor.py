@@ -20,9 +20,9 @@ from beit.doctor.findings import Check, Finding, findings_of
 from beit.doctor.several_ranks import several_ranks
 from beit.flags import Parser
 from beit.parallel import ranks
+from beit.streams import stdout_to_stderr
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device
-from beit.tools.stdout import stdout_to_stderr
 
 EXAMPLES = (
     "python -m beit doctor",

@@ -18,9 +18,9 @@ from beit.predict.inference import predict_each, require_classifier
 from beit.predict.inputs import find_images
 from beit.predict.predictor import Predictor
 from beit.printable import printable, printable_json
+from beit.streams import stdout_to_stderr
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device, add_engine, add_images, add_model, model_from, use_device
-from beit.tools.stdout import stdout_to_stderr
 
 EXAMPLES = (
     "python -m beit predict output/run photo.jpg",

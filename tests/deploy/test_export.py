@@ -17,7 +17,7 @@ from beit.deploy import parity
 from beit.deploy.description import read_description
 from beit.deploy.export import export
 from beit.deploy.graph import write_graph
-from beit.deploy.network import ExportedNetwork, restored_methods
+from beit.deploy.network import ExportedNetwork, tracing
 from beit.deploy.runner import load_runner
 from beit.models.mim import build_mim
 from beit.models.upernet import build_upernet
@@ -70,7 +70,7 @@ def test_a_traced_model_keeps_its_methods(tmp_path):
     expected = network(images, any_size=True).numpy()
     exported = ExportedNetwork(network, "logits", size=(16, 16))
     write_graph(exported, tmp_path / "model")
-    with restored_methods(exported):
+    with tracing(exported):
         network.forward = lambda images, *, any_size: None
     assert [name for name, layer in exported.named_sublayers() if "forward" in vars(layer)] == []
     np.testing.assert_array_equal(network(images, any_size=True).numpy(), expected)
