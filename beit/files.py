@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tokenize import TokenError
 from typing import BinaryIO
@@ -95,12 +95,12 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of the names, types, shapes and bytes of arrays, in hexadecimal."""
+def sha256_of_arrays(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
+    """SHA-256 of the names, types, shapes and bytes of named arrays, in hexadecimal."""
     digest = hashlib.sha256()
-    for name, array in arrays.items():
+    for name, array in arrays:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -21,6 +21,7 @@ from beit.deploy.graph import write_int8, write_onnx
 from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools
 from beit.deploy.onnx_builder import numpy_type
 from beit.files import sha256_of_arrays, write_text
+from beit.models.load import share_memory
 from beit.text_files import read_json
 from beit.zoo.download import cache_folder
 
@@ -79,10 +80,7 @@ class CachedGraph:
         for name, tensor in model.state_dict().items():
             if name in places:
                 part = data[places[name] : places[name] + tensor.size * tensor.element_size()]
-                array = part.view(numpy_type(tensor.dtype)).reshape(tensor.shape)
-                # A name for it: `get_tensor` does not keep its tensor alive until the call.
-                mapped = paddle.utils.dlpack.from_dlpack(array)
-                tensor.get_tensor()._share_data_with(mapped.get_tensor())
+                share_memory(tensor, part.view(numpy_type(tensor.dtype)).reshape(tensor.shape))
         free_memory()
 
     def difference(self, engine: str) -> float | None:
@@ -131,7 +129,8 @@ def _digest(model: nn.Layer, output: str, size: tuple[int, int]) -> str:
         digest.update(file.read_bytes())
     for name, layer in model.named_sublayers(include_self=True):
         digest.update(f"{name} {type(layer).__qualname__} {_settings(layer)}\n".encode())
-    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    # One after the other: `numpy` copies.
+    weights = ((name, tensor.numpy()) for name, tensor in model.state_dict().items())
     digest.update(sha256_of_arrays(weights).encode())
     return digest.hexdigest()
 

@@ -99,7 +99,11 @@ class Graph:
 
     def operand(self, operator: Any, number: int = 0) -> Any:
         """The name of an operand, or the names if it is a list of tensors."""
-        return self._names[operator.operands_source()[number].id]
+        return self.name(operator.operands_source()[number])
+
+    def name(self, value: Any) -> Any:
+        """The name of one of Paddle's values, or the names if it is a list of tensors."""
+        return self._names[value.id]
 
     def array(self, operator: Any, number: int) -> list[int]:
         """The numbers in an operand that is a constant."""

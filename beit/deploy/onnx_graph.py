@@ -61,10 +61,11 @@ def build_onnx(
         graph.rename(value, name)
         for value, name in zip(paddle.utils.flatten(program.outputs), outputs, strict=True)
     ]
-    used = {name for node in graph.nodes for name in node.input}
+    nodes = _used_nodes(graph.nodes, outputs)
+    used = {name for node in nodes for name in node.input}
     constants = [tensor for name, tensor in graph.constants.items() if name in used]
     model = onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "model", graph.inputs, results, constants),
+        onnx.helper.make_graph(nodes, "model", graph.inputs, results, constants),
         producer_name="beit",
         opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
@@ -72,3 +73,13 @@ def build_onnx(
     if data is None:  # the check needs the values
         onnx.checker.check_model(model)
     return model
+
+
+def _used_nodes(nodes: Sequence[Any], outputs: Sequence[str]) -> list[Any]:
+    """The nodes on which the results of a graph depend, in order."""
+    needed, used = set(outputs), []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input)
+            used.append(node)
+    return used[::-1]

@@ -123,6 +123,31 @@ def _embedding(graph: Graph, op: Any) -> str:
     return graph.node("Gather", [graph.operand(op, 1), graph.operand(op)], axis=0)
 
 
+def _reshape(graph: Graph, op: Any) -> str:
+    operands = _bias_operands(op)
+    if operands is None:
+        return graph.node("Reshape", [graph.operand(op), graph.operand(op, 1)])
+    # Engines compute a position bias once, when they load the graph, and hold the result of each step on the way. So only
+    # the last step may have a large result.
+    table, index = (graph.name(value) for value in operands)
+    columns = graph.node("Transpose", [table], perm=[1, 0])  # [H, T]
+    rows = graph.node("Unsqueeze", [columns, graph.constant([0])])  # [1, H, T]
+    return graph.node("Gather", [rows, index], axis=2)  # [1, H, N, N]
+
+
+def _bias_operands(op: Any) -> tuple[Any, Any] | None:
+    """Table and index of a relative position bias if this is the last step of `gather_bias`."""
+    steps = [op]
+    for name in ("pd_op.transpose", "pd_op.embedding", "pd_op.flatten"):
+        source = steps[-1].operands_source()[0].get_defining_op()
+        if source is None or source.name() != name:
+            return None
+        steps.append(source)
+    table, index = steps[2].operands_source()[1], steps[3].operands_source()[0]
+    is_bias = op.results()[0].shape == [1, table.shape[1], *index.shape]
+    return (table, index) if is_bias else None
+
+
 def _layer_norm(graph: Graph, op: Any) -> list[str]:
     given = op.attrs()
     inputs = [graph.operand(op, number) for number in range(3)]
@@ -233,7 +258,7 @@ OPERATORS: dict[str, _Translation] = {
     "pd_op.sigmoid": _same("Sigmoid"),
     "pd_op.softmax": _same("Softmax", 1, "axis"),
     "pd_op.transpose": _same("Transpose", 1, "perm"),
-    "pd_op.reshape": _same("Reshape", 2),
+    "pd_op.reshape": _reshape,
     "pd_op.mean": _reduce("ReduceMean"),
     "pd_op.sum": _reduce("ReduceSum"),
     "pd_op.p_norm": _norm,

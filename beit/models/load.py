@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 
+from beit.checkpoint.canonical import State
 from beit.checkpoint.fit import fit
 from beit.checkpoint.report import LoadReport
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
@@ -26,6 +28,7 @@ def load_pretrained(
     interpolation: Interpolation = "geometric",
     allow_missing: Sequence[str] = (),
     require_finite: bool = True,
+    copy: bool = True,
 ) -> LoadReport:
     """Load a checkpoint of any known publisher into `model` and report what was done.
 
@@ -44,6 +47,8 @@ def load_pretrained(
         interpolation: of relative position tables: "geometric" as the official code, or "linear" as timm.
         allow_missing: patterns (`*`, `?`) of model tensors that may keep their initial values.
         require_finite: refuse weights that are NaN or infinite; False: warn and name them in the report.
+        copy: copy the arrays into the model. False: on a CPU the model uses the memory of the arrays that fit as they are,
+            so nothing else may use the checkpoint or state afterwards.
 
     Returns:
         What was taken, changed, left out and new. `print` it; `report.mismatches(config)` compares it with a config.
@@ -68,11 +73,36 @@ def load_pretrained(
         allow_missing=allow_missing,
         require_finite=require_finite,
     )
+    if not copy and paddle.get_device() == "cpu":
+        for name in _whole_buffers(state, current):
+            share_memory(current[name], state.pop(name))
     # Tensors that keep their values are passed as well, so that Paddle does not report them as missing.
     model.set_state_dict({name: state.get(name, tensor) for name, tensor in current.items()})
     if "head.weight" not in report.new:  # a model with a new head will be trained, as its config says
         _attach_metadata(model, report.info)
     return report
+
+
+def share_memory(tensor: paddle.Tensor, array: np.ndarray) -> None:
+    """Let a tensor on the CPU use the memory of an array of its shape and type, which is writable and in row-major order."""
+    # A name for it: `get_tensor` does not keep its tensor alive until the call.
+    source = paddle.utils.dlpack.from_dlpack(array)
+    tensor.get_tensor()._share_data_with(source.get_tensor())
+
+
+def _whole_buffers(state: State, current: Mapping[str, paddle.Tensor]) -> list[str]:
+    """Names of the arrays that have the type of the model's tensor and a writable buffer of their own."""
+    buffers: dict[int, str] = {}
+    for name, array in state.items():
+        buffer: Any = array
+        while isinstance(buffer, np.ndarray) and buffer.base is not None:
+            buffer = buffer.base  # `bytes` for arrays of pickles, as in NumPy's own
+        size = len(buffer) if isinstance(buffer, bytes) else getattr(buffer, "nbytes", 0)
+        is_whole = size == array.nbytes > 0
+        if is_whole and array.flags.writeable and str(current[name].dtype) == f"paddle.{array.dtype}":
+            # Of several tensors with one buffer only the first may have it.
+            buffers.setdefault(id(buffer), name)
+    return list(buffers.values())
 
 
 def _attach_metadata(model: Any, info: CheckpointInfo) -> None:

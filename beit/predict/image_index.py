@@ -160,7 +160,7 @@ def _compute(predictor: Classifier, missing: dict[bytes, Path], batch_size: int)
 
 def _identity(predictor: Classifier) -> bytes:
     """Digest of all that the features depend on."""
-    weights = {name: tensor.numpy() for name, tensor in predictor.model.state_dict().items()}
+    weights = ((name, tensor.numpy()) for name, tensor in predictor.model.state_dict().items())
     settings = f"{sha256_of_arrays(weights)} {predictor.preprocessing} {predictor.image_size}"
     return hashlib.sha256(settings.encode()).digest()
 

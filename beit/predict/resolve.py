@@ -156,7 +156,7 @@ def build_loaded(opened: Opened, name: str) -> Network:
     """The network of a config with the weights of a checkpoint, in evaluation mode.
 
     Args:
-        opened: both.
+        opened: both. The network uses the memory of the checkpoint's arrays.
         name: what to call them in messages.
 
     Raises:
@@ -168,7 +168,7 @@ def build_loaded(opened: Opened, name: str) -> Network:
         model = build(config)
     if is_derived and isinstance(model, Beit) and info.preprocessing.mean is None:
         model.preprocessing = info.preprocessing  # unknown statistics, instead of the defaults of the config
-    report = load_pretrained(model, opened.checkpoint, allow_missing=TRAINING_STATE)
+    report = load_pretrained(model, opened.checkpoint, allow_missing=TRAINING_STATE, copy=False)
     new = [tensor for tensor in report.new if tensor not in TRAINING_STATE]
     if new:
         raise ValueError(

@@ -12,6 +12,8 @@ import pytest
 from beit.__main__ import main
 from beit.beit import build_beit
 from beit.deploy.export import export
+from beit.deploy.graph import write_onnx
+from beit.deploy.network import ExportedNetwork
 from beit.deploy.runner import load_runner
 from beit.predict.classifier import classifier
 from beit.predict.inference import load_predictor
@@ -53,6 +55,29 @@ def test_logits_for_any_batch_size(positions, photographs, tmp_path):
         images = np.stack([runner.description.open(path) for path in photographs])
         for batch in (1, 3):
             np.testing.assert_allclose(runner(images[:batch])["logits"], expected[:batch], atol=1e-4)
+
+
+@pytest.mark.onnx
+def test_a_position_bias_is_one_gather(tmp_path):
+    """Engines hold the result of every step of a bias, which is larger than the weights in large models."""
+    import onnx
+
+    model = random_classifier(DATA__IMAGE_SIZE=64).model
+    heads, tokens = model.blocks[0].attn.num_heads, 64 + 1
+    file = write_onnx(ExportedNetwork(model, "logits", size=(64, 64)), tmp_path / "g", ("logits",))
+    graph = onnx.shape_inference.infer_shapes(onnx.load(str(file))).graph
+    shapes = {
+        value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in graph.value_info
+    }
+    constant = {tensor.name for tensor in graph.initializer}
+    computed = [
+        node for node in graph.node if constant.issuperset(node.input) and not constant.update(node.output)
+    ]
+    large = [shapes[node.output[0]] for node in computed if np.prod(shapes[node.output[0]]) > tokens**2]
+    assert large == [[1, heads, tokens, tokens]] * model.depth
+    used = {name for node in graph.node for name in node.input} | {"logits"}
+    assert all(used & set(node.output) for node in graph.node)
 
 
 @pytest.mark.onnx
