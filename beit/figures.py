@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beit.files import replacing
 from beit.fonts import families
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ def make_figure(rows: int, columns: int, width: float, height: float) -> tuple[F
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a matplotlib figure as PNG; the path."""
+    """Write a matplotlib figure in the format of the file's ending, whole or not at all; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=_DPI, format=path.suffix.removeprefix("."))
     return path
 
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tokenize import TokenError
@@ -42,6 +43,29 @@ def cache_folder() -> Path:
     if home:
         return Path(home).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "beit"
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that `replacing` could not write, before the work that it is to hold is done.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        OSError: `path` is a folder, or its folder cannot be written; the message names `path`.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"cannot write {target}: its folder does not exist; create {target.parent} first"
+        )
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"cannot write {target}: it is a folder; name a file")
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot write {target}: {error.strerror or error}; name a file in another folder"
+        ) from error
 
 
 @contextlib.contextmanager

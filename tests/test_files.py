@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from beit.checkpoint.files import read_checkpoint, write_checkpoint
-from beit.files import lock, map_array, replacing, sha256_of
+from beit.files import lock, map_array, replacing, require_writable, sha256_of
 
 OLD = {"step": 1, "w": np.zeros(3)}
 NEW = {"step": 2, "w": np.ones(3)}
@@ -39,6 +39,28 @@ def test_permissions_are_those_of_a_new_file(path):
     plain = path.with_name("plain")
     plain.touch()
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(path, monkeypatch):
+    for target in (path, path.with_name("new")):
+        require_writable(target)
+    assert_untouched(path)
+    with pytest.raises(
+        FileNotFoundError, match=r"cannot write .*b\.npz: its folder does not exist; create .*/a first"
+    ):
+        require_writable(path.parent / "a" / "b.npz")
+    with pytest.raises(OSError, match="cannot write .*: it is a folder; name a file"):
+        require_writable(path.parent)
+
+    def read_only(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    with pytest.raises(
+        OSError, match=r"cannot write .*latest\.pdparams: Read-only file system; name a file in"
+    ) as e:
+        require_writable(path)
+    assert e.value.errno == errno.EROFS
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])

@@ -21,6 +21,7 @@ LEVELS: dict[str, int] = {
     "beit.printable": 0,
     "beit.streams": 0,
     "beit.text_files": 0,
+    "beit.tables": 0,
     "beit.imagenet_classes": 0,
     "beit.figures": 0,
     "beit.dashboards": 0,

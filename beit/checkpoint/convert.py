@@ -15,6 +15,7 @@ from beit.checkpoint.open import WEIGHT_SUFFIXES, open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo, from_canonical, written_format
 from beit.containers.errors import listed
+from beit.files import require_writable
 from beit.metadata.architecture import NATIVE
 from beit.metadata.files import RESULTS_KEY, RUN_CONFIG_KEY, sidecar_path, write_json
 from beit.metadata.folders import write_folder
@@ -71,6 +72,17 @@ def convert(
     _write(path, contents, key_format, info)
     non_finite = tuple(describe_nonfinite(state))
     return report_of(replace(info, notes=(*info.notes, *notes)), state, Changes(), non_finite)
+
+
+def require_target(target: str | Path) -> None:
+    """Refuse a file that `convert` could not write in this package's form, before what it is to hold is computed.
+
+    Raises:
+        ValueError: another ending.
+        OSError: as `files.require_writable`.
+    """
+    _is_folder(Path(target), NATIVE, "paddle")
+    require_writable(target)
 
 
 def _is_folder(path: Path, publisher: str, layout: str) -> bool:

@@ -14,7 +14,14 @@ import paddle
 from paddle import nn
 
 from beit.data.batch_transforms import normalize
-from beit.deploy.description import FILE_NAME, GRAPH, Description, digests, write_description
+from beit.deploy.description import (
+    FILE_NAME,
+    GRAPH,
+    Description,
+    digests,
+    read_description,
+    write_description,
+)
 from beit.deploy.engines import ENGINES, is_installed
 from beit.deploy.graph import write_graph, write_int8, write_onnx
 from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools, probabilities
@@ -88,7 +95,7 @@ def export(
     """Write a model into a folder: `model.json` (or `.pdmodel`), `model.pdiparams`, `export.json`, and `model.onnx`.
 
     Every file is run on the images, in batches of one, two and all, and compared with the model itself. The folder
-    only appears if they agree; an earlier export in it is replaced.
+    only appears if they agree; an earlier export in it is replaced, other files in it stay.
 
     Args:
         source: the model with its preprocessing and class names.
@@ -244,11 +251,29 @@ def _check_target(target: Path) -> None:
         raise ValueError(f"{target} exists and is not an export; name a new folder")
 
 
+def _files_of_others(folder: Path) -> list[Path]:
+    """What an earlier export has not written: model cards, files of the user."""
+    if not folder.is_dir():
+        return []
+    try:
+        own = read_description(folder).files
+    except (OSError, ValueError):  # damaged
+        own = {}
+    # Exports of earlier versions do not list their files.
+    return [
+        path
+        for path in folder.iterdir()
+        if path.name != FILE_NAME and path.name not in own and (own or not path.name.startswith(f"{GRAPH}."))
+    ]
+
+
 def _move(work: Path, target: Path) -> None:
-    """Move the finished folder to its place, where it replaces an earlier export."""
+    """Move the finished folder to its place, where it replaces an earlier export; files of others stay."""
     work.chmod(0o755)  # temporary folders are private
     earlier = work.with_name(f"{work.name}.earlier")
     if target.exists():  # removed last: a crash here loses nothing
         target.rename(earlier)
     work.rename(target)
+    for path in _files_of_others(earlier):
+        path.rename(target / path.name)
     shutil.rmtree(earlier, ignore_errors=True)

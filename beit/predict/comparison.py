@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,15 @@ from beit.imagenet_classes import first_synonym, from_synsets
 from beit.predict.classifier import Classifier
 from beit.predict.inference import Model, inference_model, load_predictor, require_classifier
 from beit.predict.inputs import list_inputs
+from beit.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COMPARISON_TITLES = (
+    "image", "first_class", "first_score", "second_class", "second_score", "true_class",
+)  # fmt: skip
+"""Of the table of `write_comparison`."""
 _SIDE = 160  # pixels of a drawn image, longer side
 _IMAGES_IN_A_ROW = 2
 
@@ -144,18 +148,15 @@ def draw_comparison(found: Comparison, count: int = 20) -> Figure:
 
 def write_comparison(found: Comparison, path: Path) -> Path:
     """Write all images of a comparison as CSV: image, class and score of both, true class; its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image", "first_class", "first_score", "second_class", "second_score", "true_class"))
-        for compared in found.images:
-            cells = [
-                cell
-                for result in compared.results
-                for cell in (result["pred_class"], f"{result['pred_score']:.6f}")
-            ]
-            writer.writerow((compared.image, *cells, compared.truth or ""))
-    return path
+    rows = []
+    for compared in found.images:
+        cells = [
+            cell
+            for result in compared.results
+            for cell in (result["pred_class"], f"{result['pred_score']:.6f}")
+        ]
+        rows.append((compared.image, *cells, compared.truth or ""))
+    return write_table(path, COMPARISON_TITLES, rows)
 
 
 def _classes_of_folders(inputs: Sequence[ImageInput], predictors: Sequence[Classifier]) -> list[str]:

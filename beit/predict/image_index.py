@@ -13,7 +13,7 @@ import numpy as np
 
 from beit.data.image_input import ImageInput
 from beit.data.index_cache import joined, names_of, read_table
-from beit.files import replacing, sha256_of, sha256_of_arrays
+from beit.files import replacing, require_writable, sha256_of, sha256_of_arrays
 from beit.logging import progress
 from beit.predict.classifier import Classifier
 from beit.predict.inference import Model, extract_feat, load_predictor, require_classifier
@@ -98,25 +98,29 @@ def open_index(
         FileNotFoundError: images are None and the file does not exist; or as `find_images`.
         ValueError: a batch size below 1; neither images nor file; the file is no index, or images are None and it has
             features of another model; no image can be read.
+        OSError: the file cannot be written.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected 1 or more")
     if images is None and file is None:
         raise ValueError("name the images, or an index file that has their features")
+    path = None if file is None else Path(file)
+    if path is not None and images is not None:
+        require_writable(path)
+    stored = _read(path) if path is not None and path.exists() else None
+    if images is None and stored is None:
+        raise FileNotFoundError(f"the index {file} does not exist; name the images to make it")
+    sources = [images] if isinstance(images, str | Path) else images or ()
+    files = list(dict.fromkeys(found.absolute() for source in sources for found in find_images(source)))
     predictor = require_classifier(load_predictor(model), "features")
     identity = _identity(predictor)
-    path = None if file is None else Path(file)
-    stored = _read(path) if path is not None and path.exists() else None
     if images is None:
-        if stored is None:
-            raise FileNotFoundError(f"the index {file} does not exist; name the images to make it")
+        assert stored is not None  # checked above
         if bytes(stored[_MODEL]) != identity:
             raise ValueError(
                 f"{file} has the features of another model; name its images to compute them again"
             )
         return ImageIndex(predictor, tuple(map(Path, names_of(stored[_NAMES]))), stored[_FEATURES])
-    sources = [images] if isinstance(images, str | Path) else images
-    files = list(dict.fromkeys(found.absolute() for source in sources for found in find_images(source)))
     known: dict[bytes, np.ndarray] = {}
     if stored is not None and bytes(stored[_MODEL]) == identity:
         known = dict(zip(map(bytes, stored[_DIGESTS]), stored[_FEATURES], strict=True))
@@ -168,7 +172,7 @@ def _identity(predictor: Classifier) -> bytes:
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         found = read_table(path)
-    except ValueError:
+    except (ValueError, IsADirectoryError):
         found = {}
     forms = {name: (array.dtype, array.ndim) for name, array in found.items()}
     if (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,10 +14,13 @@ from beit.data.image_input import ImageInput
 from beit.figures import Tile, draw_tiles, index_color, make_figure
 from beit.predict.image_index import ImageIndex
 from beit.predict.inputs import list_inputs
+from beit.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NEAREST_TITLES = ("query", "rank", "image", "similarity")
+"""Of the table of `write_nearest`."""
 _THUMBNAIL = 96  # pixels, of the longer side
 _NAME_LENGTH = 22  # characters of a file name that fit over an image
 _MAX_FOLDERS = 20  # more of them would have colors that look alike
@@ -60,15 +62,13 @@ def write_nearest(
         index, images, topk: as for `draw_nearest`.
         path: file to write.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     queries = list_inputs(images)[0]
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("query", "rank", "image", "similarity"))
-        for query, best in zip(queries, index.nearest(queries, topk), strict=True):
-            for rank, found in enumerate(best, start=1):
-                writer.writerow((query, rank, found["image"], f"{found['similarity']:.6f}"))
-    return path
+    rows = (
+        (query, rank, found["image"], f"{found['similarity']:.6f}")
+        for query, best in zip(queries, index.nearest(queries, topk), strict=True)
+        for rank, found in enumerate(best, start=1)
+    )
+    return write_table(path, NEAREST_TITLES, rows)
 
 
 def draw_features(index: ImageIndex, method: Literal["pca", "tsne"] = "pca") -> Figure:
@@ -118,23 +118,28 @@ def draw_features(index: ImageIndex, method: Literal["pca", "tsne"] = "pca") -> 
     return figure
 
 
-def place(features: np.ndarray, method: str) -> tuple[np.ndarray, str]:
-    """Points `[n, 2]` for features `[n, D]`, and a line that says how they were found.
+def require_method(method: str) -> None:
+    """Refuse a method of `draw_features`.
 
     Raises:
-        ValueError: an unknown method, or scikit-learn is not installed.
+        ValueError: it is unknown, or scikit-learn is not installed.
     """
+    if method not in ("pca", "tsne"):
+        raise ValueError(f'method={method!r}; expected "pca" or "tsne"')
+    if method == "tsne" and find_spec("sklearn") is None:
+        raise ValueError(
+            'scikit-learn is not installed, which computes t-SNE: pip install "beit-paddle[tsne]", or take pca'
+        )
+
+
+def place(features: np.ndarray, method: str) -> tuple[np.ndarray, str]:
+    """Points `[n, 2]` for features `[n, D]`, and a line that says how they were found. Raises as `require_method`."""
+    require_method(method)
     if method == "pca":
         centered = features - features.mean(0)
         left, values, _ = np.linalg.svd(centered, full_matrices=False)
         share = (values[:2] ** 2).sum() / max((values**2).sum(), np.finfo(np.float32).tiny)
         return left[:, :2] * values[:2], f"two principal components ({100 * share:.0f} % of the variance)"
-    if method != "tsne":
-        raise ValueError(f'method={method!r}; expected "pca" or "tsne"')
-    if find_spec("sklearn") is None:
-        raise ValueError(
-            'scikit-learn is not installed, which computes t-SNE: pip install "beit-paddle[tsne]", or take pca'
-        )
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, len(features) / 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from beit.figures import make_figure
 from beit.imagenet_classes import class_names
 from beit.predict.inference import Model, inference_model, load_predictor, require_classifier
 from beit.predict.inputs import list_inputs
+from beit.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +52,8 @@ CATEGORIES = {
 """Category -> its classes of ImageNet-1k, 207 in all."""
 _STIMULUS = re.compile(r"([a-z]+)\d*-([a-z]+)\d*")
 _DECISIONS = ("shape", "texture", "neither")
+SHAPE_BIAS_TITLES = ("shape_category", *_DECISIONS, "shape_bias")
+"""Of the table of `write_shape_bias`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +134,9 @@ def draw_shape_bias(found: ShapeBias) -> Figure:
 
 def write_shape_bias(found: ShapeBias, path: Path) -> Path:
     """Write the decisions as CSV, one line per category and one for all; its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("shape_category", *_DECISIONS, "shape_bias"))
-        rows = [*zip(CATEGORIES, found.decisions, strict=True), ("all", found.decisions.sum(0))]
-        writer.writerows((name, *row.tolist(), f"{_share(row):.2f}") for name, row in rows)
-    return path
+    rows = [*zip(CATEGORIES, found.decisions, strict=True), ("all", found.decisions.sum(0))]
+    cells = ((name, *row.tolist(), f"{_share(row):.2f}") for name, row in rows)
+    return write_table(path, SHAPE_BIAS_TITLES, cells)
 
 
 def _share(row: np.ndarray) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from beit.tables import write_table
 
 # K classes
 
@@ -39,13 +40,9 @@ def write_class_table(
         names: of the K classes.
         columns: by title, `[K]`; fractions have two decimals, NaN is an empty cell.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("label", "class", *columns))
-        for label, (name, *values) in enumerate(zip(names, *columns.values(), strict=True)):
-            writer.writerow((label, name, *map(_cell, values)))
-    return path
+    cells = zip(names, *columns.values(), strict=True)
+    rows = ((label, name, *map(_cell, values)) for label, (name, *values) in enumerate(cells))
+    return write_table(path, ("label", "class", *columns), rows)
 
 
 def _cell(value: object) -> object:

@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from beit.files import require_writable
 from beit.flags import Parser, add_config_flags
 from beit.metadata.files import is_run_file
+from beit.predict.inputs import find_images
 from beit.preprocessing import PIL_FILTERS, Preprocessing
+from beit.tables import refuse_other_table
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 """Endings of the files that matplotlib writes and browsers show."""
@@ -37,6 +40,40 @@ def picture(text: str) -> Path:
     if path.suffix.lower() not in _PICTURES or path.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: expected a file that ends in {', '.join(_PICTURES)}")
     return path
+
+
+def positive(text: str) -> int:
+    """A count, for `type` of an argument.
+
+    Raises:
+        ArgumentTypeError: it is no whole number, or below 1.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number of 1 or more")
+    return int(text)
+
+
+def check_picture(output: Path, sources: Iterable[str], titles: Sequence[str] = ()) -> list[Path]:
+    """The images of some sources, once it is clear that the results can be written: to call before anything is computed.
+
+    Args:
+        output: picture to write.
+        sources: files, folders and patterns of images.
+        titles: columns of the table that is written beside the picture, as `.csv`; empty for none.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_images`.
+        ValueError: the picture is one of the images, or another file has the name of the table.
+        OSError: the picture cannot be written.
+    """
+    files = [file for source in sources for file in find_images(source)]
+    if output.exists() and any(output.samefile(file) for file in files):
+        raise ValueError(f"--output {output} is also read; name another file to write")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(output)
+    if titles:
+        refuse_other_table(output.with_suffix(".csv"), titles)
+    return files
 
 
 def check_target(target: str | Path, sources: Iterable[str | Path]) -> None:

@@ -9,13 +9,18 @@ from pathlib import Path
 from beit.figures import save_figure
 from beit.flags import Parser
 from beit.predict.attention_figure import draw_attention, draw_cam
-from beit.predict.comparison import compare, draw_comparison, write_comparison
+from beit.predict.comparison import COMPARISON_TITLES, compare, draw_comparison, write_comparison
 from beit.predict.image_index import ImageIndex, open_index
-from beit.predict.index_figures import draw_features, draw_nearest, write_nearest
+from beit.predict.index_figures import (
+    NEAREST_TITLES,
+    draw_features,
+    draw_nearest,
+    require_method,
+    write_nearest,
+)
 from beit.predict.inference import require_classifier
-from beit.predict.inputs import find_images
-from beit.predict.shape_bias import draw_shape_bias, shape_bias, write_shape_bias
-from beit.tools.arguments import picture
+from beit.predict.shape_bias import SHAPE_BIAS_TITLES, draw_shape_bias, shape_bias, write_shape_bias
+from beit.tools.arguments import check_picture, picture, positive
 from beit.tools.model_arguments import add_device, add_images, add_model, model_from, use_device
 
 Kind = tuple[Callable[[argparse.Namespace], list[Path]], Callable[[Parser], None]]
@@ -34,9 +39,9 @@ def _attention_arguments(parser: Parser) -> None:
 
 def _attention(given: argparse.Namespace) -> list[Path]:
     """attention of a classifier: rollout through all blocks, mean and heads of single blocks: attention.png"""
+    files = check_picture(given.output, given.images)
     use_device(given.device)
     predictor = require_classifier(model_from(given), "attention maps")
-    files = [file for source in given.images for file in find_images(source)]
     return [save_figure(draw_attention(predictor, files, blocks=given.layers), given.output)]
 
 
@@ -57,9 +62,9 @@ def _cam_arguments(parser: Parser) -> None:
 
 def _cam(given: argparse.Namespace) -> list[Path]:
     """attention rollout beside Grad-CAM of classes: where the image raises their logits: cam.png"""
+    files = check_picture(given.output, given.images)
     use_device(given.device)
     predictor = require_classifier(model_from(given), "maps of classes")
-    files = [file for source in given.images for file in find_images(source)]
     return [save_figure(draw_cam(predictor, files, classes=given.classes, block=given.layer), given.output)]
 
 
@@ -73,15 +78,16 @@ def _nearest_arguments(parser: Parser) -> None:
         help="files, folders, patterns (default: those of the index file)",
     )
     _add_index(parser)
-    parser.add_argument("--topk", type=int, default=5, help="images for each query (default: 5)")
+    parser.add_argument("--topk", type=positive, default=5, help="images for each query (default: 5)")
     parser.add_argument("--output", type=picture, default=Path("nearest.png"), help="default: nearest.png")
     add_device(parser)
 
 
 def _nearest(given: argparse.Namespace) -> list[Path]:
     """images nearest to queries by their features: nearest.png, nearest.csv"""
+    files = check_picture(given.output, given.queries, NEAREST_TITLES)
+    check_picture(given.output, given.among or ())
     index = _index(given, given.among)
-    files = [file for source in given.queries for file in find_images(source)]
     table = given.output.with_suffix(".csv")
     return [
         save_figure(draw_nearest(index, files, given.topk), given.output),
@@ -102,6 +108,8 @@ def _features_arguments(parser: Parser) -> None:
 
 def _features(given: argparse.Namespace) -> list[Path]:
     """images as thumbnails on a plane, similar ones together, framed by folder: features.png"""
+    require_method(given.method)
+    check_picture(given.output, given.images)
     return [save_figure(draw_features(_index(given, given.images), given.method), given.output)]
 
 
@@ -125,7 +133,9 @@ def _comparison_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--labeled", action="store_true", help="the folder of each image is named after its class"
     )
-    parser.add_argument("--count", type=int, default=20, help="images drawn (default: 20); the table has all")
+    parser.add_argument(
+        "--count", type=positive, default=20, help="images drawn (default: 20); the table has all"
+    )
     parser.add_argument(
         "--output", type=picture, default=Path("comparison.png"), help="default: comparison.png"
     )
@@ -134,6 +144,7 @@ def _comparison_arguments(parser: Parser) -> None:
 
 def _comparison(given: argparse.Namespace) -> list[Path]:
     """two classifiers on the same images, different predictions first: comparison.png, comparison.csv"""
+    check_picture(given.output, given.images, COMPARISON_TITLES)
     use_device(given.device)
     found = compare(given.first, given.second, given.images, labeled=given.labeled)
     return [
@@ -153,6 +164,7 @@ def _shape_bias_arguments(parser: Parser) -> None:
 
 def _shape_bias(given: argparse.Namespace) -> list[Path]:
     """decisions for shape or texture on cue conflict images (cat1-elephant3.png): shape_bias.png, shape_bias.csv"""
+    check_picture(given.output, given.images, SHAPE_BIAS_TITLES)
     use_device(given.device)
     found = shape_bias(model_from(given), given.images)
     return [

@@ -19,7 +19,8 @@ from beit.predict.inputs import find_images
 from beit.predict.predictor import Predictor
 from beit.printable import printable, printable_json
 from beit.streams import stdout_to_stderr
-from beit.tools.arguments import verb_parser
+from beit.tables import as_text
+from beit.tools.arguments import positive, verb_parser
 from beit.tools.model_arguments import add_device, add_engine, add_images, add_model, model_from, use_device
 
 EXAMPLES = (
@@ -34,7 +35,7 @@ _NAME_LENGTH = 40  # longest class name in the table, characters
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the predictions; returns 1 if an image could not be read, else 0."""
-    given = _arguments(argv)
+    given = build_parser().parse_args(argv)
     with stdout_to_stderr():
         entries = _predictions(given)
     _print(entries, given)
@@ -50,8 +51,8 @@ def build_parser() -> Parser:
     parser = verb_parser("predict", __doc__, EXAMPLES)
     add_model(parser)
     add_images(parser)
-    parser.add_argument("--topk", type=int, default=5, help="classes shown (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: 16)")
+    parser.add_argument("--topk", type=positive, default=5, help="classes shown (default: 5)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="images at a time (default: 16)")
     parser.add_argument(
         "--crops", type=int, choices=(1, 5),
         help="classifiers: average over crops, 5 for the corners and the center (default: as the run evaluates, or 1)",
@@ -99,15 +100,6 @@ def _predictions(given: argparse.Namespace) -> list[dict[str, Any]]:
     return entries
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = build_parser()
-    given = parser.parse_args(argv)
-    for flag, value in (("--topk", given.topk), ("--batch-size", given.batch_size)):
-        if value < 1:
-            parser.error(f"{flag} {value}: expected 1 or more")
-    return given
-
-
 def _files(sources: Sequence[str]) -> tuple[list[Path], list[dict[str, Any]]]:
     """The image files of all sources, each once, and an entry with the error for each source that has none."""
     files: dict[Path, None] = {}
@@ -131,7 +123,8 @@ def _print(entries: list[dict[str, Any]], given: argparse.Namespace) -> None:
             rows = found or [{"class": "", "label": "", "score": entry.get("mask_accuracy", "")}]
             for rank, row in enumerate(rows, start=1):
                 image, name, error = map(printable, (entry["image"], row["class"], entry.get("error", "")))
-                writer.writerow((image, rank, name, row["label"], row["score"], error))
+                cells = (image, rank, name, row["label"], row["score"], error)
+                writer.writerow(map(as_text, cells))
     else:
         print(_table([entry for entry in entries if "error" not in entry]))
 

@@ -22,7 +22,7 @@ from beit.predict.run_figures import (
     save_images,
 )
 from beit.predict.tokens import draw_tokens
-from beit.tools.arguments import picture, verb_parser
+from beit.tools.arguments import check_picture, picture, positive, verb_parser
 from beit.tools.model_figures import MODEL_KINDS, Kind
 
 EXAMPLES = (
@@ -62,23 +62,27 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _predictions_arguments(parser: Parser) -> None:
     add_config_flags(parser)
-    parser.add_argument("--count", type=int, default=40, help="images (default: 40)")
+    parser.add_argument("--count", type=positive, default=40, help="images (default: 40)")
 
 
 def _predictions(given: argparse.Namespace) -> list[Path]:
     """validation images with the predicted class, mistakes first: predictions.png"""
     config = config_from(given)
+    output = Path(config.SAVE) / "predictions.png"
+    check_picture(output, ())
     figure = draw_predictions(validation_predictions(config), given.count)
-    return [save_figure(figure, Path(config.SAVE) / "predictions.png")]
+    return [save_figure(figure, output)]
 
 
 def _confusion(given: argparse.Namespace) -> list[Path]:
     """confusion matrix and table of classes on the validation images: confusion.png, confusion.csv"""
     config = config_from(given)
-    found, folder = validation_predictions(config), Path(config.SAVE)
+    output = Path(config.SAVE) / "confusion.png"
+    check_picture(output, ())
+    found = validation_predictions(config)
     return [
-        save_figure(draw_confusion(found), folder / "confusion.png"),
-        write_confusions(found, folder / "confusion.csv"),
+        save_figure(draw_confusion(found), output),
+        write_confusions(found, output.with_suffix(".csv")),
     ]
 
 
@@ -94,38 +98,44 @@ def _curves(given: argparse.Namespace) -> list[Path]:
 
 def _schedule_arguments(parser: Parser) -> None:
     add_config_flags(parser)
-    parser.add_argument("--images", type=int, help="training images (default: those of the data set)")
+    parser.add_argument("--images", type=positive, help="training images (default: those of the data set)")
 
 
 def _schedule(given: argparse.Namespace) -> list[Path]:
     """learning rate, weight decay and layer decay of a config: schedule.png"""
     config = config_from(given)
-    return [save_figure(draw_schedule(config, given.images), Path(config.SAVE) / "schedule.png")]
+    output = Path(config.SAVE) / "schedule.png"
+    check_picture(output, ())
+    return [save_figure(draw_schedule(config, given.images), output)]
 
 
 def _augmentation_arguments(parser: Parser) -> None:
     add_config_flags(parser)
     parser.add_argument("sources", metavar="IMAGE", nargs="*", help="default: some training images")
-    parser.add_argument("--count", type=int, default=6, help="images (default: 6)")
+    parser.add_argument("--count", type=positive, default=6, help="images (default: 6)")
 
 
 def _augmentation(given: argparse.Namespace) -> list[Path]:
     """images and random training views of them: augmentation.png"""
     config = config_from(given)
+    output = Path(config.SAVE) / "augmentation.png"
+    check_picture(output, given.sources)
     figure = draw_augmentation(config, given.sources, given.count)
-    return [save_figure(figure, Path(config.SAVE) / "augmentation.png")]
+    return [save_figure(figure, output)]
 
 
 def _masked_arguments(parser: Parser) -> None:
     add_config_flags(parser)
-    parser.add_argument("--count", type=int, default=8, help="images (default: 8)")
+    parser.add_argument("--count", type=positive, default=8, help="images (default: 8)")
 
 
 def _masked(given: argparse.Namespace) -> list[Path]:
     """pre-training: images, masked images, their tokens and the predicted tokens as pixels: masked.png"""
     config = config_from(given)
+    output = Path(config.SAVE) / "masked.png"
+    check_picture(output, ())
     figure = draw_masked(config, given.count)
-    return [save_figure(figure, Path(config.SAVE) / "masked.png")]
+    return [save_figure(figure, output)]
 
 
 def _codes_arguments(parser: Parser) -> None:
@@ -133,7 +143,7 @@ def _codes_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--code", type=int, nargs="+", default=(), help="codes to show (default: the four most frequent)"
     )
-    parser.add_argument("--images", type=int, default=256, help="images to encode (default: 256)")
+    parser.add_argument("--images", type=positive, default=256, help="images to encode (default: 256)")
 
 
 def _codes(given: argparse.Namespace) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from yacs.config import CfgNode
 
 from beit.checkpoint.average import mean_checkpoint
-from beit.checkpoint.convert import convert
+from beit.checkpoint.convert import convert, require_target
 from beit.checkpoint.files import read_checkpoint
 from beit.config import get_config
 from beit.metadata.files import RUN_CONFIG
@@ -61,8 +61,10 @@ def average(
 
     Raises:
         ValueError: the checkpoints are not of one model; the run keeps fewer, or did not evaluate them; there is no
-            config; otherwise as `beit.evaluate`.
+            config; the target has another ending; otherwise as `beit.evaluate`.
+        OSError: the target cannot be written.
     """
+    require_target(target)
     paths = _files(sources, last, best)
     used, scores, score = paths, {}, None
     if measure or greedy:

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import paddle
 from yacs.config import CfgNode
 
 from beit.config import with_options
 from beit.data.archive_folders import is_folder, sub_folders
+from beit.data.classes_of_data import with_classes_of_data
+from beit.data.image_list import require_files
 from beit.files import write_text
 from beit.logging import format_table
 from beit.parallel import ranks
+from beit.tasks import TASKS, Task
 from beit.train.entry import launch_or_run
 
 ALEXNET_ERRORS = {
@@ -57,12 +61,19 @@ def evaluate_sets(config: CfgNode, words: Sequence[str]) -> int:
     Raises:
         ValueError, FileNotFoundError: as `find_sets`, or as the evaluation of a set.
     """
+    if not config.MODEL.PRETRAINED:
+        raise ValueError("--sets needs the weights to evaluate: -pretrained FILE")
     if ranks.is_launched_rank():
         raise ValueError("--sets starts the ranks of each set itself: use -nprocs instead of a launcher")
     found: dict[EvaluationSet, Mapping[str, Any]] = {}
-    for one in find_sets(config, words):
-        output = Path(config.SAVE) / one.name
-        status = launch_or_run(with_options(config, [*one.options, "SAVE", str(output)]), single=False)
+    configs = {
+        one: with_options(config, [*one.options, "SAVE", str(Path(config.SAVE) / one.name)])
+        for one in find_sets(config, words)
+    }
+    _require_images(configs)
+    for one, own in configs.items():
+        output = Path(own.SAVE)
+        status = launch_or_run(own, single=False)
         if status:
             return status
         found[one] = json.loads((output / "eval.json").read_text(encoding="utf-8"))
@@ -140,6 +151,28 @@ def format_sets(rows: Mapping[str, Row]) -> str:
         cells = ["" if column not in row else f"{row[column]:.2f}" for column in _COLUMNS[1:]]
         lines.append((name, f"{int(row['images'])}", *cells))
     return format_table(lines, left=1)
+
+
+def _require_images(configs: Mapping[EvaluationSet, CfgNode]) -> None:
+    """Open the images of all sets as their evaluations will, so that none of them fails after hours of the others.
+
+    Raises:
+        ValueError, OSError: as `Task.load` and `Task.dataset`; the message names the set.
+    """
+    paddle.set_device("cpu")  # the runs choose their own
+    task: Task | None = None
+    for one, given in configs.items():
+        config = with_classes_of_data(given)
+        if task is None or task.config.MODEL != config.MODEL:
+            task = TASKS[config.TASK](config)
+            task.load(config.MODEL.PRETRAINED)
+        task.config = config
+        try:
+            dataset = task.dataset("val")
+            assert dataset is not None  # classifiers have validation images
+            require_files(dataset.images, 0.0)
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(f"--sets {one.name}: {error}") from error
 
 
 def _mean(rows: Sequence[Row]) -> Row:

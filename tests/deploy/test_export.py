@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import paddle
@@ -14,7 +15,7 @@ from beit.__main__ import main
 from beit.beit import Beit, build_beit
 from beit.deploy import export as module
 from beit.deploy import parity
-from beit.deploy.description import read_description
+from beit.deploy.description import read_description, write_description
 from beit.deploy.export import export
 from beit.deploy.graph import write_graph
 from beit.deploy.network import ExportedNetwork, tracing
@@ -173,6 +174,26 @@ def test_export_verb_replaces_an_earlier_export(example_folder, capsys):
     with pytest.raises(SystemExit):
         main(["export", "--help"])
     assert all(line in capsys.readouterr().out for line in EXAMPLES[:1])
+
+
+@pytest.mark.parametrize("lists_its_files", [True, False])
+def test_a_second_export_keeps_the_files_of_others(lists_its_files, model, photographs, tmp_path):
+    folder = tmp_path / "out"
+    export(model, folder, photographs)
+    if not lists_its_files:
+        write_description(folder, replace(read_description(folder), files={}))
+    (folder / "model.onnx").write_text("of the earlier export")
+    (folder / "card.md").write_text("mine")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "thesis.txt").write_text("mine")
+    if lists_its_files:
+        files = read_description(folder).files | {"model.onnx": "0"}
+        write_description(folder, replace(read_description(folder), files=files))
+    export(model, folder, photographs, normalized=True)
+    assert read_description(folder).normalized
+    assert (folder / "card.md").read_text() == (folder / "notes" / "thesis.txt").read_text() == "mine"
+    assert not (folder / "model.onnx").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("flag", ["--normalized", "--normalised"])

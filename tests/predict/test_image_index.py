@@ -73,6 +73,15 @@ def test_an_index_file_answers_without_its_images(predictor, computed):
     np.testing.assert_array_equal(again.features, first.features)
 
 
+@pytest.mark.parametrize("file", ["absent/index.npz", "flowers", "photo.jpg"])
+def test_a_bad_index_file_is_found_before_the_model_is_loaded(example_folder, file, monkeypatch):
+    monkeypatch.setattr("beit.predict.image_index.load_predictor", None)
+    with pytest.raises((OSError, ValueError), match=file):
+        beit.open_index("output/run", ["flowers"], file)
+    with pytest.raises((OSError, ValueError), match=file):
+        beit.open_index("output/run", file=file)
+
+
 def test_features_of_another_model_are_computed_again(predictor, computed):
     beit.open_index(predictor, ["more", "flowers"], "index.npz")
     state = predictor.model.state_dict()

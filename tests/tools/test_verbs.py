@@ -118,7 +118,7 @@ def test_names_and_preprocessing_from_the_command_line(example_folder, capsys):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["predict", "output/run", "photo.jpg", "--topk", "0"], "--topk 0: expected 1 or more"),
+        (["predict", "output/run", "photo.jpg", "--topk", "0"], "argument --topk: 0: expected a whole number of 1 or more"),
         (["visualize", "nonsense"], "invalid choice: 'nonsense'"),
         (["config", "-cfgg=x"], "did you mean -cfg"),
         (["visualize", "cam", "output/run", "photo.jpg", "--output", "flowers"], "flowers: expected a file that ends in .png"),

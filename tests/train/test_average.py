@@ -53,6 +53,23 @@ def top1(folder, weights, tmp_path):
     return beit.evaluate(folder, output=tmp_path / "evaluation", pretrained=weights).metrics["top1"]
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("absent/a.pdparams", "its folder does not exist; create"),
+        ("a.txt", r"name a \.pdparams or \.safetensors file"),
+        ("folder.pdparams", "it is a folder; name a file"),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_refused_before_the_evaluations(
+    folder, tmp_path, monkeypatch, name, reason
+):
+    monkeypatch.setattr(averaging, "evaluate", None)
+    (tmp_path / "folder.pdparams").mkdir()
+    with pytest.raises((OSError, ValueError), match=f"cannot write .*{name}.*{reason}"):
+        beit.average(folder, tmp_path / name, last=2, measure=True)
+
+
 def test_the_last_epochs_are_averaged_and_the_file_predicts(folder, tmp_path):
     target = tmp_path / "average.pdparams"
     found = beit.average(folder, target, last=3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import numpy as np
 import paddle
@@ -147,6 +149,25 @@ def test_errors_name_the_word(root, monkeypatch, words, keys, message):
     config = with_options(tiny_config(), [item for pair in keys.items() for item in pair])
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         find_sets(config, words)
+
+
+@pytest.mark.parametrize(
+    ("word", "make", "message"),
+    [
+        ("bad=bad", lambda root: (root / "bad" / "n01440764").mkdir(parents=True), "--sets bad: .*bad/n01440764 has no images"),
+        ("dog=dogs", lambda root: shutil.copytree(root / "r" / SYNSETS[3], root / "dogs" / "dog"), "--sets dog: .*dog"),
+        ("real=cut.json", lambda root: (root / "cut.json").write_text("[[1"), "--sets real: cut.json is not valid JSON"),
+    ],
+)  # fmt: skip
+def test_a_set_that_cannot_be_read_is_found_before_the_others_are_evaluated(
+    root, tmp_path, monkeypatch, capsys, word, make, message
+):
+    monkeypatch.chdir(root)
+    make(root)
+    flags = ["-cfg=run/config.yaml", "-pretrained=run/model.pdparams", f"-output={tmp_path / 'out'}"]
+    assert main(["evaluate", *flags, "-device=cpu", "--sets", "val", "r=r", word]) == 2
+    assert re.search(f"error: {message}", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 def test_real_labels_in_python(root, tmp_path):
