@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import types
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,12 +26,13 @@ from beit.models.load import share_memory
 from beit.text_files import read_json
 from beit.zoo.download import cache_folder
 
+_GRAPH_FILES, _INT8_FILES = (".onnx", ".bin"), (".int8.onnx",)
 _KEPT = 6
 """Graphs that stay in the cache, those used last; each is as large as its weights."""
 _CODE = ("beit.py", "layers", "models", "deploy")
 """Files and folders of the package whose code decides what a graph holds."""
-_PLACES = "places of the weights"
-"""Entry of a record beside the differences of the engines."""
+_PLACES, _FILES = "places of the weights", "files"
+"""Entries of a record beside the differences of the engines. Files: extension -> size and time of the last change."""
 
 
 class CachedGraph:
@@ -40,25 +42,42 @@ class CachedGraph:
         model: the network, in evaluation mode.
         output: a key of `beit.deploy.network.OUTPUTS`.
         size: (height, width) of the images, pixels.
+        log: called with a line if files were changed, cut or removed since they were written; the graph is written anew.
 
     Raises:
         ValueError: the graph cannot be written as ONNX.
         OSError: the cache folder cannot be written.
     """
 
-    def __init__(self, model: nn.Layer, output: str, size: tuple[int, int]) -> None:
+    def __init__(
+        self, model: nn.Layer, output: str, size: tuple[int, int], log: Callable[[str], None]
+    ) -> None:
         if find_spec("onnx") is None:
             raise ValueError('onnx is not installed: pip install "beit-paddle[onnx]"')
         folder = cache_folder() / "graphs"
         folder.mkdir(parents=True, exist_ok=True)
         self.target = folder / _digest(model, output, size)
-        if not (self._file.is_file() and self.target.with_suffix(".bin").is_file()):
+        if not self.is_intact():
+            if self._record.is_file():
+                log(
+                    f"{self.target}.* were changed or removed since they were written: the graph is made anew"
+                )
             with fixed_pools(model):
                 network = ExportedNetwork(model, output, size=size)
                 write_onnx(network, self.target, OUTPUTS[output], separate_weights=True)
-            self._write_record({_PLACES: _places(self._file, model)})
+            places = _places(self.target.with_suffix(".onnx"), model)
+            self._write_record({_PLACES: places, _FILES: self._states(_GRAPH_FILES)})
             _remove_old(folder)
-        os.utime(self._file)  # the graphs used last are kept
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            os.utime(self._record)  # the graphs used last are kept
+
+    def is_intact(self, suffixes: Sequence[str] = _GRAPH_FILES) -> bool:
+        """Whether the files with these extensions are those that were written, by size and time of the last change.
+
+        Digests of them would take longer than to load a graph.
+        """
+        stated = self._read_record().get(_FILES, {})
+        return self._states(suffixes) == {suffix: stated.get(suffix) for suffix in suffixes}
 
     def add_int8(self) -> None:
         """Write the graph in 8 bits for onnxruntime (`beit.deploy.graph.write_int8`) if the cache does not have it.
@@ -66,8 +85,10 @@ class CachedGraph:
         Raises:
             ValueError: a package that quantizes is not installed.
         """
-        if not self.target.with_suffix(".int8.onnx").is_file():
+        if not self.is_intact(_INT8_FILES):
             write_int8(self.target)
+            record = self._read_record()
+            self._write_record(record | {_FILES: record[_FILES] | self._states(_INT8_FILES)})
 
     def map_weights(self, model: nn.Layer) -> None:
         """Let the weights of the network be those of the graph's file, mapped into memory, and free their own memory.
@@ -92,15 +113,23 @@ class CachedGraph:
         self._write_record(self._read_record() | {engine: difference})
 
     @property
-    def _file(self) -> Path:
-        return self.target.with_suffix(".onnx")
-
-    @property
     def _record(self) -> Path:
         return self.target.with_suffix(".json")
 
+    def _states(self, suffixes: Iterable[str]) -> dict[str, list[int]]:
+        """Size in bytes and time of the last change in nanoseconds of the files with these extensions that exist."""
+        found = {}
+        for suffix in suffixes:
+            with contextlib.suppress(FileNotFoundError):
+                state = self.target.with_suffix(suffix).stat()
+                found[suffix] = [state.st_size, state.st_mtime_ns]
+        return found
+
     def _read_record(self) -> dict[str, Any]:
-        return read_json(self._record) if self._record.is_file() else {}
+        try:
+            return read_json(self._record)
+        except (FileNotFoundError, ValueError):  # a damaged record says nothing: the graph is written anew
+            return {}
 
     def _write_record(self, record: dict[str, Any]) -> None:
         write_text(self._record, json.dumps(record, indent=2) + "\n")
@@ -154,9 +183,16 @@ def _code_files() -> list[Path]:
 
 def _remove_old(folder: Path) -> None:
     """Remove all but the `_KEPT` graphs that were used last, with their other files."""
-    graphs = [file for file in folder.glob("*.onnx") if not file.name.endswith(".int8.onnx")]
-    graphs.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+    graphs = sorted(folder.glob("*.bin"), key=_last_use, reverse=True)
     for file in graphs[_KEPT:]:
         for path in folder.glob(f"{file.stem}.*"):
             with contextlib.suppress(FileNotFoundError):  # another process removed it
                 path.unlink()
+
+
+def _last_use(weights: Path) -> float:
+    """Time of the last change of the record of a graph, or of its weights while the record is not written."""
+    for file in (weights.with_suffix(".json"), weights):
+        with contextlib.suppress(FileNotFoundError):
+            return file.stat().st_mtime
+    return 0.0

@@ -105,7 +105,17 @@ class CompiledModel:
         return describe("paddle") if self._engine is None else self._name
 
     def _open(self, name: str, output: str) -> None:
-        self._graph = CachedGraph(self._model, output, self._size)
+        self._graph = CachedGraph(self._model, output, self._size, self._log)
+        try:
+            self._load(name)
+        except Exception:  # each engine has its own for files that it cannot read
+            if self._graph.is_intact():
+                raise
+            # Another process removed the graph.
+            self._graph = CachedGraph(self._model, output, self._size, self._log)
+            self._load(name)
+
+    def _load(self, name: str) -> None:
         if (name, self._precision) == ("onnxruntime", "int8"):
             self._graph.add_int8()
         self._name = describe(name, self._precision)

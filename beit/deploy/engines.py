@@ -72,6 +72,8 @@ class PaddleEngine:
         check_precision("paddle", precision)
         if task == "segment" and precision == "bfloat16":
             raise ValueError("bfloat16 runs on oneDNN, which cannot resize class maps; use float32")
+        if precision == "bfloat16" and not paddle.amp.is_bfloat16_supported("cpu"):
+            raise ValueError(_NO_BFLOAT16)
         config = inference.Config(str(graph_file(target)), str(target.with_suffix(".pdiparams")))
         config.disable_gpu()
         config.disable_glog_info()
@@ -81,8 +83,6 @@ class PaddleEngine:
         else:  # Paddle 3.3: "ConvertPirAttribute2RuntimeAttribute not support" at the bilinear resizing
             config.disable_mkldnn()
         if precision == "bfloat16":
-            if not paddle.amp.is_bfloat16_supported("cpu"):
-                raise ValueError(_NO_BFLOAT16)
             config.enable_mkldnn_bfloat16()
         self._predictor = inference.create_predictor(config)
         self._lock = threading.Lock()  # a predictor stores its inputs and results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,11 @@ def engine(monkeypatch, tmp_path):
     """`Doubled` as the only engine besides Paddle; graphs are not written, records are."""
 
     class Graph(CachedGraph):
-        def __init__(self, model, output, size):
+        def __init__(self, model, output, size, log):
             self.target = tmp_path / "graph"
+
+        def is_intact(self, suffixes=()):
+            return True
 
         def add_int8(self):
             pass
@@ -201,24 +205,101 @@ def test_the_digest_covers_all_that_a_graph_holds(monkeypatch):
     assert len({first, *others}) == 6
 
 
-def test_a_graph_is_written_once_and_again_if_its_weights_are_gone(tmp_path, monkeypatch):
-    written = []
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """The paths of the graphs that were written, whose files are placeholders."""
+    targets = []
 
     def write(network, target, outputs, *, separate_weights):
         assert network.model is MODEL and outputs == ("logits",) and separate_weights
-        written.append(target)
+        targets.append(target)
         for suffix in (".onnx", ".bin"):
-            target.with_suffix(suffix).write_text("x")
+            target.with_suffix(suffix).write_text("x" * 8)
+
+    def write_int8(target):
+        targets.append(target)
+        target.with_suffix(".int8.onnx").write_text("x")
 
     monkeypatch.setenv("BEIT_HOME", str(tmp_path))
     monkeypatch.setattr("beit.deploy.cache.find_spec", lambda name: name)
     monkeypatch.setattr("beit.deploy.cache.version", lambda name: "1")
     monkeypatch.setattr("beit.deploy.cache.write_onnx", write)
+    monkeypatch.setattr("beit.deploy.cache.write_int8", write_int8)
     monkeypatch.setattr("beit.deploy.cache._places", lambda file, model: {"head.bias": 4096})
-    first, again = (CachedGraph(MODEL, "logits", SIZE) for _ in range(2))
+    return targets
+
+
+def flip(file):
+    """Change a byte of a file, whose size stays."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+
+
+CHANGES = {
+    "flipped": flip,
+    "cut": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "removed": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".bin", ".json"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_graph_is_written_once_and_again_if_a_file_was_changed(change, suffix, written, tmp_path):
+    log = []
+    first, again = (CachedGraph(MODEL, "logits", SIZE, log.append) for _ in range(2))
     assert written == [first.target] == [again.target] and first.target.parent == tmp_path / "graphs"
-    first.target.with_suffix(".bin").unlink()
-    CachedGraph(MODEL, "logits", SIZE)
+    assert log == []
+    first.record("an engine", 0.5)
+    assert CachedGraph(MODEL, "logits", SIZE, log.append).difference("an engine") == 0.5
+    if suffix == ".json" and change == "flipped":
+        return  # a record is text that decides nothing but where weights and differences are
+    CHANGES[change](first.target.with_suffix(suffix))
+    found = CachedGraph(MODEL, "logits", SIZE, log.append)
+    assert len(written) == 2 and found.difference("an engine") is None and found.is_intact()
+    if (suffix, change) == (".json", "removed"):
+        assert log == []  # as if there were no graph
+    else:
+        assert log == [
+            f"{first.target}.* were changed or removed since they were written: the graph is made anew"
+        ]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_graph_in_8_bits_is_written_again_if_it_was_changed(change, written):
+    graph = CachedGraph(MODEL, "logits", SIZE, print)
+    graph.add_int8()
+    graph.add_int8()
+    assert len(written) == 2
+    CHANGES[change](graph.target.with_suffix(".int8.onnx"))
+    graph.add_int8()
+    assert len(written) == 3 and graph.is_intact() and graph.is_intact([".int8.onnx"])
+
+
+def test_a_graph_that_another_process_removes_is_made_anew(written, monkeypatch):
+    class UnreadableError(Exception):
+        """An error of an engine, as onnxruntime's, which is no OSError."""
+
+    class Engine(Doubled):
+        is_removed = is_broken = False
+
+        def __init__(self, target, *arguments):
+            weights = target.with_suffix(".bin")
+            if Engine.is_removed:
+                weights.unlink()
+                Engine.is_removed = False
+            if Engine.is_broken or not weights.is_file():
+                raise UnreadableError(target)
+
+    monkeypatch.setitem(ENGINES, "onnxruntime", Engine)
+    monkeypatch.setattr(module, "describe", lambda name, kind="float32": f"{name} 1.0")
+    Engine.is_removed = True
+    _, log = compile_tiny("onnxruntime")
+    assert len(written) == 2 and len(log) == 1 and log[0].endswith("the graph is made anew")
+    Engine.is_broken = True
+    with pytest.raises(UnreadableError):
+        compile_tiny("onnxruntime")
     assert len(written) == 2
 
 
@@ -245,12 +326,10 @@ def test_weights_of_a_model_are_mapped_from_the_file_of_its_graph(tmp_path):
 
 
 def test_the_graphs_used_last_stay(tmp_path):
-    import os
-
     for number in range(8):
         for suffix in (".onnx", ".bin", ".json", ".int8.onnx"):
             (tmp_path / f"{number}{suffix}").write_text("x")
-        os.utime(tmp_path / f"{number}.onnx", (number, number))
+        os.utime(tmp_path / f"{number}.json", (number, number))
     _remove_old(tmp_path)
     assert {file.name.partition(".")[0] for file in tmp_path.iterdir()} == {"2", "3", "4", "5", "6", "7"}
     assert len(list(tmp_path.iterdir())) == 6 * 4
