@@ -105,11 +105,11 @@ def listed_images(
         root: folder the paths are relative to.
 
     Raises:
-        ValueError: a path leaves `root`.
+        ValueError: a path leaves `root`, or lines give an image different sets of labels.
     """
     names, notes = relative_names(names, root)
     _check_paths(names, numbers, file, root)
-    _warn_of_duplicates(names, labels, file)
+    _check_duplicates(names, labels, numbers, file)
     offsets = pack_offsets(np.fromiter(map(len, names), np.int64, len(names)))
     return ImageList(root, b"".join(names), offsets, labels, notes=tuple(f"{file}: {note}" for note in notes))
 
@@ -210,12 +210,26 @@ def _check_paths(names: Sequence[bytes], numbers: Sequence[int], list_file: Path
                 )
 
 
-def _warn_of_duplicates(names: Sequence[bytes], labels: np.ndarray | None, list_file: Path) -> None:
+def _check_duplicates(
+    names: Sequence[bytes], labels: np.ndarray | None, numbers: Sequence[int], list_file: Path
+) -> None:
+    """Warn of images that are listed twice. With several labels for each image, different ones would contradict."""
     distinct = len(set(names))
     if distinct == len(names):
         return
     of_name = [b""] * len(names) if labels is None else [label.tobytes() for label in labels]
     conflicts = len(set(zip(names, of_name, strict=True))) - distinct
+    if conflicts and labels is not None and labels.ndim == 2:
+        first: dict[bytes, bytes] = {}
+        row = next(
+            row
+            for row, (name, own) in enumerate(zip(names, of_name, strict=True))
+            if first.setdefault(name, own) != own
+        )
+        raise ValueError(
+            f"{list_file}:{numbers[row]}: {names[row].decode()} has other labels than in a line above; write all labels of an "
+            "image in one line"
+        )
     warnings.warn(
         f"{list_file}: {len(names) - distinct} of {len(names)} lines repeat an image"
         + (f", {conflicts} of them with another label" if conflicts else ""),

@@ -132,8 +132,31 @@ class _Columns:
         image = _only(path, "image", "Image", kinds, schema.names)
         is_struct = schema.field(image).type.num_fields > 0
         label = _only(path, "label", "ClassLabel", kinds, schema.names) if labeled else None
-        names = features.get(label, {}).get("names") if label else None
+        _require_bytes(path, image, schema.field(image).type)
+        described = features.get(label) if label else None
+        names = described.get("names") if isinstance(described, dict) else None
+        if names is not None and not (
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+        ):
+            raise ValueError(
+                f"{path}: its metadata of Hugging Face name the classes of {label} by a {type(names).__name__}, expected a "
+                "list of texts"
+            )
         return cls(f"{image}.bytes" if is_struct else image, label, tuple(names) if names else None)
+
+
+def _require_bytes(path: Path, column: str, kind: Any) -> None:
+    """Refuse a column of images that does not hold encoded images: numbers, paths, a struct without bytes."""
+    import pyarrow.types as types
+
+    stored = kind
+    if types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        stored = kind.field(index).type if index >= 0 else None
+    if stored is None or not (types.is_binary(stored) or types.is_large_binary(stored)):
+        raise ValueError(
+            f"{path}: the column {column} has type {kind}; expected the bytes of an encoded image (JPEG, PNG, …) in each row"
+        )
 
 
 def _described_features(path: Path, metadata: bytes | None) -> dict[str, Any]:
@@ -195,7 +218,10 @@ def _read_labels(path: Path, column: str) -> np.ndarray:
             f"{path}: the column {column} has type {values.type} and {values.null_count} empty rows; expected a class "
             "number in each row"
         )
-    return values.to_numpy().astype(np.int64)
+    try:
+        return values.cast("int64").to_numpy()
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path}: the column {column} is no class number: {error}") from error
 
 
 def _open(path: Path) -> Any:

@@ -22,6 +22,7 @@ from beit.data.shards import check_labels, find_shards
 from beit.data.tars import Member, scan_tar
 from beit.text_files import parse_json
 
+_MAX_LABEL = 2**31 - 1
 _MAX_LABEL_BYTES = 2**20  # of a .cls or .json member
 
 
@@ -121,7 +122,7 @@ def _label(shard: Path, key: str, members: dict[str, Member], file: BinaryIO) ->
     try:
         value = int(text) if text.isdigit() else parse_json(text.decode())
         value = value["label"] if isinstance(value, dict) else value
-        if type(value) is not int:
+        if type(value) is not int or abs(value) > _MAX_LABEL:
             raise TypeError
     except (ValueError, KeyError, TypeError):
         raise ValueError(

@@ -126,4 +126,14 @@ def test_errors_name_the_file_and_the_line(tmp_path, texts, options, message):
 
 def test_repeated_images_are_named(tmp_path):
     with pytest.warns(UserWarning, match=r"1 of 3 lines repeat an image, 1 of them with another label"):
-        read(write(tmp_path, train="path,a,b\nx.jpg,1,0\nx.jpg,1,1\ny.jpg,1,0\n"))
+        read(write(tmp_path, train="path,a,b\nx.jpg,1,0\nx.jpg,0,1\ny.jpg,1,0\n"), multi_label=False)
+    with pytest.warns(UserWarning, match=r"1 of 3 lines repeat an image$"):
+        read(write(tmp_path, train="path,a,b\nx.jpg,1,0\nx.jpg,1,0\ny.jpg,1,0\n"))
+
+
+def test_a_line_for_each_label_of_an_image_is_refused(tmp_path):
+    write(tmp_path, train="path,label\nx.jpg,a\ny.jpg,b\nx.jpg,b\n")
+    with pytest.raises(
+        ValueError, match=r"train\.csv:4: x\.jpg has other labels than in a line above; write all"
+    ):
+        read(tmp_path)

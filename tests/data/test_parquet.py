@@ -151,6 +151,50 @@ def test_files_with_other_classes_or_missing_files(tmp_path):
         open_split(config_of(tmp_path), "train")
 
 
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([1, 2], r"the column image has type int64; expected the bytes of an encoded image"),
+        (["a.png", "b.png"], r"the column image has type string; expected the bytes"),
+        ([{"path": "a.png"}] * 2, r"the column image has type struct<path: string>; expected the bytes"),
+        ([{"bytes": "a.png"}] * 2, r"the column image has type struct<bytes: string>; expected the bytes"),
+    ],
+)
+def test_columns_without_encoded_images(tmp_path, images, message):
+    parquet.write_table(arrow.table({"image": images, "label": [0, 1]}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=rf"train\.parquet: {message}"):
+        open_split(config_of(tmp_path), "train")
+
+
+@pytest.mark.parametrize("names", ["abc", {"0": "cat"}, [1, 2, 3], 5])
+def test_class_names_that_are_no_list(tmp_path, names):
+    kinds = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    table = arrow.table({"image": [png(1)], "label": [0]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": kinds}})})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(
+        ValueError, match=r"train\.parquet: .* name the classes of label by a .*expected a list of texts"
+    ):
+        open_split(config_of(tmp_path), "train")
+
+
+def test_a_label_column_that_the_metadata_do_not_describe(tmp_path):
+    table = arrow.table({"image": [png(1)], "label": [2]})
+    metadata = {"info": {"features": {"image": {"_type": "Image"}, "label": 5}}}
+    parquet.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps(metadata)}), tmp_path / "train.parquet"
+    )
+    images = open_split(config_of(tmp_path), "train")
+    assert images.labels.tolist() == [2] and images.class_names is None
+
+
+def test_labels_beyond_64_bits(tmp_path):
+    table = arrow.table({"image": [png(1)], "label": arrow.array([2**64 - 1], "uint64")})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"the column label is no class number: .*18446744073709551615"):
+        open_split(config_of(tmp_path), "train")
+
+
 @pytest.mark.parametrize(("size", "advice"), [(2**20, False), (40 * 2**20, True)])
 def test_large_row_groups_are_noted(tmp_path, size, advice):
     data = np.random.default_rng(0).bytes(size)

@@ -80,6 +80,7 @@ def test_one_tar_a_split_and_no_labels(tmp_path):
         ({"a.png": b"", "a.jpg": b"", "a.cls": b"0"}, r"the sample a has 2 images, a\.png and a\.jpg"),
         ({"a.png": b"", "a.cls": b"cat"}, r"a\.cls is b'cat'; expected the number of the class"),
         ({"a.png": b"", "a.json": b"{}"}, r"a\.json is b'\{\}'; expected .* under the key label"),
+        ({"a.png": b"", "a.cls": b"9" * 20}, r"a\.cls is b'9{20}'; expected the number of the class"),
         ({"a.png": b"", "a.cls": b"true"}, r"expected the number of the class"),
         (
             {"a.png": b"", "a.cls": b"3"},
