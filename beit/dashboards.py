@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from beit.files import write_text
 from beit.schema import SCHEMA
 from beit.text_files import read_text
 
@@ -160,7 +161,7 @@ class WeightsAndBiases:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "beit"),
                 name=os.environ.get("WANDB_NAME", folder.resolve().name),
-                id=read_text(file).strip() if file.is_file() else None,
+                id=(read_text(file).strip() or None) if file.is_file() else None,
                 resume="allow",
                 dir=str(folder),
             )
@@ -168,7 +169,7 @@ class WeightsAndBiases:
             raise ValueError(
                 f"LOGGERS: wandb does not start: {error}; log in with `wandb login`, set WANDB_MODE=offline, or leave it out"
             ) from error
-        file.write_text(f"{self._run.id}\n", encoding="utf-8")
+        write_text(file, f"{self._run.id}\n")
         # A step that runs again after a resume is lower than the last one, which W&B refuses for its own counter.
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from PIL import Image
 
 from beit import dashboards
 from beit.config import dump, get_config, value_of
-from beit.dashboards import VISUALDL_FILE
+from beit.dashboards import VISUALDL_FILE, WeightsAndBiases
 from beit.logging import RunLog
 from beit.schema import SCHEMA
 from beit.train.run import run
@@ -114,6 +115,19 @@ def leveldb_records(file):
         if kind in (1, 4):  # a whole record, or the last part of one
             yield parts
             parts = b""
+
+
+@pytest.mark.parametrize(("content", "id"), [(None, None), ("", None), ("abc12\n", "abc12")])
+def test_weights_and_biases_starts_a_new_run_after_a_half_written_id(tmp_path, monkeypatch, content, id):
+    given = []
+    started = SimpleNamespace(id="new", define_metric=lambda *names, **options: None)
+    wandb = SimpleNamespace(init=lambda **options: given.append(options["id"]) or started)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    if content is not None:
+        (tmp_path / "wandb_id.txt").write_text(content)
+    WeightsAndBiases(tmp_path)
+    assert given == [id]
+    assert (tmp_path / "wandb_id.txt").read_text() == "new\n"
 
 
 @pytest.mark.dashboards

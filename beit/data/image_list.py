@@ -158,6 +158,21 @@ def check_files(images: ImageList, sample: int | None = _SAMPLE) -> list[Path]:
         return [path for missing in pool.map(lambda part: _missing(images, part), parts) for path in missing]
 
 
+def absent_classes(images: ImageList, num_classes: int) -> list[str]:
+    """Names, or else numbers, of the classes that no image has; empty for images without labels.
+
+    Args:
+        images: the list.
+        num_classes: of the model.
+    """
+    if images.labels is None:
+        return []
+    labels = images.labels.nonzero()[1] if images.labels.ndim == 2 else images.labels
+    absent = np.setdiff1d(np.arange(num_classes), labels).tolist()
+    names = images.class_names or ()
+    return [names[label] if len(names) == num_classes else str(label) for label in absent]
+
+
 def require_files(images: ImageList, tolerated: float) -> None:
     """Check a sample of the listed files with `check_files` before a long run starts.
 

@@ -48,6 +48,10 @@ def draw_nearest(index: ImageIndex, images: ImageInput | Sequence[ImageInput], t
         name = f"\n{_short(query)}" if isinstance(query, str | Path) else ""
         tiles.append(Tile(_thumbnail(index, query), f"query{name}"))
         for found in best:
+            if not Path(found["image"]).exists():
+                raise FileNotFoundError(
+                    f"{found['image']} is in the index, but not on the disk; name the images again (--among) to update it"
+                )
             title = f"{found['similarity']:.3f}\n{_short(found['image'])}"
             tiles.append(Tile(_thumbnail(index, found["image"]), title))
     return draw_tiles(tiles, columns=1 + min(topk, len(index.files)), side=1.6)

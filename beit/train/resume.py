@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 from beit.card import CARD, write_card
 from beit.checkpoint.adapter import (
     LORA_SCALE,
+    Adapter,
     describe_base,
     digest,
     has_factors,
@@ -107,11 +108,15 @@ def restore(run: Training, paths: Sequence[Path]) -> None:
 def _write_adapter(run: Training, file: Path, weights: dict[str, np.ndarray]) -> None:
     adapter = run.adapter
     if adapter is None or digest(weights, adapter.tensors) != adapter.sha256:
-        source, key = run.config.MODEL.PRETRAINED, run.config.MODEL.PRETRAINED_KEY
-        path = path_of(source)
-        base = open_checkpoint(path, key=key or None).state
-        adapter = run.adapter = describe_base(weights, base, name=source, path=path, key=key)
+        adapter = run.adapter = _describe_base(run, weights)
     write(file, own_tensors(weights, adapter), metadata=_metadata(run) | header_of(adapter))
+
+
+def _describe_base(run: Training, weights: dict[str, np.ndarray]) -> Adapter:
+    source, key = run.config.MODEL.PRETRAINED, run.config.MODEL.PRETRAINED_KEY
+    path = path_of(source)
+    base = open_checkpoint(path, key=key or None).state
+    return describe_base(weights, base, name=source, path=path, key=key)
 
 
 def _restore(run: Training, path: Path, state: Any) -> None:
@@ -123,6 +128,7 @@ def _restore(run: Training, path: Path, state: Any) -> None:
     check_state(path, state)
     _check_order(path, state["order"], _order(run))
     _load_model(run.task.model, state["model"], path)
+    _check_base(run, path)
     names = _parameter_names(run)
     _load_part(
         path, lambda part: sharding.load_optimizer_state(run.optimizer, part, names), state["optimizer"]
@@ -140,6 +146,20 @@ def _restore(run: Training, path: Path, state: Any) -> None:
     run.step, run.best, run.is_resumed = int(state["step"]), float(state["best"]), True
     run.since_best = state["since_best"]
     _report_changes(run, state["config"])
+
+
+def _check_base(run: Training, path: Path) -> None:
+    """Refuse a base of which the adapter that is continued has nothing: its file would hold all frozen weights too."""
+    weights = _arrays(run.task.model.state_dict())
+    if not has_factors(weights):
+        return
+    run.adapter = _describe_base(run, weights)
+    frozen = {name for name, value in run.task.model.named_parameters() if value.stop_gradient}
+    if frozen.isdisjoint(run.adapter.tensors):
+        raise ValueError(
+            f"{path} adapts other weights than those of MODEL.PRETRAINED={run.config.MODEL.PRETRAINED}; name the weights "
+            "that the run started from with -pretrained"
+        )
 
 
 def _load_part(path: Path, load: Callable[[Any], None], part: Any) -> None:

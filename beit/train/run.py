@@ -17,7 +17,8 @@ from beit.config import batch_size_eval, dump, head_dim, image_hw, value_of
 from beit.data import bad_images
 from beit.data.classes_of_data import with_classes_of_data
 from beit.data.dataset import ImageDataset
-from beit.data.image_list import require_files
+from beit.data.folders import shortened_list
+from beit.data.image_list import absent_classes, require_files
 from beit.data.loader import Loader
 from beit.data.mask_counts import require_classes
 from beit.data.sampler import EvalSampler, TrainSampler, build_train_sampler
@@ -187,6 +188,9 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         bad_images.start(dataset.bad_images)
         ranks.barrier()  # no rank records an image before all have marked the start
     _log_notes(dataset, log)
+    absent = absent_classes(dataset.images, config.MODEL.NUM_CLASSES)
+    if absent:
+        log.text(f"note: classes without training images ({len(absent)}): {shortened_list(absent)}")
     _require_files(dataset, config.DATA.MAX_BAD_FRACTION)
     if (
         isinstance(dataset, SegmentationDataset)

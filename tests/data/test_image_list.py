@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from beit.data.image_list import ImageList, check_files, pack_offsets, require_files
+from beit.data.image_list import ImageList, absent_classes, check_files, pack_offsets, require_files
 
 
 def test_names_and_paths(tmp_path):
@@ -21,6 +23,16 @@ def test_names_that_are_not_utf8(tmp_path):
 def test_unlabeled(tmp_path):
     images = ImageList.from_names(tmp_path, ["a"])
     assert images.labels is None and images.class_names is None
+
+
+def test_classes_that_no_image_has(tmp_path):
+    names = ["ant", "bee", "cow", "dog"]
+    images = ImageList.from_names(tmp_path, ["a", "b"], [2, 0], names)
+    assert absent_classes(images, 4) == ["bee", "dog"]
+    assert absent_classes(images, 5) == ["1", "3", "4"]  # names of other classes
+    several = np.array([[True, False, True, False], [False, False, False, False]])
+    assert absent_classes(replace(images, labels=several), 4) == ["bee", "dog"]
+    assert absent_classes(replace(images, labels=None), 4) == []
 
 
 def test_an_index_beyond_the_list_is_an_error(tmp_path):

@@ -206,6 +206,16 @@ def test_the_figure_and_the_table_of_nearest_images(predictor, capsys):
         np.testing.assert_array_equal(figure.axes[4].images[0].get_array(), np.asarray(image))
 
 
+def test_images_that_were_moved_are_named_with_the_fix(predictor):
+    index = beit.open_index(predictor, ["flowers"], "i.npz")
+    Path("flowers").rename("plants")
+    assert len(index.nearest("photo.jpg")[0]) == 5
+    with pytest.raises(
+        FileNotFoundError, match=r"flowers/.*png is in the index, .* \(--among\) to update it"
+    ):
+        beit.draw_nearest(index, "photo.jpg")
+
+
 def test_the_images_to_search_must_be_named(example_folder, capsys):
     assert main(["visualize", "nearest", "output/run", "photo.jpg"]) == 2
     assert "name the images to search (--among FOLDER)" in capsys.readouterr().err

@@ -144,6 +144,12 @@ def test_a_continued_run_gives_the_same_adapter(data, base, trained, tmp_path, m
         run(tiny_config(data, tmp_path, MODEL__RESUME="auto", **keys | {"MODEL__PRETRAINED": "gone"}))
     with pytest.raises(ValueError, match=r"lora_scale, MODEL\.LORA\.ALPHA / RANK, is 2, the config's is 3"):
         run(tiny_config(data, tmp_path, MODEL__RESUME="auto", **keys | {"MODEL__LORA__ALPHA": 6.0}))
+    other = str(tmp_path / "other.pdparams")
+    write(other, {name: value + 1 for name, value in load_weights(base).items()})
+    with pytest.raises(
+        ValueError, match=r"latest.pdparams adapts other weights than those of MODEL.PRETRAINED=.*other"
+    ):
+        run(tiny_config(data, tmp_path, MODEL__RESUME="auto", **keys | {"MODEL__PRETRAINED": other}))
     run(tiny_config(data, tmp_path, MODEL__RESUME="auto", **keys))
     assert different_weights(trained[0], tmp_path, "adapter.pdparams") == []
     assert different_weights(trained[0], tmp_path) == []

@@ -120,6 +120,11 @@ def test_a_loss_that_is_not_finite_stops_before_a_save(data: Path, tmp_path: Pat
     assert not (tmp_path / "latest.pdparams").exists()
 
 
+def test_classes_without_training_images_are_named(data: Path, tmp_path: Path) -> None:
+    run(tiny_config(data, tmp_path, MODEL__NUM_CLASSES=5, TRAIN__MAX_STEPS=1, TRAIN__WARMUP_EPOCHS=0.1))
+    assert "note: classes without training images (2): 3, 4" in log_of(tmp_path)
+
+
 def test_a_second_run_does_not_overwrite_the_first(data: Path, tmp_path: Path) -> None:
     run(tiny_config(data, tmp_path))
     with pytest.raises(ValueError, match="already holds a training run; continue it with -resume auto"):
