@@ -159,7 +159,7 @@ class Beit(Loadable, TimmMethods):
             f"{sum(parameter.size for parameter in self.parameters()) / 1e6:.1f} M parameters"
         )
 
-    def forward(self, images: paddle.Tensor, *, any_size: bool = False) -> paddle.Tensor:
+    def forward(self, images: paddle.Tensor, any_size: bool = False) -> paddle.Tensor:
         """Logits `[B, K]` of normalized images `[B, 3, height, width]`; features `[B, D]` without a head.
 
         Args:
@@ -168,7 +168,7 @@ class Beit(Loadable, TimmMethods):
         """
         return self.head(self.forward_features(images, any_size=any_size))
 
-    def forward_features(self, images: paddle.Tensor, *, any_size: bool = False) -> paddle.Tensor:
+    def forward_features(self, images: paddle.Tensor, any_size: bool = False) -> paddle.Tensor:
         """Pooled features `[B, D]` of normalized images `[B, 3, height, width]`: what the head classifies.
 
         timm's method of this name returns tokens; those are `forward_outputs(images).last_hidden_state`.
@@ -191,10 +191,7 @@ class Beit(Loadable, TimmMethods):
         Raises:
             ValueError: as `forward_outputs`.
         """
-        # Paddle 3.0 and 3.1 lose the defaults of keyword-only arguments in calls that they trace: all are stated.
-        outputs = self.forward_outputs(
-            images, hidden_states=blocks, attentions=(), final=False, any_size=True
-        )
+        outputs = self.forward_outputs(images, hidden_states=blocks, final=False, any_size=True)
         grid = [side // self.patch_embed.patch_size for side in images.shape[2:]]
         return [feature_map(tokens, grid) for tokens in outputs.hidden_states]
 
@@ -205,7 +202,6 @@ class Beit(Loadable, TimmMethods):
     def forward_outputs(
         self,
         images: paddle.Tensor,
-        *,
         hidden_states: Sequence[int] = (),
         attentions: Sequence[int] = (),
         final: bool = True,

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from types import FunctionType
+
 import numpy as np
 import paddle
 import pytest
 
+import beit.layers
+import beit.models
 from beit.beit import Beit, build_beit
 from beit.bench.counting import count_multiply_adds, custom_ops
-from tests.tiny import noise_images, randomize, tiny_config
+from beit.models.features import FeatureMaps
+from beit.models.upernet import build_upernet
+from tests.tiny import noise_images, randomize, tiny_config, upernet_config
 
 FROM_PADDLE = pytest.mark.filterwarnings("ignore::UserWarning:paddle.*")
 """Paddle warns of its own calls while it traces a graph and loads a `TensorDataset`."""
 
-LOST_DEFAULTS = pytest.mark.skipif(
-    paddle.__version__.startswith(("3.0.", "3.1.")),
-    reason="Paddle 3.0 and 3.1 lose the defaults of keyword-only arguments where they trace a whole graph",
-)
+
+def build_feature_maps(config) -> FeatureMaps:
+    return FeatureMaps(build_beit(config), [0, 1])
+
+
+def layer_methods() -> list[FunctionType]:
+    """The methods of all layers in `beit.layers`, `beit.models` and `beit.beit`, without `__init__`."""
+    modules = [importlib.import_module("beit.beit")]
+    for package in (beit.layers, beit.models):
+        names = (module.name for module in pkgutil.iter_modules(package.__path__))
+        modules += [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    layers = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, paddle.nn.Layer)
+        and value.__module__ == module.__name__
+    }
+    methods = [value for layer in layers for name, value in vars(layer).items() if name != "__init__"]
+    return [method for method in methods if isinstance(method, FunctionType)]
 
 
 @pytest.fixture
@@ -62,7 +87,7 @@ def test_forward_hooks_see_every_call(model):
 
 
 @FROM_PADDLE
-@pytest.mark.parametrize("full_graph", [False, pytest.param(True, marks=LOST_DEFAULTS)])
+@pytest.mark.parametrize("full_graph", [False, True])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_to_static_in_training_mode_gives_the_same_loss_and_gradients(recompute, full_graph):
     keys = {"MODEL__DROPPATH": 0.0, "TRAIN__RECOMPUTE": recompute}
@@ -86,11 +111,24 @@ def test_to_static_in_training_mode_gives_the_same_loss_and_gradients(recompute,
 
 
 @FROM_PADDLE
-def test_to_static_in_evaluation_mode_gives_the_same_logits(model):
-    model.eval()
+@pytest.mark.parametrize("full_graph", [False, True])
+@pytest.mark.parametrize("build", [build_beit, build_feature_maps, build_upernet])
+def test_to_static_in_evaluation_mode_gives_the_same_outputs(build, full_graph):
+    config = upernet_config() if build is build_upernet else tiny_config()
+    network = randomize(build(config), scale=0.1)
+    network.eval()
     images = paddle.to_tensor(noise_images())
-    expected = model(images).numpy()
-    np.testing.assert_allclose(paddle.jit.to_static(model)(images).numpy(), expected, rtol=1e-4, atol=1e-5)
+    expected = paddle.utils.flatten(network(images))
+    found = paddle.utils.flatten(paddle.jit.to_static(network, full_graph=full_graph)(images))
+    for outputs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(*(tensor.numpy() for tensor in outputs), rtol=1e-4, atol=1e-5)
+
+
+def test_methods_of_layers_have_no_defaults_that_tracing_loses():
+    """Paddle 3.0 and 3.1 lose the defaults of keyword-only arguments in the methods that they trace."""
+    methods = layer_methods()
+    assert Beit.forward in methods
+    assert [method.__qualname__ for method in methods if method.__kwdefaults__] == []
 
 
 @FROM_PADDLE

@@ -94,10 +94,9 @@ class UperHead(nn.Layer):
         Args:
             pyramid: maps `[B, D, h_i, w_i]`, from fine to coarse.
         """
-        *fine, coarse = pyramid
-        # With indices, because Paddle's tracing does not support zip(strict=...).
-        maps = [conv(fine[i]) for i, conv in enumerate(self.lateral_convs)]
-        maps.append(self._pool(coarse))
+        # With indices, because Paddle's tracing supports neither zip(strict=...) nor `*fine, coarse = pyramid`.
+        maps = [conv(pyramid[i]) for i, conv in enumerate(self.lateral_convs)]
+        maps.append(self._pool(pyramid[-1]))
         for i in range(len(maps) - 1, 0, -1):
             maps[i - 1] = maps[i - 1] + resize_bilinear(maps[i], maps[i - 1].shape[2:])
         outputs = [conv(maps[i]) for i, conv in enumerate(self.fpn_convs)]

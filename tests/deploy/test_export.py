@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from beit.__main__ import main
-from beit.beit import Beit, build_beit
+from beit.beit import build_beit
 from beit.deploy import export as module
 from beit.deploy import parity
 from beit.deploy.description import read_description, write_description
@@ -21,11 +21,10 @@ from beit.deploy.graph import write_graph
 from beit.deploy.network import ExportedNetwork, tracing
 from beit.deploy.runner import load_runner
 from beit.models.mim import build_mim
-from beit.models.upernet import build_upernet
 from beit.predict.classifier import classifier
 from beit.predict.inference import load_predictor
 from beit.tools.export import EXAMPLES
-from tests.tiny import TINIEST_PRETRAIN, logits_of, tiny_config, upernet_config
+from tests.tiny import TINIEST_PRETRAIN, logits_of, tiny_config
 
 NAMES = ("flower", "temple", "neither")
 
@@ -72,25 +71,9 @@ def test_a_traced_model_keeps_its_methods(tmp_path):
     exported = ExportedNetwork(network, "logits", size=(16, 16))
     write_graph(exported, tmp_path / "model")
     with tracing(exported):
-        network.forward = lambda images, *, any_size: None
+        network.forward = lambda images, any_size: None
     assert [name for name, layer in exported.named_sublayers() if "forward" in vars(layer)] == []
     np.testing.assert_array_equal(network(images, any_size=True).numpy(), expected)
-
-
-@pytest.mark.parametrize("output", ["logits", "features", "class_map"])
-def test_traced_calls_state_all_keyword_only_arguments(output, monkeypatch):
-    """Paddle 3.0 and 3.1 lose their defaults; here the methods of the encoder have none."""
-    is_segmentation = output == "class_map"
-    network = build_upernet(upernet_config()) if is_segmentation else build_beit(tiny_config())
-    exported = ExportedNetwork(network, output, size=(16, 16))
-    images = paddle.zeros([1, 3, 16, 16])
-    expected = exported(images)[0].numpy()
-    methods = [value for value in vars(Beit).values() if getattr(value, "__kwdefaults__", None)]
-    assert Beit.forward in methods and Beit.forward_outputs in methods
-    for method in methods:
-        if method is not Beit.__init__:
-            monkeypatch.setattr(method, "__kwdefaults__", None)
-    np.testing.assert_array_equal(exported(images)[0].numpy(), expected)
 
 
 def test_best_classes_and_description(model, photographs, tmp_path):
