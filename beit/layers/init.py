@@ -48,7 +48,7 @@ def init_uniform(layer: nn.Layer) -> None:
 def rescale_block(block: nn.Layer, depth_from_one: int) -> None:
     """Divide the output projections of a block by sqrt(2 k) for the k-th block from 1 (the official `fix_init`)."""
     for linear in (block.attn.proj, block.mlp.fc2):
-        if _has_values(linear.weight):
+        if has_values(linear.weight):
             linear.weight.set_value(linear.weight / math.sqrt(2.0 * depth_from_one))
 
 
@@ -57,11 +57,11 @@ def make_head(embed_dim: int, num_classes: int, init_scale: float) -> nn.Linear:
     head = nn.Linear(embed_dim, num_classes)
     init_weights(head)
     for parameter in (head.weight, head.bias):
-        if _has_values(parameter):
+        if has_values(parameter):
             parameter.set_value(parameter * init_scale)
     return head
 
 
-def _has_values(parameter: paddle.Tensor) -> bool:
+def has_values(parameter: paddle.Tensor) -> bool:
     """False inside of `paddle.LazyGuard`, where parameters have no memory until weights are loaded."""
     return bool(parameter._is_initialized())

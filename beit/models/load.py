@@ -14,6 +14,7 @@ from beit.checkpoint.canonical import State
 from beit.checkpoint.fit import fit
 from beit.checkpoint.report import LoadReport
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
+from beit.layers.init import has_values
 from beit.positions import Interpolation
 from beit.preprocessing import Preprocessing
 from beit.zoo import path_of
@@ -76,6 +77,9 @@ def load_pretrained(
     if not copy and paddle.get_device() == "cpu":
         for name in _whole_buffers(state, current):
             share_memory(current[name], state.pop(name))
+    for name in state.keys() & current.keys():
+        if not has_values(current[name]):  # `set_state_dict` of Paddle 3.0 would leave it without memory
+            current[name].set_value(paddle.to_tensor(state.pop(name), dtype=current[name].dtype))
     # Tensors that keep their values are passed as well, so that Paddle does not report them as missing.
     model.set_state_dict({name: state.get(name, tensor) for name, tensor in current.items()})
     if "head.weight" not in report.new:  # a model with a new head will be trained, as its config says

@@ -7,6 +7,7 @@ import paddle
 
 from beit.checkpoint.files import read, write
 from beit.checkpoint.open import open_checkpoint
+from beit.layers.init import has_values
 from beit.models.load import load_pretrained
 from tests.tiny import randomize, tiny_beit
 
@@ -57,6 +58,26 @@ def test_the_arrays_of_files_are_handed_over(tmp_path):
             name for name, array in checkpoint.state.items() if is_shared(model.state_dict()[name], array)
         ]
         assert sorted(shared) == sorted(model.state_dict()), suffix
+
+
+def test_paddle_only_sets_tensors_that_have_memory(monkeypatch):
+    """Paddle 3.0 leaves those out that have none, as in `LazyGuard`."""
+    paddles = paddle.nn.Layer.set_state_dict
+
+    def of_paddle_3_0(layer, *arguments):
+        assert [name for name, tensor in layer.state_dict().items() if not has_values(tensor)] == []
+        return paddles(layer, *arguments)
+
+    monkeypatch.setattr(paddle.nn.Layer, "set_state_dict", of_paddle_3_0)
+    expected = arrays()
+    given = arrays() | {"head.weight": expected["head.weight"].astype(np.float16)}
+    for copy in (True, False):
+        with paddle.LazyGuard():
+            model = tiny_beit()
+        load_pretrained(model, given, copy=copy)
+        for name, tensor in model.state_dict().items():
+            np.testing.assert_allclose(tensor.numpy(), expected[name], rtol=1e-3, err_msg=name)
+            assert tensor.dtype == paddle.float32
 
 
 def is_shared(tensor, array):
