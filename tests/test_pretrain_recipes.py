@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import beit
+from beit.checkpoint.files import write
 from beit.config import get_config
 from beit.data.masking import BlockMask, build_mask_generator
+from beit.models.mim import build_mim
 from beit.models.tokenizer import tokenizer_image_size
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -114,3 +117,14 @@ def test_configs_start_with_their_name_and_command(path):
     assert path.stem == get_config(path).MODEL.NAME
     assert text.startswith("# ")
     assert f"-cfg=configs/{path.parent.name}/{path.name}" in text
+
+
+def test_own_tiny_takes_the_whole_pretrained_encoder(tmp_path):
+    """Also the position table, of which each block of the classifier gets a copy."""
+    pretrained = build_mim(get_config("own_tiny_pretrain", ["DATA.IMAGE_SIZE", 32]))
+    write(tmp_path / "model.pdparams", {k: v.numpy() for k, v in pretrained.state_dict().items()})
+    model = beit.build_beit(get_config("own_tiny", ["MODEL.NUM_CLASSES", 3, "DATA.IMAGE_SIZE", 32]))
+    report = beit.load_pretrained(model, str(tmp_path / "model.pdparams"))
+    assert set(report.new) == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
+    left_out = {"lm_head.weight", "lm_head.bias", "mask_token", "norm.weight", "norm.bias"}
+    assert set(report.dropped) == left_out

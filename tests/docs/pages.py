@@ -109,7 +109,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "beit_tiny_patch16_224": _CLASSIFIER | _ONE_EPOCH,
     "own_tiny": _CLASSIFIER | _ONE_EPOCH,
     "own_tokenizer": _CLASSIFIER | _ONE_EPOCH | _VQKD | {"DATA.IMAGE_SIZE": 16, "MODEL.PATCH_SIZE": 4},
-    "own_tiny_pretrain": _CLASSIFIER | _ONE_EPOCH | _VQKD | {"MODEL.EARLY_LAYERS": 1},
+    "own_tiny_pretrain": _CLASSIFIER | _ONE_EPOCH | _VQKD,
     "beit_tiny_patch16_224_pretrain": _CLASSIFIER | _ONE_EPOCH | _DALLE,
     "beitv2_tiny_patch16_224_pretrain": _CLASSIFIER | _ONE_EPOCH | _VQKD | {"MODEL.EARLY_LAYERS": 1},
     "vqkd_small_data_clip": _CLASSIFIER | _ONE_EPOCH | _VQKD | {
