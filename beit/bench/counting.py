@@ -179,7 +179,8 @@ def estimate_training_memory(model: nn.Layer, config: Any, batch: int, *, half: 
         model: the model; its encoder is `model.backbone` or the model itself.
         config: its frozen config.
         batch: images per step on this device.
-        half: mixed precision (-amp): activations take 2 bytes, attention weights 4 and 2. Computed, not measured.
+        half: mixed precision (-amp): activations take 2 bytes, attention weights 4 and 2. Computed, not measured:
+            Paddle's autocast has no effect on a CPU.
     """
     weights = _SINGLE * count_parameters(model)
     encoder = getattr(model, "backbone", model)
