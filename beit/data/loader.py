@@ -340,7 +340,8 @@ def _load_batch(samples: Sequence[Sample], slot: str | None) -> Batch | Layout:
             return {}
         items.append(_read(_Worker.dataset, sample))
     if slot is not None:
-        # Some sandboxes hide other processes' files: then the batch goes through the pipe.
-        with contextlib.suppress(FileNotFoundError, PermissionError):
+        # Some sandboxes hide other processes' files, and a limit of file sizes (`ulimit -f`) counts for memory files too:
+        # then the batch goes through the pipe.
+        with contextlib.suppress(OSError):
             return write(slot, items)
     return collate(items)

@@ -69,7 +69,7 @@ def write(path: str, items: Sequence[Arrays]) -> Layout:
     """Stack arrays of the same name along a new leading axis, in a slot of the main process.
 
     Raises:
-        OSError: this system does not let a process open a file of another one.
+        OSError: this system does not let a process open a file of another one, or files have a limit that is too small.
     """
     layout, size = Layout({}), 0
     for name, first in items[0].items():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -92,6 +93,20 @@ def test_where_files_of_other_processes_are_hidden_the_pipe_is_used(numbers, mon
     slots = Slots()
     slot = slots.take()
     assert isinstance(loader_module._load_batch([Sample(7, 8)], slot), Layout)
+    slots.close()
+
+
+def test_where_files_have_a_limit_the_pipe_is_used(numbers, monkeypatch):
+    monkeypatch.setattr(loader_module, "_Worker", type("Worker", (), {"dataset": numbers, "stop": NotSet()}))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    slots = Slots()
+    slot = slots.take()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))
+    try:
+        batch = loader_module._load_batch([Sample(7, 8)], slot)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {name: array.tolist() for name, array in batch.items()} == {"index": [7], "pair": [[7, 8]]}
     slots.close()
 
 
