@@ -11,6 +11,8 @@ import yaml
 
 import beit
 from beit.zoo import published
+from tests.faults.chinese import translated
+from tests.faults.chinese_texts import EXPECTED
 from tests.tiny import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -91,5 +93,18 @@ def test_the_site_names_every_page_and_public_name() -> None:
     api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     found = [path.rpartition(".") for path in re.findall(r"^::: (.+)$", api, flags=re.MULTILINE)]
     assert sorted(name for _, _, name in found) == sorted(beit.__all__)
+    chinese = (ROOT / "docs" / "api.zh.md").read_text(encoding="utf-8")
+    assert chinese[chinese.index(":::") :] == api[api.index(":::") :]
     for module, _, name in found:
         assert getattr(importlib.import_module(module), name).__module__ == module
+
+
+def test_the_chinese_list_of_faults_is_that_of_the_english_page() -> None:
+    """After a change of docs/faults.md: `python -m tests.faults.chinese`; `chinese_texts` has each fault."""
+    english, chinese = (
+        (ROOT / "docs" / f"faults{language}.md").read_text(encoding="utf-8") for language in ("", ".zh")
+    )
+    assert chinese == translated(english)
+    used = {"Expected: " + text for text in EXPECTED}
+    joined = " ".join(english.split())
+    assert not [text for text in used if text not in joined]
