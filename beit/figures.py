@@ -60,7 +60,9 @@ def draw_tiles(tiles: Sequence[Tile], *, columns: int, title: str = "", side: fl
     """
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    figure, axes = make_figure(rows, columns, side * columns, (side + 0.3) * rows + (0.5 if title else 0.0))
+    lines = max(2, *(tile.title.count("\n") + 1 for tile in tiles))
+    height = (side + 0.15 * lines) * rows + (0.5 if title else 0.0)
+    figure, axes = make_figure(rows, columns, side * columns, height)
     for axis in axes.flat:
         axis.axis("off")
     for axis, tile in zip(axes.flat, tiles, strict=False):

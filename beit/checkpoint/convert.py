@@ -92,8 +92,8 @@ def _is_folder(path: Path, publisher: str, layout: str) -> bool:
         return False
     if publisher not in _FOLDER_PUBLISHERS or path.suffix in WEIGHT_SUFFIXES:
         raise ValueError(
-            f"cannot write {path}: for {publisher} name a {' or '.join(suffixes)} file (a folder is for "
-            f"{' and '.join(_FOLDER_PUBLISHERS)})"
+            f"cannot write {path}: weights of the form {publisher} are a file that ends in {' or '.join(suffixes)}; only those "
+            f"of {' and '.join(_FOLDER_PUBLISHERS)} may be a folder"
         )
     return True
 

@@ -122,7 +122,7 @@ def _image_and_rollout(
     title = "features"
     if predictor.num_classes:
         best = predictor([image], topk=1)[0]
-        title = f"{first_synonym(best['pred_class'])} {100 * best['pred_score']:.0f} %"
+        title = f"{first_synonym(best['pred_class'])}: {100 * best['pred_score']:.0f} %"
     rolled = overlay(view, predictor.attention_rollout(attentions))
     return [Tile(np.asarray(view), name + title), Tile(np.asarray(rolled), "rollout,\nall blocks")]
 

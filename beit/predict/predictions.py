@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 
 from beit.config import batch_size_eval
 from beit.data.batch_transforms import to_device
@@ -20,12 +21,19 @@ from beit.parallel import ranks
 from beit.predict.resolve import ConfigSource, config_of
 from beit.tasks.class_table import class_scores, write_class_table
 from beit.tasks.classify import Classify
+from beit.tasks.multilabel import MultiLabel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # B images, K classes
 
+NO_MATRIX = (
+    "images with several labels have no confusion matrix: `beit visualize predictions` shows wrong and missed classes, and "
+    "`beit evaluate` writes classes.csv with images, precision and recall of each class"
+)
+_TASKS: dict[str, type[Classify]] = {"classify": Classify, "multilabel": MultiLabel}
+_MAX_LINES = 6  # of the title of an image
 _MAX_LABELED = 40  # classes; with more, the confusion matrix shows neither names nor numbers
 
 
@@ -33,24 +41,32 @@ _MAX_LABELED = 40  # classes; with more, the confusion matrix shows neither name
 class Predictions:
     """Probabilities (`scores`, `[B, K]`) for the images of `dataset`, in its order, and the `names` of the K classes.
 
-    `model` is the name of the model, for titles.
+    `model` is the name of the model, for titles. With several labels for each image, the classes with a probability of at
+    least `threshold` are predicted; with one label it is None.
     """
 
     model: str
     dataset: ImageDataset
     scores: np.ndarray
     names: tuple[str, ...]
+    threshold: float | None = None
 
     @property
     def labels(self) -> np.ndarray:
-        """True classes `[B]`."""
+        """True classes `[B]`; with several labels for each image bool `[B, K]`."""
         labels = self.dataset.images.labels
         assert labels is not None  # the data of `Classify` has labels
         return labels
 
     @property
     def confusion(self) -> np.ndarray:
-        """Number of images by true class (row) and predicted class (column), `[K, K]`."""
+        """Number of images by true class (row) and predicted class (column), `[K, K]`.
+
+        Raises:
+            ValueError: the images have several labels.
+        """
+        if self.threshold is not None:
+            raise ValueError(NO_MATRIX)
         classes = self.scores.shape[1]
         pairs = self.labels * classes + self.scores.argmax(-1)
         return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
@@ -70,12 +86,12 @@ def validation_predictions(config: ConfigSource, **options: Any) -> Predictions:
         ValueError: no weights are named, or the task is not classification; or as `Task.load` and `KnownClasses.order`.
     """
     config = config_of(config, **options)
-    if config.TASK != "classify" or not config.MODEL.PRETRAINED:
-        raise ValueError("predictions need TASK: classify and weights: -pretrained FILE")
+    if config.TASK not in _TASKS or not config.MODEL.PRETRAINED:
+        raise ValueError("predictions need TASK: classify or multilabel, and weights: -pretrained FILE")
     if config.TEST.REAL_LABELS:
         raise ValueError("predictions are compared with one label for each image: leave out TEST.REAL_LABELS")
     paddle.set_device(ranks.choose_device(config.DEVICE))
-    task = Classify(config)
+    task = _TASKS[config.TASK](config)
     task.load(config.MODEL.PRETRAINED)
     task.eval()
     dataset = task.dataset("val")
@@ -84,17 +100,20 @@ def validation_predictions(config: ConfigSource, **options: Any) -> Predictions:
     with paddle.no_grad(), Loader(dataset, num_workers=config.DATA.NUM_WORKERS) as loader:
         for batch in progress(loader(sampler), len(sampler), "predict", rank=0):
             logits = task.logits(to_device(batch))
-            probabilities.append(paddle.nn.functional.softmax(logits, axis=-1).numpy())
+            shares = F.sigmoid(logits) if task.independent_classes else F.softmax(logits, axis=-1)
+            probabilities.append(shares.numpy())
     scores = np.concatenate(probabilities)
     names = task.val_names or tuple(str(label) for label in range(scores.shape[1]))
-    return Predictions(config.MODEL.NAME, dataset, scores, tuple(names))
+    threshold = config.TEST.THRESHOLD if task.independent_classes else None
+    return Predictions(config.MODEL.NAME, dataset, scores, tuple(names), threshold)
 
 
 def draw_predictions(found: Predictions, count: int = 40) -> Figure:
     """The wrong predictions first, then those with the lowest probability, as a matplotlib figure.
 
     The title of each image has the predicted class with its probability; if it is wrong, the title is red and also has
-    the true class.
+    the true class. With several labels for each image it has all predicted classes, and those that are wrong or missed;
+    images with the most such classes come first.
 
     Examples:
         >>> beit.draw_predictions(beit.validation_predictions("output/run")).savefig("predictions.png")
@@ -103,6 +122,8 @@ def draw_predictions(found: Predictions, count: int = 40) -> Figure:
         found: of `validation_predictions`.
         count: largest number of images.
     """
+    if found.threshold is not None:
+        return _draw_label_sets(found, found.scores >= found.threshold, count)
     predicted, confidence = found.scores.argmax(-1), found.scores.max(-1)
     wrong = predicted != found.labels
     shown = np.lexsort((confidence, ~wrong))[:count]
@@ -110,12 +131,29 @@ def draw_predictions(found: Predictions, count: int = 40) -> Figure:
     tiles = [
         Tile(
             found.dataset.original(index),
-            f"{found.names[predicted[index]]}  {100 * confidence[index]:.0f} %"
+            f"{found.names[predicted[index]]}: {100 * confidence[index]:.0f} %"
             + (f"\nis {found.names[found.labels[index]]}" if wrong[index] else ""),
             bool(wrong[index]),
         )
         for index in shown
     ]
+    return draw_tiles(tiles, columns=8, title=title)
+
+
+def _draw_label_sets(found: Predictions, predicted: np.ndarray, count: int) -> Figure:
+    """`draw_predictions` for several labels of each image; `predicted` is bool `[B, K]`."""
+    errors = (predicted != found.labels).sum(1)
+    distance = np.abs(found.scores - found.threshold).min(1)  # to the closest decision
+    title = f"{found.model}: {len(errors)} images, {(errors > 0).sum()} with wrong or missed classes"
+    tiles = []
+    for index in np.lexsort((distance, -errors))[:count]:
+        chosen, true, scores = predicted[index], found.labels[index], found.scores[index]
+        lines = [f"{found.names[k]}: {100 * scores[k]:.0f} %" for k in np.flatnonzero(chosen)] or ["no class"]
+        for word, classes in (("wrong", chosen & ~true), ("missed", true & ~chosen)):
+            lines += [f"{word}: {found.names[k]}" for k in np.flatnonzero(classes)]
+        if len(lines) > _MAX_LINES:
+            lines[_MAX_LINES - 1 :] = [f"and {len(lines) - _MAX_LINES + 1} more"]
+        tiles.append(Tile(found.dataset.original(int(index)), "\n".join(lines), bool(errors[index])))
     return draw_tiles(tiles, columns=8, title=title)
 
 

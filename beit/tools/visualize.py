@@ -9,6 +9,7 @@ from pathlib import Path
 from beit.figures import save_figure
 from beit.flags import Parser, add_config_flags, config_from
 from beit.predict.predictions import (
+    NO_MATRIX,
     draw_confusion,
     draw_predictions,
     validation_predictions,
@@ -77,6 +78,8 @@ def _predictions(given: argparse.Namespace) -> list[Path]:
 def _confusion(given: argparse.Namespace) -> list[Path]:
     """confusion matrix and table of classes on the validation images: confusion.png, confusion.csv"""
     config = config_from(given)
+    if config.TASK == "multilabel":
+        raise ValueError(NO_MATRIX)
     output = Path(config.SAVE) / "confusion.png"
     check_picture(output, ())
     found = validation_predictions(config)

@@ -62,11 +62,17 @@ def test_paddlevit_form_has_index_buffers(tmp_path):
 
 def test_errors(tmp_path):
     source = write_source(tmp_path)
-    with pytest.raises(ValueError, match=r"for canonical name a \.pdparams or \.safetensors file"):
+    with pytest.raises(
+        ValueError, match=r"the form canonical are a file that ends in \.pdparams or \.safetensors"
+    ):
         convert(source, tmp_path / "folder")
-    with pytest.raises(ValueError, match=r"for passl name a \.pdparams or \.safetensors file"):
+    with pytest.raises(
+        ValueError, match=r"the form passl are a file that ends in \.pdparams or \.safetensors"
+    ):
         convert(source, tmp_path / "x.pth", publisher="passl")
-    with pytest.raises(ValueError, match=r"for timm name a \.pdparams or \.safetensors or \.pth file"):
+    with pytest.raises(
+        ValueError, match=r"the form timm are a file that ends in \.pdparams or \.safetensors or \.pth"
+    ):
         convert(source, tmp_path / "x.bin", publisher="timm")
     incomplete = {
         name: array for name, array in publishers.paddlevit(UNILM).items() if name != "blocks.1.norm2.bias"

@@ -64,6 +64,21 @@ def test_the_table_of_confusions(tmp_path):
     ]
 
 
+def test_predictions_of_several_labels_show_wrong_and_missed_classes():
+    """The second image has b for a false a, and misses c; the third has no class and needs none."""
+    truth = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0]], bool)
+    scores = np.array([[0.9, 0.6, 0.1], [0.8, 0.7, 0.2], [0.1, 0.45, 0.3]])
+    dataset = SimpleNamespace(
+        images=SimpleNamespace(labels=truth), original=lambda index: np.zeros((4, 4, 3), np.uint8)
+    )
+    found = Predictions("model", dataset, scores, ("a", "b", "c"), threshold=0.5)
+    figure = beit.draw_predictions(found)
+    assert titles(figure)[:3] == ["a: 80 %\nb: 70 %\nwrong: a\nmissed: c", "no class", "a: 90 %\nb: 60 %"]
+    assert "3 images, 1 with wrong or missed classes" in figure.get_suptitle()
+    with pytest.raises(ValueError, match="`beit evaluate` writes classes.csv"):
+        beit.draw_confusion(found)
+
+
 def test_sets_of_labels_are_not_drawn(example_folder):
     with pytest.raises(ValueError, match=r"leave out TEST\.REAL_LABELS"):
         beit.validation_predictions("output/run", real_labels="real.json", device="cpu")
