@@ -31,6 +31,7 @@ from multiprocessing.synchronize import Event
 from typing import Protocol
 
 import numpy as np
+from yacs.config import CfgNode
 
 from beit.cpu import cores, cores_per_rank
 from beit.data.sampler import Sample
@@ -231,6 +232,11 @@ class Loader:
                 f"the data workers cannot be started: {error.strerror or error}. Their locks need some 100 KB of "
                 "/dev/shm: give it more (docker run --shm-size), or say DATA.NUM_WORKERS 0"
             ) from error
+
+
+def build_loader(config: CfgNode, dataset: Dataset) -> Loader:
+    """The loader of a data set with the workers and the timeout of DATA.*."""
+    return Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ batch is split among ranks and micro-batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,8 +130,9 @@ def build_train_sampler(config: CfgNode, length: int, *, world_size: int = 1, ra
 
 
 def evenly_spaced(length: int, count: int) -> list[int]:
-    """Indices of `count` images spread over a data set; all where it has fewer. Lists are often sorted by class, and the
-    first images would be of one class.
+    """Indices of `count` images spread over a data set; all where it has fewer.
+
+    Lists are often sorted by class, so the first images would be of one class.
 
     Args:
         length: number of images of the data set.
@@ -139,6 +140,17 @@ def evenly_spaced(length: int, count: int) -> list[int]:
     """
     count = min(count, length)
     return [index * length // count for index in range(count)]
+
+
+def batches_of(indices: Sequence[int], batch_size: int) -> Iterator[list[Sample]]:
+    """Batches of the images with these indices, in order; the last may be shorter. The seed of an image is its index.
+
+    Args:
+        indices: in the list of the data set.
+        batch_size: images per batch.
+    """
+    for begin in range(0, len(indices), batch_size):
+        yield [Sample(index, index) for index in indices[begin : begin + batch_size]]
 
 
 class EvalSampler:
@@ -162,5 +174,4 @@ class EvalSampler:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        for begin in range(0, len(self.indices), self.batch_size):
-            yield [Sample(index, index) for index in self.indices[begin : begin + self.batch_size]]
+        return batches_of(self.indices, self.batch_size)

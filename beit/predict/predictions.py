@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 from beit.config import batch_size_eval
 from beit.data.batch_transforms import to_device
 from beit.data.dataset import ImageDataset
-from beit.data.loader import Loader
+from beit.data.loader import build_loader
 from beit.data.sampler import EvalSampler
 from beit.figures import Tile, draw_tiles, make_figure
 from beit.logging import progress
@@ -97,7 +97,7 @@ def validation_predictions(config: ConfigSource, **options: Any) -> Predictions:
     dataset = task.dataset("val")
     sampler = EvalSampler(len(dataset), batch_size=batch_size_eval(config))
     probabilities = []
-    with paddle.no_grad(), Loader(dataset, num_workers=config.DATA.NUM_WORKERS) as loader:
+    with paddle.no_grad(), build_loader(config, dataset) as loader:
         for batch in progress(loader(sampler), len(sampler), "predict", rank=0):
             logits = task.logits(to_device(batch))
             shares = F.sigmoid(logits) if task.independent_classes else F.softmax(logits, axis=-1)

@@ -15,8 +15,8 @@ from yacs.config import CfgNode
 from beit.config import batch_size_eval
 from beit.data.batch_transforms import unit_range
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset, row_name
-from beit.data.loader import Loader
-from beit.data.sampler import Sample, evenly_spaced
+from beit.data.loader import build_loader
+from beit.data.sampler import batches_of, evenly_spaced
 from beit.logging import progress
 from beit.models.dalle import DalleTokenizer
 from beit.models.teachers import load_teacher
@@ -175,10 +175,6 @@ def _dataset(
 
 def _batches(config: CfgNode, dataset: TokenizerDataset, count: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches of `count` images, spread over the data set."""
-    indices, size = evenly_spaced(len(dataset), count), batch_size_eval(config)
-    batches = [
-        [Sample(index, index) for index in indices[begin : begin + size]]
-        for begin in range(0, len(indices), size)
-    ]
-    with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
+    batches = list(batches_of(evenly_spaced(len(dataset), count), batch_size_eval(config)))
+    with build_loader(config, dataset) as loader:
         yield from progress(loader(batches), len(batches), "tokens", rank=0)

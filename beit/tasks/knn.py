@@ -14,9 +14,9 @@ from yacs.config import CfgNode
 from beit.beit import build_backbone
 from beit.config import batch_size_eval
 from beit.data.dataset import ClassificationDataset, ImageDataset, open_options
-from beit.data.loader import Loader
+from beit.data.loader import build_loader
 from beit.data.model_input import build_eval_transform
-from beit.data.sampler import Sample
+from beit.data.sampler import batches_of
 from beit.data.splits import open_split
 from beit.logging import progress
 from beit.models.features import FeatureName
@@ -97,17 +97,14 @@ class Knn(Task):
 
     def _store_training_images(self) -> Tensor:
         """Compute the features of the training images; returns their labels, int64 `[M]`."""
-        dataset, data = self.dataset("train"), self.config.DATA
+        dataset = self.dataset("train")
         count = min(len(dataset), self.config.PROBE.KNN_IMAGES or len(dataset))
         indices = np.linspace(0, len(dataset) - 1, count).astype(np.int64).tolist()
-        size = batch_size_eval(self.config)
-        batches = [
-            [Sample(index, index) for index in indices[k : k + size]] for k in range(0, len(indices), size)
-        ]
+        batches = list(batches_of(indices, batch_size_eval(self.config)))
         dtype = "float32" if paddle.get_device() == "cpu" else "float16"
         parts: dict[FeatureName, list[Tensor]] = {}
         labels = []
-        with Loader(dataset, num_workers=data.NUM_WORKERS, timeout=data.WORKER_TIMEOUT) as loader:
+        with build_loader(self.config, dataset) as loader:
             for batch in progress(loader(batches), len(batches), "training features", rank=ranks.rank()):
                 labels.append(batch["label"])
                 for name, feature in self._extract(paddle.to_tensor(batch["image"])).items():

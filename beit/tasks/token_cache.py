@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from beit.config import batch_size_eval, image_hw
 from beit.cpu import split_batch
 from beit.data.batch_transforms import unit_range
-from beit.data.loader import Loader
+from beit.data.loader import build_loader
 from beit.data.pretraining import PretrainDataset
 from beit.data.sampler import EvalSampler
 from beit.files import lock, map_array, sha256_of, write_text
@@ -127,8 +127,7 @@ class TokenCache:
             world_size=ranks.world_size(),
             rank=ranks.rank(),
         )
-        data = self.config.DATA
-        with Loader(self.dataset, num_workers=data.NUM_WORKERS, timeout=data.WORKER_TIMEOUT) as loader:
+        with build_loader(self.config, self.dataset) as loader:
             batches = loader(list(sampler))
             for batch in progress(batches, len(sampler), f"fill {self.file}", rank=ranks.rank()):
                 second = unit_range(paddle.to_tensor(batch["second"]))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,11 @@ from yacs.config import CfgNode
 
 from beit import cpu
 from beit.checkpoint.report import LoadReport
-from beit.config import batch_size_eval, dump, head_dim, image_hw, value_of
-from beit.data import bad_images
+from beit.config import dump, head_dim, image_hw, value_of
 from beit.data.classes_of_data import with_classes_of_data
 from beit.data.dataset import ImageDataset
-from beit.data.folders import shortened_list
-from beit.data.image_list import absent_classes, require_files
-from beit.data.loader import Loader
-from beit.data.mask_counts import require_classes
-from beit.data.sampler import EvalSampler, TrainSampler, build_train_sampler
-from beit.data.segmentation import SegmentationDataset
+from beit.data.loader import build_loader
+from beit.data.sampler import TrainSampler, build_train_sampler
 from beit.deploy.compiled import CompiledModel
 from beit.deploy.engines import AUTO, describe
 from beit.files import write_text
@@ -42,6 +36,7 @@ from beit.train.loop import evaluate, fit, write_report
 from beit.train.output import output_folder, write_config
 from beit.train.recipe_check import describe_top5, rate_problems
 from beit.train.resume import LATEST, find_checkpoints, restore, save
+from beit.train.run_data import training_data, validation_data, validation_loader
 from beit.train.state import Training
 from beit.train.teacher import load_teacher
 from beit.version import VERSION
@@ -53,8 +48,9 @@ _NOT_RESULTS = ("count", "images_per_second")  # among the metrics of an evaluat
 def run(config: CfgNode) -> dict[str, float]:
     """Train or evaluate on this rank; returns the metrics of the last evaluation.
 
-    Writes into `config.SAVE`: `config.yaml` (resolved), `log.txt`, `metrics.jsonl`, `visualdl/` or what else `LOGGERS` names, checkpoints
-    (beit/train/resume.py), `card.md`, `class_names.txt` where the data set names its classes, and `eval.json` after an evaluation.
+    Writes into `config.SAVE`: `config.yaml` (resolved), `log.txt`, `metrics.jsonl`, the files of the dashboards that
+    `LOGGERS` names (`visualdl/`), checkpoints (beit/train/resume.py), `card.md`, `class_names.txt` where the data set
+    names its classes, and `eval.json` after an evaluation.
 
     Raises:
         ValueError, OSError: wrong config, data or checkpoint; the message says what to change.
@@ -113,9 +109,10 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
         raise ValueError(
             f"-precision={config.PRECISION} is for engines on CPUs, -amp for GPUs: leave one of them out"
         )
-    with _validation(task, dataset, log) as validation:
+    with validation_loader(task, dataset, log) as validation:
         result = evaluate(task, *validation, amp_dtype=amp_dtype)
         engine_name = describe("paddle") if task.engine is None else task.engine.engine_name
+        exact = None
         if config.PRECISION != "float32":
             task.engine = _engine(task, "float32", log)
             exact = evaluate(task, *validation, amp_dtype=None).metrics
@@ -123,32 +120,39 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
     log.scalars("eval", metrics, 0)
     write_report(task, result, log, 0)
     log.text("evaluation: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    if config.PRECISION != "float32":
+    if exact is not None:
         changed = {name: metrics[name] - value for name, value in exact.items() if name not in _NOT_RESULTS}
         changes = "  ".join(f"{name} {value:+.4f}" for name, value in changed.items())
         log.text(f"change from float32 to {config.PRECISION} on these images: {changes}")
     if ranks.rank() == 0:
-        content = {
-            "model": config.MODEL.NAME,
-            "weights": config.MODEL.PRETRAINED,
-            "data": str(config.DATA.DATA_PATH),
-            "image_size": config.DATA.IMAGE_SIZE,
-            "crop_pct": config.DATA.CROP_PCT,
-            "resize": config.DATA.RESIZE,
-            "center_crop": config.DATA.CENTER_CROP,
-            "interpolation": config.DATA.INTERPOLATION,
-            "crops": config.TEST.CROPS,
-            "flip": config.TEST.FLIP,
-            "mean": config.DATA.IMAGENET_MEAN,
-            "std": config.DATA.IMAGENET_STD,
-            "precision": amp_dtype or config.PRECISION,
-            "engine": engine_name,
-            **metrics,
-        }
-        if config.PRECISION != "float32":
-            content["float32"] = exact
-        write_text(Path(config.SAVE) / "eval.json", json.dumps(content, indent=2) + "\n")
+        _write_results(config, metrics, exact, amp_dtype or config.PRECISION, engine_name)
     return metrics
+
+
+def _write_results(
+    config: CfgNode, metrics: dict[str, float], exact: dict[str, float] | None, precision: str, engine: str
+) -> None:
+    """Write `eval.json`: the metrics, and what they depend on; `exact` are those in float32 for another precision."""
+    content = {
+        "model": config.MODEL.NAME,
+        "weights": config.MODEL.PRETRAINED,
+        "data": str(config.DATA.DATA_PATH),
+        "image_size": config.DATA.IMAGE_SIZE,
+        "crop_pct": config.DATA.CROP_PCT,
+        "resize": config.DATA.RESIZE,
+        "center_crop": config.DATA.CENTER_CROP,
+        "interpolation": config.DATA.INTERPOLATION,
+        "crops": config.TEST.CROPS,
+        "flip": config.TEST.FLIP,
+        "mean": config.DATA.IMAGENET_MEAN,
+        "std": config.DATA.IMAGENET_STD,
+        "precision": precision,
+        "engine": engine,
+        **metrics,
+    }
+    if exact is not None:
+        content["float32"] = exact
+    write_text(Path(config.SAVE) / "eval.json", json.dumps(content, indent=2) + "\n")
 
 
 def _engine(task: Task, precision: str, log: RunLog) -> CompiledModel | None:
@@ -170,44 +174,10 @@ def _engine(task: Task, precision: str, log: RunLog) -> CompiledModel | None:
 
 def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
     config = task.config
-    checkpoints = find_checkpoints(config)
-    if not checkpoints and config.MODEL.RESUME:
-        log.text(f"-resume auto: no checkpoint in {config.SAVE} yet")
-    if checkpoints:
-        log.text(f"initial weights: continue {checkpoints[0]}")
-        task.resume_classes(checkpoints[0])
-    elif config.MODEL.PRETRAINED:
-        _load(task, log)
-    else:
-        log.text("initial weights: random (neither -resume nor -pretrained)")
+    checkpoints = _load_or_find_checkpoints(task, log)
     task.freeze()
-
-    dataset = task.dataset("train")
-    assert dataset is not None
-    if dataset.bad_images is not None:
-        bad_images.start(dataset.bad_images)
-        ranks.barrier()  # no rank records an image before all have marked the start
-    _log_notes(dataset, log)
-    absent = absent_classes(dataset.images, config.MODEL.NUM_CLASSES)
-    if absent:
-        log.text(f"note: classes without training images ({len(absent)}): {shortened_list(absent)}")
-    _require_files(dataset, config.DATA.MAX_BAD_FRACTION)
-    if (
-        isinstance(dataset, SegmentationDataset)
-        and ranks.rank() == 0
-        and not config.DATA.ALLOW_ABSENT_CLASSES
-    ):
-        require_classes(dataset)
-    val_dataset = task.dataset("val")
-    if val_dataset is None:
-        if config.TRAIN.EARLY_STOP is not None:
-            raise ValueError(
-                f"TRAIN.EARLY_STOP {config.TRAIN.EARLY_STOP} needs evaluations, and there are no validation images in "
-                f"DATA.DATA_PATH={config.DATA.DATA_PATH}: add some, or leave the key out"
-            )
-        log.text("evaluation data: none")
-    else:
-        _warn_of_overlap(dataset, val_dataset, log)
+    dataset = training_data(task, log)
+    val_dataset = validation_data(task, dataset, log)
     note = load_teacher(task, dataset.images.class_names)
     if note:
         log.text(note)
@@ -215,8 +185,8 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
     groups = task.param_groups()
     _describe(task, sampler, groups, log)
     with (
-        Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader,
-        nullcontext() if val_dataset is None else _validation(task, val_dataset, log) as validation,
+        build_loader(config, dataset) as loader,
+        nullcontext() if val_dataset is None else validation_loader(task, val_dataset, log) as validation,
         stop_signals() as stop,
     ):
         parallel, optimizer = sharding.distribute(
@@ -242,6 +212,22 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
         return fit(training)
 
 
+def _load_or_find_checkpoints(task: Task, log: RunLog) -> list[Path]:
+    """The checkpoints to continue from; without any the weights of MODEL.PRETRAINED are loaded, if it is set."""
+    config = task.config
+    checkpoints = find_checkpoints(config)
+    if not checkpoints and config.MODEL.RESUME:
+        log.text(f"-resume auto: no checkpoint in {config.SAVE} yet")
+    if checkpoints:
+        log.text(f"initial weights: continue {checkpoints[0]}")
+        task.resume_classes(checkpoints[0])
+    elif config.MODEL.PRETRAINED:
+        _load(task, log)
+    else:
+        log.text("initial weights: random (neither -resume nor -pretrained)")
+    return checkpoints
+
+
 def _begin(training: Training, checkpoints: list[Path]) -> None:
     """Continue from the checkpoints, if there are any, and describe the run in the output folder.
 
@@ -260,48 +246,12 @@ def _begin(training: Training, checkpoints: list[Path]) -> None:
         save(training, "latest")
 
 
-@contextmanager
-def _validation(task: Task, dataset: ImageDataset, log: RunLog) -> Iterator[tuple[Loader, EvalSampler]]:
-    """The loader of the validation data and this rank's part of them; the data workers start with the first evaluation."""
-    config = task.config
-    log.text(f"evaluation data: {len(dataset)} images")
-    _log_notes(dataset, log)
-    _require_files(dataset, 0.0)
-    sampler = EvalSampler(
-        len(dataset),
-        batch_size=batch_size_eval(config),
-        world_size=ranks.world_size(),
-        rank=ranks.rank(),
-    )
-    with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
-        yield loader, sampler
-
-
 def _load(task: Task, log: RunLog) -> LoadReport:
     report = task.load(task.config.MODEL.PRETRAINED)
     log.text(f"initial weights: {task.config.MODEL.PRETRAINED}\n{report}")
     for line in report.mismatches(task.config):
         log.text(f"warning: {line}")
     return report
-
-
-def _require_files(dataset: ImageDataset, tolerated: float) -> None:
-    if ranks.rank() == 0:
-        require_files(dataset.images, tolerated)
-
-
-def _log_notes(dataset: ImageDataset, log: RunLog) -> None:
-    for note in dataset.images.notes:
-        log.text(f"note: {note}")
-
-
-def _warn_of_overlap(training: ImageDataset, validation: ImageDataset, log: RunLog) -> None:
-    shared = training.images.overlap(validation.images)
-    if shared:
-        log.text(
-            f"warning: {shared} of {len(validation)} validation images are also training images; the metrics will be "
-            "too good"
-        )
 
 
 def _write_class_names(task: Task, dataset: ImageDataset) -> None:

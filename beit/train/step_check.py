@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 from beit.config import batch_size_eval
 from beit.data.batch_transforms import to_device
 from beit.data.dataset import ImageDataset
-from beit.data.loader import Loader
+from beit.data.loader import build_loader
 from beit.data.sampler import EvalSampler, build_train_sampler
 from beit.layers.block import DropPath
 from beit.optim.ema import Ema
@@ -29,7 +29,7 @@ from beit.train.state import TrainState
 _WARMUP_STEPS = 2  # the first steps also start the workers, allocate and tune
 _MEASURED_STEPS = 12
 _RATE = 1e-6  # learning rate of the trial: at that of the recipe the loss could diverge without its warm-up
-_EVALUATED = 4  # validation images of which the evaluation is timed, or two batches if these are more
+_EVALUATED = 4  # smallest number of validation images in the timed evaluation; two batches if these are more
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class StepReport:
 
 
 def dry_step(task: Task, dataset: ImageDataset, *, seconds: float = 20.0) -> StepReport:
-    """Run some optimizer steps as training does, with its data workers; hardly changes the weights of `task`.
+    """Run some optimizer steps as training does, with its data workers, at a rate that hardly changes the weights.
 
     Memory is the peak that Paddle allocated on the GPU, or on a CPU the peak of the whole process. As in training, the next
     readable image takes the place of an unreadable one.
@@ -62,7 +62,7 @@ def dry_step(task: Task, dataset: ImageDataset, *, seconds: float = 20.0) -> Ste
     Args:
         task: of the run.
         dataset: its training data.
-        seconds: after which no further step is measured; one is at least.
+        seconds: time after which no further step is measured; at least one step is.
 
     Raises:
         ValueError: the loss is not finite; as `ImageError`, ten images in a row cannot be read.
@@ -82,7 +82,7 @@ def dry_step(task: Task, dataset: ImageDataset, *, seconds: float = 20.0) -> Ste
     steps, begin, waited = 0, 0.0, 0.0
     with (
         tempfile.TemporaryDirectory() as folder,
-        Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader,
+        build_loader(config, dataset) as loader,
     ):
         dataset.bad_images = Path(folder) / "bad_images.txt"  # the folder of the run does not exist yet
         epochs = (itertools.chain.from_iterable(sampler.batches(epoch, 0)) for epoch in itertools.count())
@@ -115,7 +115,7 @@ def _evaluation_seconds(task: Task) -> float:
         return 0.0
     count = min(len(dataset), max(_EVALUATED, 2 * batch_size_eval(config)))
     sampler = EvalSampler(count, batch_size=batch_size_eval(config))
-    with Loader(dataset, num_workers=config.DATA.NUM_WORKERS, timeout=config.DATA.WORKER_TIMEOUT) as loader:
+    with build_loader(config, dataset) as loader:
         evaluate(task, loader, sampler)
         begin = time.perf_counter()
         evaluate(task, loader, sampler)
