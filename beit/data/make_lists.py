@@ -17,7 +17,7 @@ from beit.data.class_folders import (
 from beit.data.image_list import ImageList
 from beit.data.imagenet_lists import image_root, published_order, read_imagenet_val
 from beit.data.list_file import format_line, write_lines
-from beit.data.random_split import split_at_random
+from beit.data.random_split import SEED, VAL_SHARE, split_at_random
 from beit.files import write_text
 from beit.metadata.class_names import format_class_names
 
@@ -32,7 +32,7 @@ class Lists:
         folder: of the lists, which is the data folder of a run.
         counts: images of each list.
         class_names: in the order of the labels.
-        notes: sentences on what was left out.
+        notes: sentences on images that were left out.
     """
 
     folder: Path
@@ -41,13 +41,12 @@ class Lists:
     notes: tuple[str, ...]
 
 
-def make_lists(folder: Path, *, val: float = 0.2, seed: int = 0) -> Lists:
+def make_lists(folder: Path, *, val: float = VAL_SHARE, seed: int = SEED) -> Lists:
     """Write `train_list.txt`, `val_list.txt` and `class_names.txt` into the folder of the images: all or none.
 
     Folders `train` and `val` (or `valid`, `validation`), or archives for them, are kept as the splits. Otherwise each
-    class is split at random, those of `train` if there is such a folder; `test` is never listed. The split depends only on
-    the name of the class, its number of images and `seed`, not on the other classes. Labels are the places of the names of
-    the class folders in the order of `class_folder_names`.
+    class is split at random (`split_at_random`), those of `train` if there is such a folder; `test` is never listed. The
+    label of a class is its place in `class_folder_names`.
 
     ImageNet is taken as it is distributed (`read_imagenet_val`): a `val` without class folders, Kaggle's tree, a `val`
     alone, which gets no training list. A folder with all 21,841 classes of the published ImageNet-22k heads gets their

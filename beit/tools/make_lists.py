@@ -11,7 +11,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from beit.data.train_val_split import make_lists
+from beit.data.make_lists import make_lists
+from beit.data.random_split import SEED, VAL_SHARE
 from beit.flags import Parser
 from beit.printable import printable
 from beit.tools.arguments import verb_parser
@@ -29,9 +30,12 @@ def build_parser() -> Parser:
         help="holds <class>/<image>, or train/ and val/ with <class>/<image> each, or ImageNet as it is distributed",
     )
     parser.add_argument(
-        "--val", type=float, default=0.2, help="share of each class for validation (default: 0.2)"
+        "--val",
+        type=float,
+        default=VAL_SHARE,
+        help=f"share of each class for validation (default: {VAL_SHARE})",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"seed of the split (default: {SEED})")
     return parser
 
 

@@ -148,7 +148,7 @@ def test_a_member_that_unpacks_to_more_than_a_data_set(tmp_path, monkeypatch):
     write(tmp_path, "cifar10", version, "archive")
     monkeypatch.setattr(cifar, "_MAX_BYTES", 5000)
     with pytest.raises(
-        ValueError, match=r"is damaged or incomplete: .*data_batch_1 is no file or has 6\d+ bytes"
+        ValueError, match=r"is damaged or incomplete: .*data_batch_1 is not a file or has 6\d+ bytes"
     ):
         open_split(tiny_config(tmp_path, tmp_path, DATA__DATASET="cifar10"), "train")
 

@@ -9,8 +9,8 @@ from PIL import Image
 from beit.config import dump, get_config
 from beit.config_files import config_folder
 from beit.data.classes_of_data import with_classes_of_data
+from beit.data.make_lists import make_lists
 from beit.data.splits import open_split
-from beit.data.train_val_split import make_lists
 from beit.schema import SCHEMA
 from beit.tasks.task_keys import TASKS_OF_KEY, unread_keys
 from beit.tools import check

@@ -110,7 +110,7 @@ def test_there_may_be_no_file(tmp_path):
         ({"train": 'path,a\n"x.jpg,b\n'}, {}, r"no valid CSV"),
         ({"train": "path,a\n../x.jpg,b\n"}, {}, r"path '\.\./x\.jpg' leaves the data folder"),
         (COLUMNS, {"num_classes": 2}, r"has 3 classes for MODEL\.NUM_CLASSES=2; say `-opts MODEL\.NUM_CLASSES 3`"),
-        (COLUMNS | {"val": "path,cat,emu\nc.jpg,1,0\n"}, {}, r"val\.csv has not the columns .*: red dog"),
+        (COLUMNS | {"val": "path,cat,emu\nc.jpg,1,0\n"}, {}, r"val\.csv does not have the columns .*: red dog"),
         (NAMES | {"val": "path,labels\nc.jpg,cow\n"}, {"split": "val"}, r"val\.csv:2: 'cow' is not one of the 3 classes"),
         ({"val": NAMES["val"]}, {"split": "val"}, r"add train\.csv, or class_names\.txt"),
         (NAMES | {"val": COLUMNS["val"]}, {}, r"val\.csv has more than two columns"),

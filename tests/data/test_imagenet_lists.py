@@ -11,8 +11,8 @@ import pytest
 from scipy.io import savemat
 
 from beit.data import imagenet_lists
+from beit.data.make_lists import make_lists
 from beit.data.splits import open_split
-from beit.data.train_val_split import make_lists
 from beit.imagenet_classes import synsets
 from beit.tools.make_lists import main
 from tests.data.packed import png, tar_bytes, write_tar, write_tree, write_zip

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beit.data.make_lists import make_lists
 from beit.data.splits import open_split
-from beit.data.train_val_split import make_lists
 from tests.tiny import tiny_config
 
 
