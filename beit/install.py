@@ -20,10 +20,10 @@ GPU_LINE = (
 _DISTRIBUTIONS = ("paddlepaddle", "paddlepaddle-gpu")
 _OLDEST, _FIRST_UNTESTED = (3, 0), (3, 4)
 
-
-UNSET = (
+LAUNCHER_ADVICE = (
     "Start the ranks with paddle.distributed.launch or -nprocs, or unset the variables of an earlier launch"
 )
+"""Ends the messages on wrong environment variables of a launcher."""
 
 
 class PaddleError(ImportError):
@@ -66,7 +66,9 @@ def check_paddle() -> None:
 
 
 def launcher_numbers() -> tuple[int, int]:
-    """Rank and number of ranks, by the environment variables of a launcher; Paddle fails on wrong ones when it is imported.
+    """Rank and number of ranks from the environment variables of a launcher; without a launcher 0 and 1.
+
+    Paddle fails on wrong ones when it is imported.
 
     Raises:
         ValueError: one of the two is not a number.
@@ -75,7 +77,9 @@ def launcher_numbers() -> tuple[int, int]:
     for name, default in (("PADDLE_TRAINER_ID", "0"), ("PADDLE_TRAINERS_NUM", "1")):
         text = os.environ.get(name, default)
         if not re.fullmatch("[0-9]{1,9}", text):
-            raise ValueError(f"the environment variable {name} is {text[:40]!r}; expected a number. {UNSET}")
+            raise ValueError(
+                f"the environment variable {name} is {text[:40]!r}; expected a number. {LAUNCHER_ADVICE}"
+            )
         numbers.append(int(text))
     return numbers[0], numbers[1]
 

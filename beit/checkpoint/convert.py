@@ -9,7 +9,7 @@ from pathlib import Path
 
 from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import TABLE
-from beit.checkpoint.files import describe_nonfinite, write
+from beit.checkpoint.files import nonfinite_names, write
 from beit.checkpoint.key_format import KeyFormat
 from beit.checkpoint.open import WEIGHT_SUFFIXES, open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
@@ -70,7 +70,7 @@ def convert(
     elif publisher != NATIVE:
         notes.append(_describe_place(path, publisher))
     _write(path, contents, key_format, info)
-    non_finite = tuple(describe_nonfinite(state))
+    non_finite = tuple(nonfinite_names(state))
     return report_of(replace(info, notes=(*info.notes, *notes)), state, Changes(), non_finite)
 
 

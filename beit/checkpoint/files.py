@@ -1,4 +1,4 @@
-"""Read any checkpoint file as plain data, write one so that it is whole or not there.
+"""Read any checkpoint file as plain data, and write one atomically.
 
 No function here imports Paddle or PyTorch, and none runs code that a file contains.
 """
@@ -54,8 +54,8 @@ class Contents:
         dtypes_cast: dotted name -> the dtype in the file, for arrays that NumPy cannot hold as stored (bfloat16 becomes
             float32, exactly).
         metadata: of safetensors, and what `write` adds to `.pdparams`.
-        left_out: classes of which the file has objects that are not read (empty `StandIn`s take their place), and kinds
-            of dictionary entries that were dropped.
+        left_out: classes of objects that were replaced by an empty `StandIn`, and kinds of dictionary entries that were
+            dropped.
     """
 
     tree: Any
@@ -159,7 +159,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     return _opened(path, tree)
 
 
-def describe_nonfinite(state: Mapping[str, Any]) -> list[str]:
+def nonfinite_names(state: Mapping[str, Any]) -> list[str]:
     """Names of the floating-point arrays in a flat `state` that hold a NaN or an infinity, in order."""
     return [name for name, array in state.items() if isinstance(array, np.ndarray) and not _is_finite(array)]
 

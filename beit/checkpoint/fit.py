@@ -11,7 +11,7 @@ import numpy as np
 
 from beit.checkpoint.adapt import Changes, Shapes, adapt
 from beit.checkpoint.canonical import TABLE, State, describe, kind_of
-from beit.checkpoint.files import describe_nonfinite
+from beit.checkpoint.files import nonfinite_names
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo
@@ -59,7 +59,7 @@ def fit(
     _check_fit(state, shapes, changes, info, allow_missing)
     for name in state:
         state[name] = _in_memory_order(state[name])
-    non_finite = tuple(describe_nonfinite(state))
+    non_finite = tuple(nonfinite_names(state))
     if non_finite and require_finite:
         raise ValueError(
             f"{info.name}: NaN or infinity in {len(non_finite)} tensors, first {non_finite[0]}; the run that "

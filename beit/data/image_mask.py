@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 from beit.data import ade20k
 from beit.data.folders import shortened_list, walk_files
 from beit.data.image_list import ImageList
-from beit.data.images import EXTENSIONS, open_image
+from beit.data.images import EXTENSIONS, MAX_PIXELS, FileError, open_image
 from beit.data.list_file import read_class_names
 from beit.figures import index_color
 from beit.files import write_text
@@ -40,16 +40,8 @@ _LAYOUTS = (
 )
 
 
-class MaskError(ValueError):
-    """A wrong label map, which training must not skip: its `path`, and the `reason` in words."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(str(path), reason)  # unpickling passes these to the class again
-        self.path = str(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+class MaskError(FileError):
+    """A wrong label map. It is no `ImageError`, because training must not skip it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class MaskReader:
     num_classes: int
     ignore_label: int = 255
     reduce_zero_label: bool = False
-    max_pixels: int = 178_956_970
+    max_pixels: int = MAX_PIXELS
     order: tuple[int, ...] | None = None
     exif_orientation: bool = False
 
@@ -227,10 +219,8 @@ def _pair(
     class_names: tuple[str, ...] | None,
 ) -> ImageMasks:
     found = walk_files(images, EXTENSIONS)
-    files, mask_files = (
-        _by_stem(images, found.names),
-        _by_stem(masks, walk_files(masks, _MASK_EXTENSIONS).names),
-    )
+    files = _by_stem(images, found.names)
+    mask_files = _by_stem(masks, walk_files(masks, _MASK_EXTENSIONS).names)
     if not files:
         raise ValueError(f"{images} has no images ({' '.join(sorted(EXTENSIONS))})")
     missing = [name for name in files if name not in mask_files]

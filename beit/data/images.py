@@ -62,7 +62,7 @@ _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
 }
-"""What the files of a format have at byte 8, after `ftyp`."""
+"""Bytes 8 to 11 of a file, after `ftyp` -> its format."""
 MAX_PIXELS = 178_956_970  # Pillow's own limit: twice its Image.MAX_IMAGE_PIXELS
 DRAFT_SCALES = (8, 4, 2, 1)  # factors by which a JPEG can be decoded smaller
 
@@ -96,8 +96,8 @@ class OpenOptions(TypedDict, total=False):
     max_pixels: int
 
 
-class ImageError(ValueError):
-    """A file that is not a readable image: its `path`, and the `reason` in words."""
+class FileError(ValueError):
+    """A file that cannot be used: its `path`, and the `reason` in words."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(str(path), reason)  # unpickling passes these to the class again
@@ -106,6 +106,10 @@ class ImageError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class ImageError(FileError):
+    """A file that is not a readable image."""
 
 
 class ImageFile:
@@ -293,8 +297,8 @@ class _RegularFile(io.BufferedReader):
     """An open file for decoders.
 
     Raises:
-        OSError: there is no such file, or it is another kind of file. Opening a named pipe would wait for its writer, for
-            ever and deaf to signals.
+        OSError: there is no such file, or it is another kind of file. Opening a named pipe would wait for its writer
+            without end, and signals could not interrupt it.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -312,7 +316,7 @@ class _RegularFile(io.BufferedReader):
 
 
 def _reason(path: str | Path, data: bytes | None, error: BaseException) -> str:
-    """What is wrong with the file; its first bytes tell where Pillow only says "cannot identify"."""
+    """Why the file cannot be decoded, judged by its first bytes where Pillow only says "cannot identify"."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):

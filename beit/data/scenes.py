@@ -49,13 +49,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
         draw_image.polygon(points, fill=color)
         draw_labels.polygon(points, fill=label)
 
-    top, bottom = _color(rng, (90, 130, 190), 50), _color(rng, (190, 190, 200), 50)
-    for row in range(height):
-        share = row / height
-        draw_image.line(
-            [(0, row), (width, row)],
-            fill=tuple(round(a + share * (b - a)) for a, b in zip(top, bottom, strict=True)),
-        )
+    _draw_sky(draw_image, rng)
     x = np.linspace(0, width, 40)
     ground = height * rng.uniform(0.3, 0.6) + height * 0.12 * np.sin(
         x / rng.uniform(10, 25) + rng.uniform(0, 6)
@@ -70,17 +64,9 @@ def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
     for _ in range(rng.integers(1, 4)):
         left, size = rng.uniform(0, width - 20), rng.uniform(12, 28)
         base = float(np.interp(left, x, ground)) + size * rng.uniform(0.4, 0.8)
-        walls = [
-            (left, base),
-            (left + size, base),
-            (left + size, base - size * 0.7),
-            (left, base - size * 0.7),
-        ]
-        roof = [
-            (left - 2, base - size * 0.7),
-            (left + size + 2, base - size * 0.7),
-            (left + size / 2, base - size),
-        ]
+        right, eaves = left + size, base - size * 0.7
+        walls = [(left, base), (right, base), (right, eaves), (left, eaves)]
+        roof = [(left - 2, eaves), (right + 2, eaves), (left + size / 2, base - size)]
         shape(walls, _color(rng, (200, 180, 160), 45), _HOUSE)
         shape(roof, _color(rng, (150, 60, 50), 40), _HOUSE)
     for _ in range(rng.integers(2, 6)):
@@ -91,6 +77,16 @@ def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
     noise = rng.normal(0, rng.uniform(4, 14), (height, width, 3))
     pixels = np.clip(np.asarray(image.filter(ImageFilter.GaussianBlur(0.6))) + noise, 0, 255)
     return Image.fromarray(pixels.astype(np.uint8)), labels
+
+
+def _draw_sky(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
+    """Fill an image of `SIZE` with a vertical gradient between two random colors."""
+    width, height = SIZE
+    top, bottom = _color(rng, (90, 130, 190), 50), _color(rng, (190, 190, 200), 50)
+    for row in range(height):
+        share = row / height
+        color = tuple(round(a + share * (b - a)) for a, b in zip(top, bottom, strict=True))
+        draw.line([(0, row), (width, row)], fill=color)
 
 
 def _color(rng: np.random.Generator, mean: tuple[int, int, int], spread: int) -> tuple[int, ...]:

@@ -179,7 +179,7 @@ def load_named_optimizer_state(
     """
     tensors = _state_tensors(optimizer, names, only)
     others = {
-        names[param.name] for param in _parameters(optimizer) if only is not None and param.name not in only
+        names[param.name] for param in parameters_of(optimizer) if only is not None and param.name not in only
     }
     missing = sorted(tensors.keys() - state.keys())
     extra = sorted(key for key in state.keys() - tensors.keys() if key.rpartition(".")[0] not in others)
@@ -210,7 +210,7 @@ def _state_tensors(
     The first step would create them. Creating them here makes the set of entries the same before the first step, and
     for parameters that have not received a gradient yet.
     """
-    params = [param for param in _parameters(optimizer) if not param.stop_gradient]
+    params = [param for param in parameters_of(optimizer) if not param.stop_gradient]
     unnamed = [param.name for param in params if param.name not in names]
     if unnamed:
         raise ValueError(
@@ -232,7 +232,8 @@ def _state_tensors(
     return tensors
 
 
-def _parameters(optimizer: paddle.optimizer.Optimizer) -> list[Tensor]:
+def parameters_of(optimizer: paddle.optimizer.Optimizer) -> list[Tensor]:
+    """The parameters of an optimizer, group by group."""
     groups: list[Any] = optimizer._param_groups
     return [param for group in groups for param in (group["params"] if isinstance(group, dict) else [group])]
 

@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 from paddle import distributed
 
-from beit.install import UNSET, launcher_numbers
+from beit.install import LAUNCHER_ADVICE, launcher_numbers
 from beit.parallel.signals import keep_handlers
 from beit.warning_lines import show_warning
 
@@ -123,7 +123,7 @@ def start(device: str) -> None:
     Paddle's signal handlers are disabled: on SIGTERM they print a page of C++ frames. A crash prints the Python frames
     instead.
     """
-    with keep_handlers():  # Paddle removes that of SIGTERM, whoever has installed it
+    with keep_handlers():  # Paddle removes the handler of SIGTERM, including ones that it has not installed
         paddle.disable_signal_handler()
     faulthandler.enable(2)  # in notebooks sys.stderr has no file descriptor
     if device == "gpu":
@@ -154,7 +154,7 @@ def _refuse_taken_port() -> None:
 
 
 def check_launcher() -> None:
-    """Check the environment variables by which a launcher numbers the ranks; Paddle fails on them without naming them.
+    """Check the environment variables in which a launcher numbers the ranks; Paddle's own errors do not name them.
 
     Raises:
         ValueError: `PADDLE_TRAINER_ID` or `PADDLE_TRAINERS_NUM` is not a number or out of range, or there are not as many
@@ -163,12 +163,12 @@ def check_launcher() -> None:
     number, count = launcher_numbers()
     if number >= count:
         raise ValueError(
-            f"PADDLE_TRAINER_ID is {number} and PADDLE_TRAINERS_NUM is {count}; ranks count from 0 to {count - 1}. {UNSET}"
+            f"PADDLE_TRAINER_ID is {number} and PADDLE_TRAINERS_NUM is {count}; ranks count from 0 to {count - 1}. {LAUNCHER_ADVICE}"
         )
     endpoints = [place for place in os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",") if place]
     if count > 1 and len(endpoints) != count and not os.environ.get("PADDLE_MASTER"):
         raise ValueError(
-            f"PADDLE_TRAINERS_NUM is {count}, but PADDLE_TRAINER_ENDPOINTS names {len(endpoints)} addresses. {UNSET}"
+            f"PADDLE_TRAINERS_NUM is {count}, but PADDLE_TRAINER_ENDPOINTS names {len(endpoints)} addresses. {LAUNCHER_ADVICE}"
         )
 
 

@@ -14,7 +14,7 @@ import paddle
 from paddle import Tensor
 from yacs.config import CfgNode
 
-from beit.optim.groups import load_named_optimizer_state, named_optimizer_state
+from beit.optim.groups import load_named_optimizer_state, named_optimizer_state, parameters_of
 from beit.parallel import ranks
 
 LEVELS = {1: "os", 2: "os_g"}
@@ -72,7 +72,7 @@ def distribute(
             f"TRAIN.SHARDING_STAGE = {stage} with -amp on a GPU without bfloat16: its loss scaling sees one rank's share "
             "of the gradients. Run without -amp, or set TRAIN.SHARDING_STAGE 0"
         )
-    parameters = _parameters(optimizer)
+    parameters = parameters_of(optimizer)
     regularizers = [parameter.regularizer for parameter in parameters]
     parallel, sharded, _ = paddle.distributed.sharding.group_sharded_parallel(task, optimizer, LEVELS[stage])
     # In Paddle 3.3.1 the wrapper, itself an Optimizer over the same groups, sets their weight decay as an L2 regularizer.
@@ -111,7 +111,7 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, names: Mapping[str, s
         return named_optimizer_state(optimizer, names) if ranks.rank() == 0 else {}
     own = named_optimizer_state(unwrap_optimizer(optimizer), names, only=_own(optimizer))
     state: dict[str, np.ndarray] = {}
-    for parameter in _parameters(unwrap_optimizer(optimizer)):
+    for parameter in parameters_of(unwrap_optimizer(optimizer)):
         prefix = f"{names[parameter.name]}."
         part = {key: value for key, value in own.items() if key.rpartition(".")[0] + "." == prefix}
         part = ranks.broadcast_object(part, optimizer.param2rank[parameter.name])
@@ -133,9 +133,5 @@ def load_optimizer_state(
 
 
 def _own(optimizer: Any) -> set[str]:
-    """Names that Paddle generated for the parameters this rank owns."""
+    """Automatic names (`linear_7.w_0`) of the parameters that this rank owns."""
     return {name for name, owner in optimizer.param2rank.items() if owner == ranks.rank()}
-
-
-def _parameters(optimizer: Any) -> list[Tensor]:
-    return [parameter for group in optimizer._param_groups for parameter in group["params"]]

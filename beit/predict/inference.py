@@ -24,7 +24,7 @@ from beit.predict.exported import exported_predictor, is_export
 from beit.predict.inputs import list_inputs
 from beit.predict.masked import masked_model
 from beit.predict.predictor import Predictor
-from beit.predict.resolve import build_loaded, find_weights, open_weights
+from beit.predict.resolve import Opened, Weights, build_loaded, find_weights, open_weights
 from beit.predict.segmentation import segmenter
 from beit.preprocessing import ImageSize, Preprocessing, height_width
 
@@ -186,6 +186,18 @@ def load_predictor(
     if image_size is not None:
         sizes = list(height_width(image_size))
         opened = opened._replace(config=with_options(opened.config, ["DATA.IMAGE_SIZE", sizes]))
+    return _predictor_of_weights(weights, opened, preprocessing, class_names, engine, precision)
+
+
+def _predictor_of_weights(
+    weights: Weights,
+    opened: Opened,
+    preprocessing: Preprocessing | None,
+    class_names: ClassNames | None,
+    engine: str,
+    precision: str,
+) -> Predictor:
+    """The predictor of the kind of model in a checkpoint; arguments and errors are those of `load_predictor`."""
     (_, info), tree, is_derived = opened
     if tree.TASK not in ("classify", "multilabel", "segment", "pretrain"):
         raise ValueError(

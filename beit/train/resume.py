@@ -25,7 +25,7 @@ from beit.checkpoint.adapter import (
     merge_factors,
     own_tensors,
 )
-from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write, write_checkpoint
+from beit.checkpoint.files import nonfinite_names, read_checkpoint, write, write_checkpoint
 from beit.checkpoint.open import open_checkpoint
 from beit.config import dump, flatten, with_options
 from beit.containers.errors import CheckpointError, shown
@@ -41,11 +41,10 @@ from beit.zoo import path_of
 LATEST, BEST, MODEL = "latest.pdparams", "best.pdparams", "model.pdparams"
 """Files in the output folder: the latest training state, the weights of the best evaluation, the final weights."""
 ADAPTER, BEST_ADAPTER = "adapter.pdparams", "best_adapter.pdparams"
-"""With MODEL.LORA, what these weights have beside the base weights."""
-
+"""With MODEL.LORA: the tensors of these two that are not those of the base weights."""
 
 _OF_THE_START = ("MODEL.PRETRAINED", "MODEL.PRETRAINED_KEY", "MODEL.RESUME", "TRAIN.LAST_EPOCH")
-"""Keys that only say where a run starts."""
+"""Keys that say where a run starts, and that a resumed run does not read."""
 
 
 def save(run: Training, kind: str) -> None:
@@ -268,7 +267,7 @@ def _metadata(run: Training) -> dict[str, str]:
 
 
 def _refuse_non_finite(run: Training, *states: Mapping[str, np.ndarray]) -> None:
-    bad = [name for state in states for name in describe_nonfinite(state)]
+    bad = [name for state in states for name in nonfinite_names(state)]
     if bad:
         raise NonFiniteLossError(
             f"NaN or infinity in {len(bad)} tensors at step {run.step}, first {bad[0]}: not saved, the newest "

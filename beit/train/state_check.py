@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from beit.checkpoint.files import describe_nonfinite
+from beit.checkpoint.files import nonfinite_names
 from beit.containers.errors import shown
 from beit.text_files import load_yaml
 
@@ -37,7 +37,7 @@ def check_state(path: Path, state: Mapping[str, Any]) -> None:
             "start a new run from its weights with -pretrained"
         )
     for name in ("model", "model_ema", "optimizer"):
-        bad = describe_nonfinite(state[name] or {})
+        bad = nonfinite_names(state[name] or {})
         if bad:
             raise ValueError(
                 f"{path} cannot be continued: {len(bad)} tensors of {name!r} have NaN or infinity, first {shown(bad[0])}; "

@@ -9,7 +9,7 @@ import paddle
 from beit.checkpoint.key_format import Rules
 from beit.models.upernet import add_pyramid, check_pyramid_size, run_pyramid
 from beit.transformers.configuration import BeitConfig
-from beit.transformers.encoder import as_asked, chosen, encoder_of_maps, maps_of
+from beit.transformers.encoder import encoder_of_maps, maps_of, or_default, output_or_tuple
 from beit.transformers.outputs import BackboneOutput
 from beit.transformers.pretrained import BeitPreTrainedModel
 
@@ -64,10 +64,10 @@ class BeitBackbone(BeitPreTrainedModel):
         maps, outputs = maps_of(self.beit, pixel_values, stages, output_attentions)
         if not self.config.reshape_hidden_states:
             maps = [outputs.hidden_states[stage - 1] for stage in stages]
-        with_states = chosen(output_hidden_states, self.config.output_hidden_states)
+        with_states = or_default(output_hidden_states, self.config.output_hidden_states)
         found = BackboneOutput(
             feature_maps=tuple(run_pyramid(self, maps) if self.config.add_fpn else maps),
             hidden_states=outputs.hidden_states if with_states else None,
             attentions=outputs.attentions,
         )
-        return as_asked(found, return_dict, self.config)
+        return output_or_tuple(found, return_dict, self.config)

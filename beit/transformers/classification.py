@@ -9,7 +9,7 @@ from paddle import nn
 
 from beit.checkpoint.key_format import Rules
 from beit.transformers.configuration import BeitConfig
-from beit.transformers.encoder import BeitModel, as_asked
+from beit.transformers.encoder import BeitModel, output_or_tuple
 from beit.transformers.losses import classification_loss
 from beit.transformers.outputs import ImageClassifierOutput
 from beit.transformers.pretrained import BeitPreTrainedModel
@@ -74,4 +74,4 @@ class BeitForImageClassification(BeitPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-        return as_asked(found, return_dict, self.config)
+        return output_or_tuple(found, return_dict, self.config)

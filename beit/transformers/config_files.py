@@ -1,4 +1,4 @@
-"""The fields of a `BeitConfig` in files: transformers' `config.json`, or what the tensors of weights tell."""
+"""The fields of a `BeitConfig`, read from transformers' `config.json` or derived from the tensors of weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def values_of_weights(source: str | Path, opened: Checkpoint) -> dict[str, Any]:
-    """The fields of the config of weights: those of transformers' `config.json` beside them, else as their tensors tell it.
+    """The fields of the config of weights: of transformers' `config.json` beside them, else derived from their tensors.
 
     Args:
         source: where the weights come from: folder, file or published name.

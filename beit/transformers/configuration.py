@@ -168,8 +168,8 @@ class BeitConfig:
 
         Args:
             source: a `config.json`, or what the `from_pretrained` of the models takes: a folder, a file of weights or a
-                published name, whose weights are downloaded. Without a `config.json` of transformers the tensors tell
-                the config.
+                published name, whose weights are downloaded. Without a `config.json` of transformers the config is
+                derived from the tensors.
             changes: fields that replace those found.
 
         Raises:

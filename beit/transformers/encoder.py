@@ -99,8 +99,8 @@ class BeitModel(BeitPreTrainedModel):
             x = mask_patches(x, bool_masked_pos.astype("bool"), self.mask_token)
         x = encoder.add_class_token(x, resizer)
         layers = range(config.num_hidden_layers)
-        with_states = chosen(output_hidden_states, config.output_hidden_states)
-        with_weights = chosen(output_attentions, config.output_attentions)
+        with_states = or_default(output_hidden_states, config.output_hidden_states)
+        with_weights = or_default(output_attentions, config.output_attentions)
         outputs = encoder.run_blocks(
             x,
             hidden_states=layers if with_states else (),
@@ -113,7 +113,7 @@ class BeitModel(BeitPreTrainedModel):
             hidden_states=(x, *outputs.hidden_states.values()) if with_states else None,
             attentions=tuple(outputs.attentions.values()) if with_weights else None,
         )
-        return as_asked(found, return_dict, config)
+        return output_or_tuple(found, return_dict, config)
 
 
 def encoder_of_maps(config: BeitConfig) -> BeitModel:
@@ -134,14 +134,14 @@ def maps_of(
     return [feature_map(outputs.hidden_states[k - 1], grid) for k in numbers], outputs
 
 
-def chosen(argument: bool | None, default: bool) -> bool:
+def or_default(argument: bool | None, default: bool) -> bool:
     """The argument of `forward`; the default of the config where it is None."""
     return default if argument is None else argument
 
 
-def as_asked(output: Any, return_dict: bool | None, config: BeitConfig) -> Any:
+def output_or_tuple(output: Any, return_dict: bool | None, config: BeitConfig) -> Any:
     """The output, or its tuple, as `return_dict` or `config.return_dict` asks."""
-    return output if chosen(return_dict, config.return_dict) else output.to_tuple()
+    return output if or_default(return_dict, config.return_dict) else output.to_tuple()
 
 
 def _whole_patches(images: paddle.Tensor, patch_size: int) -> paddle.Tensor:

@@ -11,7 +11,7 @@ from beit.checkpoint.key_format import Rules
 from beit.layers.layer_norm import LayerNorm
 from beit.models.mim import find_masked_indices
 from beit.transformers.configuration import BeitConfig
-from beit.transformers.encoder import BeitModel, as_asked
+from beit.transformers.encoder import BeitModel, output_or_tuple
 from beit.transformers.losses import mean_cross_entropy
 from beit.transformers.outputs import MaskedLMOutput
 from beit.transformers.pretrained import BeitPreTrainedModel
@@ -88,4 +88,4 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
         found = MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-        return as_asked(found, return_dict, self.config)
+        return output_or_tuple(found, return_dict, self.config)

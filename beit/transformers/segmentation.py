@@ -14,7 +14,7 @@ from beit.checkpoint.key_format import Rules
 from beit.models.segmentation_heads import FcnHead, UperHead
 from beit.models.upernet import AUXILIARY_LEVEL, add_pyramid, check_pyramid_size, run_pyramid
 from beit.transformers.configuration import BeitConfig
-from beit.transformers.encoder import as_asked, chosen, encoder_of_maps, maps_of
+from beit.transformers.encoder import encoder_of_maps, maps_of, or_default, output_or_tuple
 from beit.transformers.losses import segmentation_loss
 from beit.transformers.outputs import SemanticSegmenterOutput
 from beit.transformers.pretrained import BeitPreTrainedModel
@@ -105,11 +105,11 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
         if labels is not None:
             auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(pyramid[AUXILIARY_LEVEL])
             loss = segmentation_loss(logits, auxiliary, labels, self.config)
-        with_states = chosen(output_hidden_states, self.config.output_hidden_states)
+        with_states = or_default(output_hidden_states, self.config.output_hidden_states)
         found = SemanticSegmenterOutput(
             loss=loss,
             logits=logits,
             hidden_states=outputs.hidden_states if with_states else None,
             attentions=outputs.attentions,
         )
-        return as_asked(found, return_dict, self.config)
+        return output_or_tuple(found, return_dict, self.config)

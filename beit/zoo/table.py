@@ -212,21 +212,11 @@ def _timm() -> Iterator[Published]:
         config, _, tag = name.partition(".")
         version, classes = 2 if name.startswith("beitv2") else 1, 1000 if tag.endswith("in1k") else _22K
         page = f"{_HUB}/timm/{name}"
-        yield Published(
-            name,
-            "timm",
-            CLASSIFIER,
-            config,
-            version,
-            int(config[-3:]),
-            classes,
-            f"{page}/resolve/main/model.safetensors",
-            page,
-            _APACHE,
-            metrics=_accuracy(top1, top5),
-            num_parameters=millions,
-            options=("MODEL.NUM_CLASSES", classes) if classes == _22K else (),
-        )
+        url, size = f"{page}/resolve/main/model.safetensors", int(config[-3:])
+        more: dict[str, Any] = {"metrics": _accuracy(top1, top5), "num_parameters": millions}
+        if classes == _22K:
+            more["options"] = ("MODEL.NUM_CLASSES", classes)
+        yield Published(name, "timm", CLASSIFIER, config, version, size, classes, url, page, _APACHE, **more)
 
 
 def _huggingface() -> Iterator[Published]:
@@ -234,8 +224,11 @@ def _huggingface() -> Iterator[Published]:
         name = f"microsoft/{name}"
         page = f"{_HUB}/{name}"
         url = f"{page}/resolve/main/pytorch_model.bin"
-        options = (*more.pop("options", ()), "MODEL.LAYER_NORM_EPS", 1e-12)  # as their config.json states
-        more["options"] = options
+        more["options"] = (
+            *more.get("options", ()),
+            "MODEL.LAYER_NORM_EPS",
+            1e-12,
+        )  # as their config.json states
         return Published(name, "huggingface", kind, config, 1, size, classes, url, page, _APACHE, **more)
 
     for size, pixels in (("base", 224), ("base", 384), ("large", 224), ("large", 384), ("large", 512)):
@@ -317,20 +310,8 @@ def _paddleclas_and_dalle() -> Iterator[Published]:
     token_pooling: dict[str, Any] = {"pooling": "token", "options": ("MODEL.USE_MEAN_POOLING", False)}
     for size in ("base", "large"):
         name, config = f"BEiTv2_vit_{size}_patch16_224", f"beitv2_{size}_patch16_224"
-        url = f"{_PADDLECLAS_FILES}/{name}.pdparams"
-        yield Published(
-            name,
-            "paddleclas",
-            CLASSIFIER,
-            config,
-            2,
-            224,
-            1000,
-            url,
-            _PADDLECLAS_PAGE,
-            _APACHE,
-            **token_pooling,
-        )
+        place = (f"{_PADDLECLAS_FILES}/{name}.pdparams", _PADDLECLAS_PAGE, _APACHE)
+        yield Published(name, "paddleclas", CLASSIFIER, config, 2, 224, 1000, *place, **token_pooling)
     for part, millions in (("encoder", 53.786240), ("decoder", 43.829766)):
         kind = f"dalle_{part}"
         rows = (
@@ -338,18 +319,9 @@ def _paddleclas_and_dalle() -> Iterator[Published]:
             (f"passl_{kind}", "passl", f"{_PASSL_FILES}/{part}.pdparams", _PASSL_PAGE),
         )
         for name, publisher, url, page in rows:
+            place = (url, page, "modified MIT")
             yield Published(
-                name,
-                publisher,
-                kind,
-                _DALLE_CONFIG,
-                1,
-                112,
-                _TOKENS,
-                url,
-                page,
-                "modified MIT",
-                num_parameters=millions,
+                name, publisher, kind, _DALLE_CONFIG, 1, 112, _TOKENS, *place, num_parameters=millions
             )
 
 

@@ -16,7 +16,7 @@ import paddle
 import pytest
 import safetensors.numpy
 
-from beit.checkpoint.files import describe_nonfinite, read, read_checkpoint, write, write_checkpoint
+from beit.checkpoint.files import nonfinite_names, read, read_checkpoint, write, write_checkpoint
 from beit.containers.errors import CheckpointError
 from tests.containers.container_writers import tensor, torch_legacy
 
@@ -263,7 +263,7 @@ def test_nonfinite_arrays_are_named_in_order():
     }
     late = np.zeros(3_000_000, "f4")
     late[-1] = np.nan
-    assert describe_nonfinite({**state, "late": late, "n": 1}) == ["b", "d", "late"]
+    assert nonfinite_names({**state, "late": late, "n": 1}) == ["b", "d", "late"]
 
 
 @pytest.mark.parametrize(

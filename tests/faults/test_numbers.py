@@ -14,7 +14,7 @@ import pytest
 
 import beit.train.loop
 import beit.train.run
-from beit.checkpoint.files import describe_nonfinite, read_checkpoint, write
+from beit.checkpoint.files import nonfinite_names, read_checkpoint, write
 from beit.train.run import run
 from beit.train.state import NonFiniteLossError, TrainState
 from tests.faults.harness import LATEST, Row, finish, json_lines, message, step_of, succeed
@@ -24,7 +24,7 @@ from tests.tiny import TOKENIZER, command, tiny_config, write_dataset
 
 def is_finite(file: Path) -> bool:
     state = read_checkpoint(file)
-    return not [name for part in ("model", "optimizer") for name in describe_nonfinite(state[part])]
+    return not [name for part in ("model", "optimizer") for name in nonfinite_names(state[part])]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
