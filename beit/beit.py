@@ -151,7 +151,7 @@ class Beit(Loadable, TimmMethods):
             rescale_block(block, number)
 
     def extra_repr(self) -> str:
-        """The sizes that tell models apart, for `repr`."""
+        """The main sizes of the model, for `repr`."""
         height, width = self.patch_embed.image_size
         return (
             f"{height}x{width} pixels, patches of {self.patch_embed.patch_size}, {self.depth} blocks, "

@@ -210,7 +210,7 @@ def _license(entry: Published | None, start: str, start_entry: Published | None)
 
 
 def _entry(source: str | Path, file: Path) -> Published | None:
-    """The published checkpoint that a name or a file name stands for."""
+    """The published checkpoint with this name or this file name; None if there is none, or several."""
     if str(source) in PUBLISHED:
         return PUBLISHED[str(source)]
     found = [entry for entry in PUBLISHED.values() if file.name in (entry.file_name, Path(entry.url).name)]

@@ -17,7 +17,7 @@ from beit.schema import RENAMED, RETIRED, SCHEMA, clean_legacy, shorten
 from beit.text_files import load_yaml, read_text
 
 _MAX_FILES = 64
-"""BASE files of one config, each counted as often as it is included."""
+"""Largest number of BASE files of one config, each counted as often as it is included."""
 
 _SWITCHES = {
     **dict.fromkeys(("TRAIN.BCE_THRESHOLD", "TRAIN.BCE_SUM"), "TRAIN.LOSS"),
@@ -26,7 +26,7 @@ _SWITCHES = {
         ("TRAIN.DISTILL.KIND", "TRAIN.DISTILL.WEIGHT", "TRAIN.DISTILL.TEMPERATURE"), "TRAIN.DISTILL.TEACHER"
     ),
 }
-"""Key -> key that is off at its default, and without which the first one has no effect."""
+"""Key -> key that switches it on: while that one has its default, the first one has no effect."""
 
 
 def get_config(path: str | Path | None = None, opts: Sequence[Any] | None = None) -> CfgNode:
@@ -260,14 +260,14 @@ def _check_relations(values: Mapping[str, Any]) -> None:
 
 
 def parse_yaml(text: str, path: str) -> dict[Any, Any]:
-    """The sections of a config file, or of one inside of weights, which may come from a stranger.
+    """Parse the YAML of a config, from a file or from inside of weights, into nested sections. It need not be trusted.
 
     Args:
         text: YAML without aliases.
         path: what to call it in messages.
 
     Raises:
-        ValueError: it is not valid, or holds no sections.
+        ValueError: it is not valid YAML, or not a mapping of sections.
     """
     try:
         content = load_yaml(text)
@@ -296,7 +296,7 @@ def _leaves(content: Mapping[Any, Any], path: str, prefix: str = "") -> Iterator
             if not is_section:
                 raise ValueError(f"{path}: unknown section {printable(key)}{_nearest(key)}")
             yield from _leaves(value, path, f"{key}.")
-        elif not (is_section and value is None):  # an empty section is no setting
+        elif not (is_section and value is None):  # an empty section sets nothing
             if is_section:
                 raise ValueError(f"{path}: {key} = {shorten(value)}, expected a section with keys")
             yield key, value

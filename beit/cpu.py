@@ -1,6 +1,6 @@
 """Process settings that make Paddle fast on a CPU, and inference on parts of a batch in threads.
 
-The model knows nothing of this module. Paddle is imported only inside functions: `before_paddle` must run first.
+The model does not import this module. Paddle is imported only inside functions: `before_paddle` must run first.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def tune_cpu() -> str:
 
     * matrix products use all cores, or `OMP_NUM_THREADS` if that is set;
     * `split_batch` may use that many threads (inference only);
-    * the allocator keeps large blocks instead of mapping and page-faulting each large tensor anew;
+    * the allocator reuses large blocks instead of mapping new pages for each large tensor;
     * views are contiguous copies, because Paddle's CPU kernels are slow on strided tensors.
 
     `BEIT_TUNE_CPU=0` in the environment switches all of it off.

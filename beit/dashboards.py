@@ -42,7 +42,7 @@ class Dashboard(Protocol):
         """Show an image, uint8 `[H, W, 3]`."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is still buffered, and end the run."""
 
 
 def open_dashboard(folder: Path, name: str) -> Dashboard | None:
@@ -206,7 +206,7 @@ def log_error(error: OSError, path: Path) -> OSError:
 
 
 def _changed(values: Mapping[str, Any]) -> dict[str, str | float]:
-    """The values that differ from their defaults, as text where they are no numbers."""
+    """The values that differ from their defaults; those that are not numbers as text."""
     changed = {key: value for key, value in values.items() if value != SCHEMA[key].default}
     return {
         key: value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -87,7 +87,7 @@ def _figure_class() -> type[Figure]:
     from matplotlib.text import Text
 
     class FigureInAnyScript(Figure):
-        """Draws its texts with fonts that have their characters, whoever saves or shows it."""
+        """A figure that chooses fonts with the characters of its texts whenever it is drawn."""
 
         _is_measured = False
 

@@ -1,4 +1,4 @@
-"""Paths with variables, files that appear whole or not at all, locks and digests."""
+"""Paths with variables, atomic writes, locks and digests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 
 
 def expand_path(path: str) -> str:
-    """Expand `~`, `~user`, `$NAME` and `${NAME}` in a path; a path that exists as it is written stays.
+    """Expand `~`, `~user`, `$NAME` and `${NAME}` in a path; a path that exists unexpanded is returned unchanged.
 
     Raises:
         ValueError: there is no such environment variable or user.
@@ -143,9 +143,9 @@ def map_array(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def lock(handle: int, *, wait: bool) -> bool:
-    """Lock an open file or folder against other processes until its handle is closed; whether that succeeded.
+    """Lock an open file or folder against other processes; returns whether that succeeded.
 
-    It ends with the process at the latest. On file systems without locks nothing is locked and the result is True.
+    The lock ends when the handle is closed or the process ends. On file systems without locks the result is True.
 
     Args:
         handle: file descriptor.

@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         prog: name in the help text.
         description: of the help text.
         examples: command lines at the end of the help text.
-        options: others of argparse.
+        options: further arguments of `argparse.ArgumentParser`.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """As the method of argparse, with each flag in the spelling of its definition."""
         words = list(sys.argv[1:] if args is None else args)
-        if self._subparsers is not None:  # the parser of the chosen command treats its flags
+        if self._subparsers is not None:  # the parser of the chosen command reads its own flags
             return super().parse_known_args(words, namespace)
         end = words.index("--") if "--" in words else len(words)
         flags = [self._defined(word) if _FLAG.match(word) else word for word in words[:end]]
@@ -126,7 +126,7 @@ def config_from(given: argparse.Namespace) -> CfgNode:
         FileNotFoundError, ValueError: as `get_config`.
     """
     values = vars(given)
-    # The key that a config states is for the file that the config names.
+    # The PRETRAINED_KEY of a config is for the weights that the config names, not for those of the flag.
     opts: list[Any] = [] if given.pretrained is None else ["MODEL.PRETRAINED_KEY", ""]
     for name, (key, _) in FLAGS.items():
         if values[name] is not None:
@@ -142,7 +142,7 @@ def config_from(given: argparse.Namespace) -> CfgNode:
 
 
 def _config_of(name: str | None) -> tuple[str | None, tuple[object, ...]]:
-    """The config of a published checkpoint, and its options; another name, or that of a file, as it is."""
+    """The config and the options of a published checkpoint; any other name, and the path of a file, unchanged."""
     entry = PUBLISHED.get(name or "")
     if entry is None or Path(entry.name).is_file() or entry.kind in (DALLE_ENCODER, DALLE_DECODER):
         return name, ()

@@ -42,7 +42,7 @@ def font_file(text: str) -> Path:
 
 @cache
 def _files(characters: frozenset[str]) -> tuple[Path, ...]:
-    """Font files besides the default that together have the characters which it lacks, as far as any has them."""
+    """Font files that together have the characters which the default font lacks; warns of those that no font has."""
     missing = {c for c in characters - _characters(_default_file()) if unicodedata.category(c)[0] not in "CZ"}
     chosen: list[Path] = []
     installed = _installed() if missing else ()

@@ -206,7 +206,7 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def _mistakes(content: dict[str, Any]) -> Iterator[str]:
-    """Correct the class names of a file, and say what else is wrong in it."""
+    """Correct the class names of a file; yields a sentence for each mistake found in it."""
     model = content.get("model") or {}
     for where, section in (("model", model), ("model.head", model.get("head") or {})):
         name = section.get("name")

@@ -1,4 +1,4 @@
-"""Text of a stranger's file made fit for a terminal, and the width that a terminal gives to text."""
+"""Untrusted text made safe to print, and the number of terminal columns that a text takes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import unicodedata
 from typing import Any
 
 # Control characters but the tab, line and paragraph separators, marks that reorder the text around them, and surrogates,
-# which cannot be encoded. The joiners of Persian, Hindi and emoji are none of these.
+# which cannot be encoded. The joiners of Persian, Hindi and emoji stay.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """The text on one line, with control characters as escapes (`\\x1b`), which no terminal obeys."""
+    """The text on one line, with control characters as escapes (`\\x1b`), which have no effect on a terminal."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
@@ -23,10 +23,10 @@ def printable_lines(text: str) -> str:
 
 
 def printable_json(value: Any) -> str:
-    """JSON in which such characters are escapes, which readers turn back.
+    """JSON in which these characters are JSON escapes, so that readers get the original text.
 
     Raises:
-        ValueError: the value holds a NaN or an infinity, for which JSON has no numbers.
+        ValueError: the value holds a NaN or an infinity, which JSON cannot represent.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     return "\n".join(

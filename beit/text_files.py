@@ -1,4 +1,4 @@
-"""Small text files beside weights and data, which may come from a stranger: their size and encoding, JSON and YAML."""
+"""Small text files beside weights and data, read without trusting them: limits of size, UTF-8, JSON and YAML."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import yaml
 from beit.printable import printable
 
 MAX_BYTES = 16 << 20
-"""Of a text file, unless its reader says otherwise. The largest published one, a list of 21,841 classes with their
-descriptions, has 4 MB."""
+"""Largest text file that is read, unless the caller passes another limit. The largest published one, a list of 21,841
+classes with their descriptions, has 4 MB."""
 MAX_JSON_MARKS = 1_000_000
-"""Brackets, colons and commas in a JSON text, one of which precedes each value. The list above has 300,000."""
+"""Largest number of brackets, colons and commas in a JSON text: one of them precedes each value. The list above has
+300,000."""
 MAX_YAML_CHARACTERS = 1 << 16
-"""Of a config, which PyYAML reads at 40 to 120 KB/s. That of a run, with every key, has 4 KB."""
+"""Largest config in YAML, which PyYAML reads at 40 to 120 KB/s. The config of a run, with every key, has 4 KB."""
 _SHOWN = 80  # characters of a key or number in a message
 
 
@@ -76,7 +77,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: as `read_utf8`, or it is no JSON object (see `parse_json`).
+        FileNotFoundError, ValueError, OSError: as `read_utf8`, or it is not a JSON object (see `parse_json`).
     """
     text = read_text(path)
     try:
@@ -89,16 +90,16 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text, in memory of 16 times its size and 64 MiB.
+    """The value of a JSON text. Parsing takes at most 16 times its size and 64 MiB of memory.
 
     Raises:
-        ValueError: it is invalid, has too many values, is nested too deeply, states a key twice, or a number that is none
-            or too large.
+        ValueError: it is invalid, has too many values, is nested too deeply, repeats a key, or has a number that is not
+            finite.
     """
     if sum(map(text.count, "{[:,")) > MAX_JSON_MARKS:
         raise ValueError(f"more than {MAX_JSON_MARKS:,} values")
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
@@ -113,7 +114,11 @@ def parse_json(text: str) -> Any:
 
     try:
         return json.loads(
-            text, object_pairs_hook=once, parse_int=number, parse_float=number, parse_constant=number
+            text,
+            object_pairs_hook=without_repeats,
+            parse_int=number,
+            parse_float=number,
+            parse_constant=number,
         )
     except RecursionError as error:
         raise ValueError(str(error)) from error
@@ -123,13 +128,13 @@ def load_yaml(text: str) -> Any:
     """The value of a YAML text, built of plain Python values only.
 
     Raises:
-        ValueError: it is invalid, too long or nested too deeply, states a key twice or has an alias.
+        ValueError: it is invalid, too long or nested too deeply, repeats a key or has an alias.
     """
     if len(text) > MAX_YAML_CHARACTERS:
         raise ValueError(f"{len(text)} characters, more than the {MAX_YAML_CHARACTERS} of a config")
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an invalid date or number
         raise ValueError(printable(" ".join(str(error).split()))) from None
     except (LookupError, TypeError, AttributeError):
         raise ValueError("a value does not fit its tag, as in `!!int x`") from None

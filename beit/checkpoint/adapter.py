@@ -18,7 +18,7 @@ from beit.containers.errors import CheckpointError, listed, shown
 
 LORA_SCALE = "lora_scale"
 FACTORS = ("lora_a", "lora_b", LORA_SCALE)
-"""Tensors beside the weight `[I, O]` of an adapted layer: `[I, r]`, `[r, O]`, and the number alpha / r."""
+"""Tensors beside the weight `[I, O]` of an adapted layer: A `[I, r]`, B `[r, O]`, and the scalar alpha / r."""
 HEADER = "adapter"
 """Key of the metadata of an adapter file."""
 

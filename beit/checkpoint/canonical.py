@@ -42,7 +42,7 @@ SEGMENTATION_HEADS = ("decode_head.", "auxiliary_head.")
 FEATURE_PYRAMID = ("fpn1.", "fpn2.")
 
 PUBLISHED_HEADS: dict[int, int] = {192: 3, 384: 6, 768: 12, 1024: 16}
-"""Width -> heads of every published BEiT, VQ-KD, CLIP and DINO of this width; used where nothing else tells them."""
+"""Width -> heads of every published BEiT, VQ-KD, CLIP and DINO of this width; used if they are unknown otherwise."""
 
 
 Names = dict[str, str]
@@ -228,17 +228,17 @@ def describe(
     sizes: Iterable[ImageSize] = (),
     num_heads: int | None = None,
 ) -> Architecture:
-    """Architecture of a model by the shapes of its tensors. Of DALL-E there is only `dalle`.
+    """Architecture of a model, from the shapes of its tensors. For DALL-E only `dalle` is set.
 
-    The positions tell how many patches there are, not how many in a row. The grid is the first of `grids`, of those of
-    image `sizes`, and of the square one that fits them.
+    Position tables give the number of patches, not their number per row. The grid is the first that fits this number: of
+    `grids`, of the grids of images of `sizes`, and of the square grid.
 
     Args:
         shapes: by canonical name.
         kind: of model.
         grids: (h, w) that the file may have.
-        sizes: of images that the files beside the weights state.
-        num_heads: that the files beside the weights state.
+        sizes: image sizes that the files beside the weights state, pixels.
+        num_heads: number of heads that the files beside the weights state.
     """
     prefix = _encoder_prefix(kind)
     whole, head = shapes, "decode_head.conv_seg.bias" if kind == SEGMENTATION else "head.bias"
@@ -286,7 +286,7 @@ def _dalle_sizes(shapes: Mapping[str, tuple[int, ...]]) -> DalleSizes:
 
 
 def _grid(num_rows: int, num_positions: int, candidates: Iterable[Grid]) -> Grid | None:
-    """The first candidate that has so many table rows and positions (0: the model has none), or the square grid."""
+    """The first candidate with this number of table rows and positions (0: the model has none), or the square grid."""
     if not num_rows and not num_positions:
         return None
     side = table_side(num_rows) or positions_side(num_positions)

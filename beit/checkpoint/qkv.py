@@ -40,7 +40,7 @@ def split_qkv(state: Mapping[str, np.ndarray]) -> State:
     """The inverse of `fuse_qkv`. Biases of query and value that are missing are zeros.
 
     Raises:
-        CheckpointError: a weight is no matrix of three equal parts.
+        CheckpointError: a weight is not a matrix of three equal parts.
     """
     result: State = {}
     for name, array in state.items():
@@ -61,7 +61,7 @@ def split_qkv_bias(state: Mapping[str, np.ndarray]) -> tuple[State, list[str]]:
     The key bias can be left out: it adds the same number to all scores of a query, which softmax cancels.
 
     Raises:
-        CheckpointError: a bias is no vector of three equal parts.
+        CheckpointError: a bias is not a vector of three equal parts.
     """
     result: State = {}
     nonzero = []
@@ -77,7 +77,7 @@ def split_qkv_bias(state: Mapping[str, np.ndarray]) -> tuple[State, list[str]]:
 
 
 def _thirds(name: str, array: np.ndarray, axes: int) -> list[np.ndarray]:
-    """Query, key and value of an array with so many axes, the last of which holds all three."""
+    """Query, key and value parts of an array, split along its last axis. It must have this number of axes."""
     if array.ndim != axes or array.shape[-1] % 3:
         shape = "[D, 3D]" if axes == 2 else "[3D]"
         raise CheckpointError(f"tensor {shown(name)} has shape {list(array.shape)}, expected {shape}")

@@ -17,7 +17,7 @@ INDEX_SUFFIX = ".index.json"
 
 
 def read_shards(index: Path) -> Contents:
-    """The tensors of all files that an index names, which stand beside it, as of one file.
+    """The tensors of all files that an index names, as if they were in one file. The files are in the folder of the index.
 
     Each file is read as by `files.read`, within the bounds of its own size.
 

@@ -29,7 +29,7 @@ CHOOSE = (
 _MAX_DEPTH = 8
 """Levels of dictionaries, and parts of a prefix, that are searched."""
 _FEWEST_TENSORS = 8
-"""Of a model: fewer are none, and a file can have very many dictionaries and prefixes of one tensor."""
+"""A group of fewer tensors is not searched for a model: a file can have very many dictionaries and prefixes of one tensor."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Found:
 
     @property
     def name(self) -> str:
-        """By which `choose` takes it."""
+        """The name under which `choose` finds it."""
         return ".".join(self.path) or "the top level"
 
 
@@ -60,7 +60,7 @@ def find_states(contents: Mapping[str, object], *, teacher: bool = False) -> lis
         contents: of the file: nested dicts and lists of arrays.
         teacher: expect a vision transformer of CLIP or DINO instead of a BEiT.
     Raises:
-        CheckpointError: there is no tensor in it, or none of a known model; the message says what it is instead.
+        CheckpointError: it holds no tensors, or no known model; the message says what it holds instead.
     """
     formats = TEACHER_FORMATS if teacher else FORMATS
     found: list[Found] = []
@@ -121,7 +121,7 @@ def _prefixes(
 def _under(prefix: str, arrays: State, key_format: KeyFormat) -> tuple[State, dict[str, str]]:
     """The state under a prefix, and the tensors beside it with the reason for leaving them out.
 
-    A part of the model that stands beside the prefix (`backbone.blocks.…` and `head.weight`) is taken along.
+    Tensors of the model that lack the prefix (`head.weight` beside `backbone.blocks.…`) are part of the state.
     """
     state = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     left_out: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""File formats of weights: bytes to plain arrays and back. Nothing here knows what a BEiT is.
+"""File formats of weights: bytes to plain arrays and back, for any model.
 
 `recognize` tells them apart by their first bytes; `beit.checkpoint.files` reads and writes any of them.
 Pickles: `pickles` runs the opcodes, `pickle_globals` has the classes and functions they may name, `paddle_files` and

@@ -18,7 +18,7 @@ Real files take once to four times their size: twice where bfloat16 is widened, 
 MEMORY_MINIMUM = 64 << 20
 """Bytes of memory that reading even the smallest file may take."""
 OBJECT_BYTES = 128
-"""Charged for each object, entry of a container and reference, none of which is larger on average."""
+"""Charged for each object, entry of a container and reference: an upper bound of their average size."""
 
 CHARACTER_BYTES = 4
 """Charged for each character of a text that is made: one wide character makes all others of a text as wide."""
@@ -48,7 +48,7 @@ class Budget:
         """Take `count` bytes.
 
         Raises:
-            CheckpointError: so many are not left.
+            CheckpointError: fewer are left.
         """
         self.left -= count
         if self.left < 0:
@@ -61,12 +61,12 @@ class Budget:
         """Take the bytes of an array whose shape a file states, and return its number of elements.
 
         Raises:
-            CheckpointError: it is no shape of an array, or too large.
+            CheckpointError: it is not a valid shape, or the array is too large.
         """
         if not isinstance(shape, tuple | list) or len(shape) > MAX_AXES:
-            raise CheckpointError(f"an array whose shape is no list of at most {MAX_AXES} sizes")
+            raise CheckpointError(f"an array whose shape is not a list of at most {MAX_AXES} sizes")
         if not all(type(n) is int and 0 <= n < _MAX_AXIS for n in shape):
-            raise CheckpointError("an array whose shape has entries that are no sizes")
+            raise CheckpointError("an array whose shape has entries that are not sizes")
         count = math.prod(shape)
         self.charge(count * itemsize + len(shape) * _AXIS_BYTES)
         return count

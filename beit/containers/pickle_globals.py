@@ -1,6 +1,6 @@
-"""The classes and functions that pickles name: which are refused, and what this package makes of the ones it knows.
+"""The classes and functions that pickles name: which are refused, and what this package builds in place of the others.
 
-None is imported. Source: the reducers of NumPy (numpy/_core/src/multiarray/methods.c, `array_reduce`; arrayscalars) and of
+None of them is imported. Source: the reducers of NumPy (numpy/_core/src/multiarray/methods.c, `array_reduce`; arrayscalars) and of
 Python's own types.
 """
 

@@ -228,7 +228,9 @@ class Unpickler(Guard):
         """Keep the last value of the stack under a number, for later references."""
         # Picklers count from 0 or 1; chosen integers could collide in the table.
         if not 0 <= index <= 2 * len(self.memo) + 1000:
-            raise CheckpointError(f"a memo of {len(self.memo):,} entries is given one of another order")
+            raise CheckpointError(
+                f"the pickle stores an object under a number far above its {len(self.memo):,} stored objects"
+            )
         self.memo[index] = self.stack[-1]
 
     def append(self, values: list[Any], target: Any) -> None:

@@ -43,7 +43,8 @@ def read_safetensors(
     """Tensors by name, casts, and the metadata of the file.
 
     Raises:
-        CheckpointError: the table is no table, its tensors overlap, leave holes or pass the end, or it is too large.
+        CheckpointError: the header is not a table of tensors, its tensors overlap, leave holes or pass the end, or the file
+            is too large.
     """
     budget = Budget(size)
     length = int.from_bytes(file.read(8), "little")
@@ -126,7 +127,9 @@ def _read_tensor(
         found = shown(dtype) if type(dtype) is str else type(dtype).__name__
         raise CheckpointError(f"tensor {shown(name)} has dtype {found}; known are {', '.join(_DTYPES)}")
     if not isinstance(shape, list) or len(shape) > MAX_AXES:
-        raise CheckpointError(f"tensor {shown(name)} has a shape that is no list of at most {MAX_AXES} sizes")
+        raise CheckpointError(
+            f"tensor {shown(name)} has a shape that is not a list of at most {MAX_AXES} sizes"
+        )
     if not all(type(n) is int and 0 <= n < 2**63 for n in shape):
         raise CheckpointError(f"tensor {shown(name)} has shape {shown(str(shape))}")
     if math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize != count:

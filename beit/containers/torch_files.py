@@ -90,7 +90,7 @@ def read_legacy(file: io.BufferedIOBase, size: int) -> Pickled:
     if type(version) is not int or version != _LEGACY_PROTOCOL:
         found = version if type(version) is int else f"of type {type(version).__name__}"
         raise CheckpointError(f"version {found} of PyTorch's older file form; {_LEGACY_PROTOCOL} is known")
-    # The storages stand behind the pickle that names them, which is therefore read twice: first for their types.
+    # The pickle comes before the storages that it names, so it is read twice: first for their types.
     itemsizes: dict[str, int] = {}
 
     def note_type(name: Any) -> Any:
@@ -181,7 +181,7 @@ def _storage(name: Any) -> tuple[str, np.dtype, int]:
 
 
 def _tensor(reader: Unpickler, elements: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
-    """A tensor: a view of the elements of its storage, copied where its own are not one after the other."""
+    """A tensor: a view of its storage, copied where its elements are not contiguous."""
     if not isinstance(elements, np.ndarray) or elements.ndim != 1 or not is_number(elements.dtype):
         raise CheckpointError("a tensor that has no storage")
     count = reader.budget.charge_array(size, elements.itemsize)

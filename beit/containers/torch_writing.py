@@ -46,7 +46,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
 
 
 class _Pickle:
-    """The opcodes of a tree, and the arrays whose elements stand in storages beside it."""
+    """The opcodes of a tree, and the arrays of its tensors, which become files of the archive."""
 
     def __init__(self) -> None:
         self.opcodes = bytearray()

@@ -1,7 +1,7 @@
 """Paths that lead into archives: `images.zip/train/daisy` is the folder `train/daisy` in `images.zip`.
 
-An archive beside other data stands for the folder of its name: `train.tar` for `train`. ImageNet's archives, under the
-names under which they are distributed, stand for `train` and `val`.
+An archive is read in place of a folder of its name: `train.tar` in place of `train`. ImageNet's archives, with their
+distributed file names, are read in place of `train` and `val`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def is_folder(path: Path) -> bool:
 
 
 def find_folder(root: Path, name: str) -> Path | None:
-    """The folder of a name in `root`, or the archive that stands for it; None if there is neither.
+    """The folder of a name in `root`, or the archive that replaces it; None if there is neither.
 
     Raises:
-        ValueError: several archives stand for it; or see `read_archive`.
+        ValueError: several archives could replace it; or see `read_archive`.
     """
     if is_folder(root / name):
         return root / name
@@ -63,7 +63,7 @@ def find_folder(root: Path, name: str) -> Path | None:
 
 
 def refuse_compressed(root: Path, name: str) -> None:
-    """Refuse an archive that would stand for a folder, but from which single images cannot be read.
+    """Refuse an archive in place of a folder if single images cannot be read from it.
 
     Raises:
         ValueError: there is such an archive.
@@ -77,7 +77,7 @@ def refuse_compressed(root: Path, name: str) -> None:
 
 
 def name_in_lists(place: Path) -> str:
-    """The name of the folder that a result of `find_folder` stands for."""
+    """The name that a folder or an archive found by `find_folder` has in lists of images."""
     for split, places in _OFFICIAL.items():
         if any(place.as_posix().endswith(f"/{official}") for official in places):
             return split
@@ -126,8 +126,8 @@ def sub_folders(folder: Path) -> list[str]:
 def locate(images: ImageList) -> ImageList:
     """The list with the places of its images in archives; unchanged where they are files.
 
-    They are in archives if the root of the list leads into one, or where the first folder of a name does not exist
-    but `find_folder` finds an archive for it.
+    Images are in archives if the root of the list leads into one, or if the first folder of their names does not exist
+    and `find_folder` finds an archive for it.
 
     Raises:
         ValueError: some of the images are in archives and some are files; or see `read_archive`.

@@ -87,7 +87,7 @@ class Archive:
 
 
 def read_archive(path: Path) -> Archive:
-    """The table of contents of a tar or zip file, and of the tars in a tar, which stand for folders of their names.
+    """The table of contents of a tar or zip file. Tars inside of a tar are read as folders of their names.
 
     If all members are in one folder with the name of the archive, their names are relative to that folder.
 

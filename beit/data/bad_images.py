@@ -1,8 +1,8 @@
 """`bad_images.txt`: the training images that a run could not read, one line `path<TAB>reason` for each attempt.
 
 The file is also how data workers report to the trainer: they run in processes of their own and share nothing else with
-all ranks of a machine. A run that continues in the folder, perhaps after a repair, counts anew: it appends `START`, and
-only what follows the last such line is counted.
+all ranks of a machine. A run that continues in the folder counts from zero, as images may have been repaired: it appends
+`START`, and only lines after the last `START` count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def record(file: Path, error: ImageError) -> None:
 
 
 def start(file: Path) -> None:
-    """Exclude what the file holds from the count; nothing is removed. Every rank may call it before training."""
+    """Exclude the lines of the file from the count; nothing is removed. Every rank may call it before training."""
     if file.exists() and not _ends_with(file, os.fsencode(f"{START}\n")):
         _append(file, START)
 

@@ -52,7 +52,7 @@ class MaskCheck:
 class SplitReport:
     """The result for one split: `checks` of its images in order, `counts` of images per class int64 `[K]`.
 
-    `problems` should be solved before training, `remarks` need not.
+    `problems` should be solved before training; `remarks` are for information.
     """
 
     name: str

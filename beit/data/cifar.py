@@ -85,7 +85,7 @@ class CifarImages:
     count: int
 
     def has(self, index: int) -> bool:
-        """Whether the split has so many images."""
+        """Whether the split has an image with this index."""
         return 0 <= index < self.count
 
     def read(self, index: int) -> bytes:
@@ -197,7 +197,7 @@ def _read_member(tar: tarfile.TarFile, name: str) -> bytes:
     info = tar.getmember(name)
     content = tar.extractfile(info)
     if content is None or info.size > _MAX_BYTES:
-        raise ValueError(f"{name} is no file or has {info.size} bytes")
+        raise ValueError(f"{name} is not a file or has {info.size} bytes")
     return content.read()
 
 

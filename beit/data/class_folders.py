@@ -18,7 +18,7 @@ _LIKE_SPLITS = _SPLIT_NAMES | {"training", "testing", "dev", "eval", "evaluation
 
 
 def split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split, or the archive that stands for it, under any of the names in `SPLITS`; None if there is none.
+    """The folder of a split, or the archive in its place, under any of the names in `SPLITS`; None if there is none.
 
     Raises:
         ValueError: there are several.
@@ -34,8 +34,8 @@ def split_folder(root: Path, split: str) -> Path | None:
 def has_splits(root: Path) -> bool:
     """Whether the folders in `root` are splits, not classes.
 
-    They are where there is `train` and either a validation folder or nothing but splits. An archive for a split counts as
-    its folder.
+    They are splits if there is `train`, and beside it a validation folder or only folders with the names of splits. An
+    archive for a split counts as its folder.
 
     Raises:
         ValueError: `train` and others could be both, or all folders are called like splits in another spelling.
@@ -93,8 +93,8 @@ def read_class_folders(
 ) -> ImageList:
     """The images in `<folder>/<class>/` and its sub-folders, sorted by name.
 
-    Images are the files with one of `EXTENSIONS`, in any case. Hidden files and folders are ignored. What else is left
-    out is in the notes of the list.
+    Images are the files with one of `EXTENSIONS`, in any case. Hidden files and folders are ignored. The notes of the list
+    name all other files that are left out.
 
     Args:
         folder: the images of one split.

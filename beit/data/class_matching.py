@@ -103,12 +103,14 @@ class KnownClasses:
 
     @staticmethod
     def _match(own: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
-        """The output of each wanted name; None for one that is unknown or stands for several."""
+        """The output of each wanted name; None for a name that is unknown or ambiguous."""
         by_name: dict[str, set[int]] = {}
         for k, name in enumerate(own):
             for spelling in _spellings(name):
                 by_name.setdefault(spelling, set()).add(k)
-        is_whole = len(own) == len(wanted)  # a label among some of the classes tells nothing of the output
+        is_whole = len(own) == len(
+            wanted
+        )  # with some of the classes only, a label says nothing about its output
         return [_find(by_name, name, k if is_whole else None) for k, name in enumerate(wanted)]
 
     def _comparable(self, data: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -107,8 +107,9 @@ def center_crop(
     Source: torchvision `center_crop` and `five_crop`; with `floor_margin` transformers' `center_crop`.
 
     Args:
-        size: of the result, pixels.
-        margin: how an odd margin is rounded.
+        image: of any size.
+        size: (height, width) of the result, pixels.
+        margin: rounds an odd margin.
         place: the center or a corner; a side that is padded is centered.
     """
     return image.crop(_box(image.size, size, margin, place))

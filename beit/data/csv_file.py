@@ -25,7 +25,7 @@ _SEPARATORS = ("|", ";", ",")
 
 @dataclass(frozen=True)
 class _Table:
-    """The columns after the first one, and the paths in it."""
+    """The content of a CSV file: the paths in the first column, and titles and cells of the other columns."""
 
     file: Path
     titles: list[str]
@@ -39,10 +39,10 @@ def read_csv_file(
 ) -> ImageList | None:
     """The images of `train.csv` or `val.csv`, with class names; None if there is no such file.
 
-    The first line has titles, the first column paths relative to `root`. The others are a column for each class, with the
-    title as its name and 0 or 1 in each line; or one column with the names of the classes. Several names are separated by
-    `|`, `;` or `,`, whichever of them occurs first in this order in the column of both files, else by blanks. The classes
-    are then those of `class_names.txt` or, without it, of `train.csv`, in the order of class folders.
+    The first line has titles, the first column paths relative to `root`. The other columns are one per class, with its name
+    as the title and 0 or 1 in each line; or a single column with class names. Several names are separated by `|`, else by
+    `;`, else by `,`, whichever the columns of both files contain, and by blanks if they contain none of these. The classes
+    are those of `class_names.txt` or, without it, of `train.csv`, in the order of class folders.
 
     Args:
         root: folder that holds the files.
@@ -145,7 +145,7 @@ def _labels_of_columns(
         different = sorted(set(known.titles) ^ set(order))
         if different:
             raise ValueError(
-                f"{known.file} has not the columns of the {len(order)} classes of {_source(tables[0])}: "
+                f"{known.file} does not have the columns of the {len(order)} classes of {_source(tables[0])}: "
                 f"{shortened_list(different)}"
             )
     label_of = {name: label for label, name in enumerate(order)}

@@ -19,8 +19,8 @@ MAX_RLE_PIXELS = 2**24
 MAX_TILE_PIXELS = 2**24
 """Pixels of one tile of a TIFF, if the image itself has fewer: whole tiles are decoded."""
 MAX_CODE_BLOCKS = 2**18
-"""Code blocks of a JPEG 2000, for each of which OpenJPEG allocates about 400 bytes. Usual ones have 64 x 64 samples:
-178 megapixels in RGB have 175,000."""
+"""Code blocks of a JPEG 2000; OpenJPEG allocates about 400 bytes for each. With the usual 64 x 64 samples per block, an
+RGB image of 178 megapixels has 175,000."""
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")  # a 0xff byte of the pixel data is followed by 0x00
@@ -87,7 +87,7 @@ def _count_scans(data: bytes) -> int:
 
 
 def _codestream(data: bytes) -> bytes:
-    """The codestream of a JPEG 2000 file, which is the whole file or in a box of it; empty if there is none."""
+    """The codestream of a JPEG 2000 file: the whole file, or the content of its box `jp2c`; empty if there is none."""
     if data.startswith(_SOC):
         return data
     position = 0
@@ -143,7 +143,7 @@ def _block_density(stream: bytes, start: int, style: int) -> float:
     Args:
         stream: with the parameters (levels, block width, block height, …).
         start: of the parameters.
-        style: its bit 0 says that they end with a precinct size for each resolution.
+        style: if its bit 0 is set, the parameters end with a precinct size for each resolution.
     """
     levels, *exponents = stream[start], stream[start + 1], stream[start + 2]
     total = 0.0

@@ -19,8 +19,8 @@ class FoundFiles:
 
     Args:
         names: of the files, relative to the folder, sorted; parts are separated by `/`.
-        left_out: number of files of each other ending in lower case, and the name of one of them.
-        repeated: links that were not followed because the walk contains their targets anyway.
+        left_out: for each other ending, in lower case, the number of files and the name of one of them.
+        repeated: links that were not followed because the walk contains their targets without them.
     """
 
     names: list[str] = field(default_factory=list)
@@ -28,7 +28,7 @@ class FoundFiles:
     repeated: list[str] = field(default_factory=list)
 
     def leave_out(self, ending: str, name: str) -> None:
-        """Count a file that is no image by its ending."""
+        """Count a file whose ending is not that of an image."""
         count, example = self.left_out.get(ending, (0, name))
         self.left_out[ending] = count + 1, example
 

@@ -31,7 +31,7 @@ def open_input(
 
     Raises:
         ImageError: the file cannot be read.
-        ValueError: the array is not an image, or it is none of these.
+        ValueError: the array is not an image, or `image` has another type.
     """
     if isinstance(image, Image.Image):
         has_tag = exif_orientation and ExifTags.Base.Orientation in image.getexif()

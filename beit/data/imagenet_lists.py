@@ -38,9 +38,9 @@ def image_root(folder: Path) -> Path:
 def read_imagenet_val(root: Path) -> ImageList | None:
     """The validation images with ImageNet's labels; None if they are not ImageNet's, or in class folders beside `train`.
 
-    They are in `val` or in an archive for it, either without class folders, with the ground truth of the development kit
-    or Kaggle's solution beside, or in folders of synsets without a `train`. Labels are the places of the synsets among
-    the folders of `train` or, if there is none, among the 1000 classes of ImageNet-1k.
+    Two forms of `val`, or of an archive for it, are read: images without class folders, whose labels are in the development
+    kit or in Kaggle's solution beside `val`; and folders of synsets where there is no `train`. A label is the position of
+    the synset among the folders of `train` or, without `train`, among the 1000 classes of ImageNet-1k.
 
     Raises:
         ValueError: there is no ground truth for images of ImageNet, it does not have all images, its files are damaged, or

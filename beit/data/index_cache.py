@@ -17,8 +17,8 @@ from beit.files import cache_folder, lock, replacing
 Table = dict[str, np.ndarray]
 
 _LARGE = 2**30  # bytes; the tables of smaller archives are read in about a second
-# What NumPy and zipfile raise for damaged files. RuntimeError: a bit says that the file is encrypted, or compressed in
-# another way; OSError: a place before the beginning of the file; AttributeError, TypeError: an array that is no archive.
+# What NumPy and zipfile raise for damaged files. RuntimeError: marked as encrypted, or as compressed in another way;
+# OSError: an offset before the beginning of the file; AttributeError, TypeError: an array instead of an archive.
 _DAMAGE = (
     ValueError, EOFError, OSError, RuntimeError, AttributeError, TypeError, KeyError, SyntaxError, MemoryError,
     zipfile.BadZipFile, zlib.error,
@@ -27,15 +27,15 @@ _FORMAT = 1  # of the tables; a change of their content needs another number
 
 
 def remembered(files: Sequence[Path], kind: str, make: Callable[[], Table]) -> Table:
-    """The table that `make` returns, or the stored one if path, size and time of each file are the same as then.
+    """The table that `make` returns, or a stored one if path, size and time of each file have not changed since.
 
     Of the processes of a machine that need the same table, one makes it and the others wait. Where the cache folder
     cannot be written, each process makes its own.
 
     Args:
         files: on which the table depends.
-        kind: of the table.
-        make: reads the files.
+        kind: name of the table's content; tables of different kinds are stored separately.
+        make: computes the table from the files.
     """
     stats = [(str(path.resolve()), stat.st_size, stat.st_mtime_ns) for path in files if (stat := path.stat())]
     if sum(size for _, size, _ in stats) < _LARGE:
@@ -62,7 +62,7 @@ def read_table(path: Path) -> Table:
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is no such file, or damaged.
+        ValueError: it is not an `.npz` file, or it is damaged.
     """
     with path.open("rb") as file:
         try:

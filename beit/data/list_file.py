@@ -41,8 +41,8 @@ def read_list_file(
         list_file: UTF-8 text.
         root: folder the paths are relative to.
         num_classes: labels must be below this; None accepts any label.
-        multi_label: images have several labels.
-        labeled: False leaves the labels out, of either kind.
+        multi_label: images have any number of labels.
+        labeled: False leaves out the labels.
 
     Raises:
         FileNotFoundError: `list_file` does not exist or is a folder.
@@ -98,10 +98,10 @@ def listed_images(
     """The images that a file of any form lists.
 
     Args:
-        names: paths as they stand in the file, UTF-8.
-        labels: of an `ImageList`.
-        numbers: line of each name, for messages.
-        file: which lists them, for messages.
+        names: paths as written in the file, UTF-8.
+        labels: as in `ImageList`.
+        numbers: line number of each name, for messages.
+        file: file that lists the images, for messages.
         root: folder the paths are relative to.
 
     Raises:

@@ -23,8 +23,8 @@ def relative_names(names: Sequence[bytes], root: Path) -> tuple[list[bytes], tup
     * A backslash becomes a slash where only that file exists.
     * A name in composed Unicode (NFC) is decomposed (NFD), or the reverse, where only that file exists.
 
-    Other names are returned as they are, also if there is no such file. The file system is asked only about names with a
-    backslash or a letter that has two forms.
+    Other names are returned unchanged, even if there is no such file. Files are looked up only for names with a backslash
+    or a letter that has two forms.
 
     Args:
         names: UTF-8, without the labels.

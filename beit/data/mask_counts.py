@@ -16,7 +16,7 @@ from beit.data.image_mask import IGNORE, MaskReader
 from beit.data.segmentation import SegmentationDataset
 
 _THREADS = 4  # Pillow releases the GIL while it decodes
-_CHUNK = 64  # masks read before the counts are looked at
+_CHUNK = 64  # masks read between two checks of the counts
 
 
 def pixel_counts(reader: MaskReader, path: str | Path, size: tuple[int, int] | None) -> np.ndarray:
@@ -37,7 +37,7 @@ def pixel_counts(reader: MaskReader, path: str | Path, size: tuple[int, int] | N
 def describe_counts(
     counts: np.ndarray, reader: MaskReader, class_names: Sequence[str] | None
 ) -> tuple[list[str], str]:
-    """What is wrong with the sum of the counts of a data set, and its share of ignored pixels, as sentences.
+    """Sentences on absent classes in the total counts of a data set, and a sentence on the share of ignored pixels.
 
     Args:
         counts: see `pixel_counts`.

@@ -23,7 +23,7 @@ _INSTALL = 'parquet files need pyarrow: pip install "beit-paddle[parquet]", or p
 
 @dataclass(frozen=True, eq=False)
 class ParquetImages:
-    """The images in the rows of parquet files. Parquet can only be read by row groups; the last ones stay in memory.
+    """The images in the rows of parquet files. Parquet is read by whole row groups; the last two groups stay in memory.
 
     Args:
         files: in the order of the rows.
@@ -67,8 +67,8 @@ def read_parquet(
 ) -> ImageList | None:
     """The images of one split in the order of its files and rows; None where the split has no files.
 
-    The column of the images is the one that the metadata of Hugging Face `datasets` call an image, or `image`. The
-    labels are those of the column that they call a class label, or `label`; it also names the classes.
+    Images are in the column that the metadata of Hugging Face `datasets` marks as `Image`, or in `image`. Labels are in the
+    column that it marks as `ClassLabel`, or in `label`; the metadata also names the classes.
 
     Args:
         root: folder of the files; see `find_shards` for their names.
@@ -118,7 +118,7 @@ def read_parquet(
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of a file that are read, and the class names that its metadata state."""
+    """The columns of a file that are read, and the class names in its metadata."""
 
     image: str
     label: str | None
@@ -170,7 +170,7 @@ def _described_features(path: Path, metadata: bytes | None) -> dict[str, Any]:
         return dict(found)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path}: its metadata of Hugging Face do not describe the columns: {error}"
+            f"{path}: its metadata of Hugging Face does not describe the columns: {error}"
         ) from error
 
 

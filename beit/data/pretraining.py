@@ -17,7 +17,9 @@ from beit.data.two_view import build_eval_views, build_train_views
 
 # L patches of an image
 
-_MASK_STREAM = 1  # separate random numbers, so that the mask does not depend on how many the views have used
+_MASK_STREAM = (
+    1  # a separate random stream, so that the mask does not depend on how many numbers the views have drawn
+)
 
 
 @dataclass(eq=False, repr=False)

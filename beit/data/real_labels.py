@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 def with_real_labels(images: ImageList, file: Path, num_classes: int) -> ImageList:
-    """ImageNet's validation images with the labels `[len, 1000]` of `real.json`; for some images there is no label.
+    """ImageNet's validation images with the labels of `real.json`, bool `[len, 1000]`; some images have no label.
 
     Source: Beyer et al. 2020, arXiv 2006.07159, https://github.com/google-research/reassessed-imagenet: entry k of the list
     has the class numbers of the image ILSVRC2012_val_<k + 1>.

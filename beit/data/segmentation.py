@@ -47,7 +47,7 @@ def fitting_size(size: Size, limits: tuple[float, float]) -> Size:
 
 
 def covering_size(size: Size, shorter: int) -> Size:
-    """The size of the same aspect ratio whose shorter side is `shorter` pixels."""
+    """The (height, width) of the same aspect ratio whose shorter side is `shorter` pixels."""
     return fitting_size(size, (shorter, shorter * max(size) / min(size)))
 
 
@@ -95,13 +95,14 @@ def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
 def choose_crop(labels: np.ndarray, size: Size, cat_max_ratio: float, rng: np.random.Generator) -> Box:
     """A random crop box in which no class covers `cat_max_ratio` or more of the labeled pixels.
 
-    If ten more draws give no such box, the last one is returned.
+    If the box does not satisfy this after ten more draws, the last one is returned.
     Source: mmseg `RandomCrop`.
 
     Args:
         labels: uint8 `[h, w]`.
         size: (height, width) of the box, pixels; reduced to the size of the image.
         cat_max_ratio: a share within [0, 1]; 1 accepts every box.
+        rng: draws the boxes.
     """
     box = _random_box(labels.shape, size, rng)
     if cat_max_ratio >= 1:

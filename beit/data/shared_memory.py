@@ -35,7 +35,7 @@ class Slots:
         self._maps: dict[int, mmap.mmap] = {}
 
     def take(self) -> str | None:
-        """The path of a slot that nobody uses; None where there are no anonymous files."""
+        """The path of an unused slot; None on systems without anonymous files (`memfd_create`)."""
         if not hasattr(os, "memfd_create"):
             return None
         if not self._free:
@@ -44,7 +44,7 @@ class Slots:
         return f"/proc/{os.getpid()}/fd/{self._free.pop()}"
 
     def give_back(self, path: str | None) -> None:
-        """Let the next batch have the slot."""
+        """Mark a slot as unused."""
         if path is not None:
             self._free.append(_file_of(path))
 
@@ -82,7 +82,7 @@ def write(path: str, items: Sequence[Arrays]) -> Layout:
 
 
 _maps: dict[int, mmap.mmap] = {}
-"""The slots that this worker has mapped, by inode: numbers of open files are used again."""
+"""The slots that this worker has mapped, by inode: file descriptors are reused."""
 
 
 def _map(path: str, size: int) -> mmap.mmap:

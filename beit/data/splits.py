@@ -64,7 +64,7 @@ def open_split(config: CfgNode, split: Split) -> ImageList:
 
 
 def count_classes(config: CfgNode) -> int:
-    """The number of classes of the data: of class folders, of the names that the data state, or the largest label plus 1.
+    """The number of classes of the data: of its class folders or class names, or the largest label plus 1.
 
     Raises:
         FileNotFoundError, ValueError: as `open_split`; or labels that nothing names count from 1, or there is one class.

@@ -68,6 +68,10 @@ def resized_crop_box(
         height: of the image, pixels.
         scale: range of the box's share of the area, within [0, 1].
         ratio: range of the box's width / height.
+        rng: draws the box.
+
+    Returns:
+        (left, top, right, bottom) in pixels.
     """
     for _ in range(10):
         area = rng.uniform(*scale) * width * height
@@ -99,6 +103,7 @@ def erase_boxes(
         size: (height, width) of the image, pixels.
         probability: of erasing anything.
         count: N, the largest number of boxes.
+        rng: draws the boxes.
     """
     boxes = np.zeros((count, 4), np.int32)
     if rng.random() >= probability:

@@ -21,9 +21,9 @@ HOLDOUT = "val_images.txt"
 def read_flat(root: Path, split: Literal["train", "val"]) -> ImageList | None:
     """The images of one split, sorted by name; None where there are no validation images.
 
-    If `root` has a folder `train`, or an archive for it and no other images, the splits are the images in `train/` and in `val/` (or `valid/`, `validation/`).
-    Otherwise all images in `root` are for training, except those that `val_images.txt` lists for validation. Sub-folders of any depth are included,
-    hidden files and folders are not.
+    If `root` has a folder `train`, or an archive for it and no other images, the splits are the images in `train/` and in
+    `val/` (or `valid/`, `validation/`). Otherwise all images in `root` are for training, except those that
+    `val_images.txt` lists for validation. Sub-folders of any depth are included, hidden files and folders are not.
 
     Raises:
         ValueError: there are no images, or `val_images.txt` is not UTF-8 or names an image that does not exist.

@@ -15,7 +15,7 @@ class Finding:
 
     Args:
         part: group of the table.
-        name: what was looked at.
+        name: what was examined.
         value: result, with its unit.
         status: "ok", "note" (works, could be better) or "problem".
         advice: what to change; empty if there is nothing.

@@ -85,6 +85,6 @@ def _logits_and_gradients(device: str, dtype: str) -> dict[str, np.ndarray]:
 
 
 def _wave(shape: list[int]) -> np.ndarray:
-    """Numbers in [-1, 1] that are the same everywhere and repeat nowhere."""
+    """Numbers in [-1, 1] that are the same on every machine and do not repeat."""
     positions = np.arange(int(np.prod(shape)), dtype=np.float64)
     return np.sin(positions * (positions % 97) / 7.0 + positions / 3.0).reshape(shape)

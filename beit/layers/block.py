@@ -65,7 +65,7 @@ class Block(nn.Layer):
         drop: dropout of the MLP output.
         drop_path_rate: probability that a branch of a sample is dropped in training.
         init_values: initial LayerScale; 0 for none.
-        epsilon, activation: of the norms and of the MLP; the teachers of VQ-KD use others.
+        epsilon, activation: of the norms and of the MLP; some teachers of VQ-KD need other values.
     """
 
     def __init__(

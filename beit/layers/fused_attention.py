@@ -30,7 +30,13 @@ class KernelCheck(NamedTuple):
 def attention_weights(
     q: paddle.Tensor, k: paddle.Tensor, bias: paddle.Tensor | None, scale: float
 ) -> paddle.Tensor:
-    """Softmax of `scale q k + bias`, `[B, H, N, M]`, of q `[B, H, N, d]` and k `[B, H, M, d]`."""
+    """Softmax of `scale q k^T + bias` over the keys, `[B, H, N, M]`.
+
+    Args:
+        q, k: `[B, H, N, d]` and `[B, H, M, d]`.
+        bias: added to the logits, `[1, H, N, M]`; None for none.
+        scale: factor of q.
+    """
     logits = paddle.matmul(q * scale, k, transpose_y=True)
     if bias is not None:
         # In float32 under autocast too, as PyTorch promotes it. Paddle's CPU kernel adds tensors of one shape several
@@ -171,5 +177,5 @@ def _kernel(
 
 
 def _is_on_gpu() -> bool:
-    # Not the place of the tensor, which has none while `paddle.jit.to_static` traces; operators run on this device.
+    # The device and not the place of a tensor: while `paddle.jit.to_static` traces, tensors have no place.
     return paddle.get_device().startswith("gpu")

@@ -1,4 +1,4 @@
-"""A network that loads state dicts as Paddle does, and also those of training checkpoints and in half precision."""
+"""Base of the networks, whose `set_state_dict` also takes training checkpoints and weights in half precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLOATS = (paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64)
 
 
 class Loadable(nn.Layer):
-    """Base of the networks."""
+    """Base of the networks; see `set_state_dict`."""
 
     def set_state_dict(
         self, state_dict: Mapping[str, Any], use_structured_name: bool = True

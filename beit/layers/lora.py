@@ -32,7 +32,7 @@ class LoraLinear(nn.Layer):
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
-        self._linear = (linear,)  # in a tuple, so that it is no sublayer
+        self._linear = (linear,)  # in a tuple, so that Paddle does not register it as a sublayer
         self.weight, self.bias = linear.weight, linear.bias
         inputs, outputs = linear.weight.shape
         bound = 1 / math.sqrt(inputs)
@@ -123,5 +123,5 @@ def merge_lora(model: nn.Layer) -> None:
 
 
 def _places(block: nn.Layer) -> Iterator[tuple[nn.Layer, str]]:
-    """The layers of a block that hold its Linear layers, and their names there."""
+    """The layer that contains each Linear layer of a block, and the name of its attribute."""
     yield from ((block.attn if hasattr(block.attn, name) else block.mlp, name) for name in TARGETS)

@@ -19,7 +19,7 @@ def make_table(layer: nn.Layer, grid_size: tuple[int, int], num_heads: int) -> p
 
 
 def gather_bias(table: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
-    """Bias `[1, H, N, N]` of a table `[T, H]` under an index `[N, N]`."""
+    """Bias `[1, H, N, N]`: row `index[i, j]` of a table `[T, H]` for each query i and key j; index `[N, N]`."""
     # On a CPU F.embedding has the fastest backward of Paddle's gathers, and transposing a matrix costs half as much as
     # transposing a [N, N, H] tensor.
     rows = F.embedding(index.flatten(), table)  # [N * N, H]

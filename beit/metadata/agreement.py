@@ -14,7 +14,7 @@ from beit.preprocessing import Preprocessing
 
 _NOT_COMPARED = ("source", "pooling")
 _CROP = ("crop_pct", "squash", "resize", "center_crop")
-"""Fields of which one without a value says something too."""
+"""Fields of resize and crop, which are compared as soon as one of them is known."""
 
 
 def check_agreement(

@@ -39,11 +39,11 @@ class DalleSizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes and parts of a model, derived from the shapes of its tensors; 0 for what does not follow from them."""
+    """Sizes and parts of a model, derived from the names and shapes of its tensors; 0 for unknown ones."""
 
     depth: int
     width: int
-    num_heads: int  # 0 where no table tells them, no file states them and no published model has the width
+    num_heads: int  # 0 if unknown: no position table, no file states it, no published model has this width
     head_dim: int  # channels per head
     mlp_width: int
     patch_size: int
@@ -60,7 +60,7 @@ class Architecture:
     decoder_channels: int  # of a segmentation model, like the next two
     auxiliary_channels: int
     auxiliary_convs: int
-    dalle: DalleSizes | None  # of DALL-E, which has nothing of the above
+    dalle: DalleSizes | None  # of DALL-E, for which the fields above are 0, False or None
 
     @property
     def image_size(self) -> ImageSize | None:

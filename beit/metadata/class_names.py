@@ -20,9 +20,9 @@ def find_class_names(
 ) -> ClassNames | None:
     """Names of the classes of a checkpoint; None if they are unknown.
 
-    Files beside the weights take precedence: `class_names.txt` of a run, `class_names` of a converted file, timm's
-    `label_names` (with `label_descriptions`, those), transformers' `id2label`; then the `meta` of OpenMMLab's files.
-    Otherwise a publisher's file with 1,000 or 21,841 outputs has ImageNet's.
+    The first of these counts: `class_names.txt` of a run, `class_names` of a converted file, timm's `label_names` (or
+    their `label_descriptions`), transformers' `id2label`, the `meta` of OpenMMLab's files. Without any of them, a
+    publisher's file with 1,000 or 21,841 outputs has ImageNet's names.
 
     Args:
         num_classes: outputs of its head; lists of another length are not taken.
@@ -104,11 +104,10 @@ def parse_class_names(text: str) -> tuple[str, ...]:
 
 
 def format_class_names(names: Sequence[str]) -> str:
-    """The text of which `parse_class_names` gives these names: one for each line, with the class number where the names
-    themselves begin with it.
+    """The text that `parse_class_names` reads as these names: one per line, after class numbers if names look numbered.
 
     Raises:
-        ValueError: there is none, because a name has a line break, a blank at an end, or nothing else.
+        ValueError: a name is empty, has a line break, or begins or ends with a blank.
     """
     wrong = [name for name in names if parse_class_names(f"0 {name}") != (name,)]
     if wrong:

@@ -2,7 +2,7 @@
 
 `metadata` is the merged JSON: the keys of `config.json` (timm's or transformers'), the content of
 `preprocessor_config.json` under that name, and this package's `pretrained_cfg`, `class_names` (a list, or the name
-of one) and `palette`. What stands beside the weights, where it can be edited, takes precedence over metadata inside of them.
+of one) and `palette`. Files beside the weights, which can be edited, take precedence over metadata inside of them.
 """
 
 from __future__ import annotations

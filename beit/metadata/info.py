@@ -59,7 +59,7 @@ def model_info(
 
     Args:
         name: of the file.
-        publisher, kind, architecture: as its tensors tell them.
+        publisher, kind, architecture: derived from its tensors.
         metadata: beside the tensors.
     Raises:
         CheckpointError: the metadata states something that no segmentation model has.
@@ -87,7 +87,7 @@ def model_info(
 
 
 def describe_weights(info: ModelInfo) -> dict[str, object]:
-    """What `read_metadata` reads back of a converted file, as far as known."""
+    """The metadata of a converted file, from which `read_metadata` restores the known fields of `info`."""
     heads = info.architecture.num_heads if info.kind not in (VQKD, *DALLE) else 0
     optional = {
         "class_names": info.class_names,

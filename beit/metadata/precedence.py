@@ -1,6 +1,6 @@
-"""Which statement holds where metadata inside of the weights and the files beside them differ: the file beside them.
+"""Merges the metadata inside of weights with the files beside them; where they differ, the file beside them is used.
 
-A person can edit a JSON file and cannot see the metadata inside of a weights file.
+A person can edit that file and cannot see the metadata inside of the weights.
 """
 
 from __future__ import annotations

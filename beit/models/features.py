@@ -88,7 +88,7 @@ class FrozenFeatures:
 
 
 class FeatureMaps(nn.Layer):
-    """An encoder as the backbone of a detector or a segmentation model, for images of any size in whole patches.
+    """An encoder as the backbone of a detector or a segmentation model, for images whose sides are multiples of the patch size.
 
     It returns what timm's `create_model(..., features_only=True, out_indices=blocks)` returns. PaddleSeg reads
     `feat_channels`.
@@ -103,7 +103,7 @@ class FeatureMaps(nn.Layer):
         blocks: numbers of the blocks whose outputs are returned, from 0.
 
     Raises:
-        ValueError: there is no such block, or none is named.
+        ValueError: `blocks` is empty, or a block does not exist.
     """
 
     def __init__(self, model: Beit, blocks: Sequence[int]) -> None:

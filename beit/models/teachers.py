@@ -128,10 +128,11 @@ def load_teacher(
         path: the file, or a folder of transformers.
         key: of the state dict in the file, as in `load_pretrained`.
         image_size: (height, width) of the teacher's images in pixels; positions are resized. None for the file's own.
-        num_heads: None for what the file beside the weights states, or a published teacher of this width has.
+        num_heads: heads per block; None for the number in the file beside the weights, or of the published teachers of this
+            width.
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file cannot be read, or is no such teacher.
+        CheckpointError: the file cannot be read, or does not hold such a teacher.
         ValueError: the file is incomplete.
     """
     state, found = _read_beit(path, key) if kind == "beit" else _read_vision_transformer(path, kind, key)

@@ -47,7 +47,7 @@ def build_tokenizer(config: CfgNode) -> VqKd | DalleTokenizer:
 
 
 def trained_decoder(tokenizer: VqKd | DalleTokenizer) -> DalleTokenizer | None:
-    """The tokenizer itself where it has a decoder from tokens to images: DALL-E's, if the config names it."""
+    """The tokenizer if it can decode tokens to images (DALL-E with the decoder that the config names), else None."""
     has_decoder = isinstance(tokenizer, DalleTokenizer) and tokenizer.decoder is not None
     return tokenizer if has_decoder else None
 

@@ -126,7 +126,7 @@ def add_pyramid(layer: nn.Layer, width: int) -> None:
 
 
 def check_pyramid_size(images: paddle.Tensor, patch_size: int) -> None:
-    """Refuse images `[B, C, H, W]` that are not two patches high and wide, of which the coarsest map would be empty.
+    """Refuse images `[B, C, H, W]` with less than two patches in height or width: their coarsest map would be empty.
 
     Raises:
         ValueError: they are smaller.

@@ -93,7 +93,7 @@ class Ema:
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
-        """Context manager: inside it the model has the averaged weights, afterwards its own ones, bit for bit.
+        """Context manager in which the model has the averaged weights; its own weights are restored exactly.
 
         The two are exchanged tensor by tensor, so that only one tensor at a time needs a copy. A model that caches
         values computed from its weights in `eval()` must enter `eval()` inside the context and leave it before training

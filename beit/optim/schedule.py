@@ -156,7 +156,7 @@ def make_schedules(
     Both change with every step, as in the official code, or once per epoch with `TRAIN.LR_PER_EPOCH`.
 
     Args:
-        config: read is `TRAIN.*`.
+        config: its keys `TRAIN.*` are read.
         steps_per_epoch: optimizer steps of an epoch.
         total_batch: images per optimizer step, for `TRAIN.LINEAR_SCALED_LR`.
     """

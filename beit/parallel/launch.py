@@ -112,7 +112,7 @@ def _supervise(processes: list[Any], errors: list[Any], grace: float) -> int:
                 processes[index].join()
                 if processes[index].exitcode in (0, EXIT_STOPPED, EXIT_INTERRUPTED):
                     continue
-                running.clear()  # the others are ended here; signals are no longer forwarded to them
+                running.clear()  # the others are ended below; signals are no longer forwarded to them
                 if processes[index].exitcode == EXIT_BEFORE_TRAINING:
                     _end(processes, grace)
                     return report_early_exit(received[0] if received else signal.SIGTERM)

@@ -20,7 +20,7 @@ _SAME_KEYPRESS = 1.0  # seconds
 
 
 class StopVote:
-    """Lets all ranks leave the loop after the same step when any of them is asked to stop.
+    """Lets all ranks leave the loop after the same step once any rank has received a stop signal.
 
     A signal reaches the ranks at different steps. Each step all-reduces one number, and its result is read one step
     later, so the host never waits for the step that is running.

@@ -39,8 +39,8 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
         name: what to call it in messages.
 
     Raises:
-        ValueError: the image size, or another number that no tensor tells, is unknown; a config is needed then. Or
-            tensors are missing: their sizes are those of the model, so that no file makes a larger model than it holds.
+        ValueError: the image size, or another number that tensors do not show, is unknown: a config is needed then. Or
+            tensors are missing; a model is never larger than the tensors in its file.
     """
     info = opened.info
     if info.kind in (CLIP, DINO):

@@ -27,7 +27,7 @@ _STAGES = ("backbone", "neck", "pre_logits")
 
 
 class _Inferencer:
-    """A classifier or encoder, and the images of a call in batches."""
+    """Loads a classifier or encoder, and reads the images of a call in batches."""
 
     def __init__(
         self,

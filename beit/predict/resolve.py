@@ -117,8 +117,8 @@ def load_model(
     Raises:
         FileNotFoundError: there is no such file, folder or name.
         CheckpointError: the file cannot be read, or is not of a known publisher.
-        ValueError: tensors are missing, do not fit the config, or do not tell all sizes of the model; the message names
-            the config key.
+        ValueError: tensors are missing, do not fit the config, or do not show all sizes of the model; the message names the
+            config key.
 
     Examples:
         model = beit.load_model("output/run")

@@ -56,10 +56,10 @@ class Classify(Task):
     outputs: tuple[int, ...] | None = None
     """Outputs that take part in the evaluation, in the order of the labels; None for all."""
     val_names: tuple[str, ...] | None = None
-    """Names of the classes of the validation images, in the order of the labels; None if neither data nor weights have any."""
+    """Class names of the validation images, in the order of the labels; None if neither data nor weights have names."""
 
     teacher: Teacher | None = None
-    """Whose predictions are learned beside the labels (TRAIN.DISTILL); not a sublayer, so that checkpoints lack it."""
+    """The classifier whose predictions are learned beside the labels (TRAIN.DISTILL); not a sublayer, so not saved."""
 
     def __init__(self, config: CfgNode) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Classify(Task):
 
     @property
     def has_label_sets(self) -> bool:
-        """Whether an image has several labels, any of which counts as correct (`TEST.REAL_LABELS`)."""
+        """Whether images have a set of labels, each of which counts as correct (`TEST.REAL_LABELS`)."""
         return self.config.TEST.REAL_LABELS is not None and not self.independent_classes
 
     def dataset(self, split: Literal["train", "val"]) -> ImageDataset:

@@ -45,8 +45,7 @@ class LayerTable:
         """The table of the sums `count`, and `top1` and `top5` `[features]`.
 
         Args:
-            title: see the class.
-            facts: see the class.
+            title, facts: as in `LayerTable`.
             names: the features, in the order of the sums.
             sums: what `beit.tasks.probe.count_correct` returns, added over batches and ranks.
         """

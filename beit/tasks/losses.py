@@ -62,7 +62,7 @@ def binary_cross_entropy(
 
 
 def distillation(logits: Tensor, teacher: Tensor, kind: str, temperature: float) -> Tensor:
-    """`soft_distillation` or, for the kind "hard", `hard_distillation`."""
+    """`soft_distillation` or, for the kind "hard", `hard_distillation`, which has no temperature."""
     if kind == "hard":
         return hard_distillation(logits, teacher)
     return soft_distillation(logits, teacher, temperature)

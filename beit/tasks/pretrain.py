@@ -54,7 +54,8 @@ class Pretrain(Task):
                 "-opts TOKENIZER.ALLOW_RANDOM True"
             )
         self.model = build_mim(config)
-        # In a tuple, so that it is no sublayer: not trained, averaged or synchronized, and always in evaluation mode.
+        # In a tuple, so that Paddle does not register it as a sublayer: not trained, averaged or synchronized, and always
+        # in evaluation mode.
         self._frozen = (build_tokenizer(config),)
 
     @property

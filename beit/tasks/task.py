@@ -185,4 +185,4 @@ def require_classes(config: CfgNode) -> None:
         ValueError: `MODEL.NUM_CLASSES` is 0.
     """
     if not config.MODEL.NUM_CLASSES:
-        raise ValueError(f"MODEL.NUM_CLASSES = 0; TASK: {config.TASK} needs classes to tell apart")
+        raise ValueError(f"MODEL.NUM_CLASSES = 0; TASK: {config.TASK} needs at least one class")

@@ -27,7 +27,7 @@ class TokenDecoder(Protocol):
 class MeanPatches:
     """A decoder for every tokenizer: a code becomes the mean of the patches that have it.
 
-    Of all decoders that look at one code at a time, it has the least squared error on the patches added. A code without
+    Among decoders that draw each code by itself, it has the least squared error on the patches added. A code without
     patches becomes gray.
 
     Args:

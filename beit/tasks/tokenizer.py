@@ -71,7 +71,7 @@ class Tokenizer(Task):
             )
         self.model = build_vqkd(config)
         self._check_first_batch()
-        # In a tuple, so that it is no sublayer: not trained, averaged or synchronized.
+        # In a tuple, so that Paddle does not register it as a sublayer: not trained, averaged or synchronized.
         self._frozen = () if keys.TEACHER == "features" else (self._load_teacher(),)
         self._was_collapsing = False
 

@@ -41,7 +41,7 @@ def average(
     config: ConfigSource | None = None,
     **options: Any,
 ) -> Average:
-    """Write the average of checkpoints; which were used, and their metrics if `measure` or `greedy` is set.
+    """Write the average of checkpoints; returns which were used, and their metrics if `measure` or `greedy` is set.
 
     The greedy soup starts with the best checkpoint and adds the others from the best to the worst, each only if the
     average does not become worse (arXiv 2203.05482, recipe 1).
@@ -52,8 +52,8 @@ def average(
     Args:
         sources: files, folders or published names; or, with `last` or `best`, the output folder of a run.
         target: `.pdparams` or `.safetensors` file.
-        last: average the last so many epochs that the run keeps (KEEP_LAST).
-        best: average the so many kept epochs with the best metrics of the evaluations during training.
+        last: number of epochs to average: the last ones that the run keeps (KEEP_LAST).
+        best: number of epochs to average: the kept ones with the best metrics of the evaluations during training.
         greedy: choose the checkpoints on the validation images; else all are averaged.
         measure: evaluate each checkpoint and the average.
         config: of the evaluation, as in `beit.evaluate`; None for the run folder that holds the first file.

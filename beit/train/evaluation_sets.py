@@ -118,7 +118,8 @@ def table_rows(found: Mapping[EvaluationSet, Mapping[str, Any]]) -> dict[str, Ro
     """The row of each set by its name, and for corruptions one of each and one of their mean.
 
     `error` is 100 - top-1 and `ce` the error relative to AlexNet's, both in percent. The mean is over the 15 corruptions of
-    `ALEXNET_ERRORS`, or over all if there is none of them; its `ce` is the mean corruption error, if all 15 are there.
+    `ALEXNET_ERRORS`, or over all corruptions if none is one of them; its `ce` is the mean corruption error, if all 15 are
+    there.
 
     Args:
         found: the metrics of each set.

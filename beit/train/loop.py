@@ -48,7 +48,7 @@ def fit(run: Training) -> dict[str, float]:
     while True:
         epoch, first_step = divmod(run.step, steps_per_epoch)
         is_over = run.step >= total_steps
-        # Also first thing after a resume at this point: the run may have died in this evaluation.
+        # Also right after a resume at the end of an epoch: the run may have died in its evaluation.
         if (run.step > start or run.is_resumed) and (first_step == 0 or is_over):
             found, is_over = _end_epoch(run, epoch, is_over)
             metrics = found or metrics

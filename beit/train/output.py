@@ -18,7 +18,7 @@ from beit.train.resume import BEST, LATEST, MODEL, kept_epochs
 
 @contextmanager
 def output_folder(config: CfgNode) -> Iterator[Path]:
-    """Lock the folder `config.SAVE`; write the resolved config where there is none yet, or that of an evaluation.
+    """Lock the folder `config.SAVE`, and write the resolved config: of an evaluation, or of a run in a new folder.
 
     Rank 0 holds the lock, so that no other process writes into the folder. It is a lock on the folder itself, and ends
     with the process. A run that is continued keeps its config until `write_config`.

@@ -21,8 +21,7 @@ def load_teacher(task: Task, class_names: Sequence[str] | None) -> str | None:
         class_names: of the training images, in the order of the labels; None if they have no names.
 
     Raises:
-        ValueError: the teacher is no classifier with one label for each image, has no mean and std, or has other classes; otherwise as
-            `load_predictor`.
+        ValueError: the teacher is not a classifier with one label per image, or has other classes; or as `load_predictor`.
     """
     source = task.config.TRAIN.DISTILL.TEACHER
     if not source or task.config.TASK != "classify":

@@ -43,13 +43,13 @@ _UNSUPPORTED = (
 
 
 def wraps_an_encoder(names: Iterable[str]) -> bool:
-    """Whether tensor names are those of another model, a part of which could be taken for a BEiT."""
+    """Whether tensor names are those of another model that contains a BEiT-like encoder."""
     names = list(names)
     return any(any_match(pattern, names) for pattern, _ in _WITH_AN_ENCODER)
 
 
 def describe_unsupported(names: Iterable[str], known: str) -> str:
-    """What a file with these tensor names is, as far as they say; `known` are the models that can be read."""
+    """A phrase that says what a file with these tensor names is; `known` names the models that can be read."""
     names = list(names)
     for pattern, description in _UNSUPPORTED:
         if any_match(pattern, names):
