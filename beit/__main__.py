@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import platform
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from beit.cpu import before_paddle
 from beit.install import paddle_version, require_paddle
 from beit.parallel.signals import exit_on_stop_signals
-from beit.printable import printable_lines
+from beit.printable import did_you_mean, printable_lines
 from beit.tools import ALIASES, VERBS
 from beit.version import VERSION
 from beit.warning_lines import show_as_lines
@@ -34,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     verb = ALIASES.get(words[0], words[0]).replace("_", "-")
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, [*VERBS, *ALIASES], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
+        hint = did_you_mean(verb, [*VERBS, *ALIASES]) or f"there are {', '.join(VERBS)}"
         print(f"error: unknown verb {words[0]!r}; {hint}", file=sys.stderr)
         return 2
     require_paddle()

@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from beit.config import get_config, with_options
 from beit.metadata.architecture import DALLE_DECODER, DALLE_ENCODER
+from beit.printable import did_you_mean
 from beit.schema import SCHEMA
 from beit.zoo.table import PUBLISHED
 
@@ -182,9 +183,8 @@ def keyword_options(keywords: Mapping[str, Any]) -> list[Any]:
             )
         if not found:
             known = [*FLAGS, *(key.rpartition(".")[2].lower() for key in SCHEMA)]
-            near = difflib.get_close_matches(name.lower(), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; every key stands in beit/schema.py"
-            raise ValueError(f"unknown option {name}{hint}")
+            hint = did_you_mean(name.lower(), known) or "every key stands in beit/schema.py"
+            raise ValueError(f"unknown option {name}; {hint}")
         options += [found[0], str(value) if isinstance(value, Path) else value]
     return options
 

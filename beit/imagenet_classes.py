@@ -6,10 +6,11 @@ for which the published heads have no output.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+
+from beit.printable import did_you_mean
 
 CLASS_LISTS = {"imagenet-1k": "imagenet_1k.txt", "imagenet-21k": "imagenet_21k.txt"}
 """List name to its file in beit/class_names, lines `synset<TAB>lemmas` (WordNet; its license is beside them)."""
@@ -53,11 +54,8 @@ def first_synonym(name: str) -> str:
 @cache
 def _read(name: str) -> tuple[tuple[str, str], ...]:
     if name not in CLASS_LISTS:
-        near = difflib.get_close_matches(name, CLASS_LISTS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(
-            f"no list of class names is called {name!r}; there are {', '.join(CLASS_LISTS)}{hint}"
-        )
+        hint = did_you_mean(name, CLASS_LISTS) or f"there are {', '.join(CLASS_LISTS)}"
+        raise ValueError(f"no list of class names is called {name!r}; {hint}")
     folder = resources.files("beit") / "class_names"
     text = (folder / CLASS_LISTS[name]).read_text(encoding="utf-8")
     pairs = (line.split("\t", 1) for line in text.splitlines())

@@ -7,7 +7,6 @@ Source: PASSL, passl_v110: utils/config.py, modeling/backbones/beit.py, beit_ft.
 from __future__ import annotations
 
 import ast
-import difflib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from beit.beit import Beit
 from beit.config_files import config_folder
 from beit.layers.init import make_head
 from beit.models.mim import BeitForMaskedImageModeling
+from beit.printable import did_you_mean
 from beit.text_files import load_yaml, read_text
 
 # B images, D width, K classes, M masked patches
@@ -168,8 +168,7 @@ def _arguments(
         raise ValueError(f"{where}: name is {name}; expected one of {', '.join(classes)}")
     for key in section:
         if key != "name" and key not in classes[name]:
-            near = difflib.get_close_matches(key, classes[name], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(classes[name])}"
+            hint = did_you_mean(key, classes[name]) or f"it has {', '.join(classes[name])}"
             raise ValueError(f"{where}: {name} has no argument {key}; {hint}")
     return name, classes[name] | {key: value for key, value in section.items() if key != "name"}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 # Control characters but the tab, line and paragraph separators, marks that reorder the text around them, and surrogates,
@@ -32,6 +34,12 @@ def printable_json(value: Any) -> str:
     return "\n".join(
         _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in text.split("\n")
     )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The question after the known name nearest to a wrong one; empty if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def text_width(text: str) -> int:

@@ -91,25 +91,8 @@ def to_canonical(
     chosen = choose(states, key=key, ema=ema, keys=TEACHER_KEYS if teacher else WEIGHT_KEYS)
     arrays, key_format = merge_factors(chosen.arrays), chosen.key_format
 
-    state, left_out, unknown = rename_all(arrays, key_format)
-    is_torch = (layout_of(state) or key_format.layout) == "torch"
-    state, casts = _as_float32(state)
-
-    def is_transposed(name: str) -> bool:
-        return is_torch and is_linear_weight(name) and name not in key_format.untransposed
-
-    state = {name: array.T if is_transposed(name) else array for name, array in state.items()}
-    state, with_key_bias = split_qkv_bias(fuse_qkv(state))
-    notes = [f"the prefix {shown(chosen.prefix)} of the tensor names is stripped"] if chosen.prefix else []
-    notes += [
-        f"{shown(name)}: the key bias is not zero; left out, softmax cancels it" for name in with_key_bias
-    ]
-    kind = key_format.kinds[0] if len(key_format.kinds) == 1 else kind_of(shapes_of(state))
-    if kind == SEGMENTATION:
-        state = {segmentation_name(name): array for name, array in state.items()}
-    notes += _complete(state)
-    unknown += [name for name in state if not is_canonical(name, kind)]
-    state = {name: array for name, array in state.items() if is_canonical(name, kind)}
+    found = _rename_and_turn(arrays, key_format)
+    state, kind = found.state, found.kind
     check_shapes(shapes_of(state), kind)
     _check_codebook(state)
     buffers = (index_grid(array) for name, array in arrays.items() if name.endswith(INDEX_BUFFER))
@@ -117,7 +100,8 @@ def to_canonical(
     sizes, num_heads = stated_sizes(metadata.stated), stated_model(metadata.stated).num_heads
     architecture = describe(shapes_of(state), kind, grids=grids, sizes=sizes, num_heads=num_heads)
     known, sentences = model_info(name, key_format.publisher, kind, architecture, metadata)
-    notes += sentences
+    notes = [f"the prefix {shown(chosen.prefix)} of the tensor names is stripped"] if chosen.prefix else []
+    notes += [*found.notes, *sentences]
     if len(states) > 1:
         others = listed([other.name for other in states if other is not chosen])
         notes.append(f"the file also holds the weights {others}: choose them by {CHOOSE}")
@@ -126,10 +110,10 @@ def to_canonical(
         container=contents.container,
         wrapper=".".join(chosen.keys) or None,
         ema=is_average(chosen),
-        dropped=chosen.left_out | left_out,
-        unknown=tuple(unknown),
-        transposed=frozenset(filter(is_transposed, state)),
-        dtype_casts=casts | Counter(contents.dtypes_cast.values()),
+        dropped=chosen.left_out | found.dropped,
+        unknown=tuple(found.unknown),
+        transposed=found.transposed,
+        dtype_casts=found.dtype_casts | Counter(contents.dtypes_cast.values()),
         notes=(*notes, *metadata.notes),
         left_out=contents.left_out,
     )
@@ -185,6 +169,41 @@ def from_canonical(
     if key_format.layout == "torch":
         written = _torch_batch_norm(written)
     return {key_format.wrapper: written} if key_format.wrapper else dict(written)
+
+
+class _Renamed(NamedTuple):
+    """A state with canonical names and layout; the rest is as in `CheckpointInfo`."""
+
+    state: State
+    kind: str
+    dropped: dict[str, str]
+    unknown: list[str]
+    transposed: frozenset[str]
+    dtype_casts: Counter[str]
+    notes: list[str]
+
+
+def _rename_and_turn(arrays: Mapping[str, np.ndarray], key_format: KeyFormat) -> _Renamed:
+    """The arrays of a publisher under canonical names: float32, linear weights (in, out), nothing but known names."""
+    state, dropped, unknown = rename_all(arrays, key_format)
+    is_torch = (layout_of(state) or key_format.layout) == "torch"
+    state, casts = _as_float32(state)
+
+    def is_transposed(name: str) -> bool:
+        return is_torch and is_linear_weight(name) and name not in key_format.untransposed
+
+    state = {name: array.T if is_transposed(name) else array for name, array in state.items()}
+    state, with_key_bias = split_qkv_bias(fuse_qkv(state))
+    notes = [
+        f"{shown(name)}: the key bias is not zero; left out, softmax cancels it" for name in with_key_bias
+    ]
+    kind = key_format.kinds[0] if len(key_format.kinds) == 1 else kind_of(shapes_of(state))
+    if kind == SEGMENTATION:
+        state = {segmentation_name(name): array for name, array in state.items()}
+    notes += _complete(state)
+    unknown += [name for name in state if not is_canonical(name, kind)]
+    state = {name: array for name, array in state.items() if is_canonical(name, kind)}
+    return _Renamed(state, kind, dropped, unknown, frozenset(filter(is_transposed, state)), casts, notes)
 
 
 def _as_float32(state: State) -> tuple[State, Counter[str]]:

@@ -105,17 +105,7 @@ def read_legacy(file: io.BufferedIOBase, size: int) -> Pickled:
     start = file.tell()
     Unpickler(file, size, Budget(size), {}, note_type).load()
     end = file.tell()
-    places: dict[str, tuple[int, int]] = {}
-    for key in Unpickler(file, size, budget).load():
-        if type(key) is not str or key not in itemsizes:
-            raise CheckpointError("a storage that no tensor uses")
-        count = int.from_bytes(file.read(8), "little", signed=True) * itemsizes[key]
-        places[key] = (file.tell(), count)
-        if not 0 <= count <= size - file.tell():
-            raise EOFError(f"a storage of {count:,} bytes is announced at {file.tell():,} of {size:,}")
-        file.seek(count, io.SEEK_CUR)
-    if file.tell() != size:
-        raise CheckpointError(f"{size - file.tell():,} bytes follow the last storage: damaged")
+    places = _find_storages(file, size, Unpickler(file, size, budget).load(), itemsizes)
 
     def read_storage(key: str) -> np.ndarray:
         if key not in places:
@@ -130,6 +120,24 @@ def read_legacy(file: io.BufferedIOBase, size: int) -> Pickled:
     pickle = io.BytesIO(file.read(end - start))
     storages = _Storages(read_storage, big_endian=not system["little_endian"])
     return Unpickler(pickle, end - start, budget, _CONSTRUCTORS, storages.load).read()
+
+
+def _find_storages(
+    file: io.BufferedIOBase, size: int, keys: Any, itemsizes: Mapping[str, int]
+) -> dict[str, tuple[int, int]]:
+    """Start and length in bytes of each storage; the file is at the first of them, and they reach to its end."""
+    places: dict[str, tuple[int, int]] = {}
+    for key in keys:
+        if type(key) is not str or key not in itemsizes:
+            raise CheckpointError("a storage that no tensor uses")
+        count = int.from_bytes(file.read(8), "little", signed=True) * itemsizes[key]
+        places[key] = (file.tell(), count)
+        if not 0 <= count <= size - file.tell():
+            raise EOFError(f"a storage of {count:,} bytes is announced at {file.tell():,} of {size:,}")
+        file.seek(count, io.SEEK_CUR)
+    if file.tell() != size:
+        raise CheckpointError(f"{size - file.tell():,} bytes follow the last storage: damaged")
+    return places
 
 
 class _Storages:

@@ -7,6 +7,7 @@ import warnings
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,28 +54,7 @@ def read_list_file(
     if not list_file.is_file():
         what = "is a folder" if list_file.is_dir() else "does not exist"
         raise FileNotFoundError(f"{list_file} {what}; expected a text file of lines `{form}`")
-    names: list[bytes] = []
-    labels, counts, numbers, bad_numbers = array("q"), array("q"), array("q"), array("q")
-    first_bad, has_several = b"", multi_label or not labeled
-    for number, line in enumerate(io.BytesIO(read_utf8(list_file, MAX_LIST_BYTES)), start=1):
-        columns = line.strip().rsplit(None, 1)  # bytes: only ASCII blanks separate
-        if len(columns) == 2 and _is_label(columns[1]):
-            labels.append(int(columns[1]))
-            counts.append(1)
-        elif len(columns) == 2 and has_several and (found := _parse_labels(columns[1])) is not None:
-            labels.extend(found)
-            counts.append(len(found))
-        else:
-            if columns:
-                first_bad = first_bad or line.strip()
-                bad_numbers.append(number)
-            continue
-        names.append(columns[0])
-        numbers.append(number)
-    if bad_numbers:
-        more = f" ({len(bad_numbers) - 1} more such lines)" if len(bad_numbers) > 1 else ""
-        problem = _describe_bad_line(first_bad, form)
-        raise ValueError(f"{list_file}:{bad_numbers[0]}: {problem}{more}")
+    names, labels, counts, numbers = _parse_lines(list_file, form, multi_label or not labeled)
     if not names:
         raise ValueError(f"{list_file} is empty; expected lines `{form}`")
     rows = np.repeat(np.arange(len(names)), counts)  # line of each label
@@ -158,6 +138,49 @@ def read_class_names(file: Path, num_classes: int) -> tuple[str, ...]:
             f"correct the file or say `-opts MODEL.NUM_CLASSES {len(names)}`"
         )
     return names
+
+
+class _Lines(NamedTuple):
+    names: list[bytes]
+    labels: array[int]  # of all lines
+    counts: array[int]  # number of labels of each line
+    numbers: array[int]  # number of each line, from 1; empty lines count
+
+
+def _parse_lines(list_file: Path, form: str, has_several: bool) -> _Lines:
+    """The columns of a list file.
+
+    Args:
+        list_file: UTF-8 text.
+        form: of a line, for messages.
+        has_several: whether a line may have several labels or none.
+
+    Raises:
+        ValueError: not UTF-8, or lines of another form.
+    """
+    lines = _Lines([], array("q"), array("q"), array("q"))
+    first_bad, bad_numbers = b"", array("q")
+    for number, line in enumerate(io.BytesIO(read_utf8(list_file, MAX_LIST_BYTES)), start=1):
+        columns = line.strip().rsplit(None, 1)  # bytes: only ASCII blanks separate
+        if not columns:
+            continue
+        if len(columns) == 2 and _is_label(columns[1]):
+            lines.labels.append(int(columns[1]))
+            lines.counts.append(1)
+        elif len(columns) == 2 and has_several and (found := _parse_labels(columns[1])) is not None:
+            lines.labels.extend(found)
+            lines.counts.append(len(found))
+        else:
+            first_bad = first_bad or line.strip()
+            bad_numbers.append(number)
+            continue
+        lines.names.append(columns[0])
+        lines.numbers.append(number)
+    if bad_numbers:
+        more = f" ({len(bad_numbers) - 1} more such lines)" if len(bad_numbers) > 1 else ""
+        problem = _describe_bad_line(first_bad, form)
+        raise ValueError(f"{list_file}:{bad_numbers[0]}: {problem}{more}")
+    return lines
 
 
 def _parse_labels(text: bytes) -> list[int] | None:

@@ -106,10 +106,7 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
         CheckpointError: a JSON file or the config beside the weights is invalid, or two of these files state different
             values.
     """
-    texts = {key: _json_of_header(header.get(key, "null")) for key in _OWN_KEYS}
-    inside = {
-        key: texts[key] for key, kind in _OWN_KEYS.items() if isinstance(texts[key], kind) and texts[key]
-    }
+    inside = _read_header(header)
     run_config = header.get(RUN_CONFIG_KEY, "")
     trained = _read_run_config(run_config, "the config inside of the weights")
     is_run = bool(_RUN_WEIGHTS.fullmatch(weights.name))
@@ -125,11 +122,9 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
     elif in_model_folder:
         beside = _read_model_folder(weights)
     file = sidecar_path(weights)
-    sidecar = _read_beside(file, read_json) or {}
-    unread = sorted(sidecar.keys() - _OWN_KEYS.keys())
+    sidecar, unread = _read_sidecar(file)
     if unread:
         run_notes.append(f"{file.name} states {listed(unread)}, which is not read")
-        sidecar = {key: value for key, value in sidecar.items() if key in _OWN_KEYS}
     others = (RUN_CONFIG, RUN_CLASS_NAMES) if is_run else FOLDER_JSON
     check_agreement(sidecar, file, beside, preprocessing, others)
     if preprocessing is not None:
@@ -157,6 +152,21 @@ def read_metadata(weights: Path, header: Mapping[str, str], *, in_model_folder: 
         run_config,
         _results(header.get(RESULTS_KEY, "null")),
     )
+
+
+def _read_header(header: Mapping[str, str]) -> dict[str, Any]:
+    """What the metadata inside of a file states, without values of another type than ours."""
+    values = {key: _json_of_header(header.get(key, "null")) for key in _OWN_KEYS}
+    return {
+        key: values[key] for key, kind in _OWN_KEYS.items() if isinstance(values[key], kind) and values[key]
+    }
+
+
+def _read_sidecar(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """What the JSON file beside weights states, and its keys that are not ours."""
+    found = _read_beside(file, read_json) or {}
+    known = {key: value for key, value in found.items() if key in _OWN_KEYS}
+    return known, sorted(found.keys() - known.keys())
 
 
 def _results(text: str) -> dict[str, float]:

@@ -23,21 +23,8 @@ def mismatches(info: ModelInfo, config: CfgNode, *, has_new_head: bool = False) 
     data, model = config.DATA, config.MODEL
     if config.TASK == "segment" and info.kind != SEGMENTATION:
         return []  # the recipes train with other statistics and sizes than those of the encoder's file
-    found = _layer_mismatch(info, config)
-    expected, own = info.preprocessing, preprocessing_of(config)
-    has_ratios = expected.resize is None and not expected.squash and own.resize is None
-    values: tuple[tuple[str, object, object], ...] = (
-        ("DATA.IMAGENET_MEAN", tuple(data.IMAGENET_MEAN), expected.mean),
-        ("DATA.IMAGENET_STD", tuple(data.IMAGENET_STD), expected.std),
-        ("DATA.CROP_PCT", data.CROP_PCT, expected.crop_pct if has_ratios else None),
-        ("DATA.INTERPOLATION", data.INTERPOLATION, expected.interpolation or None),
-    )
-    if config.TASK == "segment":
-        values += (("DATA.REDUCE_ZERO_LABEL", data.REDUCE_ZERO_LABEL, expected.reduce_labels),)
-    for key, given, wanted in values:
-        if wanted is not None and not _equal(given, wanted):
-            found.append(f"{key} is {given}, the checkpoint's is {wanted} ({expected.source})")
-    found += _resize_mismatch(own, expected) if not has_ratios and config.TASK != "segment" else []
+    found = _layer_mismatch(info, config) + _preprocessing_mismatches(info.preprocessing, config)
+    expected = info.preprocessing
     size, trained = as_size(data.IMAGE_SIZE), info.architecture.image_size or expected.image_size
     if trained and size != trained:
         found.append(f"DATA.IMAGE_SIZE is {size}, the checkpoint's is {trained}: positions are interpolated")
@@ -72,6 +59,25 @@ def _layer_mismatch(info: ModelInfo, config: CfgNode) -> list[str]:
     like_transformers = tuple(chosen) == info.feature_layers.get("huggingface")
     why = "as transformers reads the file" if like_transformers else "which no publisher uses"
     return [f"MODEL.OUT_INDICES is {list(chosen)}, {why}; it was trained on {list(trained)}"]
+
+
+def _preprocessing_mismatches(expected: Preprocessing, config: CfgNode) -> list[str]:
+    data, own = config.DATA, preprocessing_of(config)
+    has_ratios = expected.resize is None and not expected.squash and own.resize is None
+    values: tuple[tuple[str, object, object], ...] = (
+        ("DATA.IMAGENET_MEAN", tuple(data.IMAGENET_MEAN), expected.mean),
+        ("DATA.IMAGENET_STD", tuple(data.IMAGENET_STD), expected.std),
+        ("DATA.CROP_PCT", data.CROP_PCT, expected.crop_pct if has_ratios else None),
+        ("DATA.INTERPOLATION", data.INTERPOLATION, expected.interpolation or None),
+    )
+    if config.TASK == "segment":
+        values += (("DATA.REDUCE_ZERO_LABEL", data.REDUCE_ZERO_LABEL, expected.reduce_labels),)
+    found = [
+        f"{key} is {given}, the checkpoint's is {wanted} ({expected.source})"
+        for key, given, wanted in values
+        if wanted is not None and not _equal(given, wanted)
+    ]
+    return found if has_ratios or config.TASK == "segment" else found + _resize_mismatch(own, expected)
 
 
 def _resize_mismatch(own: Preprocessing, expected: Preprocessing) -> list[str]:

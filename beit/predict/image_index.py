@@ -127,21 +127,13 @@ def open_index(
     digests = [bytes.fromhex(sha256_of(found)) for found in files]
     missing = {digest: found for digest, found in zip(digests, files, strict=True) if digest not in known}
     known |= _compute(predictor, missing, batch_size)
-    kept = [(found, digest) for found, digest in zip(files, digests, strict=True) if digest in known]
+    kept = {found: digest for found, digest in zip(files, digests, strict=True) if digest in known}
     if not kept:
         raise ValueError(f"none of the {len(files)} images can be read")
-    files, digests = [found for found, _ in kept], [digest for _, digest in kept]
-    features = np.stack([known[digest] for digest in digests])
+    features = np.stack([known[digest] for digest in kept.values()])
     if path is not None:
-        arrays = {
-            _MODEL: np.frombuffer(identity, np.uint8),
-            _NAMES: joined([str(found) for found in files]),
-            _DIGESTS: np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1),
-            _FEATURES: features,
-        }
-        with replacing(path) as out:
-            np.savez(out, **arrays)  # type: ignore[arg-type]  # NumPy's annotation has no room for names
-    return ImageIndex(predictor, tuple(files), features)
+        _write(path, identity, kept, features)
+    return ImageIndex(predictor, tuple(kept), features)
 
 
 def _compute(predictor: Classifier, missing: dict[bytes, Path], batch_size: int) -> dict[bytes, np.ndarray]:
@@ -183,6 +175,17 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     ):
         raise ValueError(f"{path} is no index of images, or it is damaged; name another file, or remove it")
     return found
+
+
+def _write(path: Path, identity: bytes, digests: dict[Path, bytes], features: np.ndarray) -> None:
+    arrays = {
+        _MODEL: np.frombuffer(identity, np.uint8),
+        _NAMES: joined([str(found) for found in digests]),
+        _DIGESTS: np.frombuffer(b"".join(digests.values()), np.uint8).reshape(len(digests), -1),
+        _FEATURES: features,
+    }
+    with replacing(path) as out:
+        np.savez(out, **arrays)  # type: ignore[arg-type]  # NumPy's annotation has no room for names
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

@@ -52,12 +52,19 @@ def check_recipe(config: CfgNode, num_images: int, ranks: int) -> RecipeReport:
     peak = max(schedules(step)[0] for step in {0, max(warmup - 1, 0), min(warmup, steps - 1)})
     report.problems += rate_problems(config, peak)
     report.facts.append(f"learning rate: peak {peak:.3e}, last step {schedules(steps - 1)[0]:.3e}")
-    if train.TOTAL_BATCH and total != train.TOTAL_BATCH and not train.LINEAR_SCALED_LR:
-        report.problems.append(
-            f"the rate {train.BASE_LR:g} is for a total batch of {train.TOTAL_BATCH}, this run has {total}: set "
-            f"TRAIN.ACCUM_ITER, or scale it with -opts TRAIN.LINEAR_SCALED_LR {train.TOTAL_BATCH}"
-        )
+    report.problems += batch_problems(config, total)
     return report
+
+
+def batch_problems(config: CfgNode, total: int) -> list[str]:
+    """A line if the learning rate is for another total batch than `total`, and is not scaled to it."""
+    train = config.TRAIN
+    if train.TOTAL_BATCH in (None, total) or train.LINEAR_SCALED_LR:
+        return []
+    return [
+        f"the rate {train.BASE_LR:g} is for a total batch of {train.TOTAL_BATCH}, this run has {total}: set "
+        f"TRAIN.ACCUM_ITER, or scale it with -opts TRAIN.LINEAR_SCALED_LR {train.TOTAL_BATCH}"
+    ]
 
 
 def rate_problems(config: CfgNode, peak: float) -> list[str]:

@@ -34,7 +34,7 @@ from beit.tasks import TASKS, Task
 from beit.tasks.task_keys import unread_keys
 from beit.train.loop import evaluate, fit, write_report
 from beit.train.output import output_folder, write_config
-from beit.train.recipe_check import describe_top5, rate_problems
+from beit.train.recipe_check import batch_problems, describe_top5, rate_problems
 from beit.train.resume import LATEST, find_checkpoints, restore, save
 from beit.train.run_data import training_data, validation_data, validation_loader
 from beit.train.state import Training
@@ -286,12 +286,7 @@ def _describe(task: Task, sampler: TrainSampler, groups: list[dict[str, Any]], l
         log.text(
             f"learning rate scaled from {train.BASE_LR:g} at batch {train.LINEAR_SCALED_LR} to {peak:g} at {total}"
         )
-    elif train.TOTAL_BATCH and total != train.TOTAL_BATCH:
-        log.text(
-            f"warning: the recipe's rate {peak:g} is for a total batch of {train.TOTAL_BATCH}, this run has {total}; "
-            f"set TRAIN.ACCUM_ITER, or scale the rate with -opts TRAIN.LINEAR_SCALED_LR {train.TOTAL_BATCH}"
-        )
-    for line in rate_problems(config, peak):
+    for line in batch_problems(config, total) + rate_problems(config, peak):
         log.text(f"warning: {line}")
     for line in describe_top5(config):
         log.text(f"note: {line}")

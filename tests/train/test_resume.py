@@ -154,6 +154,6 @@ def test_another_total_batch_warns_or_scales_the_rate(data: Path, tmp_path: Path
     run(tiny_config(data, tmp_path / "a", TRAIN__TOTAL_BATCH=1024))
     run(tiny_config(data, tmp_path / "b", TRAIN__TOTAL_BATCH=1024, TRAIN__LINEAR_SCALED_LR=1024))
     first, second = ((tmp_path / name / "log.txt").read_text(encoding="utf-8") for name in "ab")
-    assert "warning: the recipe's rate 0.01 is for a total batch of 1024, this run has 4" in first
+    assert "warning: the rate 0.01 is for a total batch of 1024, this run has 4" in first
     assert "learning rate scaled from 0.01 at batch 1024 to 3.90625e-05 at 4" in second
     assert "warning: the recipe" not in second
