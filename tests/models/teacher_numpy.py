@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
+
+from tests.checkpoint import publishers
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -73,10 +76,7 @@ def dino(state, images, heads):
 
 def clip_state(rng, *, width=16, depth=2, patch=4, side=3, out=6):
     """A random state with OpenAI's names of the vision transformer."""
-
-    def draw(*shape, scale=0.3):
-        return (rng.standard_normal(shape) * scale).astype(np.float32)
-
+    draw = partial(publishers.draw, rng, scale=0.3)
     s = {"class_embedding": draw(width), "positional_embedding": draw(side * side + 1, width)}
     s |= {"proj": draw(width, out), "conv1.weight": draw(width, 3, patch, patch)}
     s |= {
@@ -98,10 +98,7 @@ def clip_state(rng, *, width=16, depth=2, patch=4, side=3, out=6):
 
 def dino_state(rng, *, width=16, depth=2, patch=4, side=3):
     """A random state with the names of facebookresearch/dino."""
-
-    def draw(*shape, scale=0.3):
-        return (rng.standard_normal(shape) * scale).astype(np.float32)
-
+    draw = partial(publishers.draw, rng, scale=0.3)
     s = {"cls_token": draw(1, 1, width), "pos_embed": draw(1, side * side + 1, width)}
     s |= {"patch_embed.proj.weight": draw(width, 3, patch, patch), "patch_embed.proj.bias": draw(width)}
     s |= {"norm.weight": draw(width) + 1, "norm.bias": draw(width)}

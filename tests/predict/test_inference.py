@@ -235,48 +235,52 @@ def test_wordnet_identifiers_become_class_names(run, image_file):
         load_predictor(run, class_names="imagenet-1k")
 
 
-def test_mistakes(run, published, image_file, tmp_path):
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.full((4, 4, 3), 7, np.float32), "with values from 7 to 7; expected floats from 0 to 1"),
+        (np.full((4, 4), np.nan), "with values from nan to nan; expected floats from 0 to 1"),
+        (np.zeros((4, 4, 3), np.uint16), "array uint16 .* expected uint8 from 0 to 255"),
+        (
+            np.zeros((3, 4, 5), np.uint8),
+            r"the channels are the first axis: pass `array.transpose\(1, 2, 0\)`",
+        ),
+        (np.zeros((0, 4, 3), np.uint8), r"array uint8 \[0, 4, 3\] as image; expected \[height, width\]"),
+        (5, "got int as image; expected a path, the bytes"),
+        ([{}], "got dict as image; expected a path, the bytes"),
+        ([], "no images were given"),
+        (b"text", "^an image of 4 bytes: no image in one of the formats"),
+        (io.StringIO("text"), "an open file is open in text mode; open images with mode 'rb'"),
+    ],
+)
+def test_wrong_images(run, image, said):
+    with pytest.raises(ValueError, match=said):
+        inference_model(run, image)
+
+
+def test_wrong_paths_of_images(run, image_file, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist; name an image"):
         inference_model(run, tmp_path / "no.png")
     with pytest.raises(FileNotFoundError, match="no file matches the pattern"):
         inference_model(run, f"{tmp_path}/*.webp")
-    with pytest.raises(ValueError, match="no images were given"):
-        inference_model(run, [])
-    for array, said in {
-        "range": (np.full((4, 4, 3), 7, np.float32), "with values from 7 to 7; expected floats from 0 to 1"),
-        "NaN": (np.full((4, 4), np.nan), "with values from nan to nan; expected floats from 0 to 1"),
-        "type": (np.zeros((4, 4, 3), np.uint16), "array uint16 .* expected uint8 from 0 to 255"),
-        "order": (
-            np.zeros((3, 4, 5), np.uint8),
-            r"the channels are the first axis: pass `array.transpose\(1, 2, 0\)`",
-        ),
-        "empty": (
-            np.zeros((0, 4, 3), np.uint8),
-            r"array uint8 \[0, 4, 3\] as image; expected \[height, width\]",
-        ),
-    }.values():
-        with pytest.raises(ValueError, match=said):
-            inference_model(run, array)
-    with pytest.raises(ValueError, match="got int as image; expected a path, the bytes"):
-        inference_model(run, 5)
-    with pytest.raises(ValueError, match="got dict as image; expected a path, the bytes"):
-        inference_model(run, [{}])
-    with pytest.raises(ImageError, match="^an image of 4 bytes: no image in one of the formats"):
-        inference_model(run, b"text")
-    with pytest.raises(ValueError, match="an open file is open in text mode; open images with mode 'rb'"):
-        inference_model(run, io.StringIO("text"))
+    (tmp_path / "text.png").write_text("<html>")
+    with pytest.raises(ImageError, match="HTML page"):
+        inference_model(run, [image_file, tmp_path / "text.png"])
     with pytest.raises(ValueError, match="topk=0"):
         inference_model(run, image_file, topk=0)
+
+
+def test_models_that_are_missing(run, image_file, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist: it is not a file, a folder or a name"):
         inference_model(tmp_path / "no.pdparams", image_file)
     with pytest.raises(FileNotFoundError, match="similar: .*beit_base_patch16_224"):
         inference_model("beit_bse_patch16_224", image_file)
-    (tmp_path / "text.png").write_text("<html>")
-    with pytest.raises(ValueError, match="HTML page"):
-        inference_model(run, [image_file, tmp_path / "text.png"])
     (run / "model.pdparams").unlink()
     with pytest.raises(FileNotFoundError, match="holds none of model.pdparams"):
         inference_model(run, image_file)
+
+
+def test_models_without_classes(image_file, tmp_path):
     write(tmp_path / "mim.pth.pdparams", publishers.unilm_mim(np.random.default_rng(0), version=2))
     with pytest.raises(ValueError, match="its config, which states MODEL.EARLY_LAYERS"):
         inference_model(tmp_path / "mim.pth.pdparams", image_file)
