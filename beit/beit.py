@@ -159,13 +159,14 @@ class Beit(Loadable, TimmMethods):
             f"{sum(parameter.size for parameter in self.parameters()) / 1e6:.1f} M parameters"
         )
 
-    def forward(self, images: paddle.Tensor, any_size: bool = False) -> paddle.Tensor:
+    def forward(self, images: paddle.Tensor, *, any_size: bool = False) -> paddle.Tensor:
         """Logits `[B, K]` of normalized images `[B, 3, height, width]`; features `[B, D]` without a head.
 
         Args:
             images: normalized, `[B, 3, height, width]`.
             any_size: as in `forward_outputs`.
         """
+        # Keyword-only, because `paddle.Model` fills every argument by position, here with the labels.
         return self.head(self.forward_features(images, any_size=any_size))
 
     def forward_features(self, images: paddle.Tensor, any_size: bool = False) -> paddle.Tensor:

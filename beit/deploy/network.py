@@ -10,6 +10,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
+from beit.beit import Beit
 from beit.data.batch_transforms import normalize
 from beit.models.segmentation_heads import resize_bilinear
 from beit.streams import STDERR, without_line
@@ -54,6 +55,8 @@ class ExportedNetwork(nn.Layer):
         self.finish = _FINISH[output]
         self.size, self.mean, self.std, self.topk = size, mean, std, topk
         self.independent = independent
+        # Stated, because Paddle 3.0 and 3.1 lose the defaults of keyword-only arguments in calls that they trace.
+        self.arguments = {"any_size": False} if isinstance(model, Beit) else {}
         self.eval()
 
     def forward(self, images: paddle.Tensor) -> Outputs:
@@ -61,7 +64,7 @@ class ExportedNetwork(nn.Layer):
         if self.mean is not None and self.std is not None:
             images = normalize(images, self.mean, self.std)
         run = self.model.forward_features if self.returns_features else self.model
-        return self.finish(run(images), self)
+        return self.finish(run(images, **self.arguments), self)
 
 
 class FixedPool(nn.Layer):

@@ -112,7 +112,7 @@ class BeitForMaskedImageModeling(Beit):
                 init_uniform(linear)
             rescale_block(block, number)
 
-    def forward(
+    def forward(  # type: ignore[override]  # takes masks; `any_size` is of the classifier
         self,
         images: paddle.Tensor,
         mask: paddle.Tensor | None = None,
