@@ -71,7 +71,7 @@ def test_a_traced_model_keeps_its_methods(tmp_path):
     exported = ExportedNetwork(network, "logits", size=(16, 16))
     write_graph(exported, tmp_path / "model")
     with tracing(exported):
-        network.forward = lambda images, any_size: None
+        network.forward = lambda images, *, any_size: None
     assert [name for name, layer in exported.named_sublayers() if "forward" in vars(layer)] == []
     np.testing.assert_array_equal(network(images, any_size=True).numpy(), expected)
 
