@@ -141,7 +141,7 @@ def test_wrong_flags(words, reason, example_folder, capsys):
         (["visualize", "attention", "output/run", "photo.jpg", "--layers", "3"], "the model has blocks 0 to 2"),
         (["visualize", "curves", "flowers"], "metrics.jsonl does not exist"),
         (["visualize", "masked", "-cfg=demo_digits"], "need TASK: pretrain and weights"),
-        (["visualize", "confusion", "-cfg=demo_digits"], "need TASK: classify and weights"),
+        (["visualize", "confusion", "-cfg=demo_digits"], "need TASK: classify or multilabel, and weights"),
         (["visualize", "codes", "-cfg=demo_digits"], "need a trained tokenizer"),
         (["export", "output/run", "new", "--pictures", "photo.jpg", "-device=gpu"], "DEVICE = gpu, but"),
         (["unknown"], "unknown verb 'unknown'"),
