@@ -172,7 +172,7 @@ def test_invalid_configs_are_refused(tmp_path):
         task("probe", tmp_path, EVAL=True)
     with pytest.raises(ValueError, match="TRAIN.FREEZE_LAYERS"):
         task("probe", tmp_path, TRAIN__FREEZE_LAYERS=1)
-    with pytest.raises(ValueError, match="MODEL.NUM_CLASSES = 0; TASK: probe needs classes"):
+    with pytest.raises(ValueError, match="MODEL.NUM_CLASSES = 0; TASK: probe needs at least one class"):
         task("probe", tmp_path, MODEL__NUM_CLASSES=0)
 
 
