@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import TextIO
 
 STDOUT, STDERR = 1, 2
 """Numbers of the open files of every process."""
@@ -16,6 +17,18 @@ STDOUT, STDERR = 1, 2
 def stdout_to_stderr() -> Iterator[None]:
     """Send what is printed in the block to stderr, also by C++ and by processes that it starts."""
     with _replaced(STDOUT, STDERR), contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def output_to(file: TextIO) -> Iterator[None]:
+    """Send what is printed in the block on stdout and stderr to an open file, also by C++ and by processes that it starts."""
+    with (
+        _replaced(STDOUT, file.fileno()),
+        _replaced(STDERR, file.fileno()),
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
         yield
 
 

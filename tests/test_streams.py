@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from beit.streams import STDERR, STDOUT, stdout_to_stderr, without_line
+from beit.streams import STDERR, STDOUT, output_to, stdout_to_stderr, without_line
 from tests.tiny import ROOT, environment
 
 _EXPORT_AND_RUN = """
@@ -55,6 +55,19 @@ def test_stdout_goes_to_stderr_inside_of_the_block(capfd: pytest.CaptureFixture[
     print("result")
     captured = capfd.readouterr()
     assert captured.out == "result\n" and sorted(captured.err.split()) == ["C++", "Python"]
+
+
+def test_all_output_goes_to_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with (tmp_path / "log.txt").open("a", buffering=1) as file, output_to(file):
+        print("Python")
+        print("Python's errors", file=sys.stderr)
+        os.write(STDOUT, b"C++\n")
+        os.write(STDERR, b"C++'s errors\n")
+        subprocess.run(["echo", "process"], check=True)
+    print("result")
+    assert capfd.readouterr() == ("result\n", "")
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert lines == ["Python", "Python's errors", "C++", "C++'s errors", "process"]
 
 
 def test_a_closed_stream_is_no_error() -> None:

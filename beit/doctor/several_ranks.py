@@ -34,7 +34,7 @@ def several_ranks(folder: Path, device: str, world_size: int) -> Iterator[Findin
     status = launch(_rank, (config, str(folder / "sum.json")), ranks=world_size, device=device, grace=_GRACE)
     name = f"{world_size} ranks, {'NCCL' if device == 'gpu' else 'gloo'}"
     if status:
-        advice = "the messages of the ranks are above; NCCL_DEBUG=INFO shows what NCCL does"
+        advice = "see the messages of the ranks in the log; NCCL_DEBUG=INFO shows what NCCL does"
         yield Finding("ranks", name, f"a rank ended with status {status}", "problem", advice)
         return
     total = json.loads((folder / "sum.json").read_text(encoding="utf-8"))

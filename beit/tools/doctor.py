@@ -1,17 +1,21 @@
 """`python -m beit doctor`: what works on this machine, in one table, in less than a minute.
 
 Versions, processor, GPUs; whether the device computes the right numbers; a step of each task; several ranks; speed. Send
-the table (or --json) along when you report a problem. The exit status is 1 if there are problems.
+the table (or --json) along when you report a problem. The exit status is 1 if there are problems. What the checks print
+is in a log file, which is removed if there are no problems.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import paddle
 
@@ -20,7 +24,7 @@ from beit.doctor.findings import Check, Finding, findings_of
 from beit.doctor.several_ranks import several_ranks
 from beit.flags import Parser
 from beit.parallel import ranks
-from beit.streams import stdout_to_stderr
+from beit.streams import output_to
 from beit.tools.arguments import verb_parser
 from beit.tools.model_arguments import add_device
 
@@ -52,13 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         world_size = paddle.device.cuda.device_count() if device == "gpu" else 2
     found: list[Finding] = []
     part = ""
-    for finding in examine(device, world_size):
-        found.append(finding)
-        if not given.json:
-            if finding.part != part:
-                print(f"{finding.part}", flush=True)
-            part = finding.part
-            print(_line(finding), flush=True)
+    handle, name = tempfile.mkstemp(prefix="beit-doctor-", suffix=".log")
+    with os.fdopen(handle, "a", buffering=1, encoding="utf-8") as log:
+        print(f"messages of the checks: {name}", file=sys.stderr, flush=True)  # first: a check may crash
+        for finding in examine(device, world_size, log):
+            found.append(finding)
+            if not given.json:
+                if finding.part != part:
+                    print(f"{finding.part}", flush=True)
+                part = finding.part
+                print(_line(finding), flush=True)
     problems = [finding for finding in found if finding.status == "problem"]
     if given.json:
         print(
@@ -69,15 +76,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     else:
         print(_conclusion(found))
-    return PROBLEMS if problems else 0
+    if problems:
+        return PROBLEMS
+    Path(name).unlink()
+    return 0
 
 
-def examine(device: str, world_size: int) -> Iterator[Finding]:
+def examine(device: str, world_size: int, log: TextIO) -> Iterator[Finding]:
     """All findings.
 
     Args:
         device: "gpu" or "cpu".
         world_size: ranks to try; below 2 none.
+        log: takes what the checks print.
     """
     paddle.set_device(device)
     with tempfile.TemporaryDirectory(prefix="beit-doctor-") as name:
@@ -93,10 +104,10 @@ def examine(device: str, world_size: int) -> Iterator[Finding]:
         }
         if world_size > 1:
             checks["ranks"] = partial(several_ranks, folder, device, world_size)
-        with stdout_to_stderr():
+        with output_to(log):
             training.write_data(folder)
         for part, check in checks.items():
-            with stdout_to_stderr():
+            with output_to(log):
                 found = list(findings_of(part, check))
             yield from found
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ def test_one_command_on_a_cpu():
         cwd=ROOT, env=one_thread(), capture_output=True, text=True, check=False, timeout=180,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr[-2000:]
+    log = re.fullmatch(r"messages of the checks: (.*beit-doctor-.*\.log)\n", result.stderr)
+    assert log and not Path(log.group(1)).exists()  # there were no problems
     report = json.loads(result.stdout)
     assert (report["device"], report["problems"]) == ("cpu", 0)
     found = {(entry["part"], entry["name"]): entry["value"] for entry in report["findings"]}
@@ -130,7 +133,11 @@ def test_a_check_that_fails_is_a_problem_and_the_others_run(monkeypatch, capsys)
         doctor, "examine", lambda *_: iter([*found, Finding("b", "second", "2", "note", "change it")])
     )
     assert main(["doctor", "--device", "cpu"]) == 1
-    assert capsys.readouterr().out == (
+    out, err = capsys.readouterr()
+    log = Path(err.removeprefix("messages of the checks: ").strip())
+    assert log.is_file()
+    log.unlink()
+    assert out == (
         "a\n  first                1\nX failed               RuntimeError: no kernel image\nb\n"
         "! second               2\n\nwhat to change\n  a, failed: RuntimeError: no kernel image\n"
         "  b, second: change it\n"
