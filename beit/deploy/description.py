@@ -29,7 +29,7 @@ class Description:
     """The description of an export.
 
     Args:
-        task: "classify" or "segment".
+        task: "classify", "segment" or "tokenizer".
         output: key of `beit.deploy.network.OUTPUTS`.
         outputs: names of the results, in order.
         image_size: (height, width) of the graph's input, pixels.

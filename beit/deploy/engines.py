@@ -23,6 +23,7 @@ from beit.streams import STDOUT, without_line
 AUTO = "auto"
 PRECISIONS = ("float32", "bfloat16", "int8")
 
+_NO_PRODUCTS = "the graph has no matrix products, whose weights int8 stores in 8 bits; use float32"
 _NO_BFLOAT16 = "this CPU has no bfloat16 arithmetic (AVX-512 is needed); use float32"
 _CHUNK = 8
 """Images per call of Paddle Inference: with 32 it is a quarter slower, since the activations exceed the CPU caches."""
@@ -236,9 +237,13 @@ def _compress_weights(graph: Any) -> None:
 
     It is the pattern of OpenVINO's weight compression, which the engine runs without expanding the weights. OpenVINO's
     own tool that writes it, nncf, would bring pandas, scikit-learn and ten other packages.
+
+    Raises:
+        ValueError: the graph has no such weights.
     """
     from openvino import opset13 as operators
 
+    compressed = 0
     for node in graph.get_ordered_ops():
         if node.get_type_name() != "MatMul":
             continue
@@ -250,6 +255,9 @@ def _compress_weights(graph: Any) -> None:
         numbers = operators.constant(np.rint(weights / factors).astype(np.int8))
         expanded = operators.multiply(operators.convert(numbers, "f32"), operators.constant(factors))
         node.input(1).replace_source_output(expanded.output(0))
+        compressed += 1
+    if not compressed:
+        raise ValueError(_NO_PRODUCTS)
 
 
 def _require(name: str) -> ModuleType:

@@ -24,7 +24,7 @@ from beit.deploy.description import (
 )
 from beit.deploy.engines import ENGINES, is_installed
 from beit.deploy.graph import write_graph, write_int8, write_onnx
-from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools, probabilities
+from beit.deploy.network import OUTPUTS, ExportedNetwork, fixed_pools, forward_of, probabilities
 from beit.deploy.parity import TOLERANCE, Reference, agreement, largest_difference
 from beit.deploy.runner import load_runner
 from beit.models.segmentation_heads import resize_bilinear
@@ -33,6 +33,7 @@ from beit.preprocessing import Preprocessing
 OUTPUTS_OF_TASK = {
     "classify": ("logits", "probabilities", "topk", "features"),
     "segment": ("logits", "class_map"),
+    "tokenizer": ("codes",),
 }
 """TASK of a model -> outputs that it can be exported with; the first is the default."""
 
@@ -44,7 +45,7 @@ _MAX_IMAGES = 8  # images compared; more of them find nothing new about a graph
 
 
 class Exportable(Protocol):
-    """The members of a model that `export` reads; `beit.predict.load_predictor` returns such an object."""
+    """The members of a model that `export` reads; `beit.predict.exportable.load_exportable` returns one."""
 
     @property
     def task(self) -> str:
@@ -52,7 +53,7 @@ class Exportable(Protocol):
 
     @property
     def model(self) -> nn.Layer:
-        """The network: normalized images `[B, 3, height, width]` to logits."""
+        """The network: normalized images `[B, 3, height, width]` to logits; of a tokenizer with `code_scores`."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -64,7 +65,7 @@ class Exportable(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """K; 0 for an encoder without a head."""
+        """K, for a tokenizer the number of codes; 0 for an encoder without a head."""
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -84,7 +85,7 @@ def export(
     folder: str | Path,
     images: Sequence[Path],
     *,
-    output: str = "logits",
+    output: str | None = None,
     normalized: bool = False,
     topk: int = 5,
     onnx: bool = False,
@@ -101,7 +102,7 @@ def export(
         source: the model with its preprocessing and class names.
         folder: to write; new, or of an earlier export.
         images: real images; of more than eight, eight are taken at equal distances.
-        output: what the graph returns, of `OUTPUTS_OF_TASK`.
+        output: what the graph returns, of `OUTPUTS_OF_TASK`; None for the first output of the task.
         normalized: the graph takes normalized float32 images; else it takes uint8 and normalizes them itself.
         topk: number of classes of the output "topk".
         onnx: also write ONNX.
@@ -131,7 +132,7 @@ def export(
         "independent": description.threshold is not None,
         **statistics,
     }
-    reference = _reference(source.model, description)
+    output, reference = description.output, _reference(source.model, description)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     try:
@@ -166,12 +167,13 @@ def _spread(images: Sequence[Path]) -> list[Path]:
     return [images[k * len(images) // count] for k in range(count)]
 
 
-def _describe(source: Exportable, output: str, normalized: bool) -> Description:
+def _describe(source: Exportable, output: str | None, normalized: bool) -> Description:
     if source.task not in OUTPUTS_OF_TASK:
         raise ValueError(
             f"a model of TASK: {source.task} cannot be exported; export its encoder with a config of TASK: classify"
         )
     possible = OUTPUTS_OF_TASK[source.task]
+    output = output or possible[0]
     if output not in possible:
         raise ValueError(f"this model has no output {output!r}; choose one of {', '.join(possible)}")
     if not source.num_classes and output != "features":
@@ -202,7 +204,7 @@ def _reference(model: nn.Layer, description: Description) -> Reference:
     """A function from uint8 images to the results of the model itself."""
     mean, std = description.preprocessing.mean, description.preprocessing.std
     assert mean is not None and std is not None  # no predictor is built without
-    run = model.forward_features if description.output == "features" else model
+    run = forward_of(model, description.output)
 
     def reference(pixels: np.ndarray) -> np.ndarray:
         with paddle.no_grad():

@@ -14,6 +14,7 @@ from beit.deploy.network import ExportedNetwork, tracing
 from beit.deploy.onnx_graph import build_onnx
 from beit.files import replacing
 
+_NO_PRODUCTS = "the graph has no matrix products, whose weights int8 stores in 8 bits; leave int8 out"
 _NO_ONNX = (
     "8-bit weights need onnx and onnxruntime[quantization], which cannot be imported ({}): "
     'pip install --upgrade "beit-paddle[onnx]"'
@@ -92,7 +93,7 @@ def write_int8(target: Path) -> Path:
     Activations are quantized at run time (onnxruntime's dynamic quantization), so no calibration is needed.
 
     Raises:
-        ValueError: a package that quantizes is not installed.
+        ValueError: a package that quantizes is not installed, or the graph has no such weights (DALL-E's).
     """
     # onnxruntime's quantization imports ml_dtypes, which only its extra [quantization] installs.
     try:
@@ -104,6 +105,8 @@ def write_int8(target: Path) -> Path:
     graph = onnx.load(str(source), load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
     products = [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    if not products:  # the quantizer would take an empty list for all nodes
+        raise ValueError(_NO_PRODUCTS)
     unfinished = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
     try:
         with _quiet():

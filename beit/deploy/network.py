@@ -24,7 +24,8 @@ class ExportedNetwork(nn.Layer):
     """A model in evaluation mode, from images to one of the outputs of `OUTPUTS`.
 
     Args:
-        model: maps normalized images to logits `[B, K]`, or for segmentation `[B, K, h, w]`.
+        model: maps normalized images to logits `[B, K]`, or for segmentation `[B, K, h, w]`; for the outputs "features"
+            and "codes" it has the methods `forward_features` and `code_scores`.
         output: a key of `OUTPUTS`.
         size: (height, width) of the images, pixels.
         mean: of the channels, for pixels in [0, 1]; None if the images are normalized outside of the network.
@@ -51,7 +52,7 @@ class ExportedNetwork(nn.Layer):
         if output not in OUTPUTS:
             raise ValueError(f"unknown output {output!r}; choose one of {', '.join(OUTPUTS)}")
         self.model = model
-        self.returns_features = output == "features"
+        self.output = output
         self.finish = _FINISH[output]
         self.size, self.mean, self.std, self.topk = size, mean, std, topk
         self.independent = independent
@@ -63,8 +64,14 @@ class ExportedNetwork(nn.Layer):
         """The outputs of `images` `[B, 3, height, width]`: uint8, or normalized float32 if `mean` is None."""
         if self.mean is not None and self.std is not None:
             images = normalize(images, self.mean, self.std)
-        run = self.model.forward_features if self.returns_features else self.model
+        # Given a name, because tracing does not translate the model in `forward_of(...)(images)`.
+        run = forward_of(self.model, self.output)
         return self.finish(run(images, **self.arguments), self)
+
+
+def forward_of(model: nn.Layer, output: str) -> Callable[..., paddle.Tensor]:
+    """The function of a model, from normalized images, whose result an output of `OUTPUTS` is made of."""
+    return getattr(model, _METHODS[output]) if output in _METHODS else model
 
 
 class FixedPool(nn.Layer):
@@ -146,7 +153,11 @@ def _best(logits: paddle.Tensor, network: ExportedNetwork) -> Outputs:
 
 
 def _class_map(logits: paddle.Tensor, network: ExportedNetwork) -> Outputs:
-    return (resize_bilinear(logits, network.size).argmax(axis=1).astype("int32"),)
+    return _largest(resize_bilinear(logits, network.size), network)
+
+
+def _largest(scores: paddle.Tensor, _: ExportedNetwork) -> Outputs:
+    return (scores.argmax(axis=1).astype("int32"),)
 
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
@@ -155,13 +166,17 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "topk": ("scores", "classes"),
     "features": ("features",),
     "class_map": ("class_map",),
+    "codes": ("codes",),
 }
 """Outputs of a graph, and the names of their results.
 
 logits: `[B, K]`, for segmentation `[B, K, H/4, W/4]`; probabilities: the same shape; topk: the k largest
 probabilities in descending order, `[B, k]`, and their classes, int32; features: `[B, D]`; class_map: the class of each
-pixel, int32 `[B, H, W]`.
+pixel, int32 `[B, H, W]`; codes: the token ids of a tokenizer, int32 `[B, h, w]`.
 """
+
+_METHODS = {"features": "forward_features", "codes": "code_scores"}
+"""Output -> method of the model that computes it; the others are computed from the logits."""
 
 _FINISH: dict[str, Callable[[paddle.Tensor, ExportedNetwork], Outputs]] = {
     "logits": lambda logits, _: (logits,),
@@ -169,4 +184,5 @@ _FINISH: dict[str, Callable[[paddle.Tensor, ExportedNetwork], Outputs]] = {
     "topk": _best,
     "features": lambda features, _: (features,),
     "class_map": _class_map,
+    "codes": _largest,
 }

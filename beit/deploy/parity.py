@@ -16,14 +16,14 @@ TOLERANCES = {"float32": TOLERANCE, "bfloat16": 0.1, "int8": 0.3}
 """The same by precision: rounding errors add up over the blocks, while a wrong graph differs by about 1."""
 
 Reference = Callable[[np.ndarray], np.ndarray]
-"""The model itself: uint8 images `[B, 3, H, W]` to probabilities (for "topk" all of them), features or logits, which are
-`[B, K, H, W]` for class maps."""
+"""The model itself: uint8 images `[B, 3, H, W]` to probabilities (for "topk" all of them), features, or logits, which are
+`[B, K, H, W]` for class maps; for "codes" the scores of the codes, `[B, K, h, w]`."""
 
 
 def largest_difference(runner: Runner, reference: Reference, images: np.ndarray, batch: int = 0) -> float:
     """Largest difference between a graph and its model, relative to the model's largest value (at least 1).
 
-    For class numbers it is the difference of the model's scores between its own class and that of the graph: 0 where
+    For numbers of classes or codes it is the difference of the model's scores between its own choice and that of the graph: 0 where
     they agree, and small for ties.
 
     Args:
@@ -50,8 +50,8 @@ def largest_difference(runner: Runner, reference: Reference, images: np.ndarray,
 def agreement(runner: Runner, reference: Reference, images: np.ndarray) -> dict[str, float]:
     """How a graph of lower precision differs from its model.
 
-    `largest` is the largest difference of its results (`largest_difference`), `same_class` the share of images, or of
-    pixels, whose best class is the model's (not for features).
+    `largest` is the largest difference of its results (`largest_difference`), `same_class` the share of images, pixels
+    or tokens whose best class or code is the model's (not for features).
 
     Args:
         runner: the graph.
@@ -67,6 +67,7 @@ def agreement(runner: Runner, reference: Reference, images: np.ndarray) -> dict[
         "probabilities": lambda: outputs["probabilities"].argmax(1),
         "topk": lambda: outputs["classes"][:, 0],
         "class_map": lambda: outputs["class_map"],
+        "codes": lambda: outputs["codes"],
     }
     if runner.description.output in first:
         same = first[runner.description.output]() == expected.argmax(1)
@@ -87,9 +88,12 @@ def _topk(outputs: dict[str, np.ndarray], probabilities: np.ndarray) -> float:
     return max(relative_difference(outputs["scores"], best), relative_difference(outputs["scores"], chosen))
 
 
-def _class_map(outputs: dict[str, np.ndarray], logits: np.ndarray) -> float:
-    chosen = np.take_along_axis(logits, outputs["class_map"].astype(np.int64)[:, None], axis=1)[:, 0]
-    return relative_difference(chosen, logits.max(axis=1))
+def _chosen(name: str) -> Callable[[dict[str, np.ndarray], np.ndarray], float]:
+    def compare(outputs: dict[str, np.ndarray], scores: np.ndarray) -> float:
+        chosen = np.take_along_axis(scores, outputs[name].astype(np.int64)[:, None], axis=1)[:, 0]
+        return relative_difference(chosen, scores.max(axis=1))
+
+    return compare
 
 
 def relative_difference(values: np.ndarray, expected: np.ndarray) -> float:
@@ -112,5 +116,6 @@ _COMPARE: dict[str, Callable[[dict[str, np.ndarray], np.ndarray], float]] = {
     "features": _direct("features"),
     "probabilities": _direct("probabilities"),
     "topk": _topk,
-    "class_map": _class_map,
+    "class_map": _chosen("class_map"),
+    "codes": _chosen("codes"),
 }

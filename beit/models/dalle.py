@@ -189,9 +189,12 @@ class DalleTokenizer(Loadable):
         Raises:
             ValueError: height or width is not a multiple of the stride.
         """
+        return self.code_scores(images).argmax(1).flatten(1)
+
+    def code_scores(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Logits of the codes `[B, K, h, w]`, of which `encode` takes the largest; images and errors as there."""
         with paddle.amp.auto_cast(enable=False):
-            logits = self.encoder(map_pixels(images.astype(self.encoder.blocks[0].b.dtype)))
-        return logits.argmax(1).flatten(1)
+            return self.encoder(map_pixels(images.astype(self.encoder.blocks[0].b.dtype)))
 
     @paddle.no_grad()
     def decode(self, ids: paddle.Tensor, grid_size: tuple[int, int] | None = None) -> paddle.Tensor:

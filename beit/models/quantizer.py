@@ -87,10 +87,13 @@ class NormEmaQuantizer(nn.Layer):
     @paddle.no_grad()
     def nearest(self, z: paddle.Tensor) -> paddle.Tensor:
         """Number of the code with the smallest Euclidean distance: int64 `[...]` for vectors `[..., C]`."""
+        return self.similarities(z).argmax(-1)
+
+    def similarities(self, z: paddle.Tensor) -> paddle.Tensor:
+        """`[..., K]` for vectors `[..., C]`: the nearer a code in Euclidean distance, the larger its value."""
         codes = self.embedding.weight
         # |z - e|^2 = |z|^2 - 2 (z e - |e|^2 / 2); |e| is included because loaded codes may not have length 1 exactly.
-        similarity = paddle.matmul(z.detach(), codes, transpose_y=True) - 0.5 * (codes * codes).sum(-1)
-        return similarity.argmax(-1)
+        return paddle.matmul(z, codes, transpose_y=True) - 0.5 * (codes * codes).sum(-1)
 
     @paddle.no_grad()
     def usage(self) -> dict[str, paddle.Tensor]:

@@ -92,9 +92,14 @@ class VqKd(Loadable):
             ValueError: the images are integers or of the wrong size, or the codebook was never initialized.
         """
         self.quantize.require_initialized()
-        features = self._features(images)
-        with paddle.amp.auto_cast(enable=False):
-            return self.quantize.nearest(F.normalize(features, axis=-1))
+        return self._similarities(images).argmax(-1)
+
+    def code_scores(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Scores of the codes `[B, K, h, w]`, of which `encode` takes the largest; images as there.
+
+        They mean nothing if the codebook was never initialized; `encode` checks it.
+        """
+        return self._similarities(images).transpose([0, 2, 1]).reshape([0, 0, *self.grid_size])
 
     def layer_id(self, name: str) -> int:
         """Layer of a parameter for layer-wise rate decay: that in the encoder, and depth + 1 outside of it."""
@@ -104,6 +109,12 @@ class VqKd(Loadable):
     def freeze_layers(self, count: int) -> None:
         """Freeze the first `count` layers of the encoder (1: the embedding, k + 1: also the first k blocks)."""
         self.encoder.freeze_layers(count)
+
+    def _similarities(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Similarities `[B, N, K]` of the patches to the codes."""
+        features = self._features(images)
+        with paddle.amp.auto_cast(enable=False):
+            return self.quantize.similarities(F.normalize(features, axis=-1))
 
     def _features(self, images: paddle.Tensor) -> paddle.Tensor:
         """Features `[B, N, C]` before normalization, float32."""

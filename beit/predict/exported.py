@@ -21,6 +21,12 @@ from beit.predict.predictor import Predictor, class_result, fit_longer_side, new
 from beit.predict.segmentation import ClassMapPredictor
 from beit.preprocessing import Preprocessing
 
+_NOT_PREDICTED = {
+    "features": "export it with --output topk",
+    "codes": "beit.deploy.runner.load_runner returns its token ids",
+}
+"""Output that makes no prediction -> what to do instead."""
+
 # B images; K classes, k of them listed; h, w size of an image
 
 
@@ -46,9 +52,10 @@ def exported_predictor(
     runner = load_runner(folder, engine, precision=precision)
     description = runner.description
     log(f"engine: {runner.name}, on the exported graph")
-    if description.output == "features":
+    if description.output in _NOT_PREDICTED:
         raise ValueError(
-            f"{folder} was exported with the output features and has no classes; export it with --output topk"
+            f"{folder} was exported with the output {description.output} and has no classes; "
+            f"{_NOT_PREDICTED[description.output]}"
         )
     if description.task == "segment":
         names = description.class_names or ()

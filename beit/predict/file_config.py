@@ -52,8 +52,10 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
         raise ValueError(f"{name} is no BEiT of this package: {'; '.join(info.stated.wrong_outputs)}")
     base, options = None, {"MODEL.NAME": Path(info.name).stem}
     if info.kind in DALLE:
+        base = "beit_base_patch16_224_pt22k"
         options |= _dalle(info)
     elif info.kind == VQKD:
+        base = "vqkd_encoder_base_decoder_3x768x12_clip"
         options |= _vqkd(opened, name)
     else:
         options |= _encoder(opened, name)
@@ -163,10 +165,14 @@ def _vqkd(opened: Checkpoint, name: str) -> dict[str, Any]:
 def _dalle(info: CheckpointInfo) -> dict[str, Any]:
     sizes, is_encoder = info.architecture.dalle, info.kind == DALLE_ENCODER
     assert sizes is not None
+    groups = max(sizes.groups, 1)
+    stride = 2 ** (groups - 1)
     return {
         "TASK": "pretrain",
+        "DATA.IMAGE_SIZE": 14 * stride,  # the published models pre-train with 14 x 14 tokens
+        "MODEL.PATCH_SIZE": stride,  # so that DATA.IMAGE_SIZE is also the size of the tokenizer's input
         "TOKENIZER.TYPE": "dall-e",
-        "TOKENIZER.DALLE_GROUPS": max(sizes.groups, 1),
+        "TOKENIZER.DALLE_GROUPS": groups,
         "TOKENIZER.DALLE_WIDTH": sizes.width if is_encoder else sizes.width_out,
         "TOKENIZER.NUM_CODES": sizes.channels_out if is_encoder else sizes.channels_in,
         **({} if is_encoder else {"TOKENIZER.DALLE_CODE_WIDTH": sizes.width}),

@@ -13,7 +13,6 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from beit.beit import Beit
-from beit.config import with_options
 from beit.data.image_input import ImageInput
 from beit.deploy.engines import AUTO, check_name, check_precision
 from beit.metadata.class_names import ClassNames
@@ -24,9 +23,9 @@ from beit.predict.exported import exported_predictor, is_export
 from beit.predict.inputs import list_inputs
 from beit.predict.masked import masked_model
 from beit.predict.predictor import Predictor
-from beit.predict.resolve import Opened, Weights, build_loaded, find_weights, open_weights
+from beit.predict.resolve import Opened, Weights, build_loaded, find_weights, is_tokenizer, open_weights
 from beit.predict.segmentation import segmenter
-from beit.preprocessing import ImageSize, Preprocessing, height_width
+from beit.preprocessing import ImageSize, Preprocessing
 
 Model = str | Path | Beit | Predictor
 
@@ -182,14 +181,11 @@ def load_predictor(
             )
         return exported_predictor(model, engine, precision)
     weights = find_weights(model, config, key)
-    opened = open_weights(weights)
-    if image_size is not None:
-        sizes = list(height_width(image_size))
-        opened = opened._replace(config=with_options(opened.config, ["DATA.IMAGE_SIZE", sizes]))
-    return _predictor_of_weights(weights, opened, preprocessing, class_names, engine, precision)
+    opened = open_weights(weights, image_size)
+    return predictor_of_weights(weights, opened, preprocessing, class_names, engine, precision)
 
 
-def _predictor_of_weights(
+def predictor_of_weights(
     weights: Weights,
     opened: Opened,
     preprocessing: Preprocessing | None,
@@ -199,6 +195,11 @@ def _predictor_of_weights(
 ) -> Predictor:
     """The predictor of the kind of model in a checkpoint; arguments and errors are those of `load_predictor`."""
     (_, info), tree, is_derived = opened
+    if is_tokenizer(opened):
+        raise ValueError(
+            f"{weights.name} is a tokenizer, which does not predict from images: beit.load_model loads it, and "
+            "`python -m beit export` writes its graph from images to token ids"
+        )
     if tree.TASK not in ("classify", "multilabel", "segment", "pretrain"):
         raise ValueError(
             f"{weights.name} is a model of TASK: {tree.TASK}, whose models do not predict from images"
@@ -218,7 +219,7 @@ def _predictor_of_weights(
         return found.with_views(tree.TEST.CROPS, tree.TEST.FLIP)
     if not isinstance(network, UperNet | BeitForMaskedImageModeling):
         raise ValueError(
-            f"{weights.name} is a tokenizer, which does not predict from images; see beit.load_model"
+            f"{weights.name} is DALL-E's decoder, which takes token ids, not images; see beit.load_model"
         )
     if preprocessing is not None or class_names is not None:
         raise ValueError(f"TASK: {tree.TASK} takes its preprocessing and class names from its config alone")

@@ -17,14 +17,15 @@ from beit.config import config_of_text, get_config, with_options
 from beit.containers.errors import listed
 from beit.data.image_mask import class_names_and_palette
 from beit.flags import keyword_options
-from beit.metadata.architecture import DALLE, DALLE_DECODER, DALLE_ENCODER
+from beit.metadata.architecture import DALLE, DALLE_DECODER, DALLE_ENCODER, VQKD
 from beit.metadata.files import RUN_CONFIG, is_run_file
 from beit.models.build import build_model
 from beit.models.dalle import DalleTokenizer
 from beit.models.load import load_pretrained
 from beit.models.published import Network
-from beit.models.tokenizer import TRAINING_STATE, build_dalle_decoder, build_dalle_encoder, build_tokenizer
+from beit.models.tokenizer import TRAINING_STATE, build_dalle_decoder, build_dalle_encoder, build_vqkd
 from beit.predict.file_config import config_of_file
+from beit.preprocessing import ImageSize, height_width
 from beit.zoo import path_of
 from beit.zoo.table import PUBLISHED
 
@@ -138,18 +139,30 @@ def load_model(
     return model
 
 
-def open_weights(weights: Weights) -> Opened:
+def open_weights(weights: Weights, image_size: ImageSize | None = None) -> Opened:
     """The checkpoint of the weights, and their config or the one derived from the file.
+
+    Args:
+        weights: of `find_weights`.
+        image_size: replaces DATA.IMAGE_SIZE of the config, pixels.
 
     Raises:
         ValueError, CheckpointError: as `load_model`.
     """
     checkpoint = open_checkpoint(weights.path, key=weights.key)
-    if weights.config is not None:
-        return Opened(checkpoint, weights.config, False)
-    if checkpoint.info.run_config:
-        return Opened(checkpoint, config_of_text(checkpoint.info.run_config, weights.name), False)
-    return Opened(checkpoint, config_of_file(checkpoint, weights.name), True)
+    config, is_derived = weights.config, False
+    if config is None and checkpoint.info.run_config:
+        config = config_of_text(checkpoint.info.run_config, weights.name)
+    elif config is None:
+        config, is_derived = config_of_file(checkpoint, weights.name), True
+    if image_size is not None:
+        config = with_options(config, ["DATA.IMAGE_SIZE", list(height_width(image_size))])
+    return Opened(checkpoint, config, is_derived)
+
+
+def is_tokenizer(opened: Opened) -> bool:
+    """Whether the weights are a network with the method `encode`; DALL-E's decoder is not."""
+    return opened.checkpoint.info.kind in (VQKD, DALLE_ENCODER)
 
 
 def build_loaded(opened: Opened, name: str) -> Network:
@@ -163,7 +176,7 @@ def build_loaded(opened: Opened, name: str) -> Network:
         ValueError: the weights are incomplete, or do not fit the config.
     """
     (state, info), config, is_derived = opened
-    build = _DALLE[info.kind] if info.kind in DALLE else _BUILDERS.get(config.TASK, build_model)
+    build = _TOKENIZERS.get(info.kind, build_model)
     with paddle.LazyGuard():  # without random values: drawing them takes longer than reading the file
         model = build(config)
     if is_derived and isinstance(model, Beit) and info.preprocessing.mean is None:
@@ -180,9 +193,9 @@ def build_loaded(opened: Opened, name: str) -> Network:
     return network
 
 
-_BUILDERS: dict[str, Callable[[CfgNode], Network]] = {"tokenizer": build_tokenizer}
-"""TASK of a config -> function that builds its network; `build_model` builds the others."""
-_DALLE: dict[str, Callable[[CfgNode], Network]] = {
+_TOKENIZERS: dict[str, Callable[[CfgNode], Network]] = {
+    VQKD: lambda config: build_vqkd(config, with_decoder=False),
     DALLE_ENCODER: build_dalle_encoder,
     DALLE_DECODER: build_dalle_decoder,
 }
+"""Kind of a tokenizer's weights -> function that builds its network, also from a config of pre-training."""

@@ -15,7 +15,7 @@ from beit.deploy.parity import TOLERANCE
 from beit.flags import Parser
 from beit.predict.inputs import find_images
 from beit.tools.arguments import verb_parser
-from beit.tools.model_arguments import add_device, add_model, model_from, use_device
+from beit.tools.model_arguments import add_device, add_model, exportable_from, use_device
 
 EXAMPLES = (
     "python -m beit export output/run exported --pictures pictures --output topk --bfloat16",
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = build_parser().parse_args(argv)
     use_device(given.device)
     description = export(
-        model_from(given),
+        exportable_from(given),
         given.folder,
         [file for path in given.pictures for file in find_images(path)],
         output=given.output,
@@ -67,9 +67,9 @@ def build_parser() -> Parser:
         help="real images to compare on: files, folders, patterns in quotes",
     )  # fmt: skip
     parser.add_argument(
-        "--output", choices=OUTPUTS, default="logits",
-        help="what the graph returns; topk: probabilities and numbers of the best classes; class_map: segmentation "
-        "(default: logits)",
+        "--output", choices=OUTPUTS,
+        help="what the graph returns; topk: probabilities and numbers of the best classes; class_map: segmentation; "
+        "codes: token ids of a tokenizer (default: logits, for a tokenizer codes)",
     )  # fmt: skip
     parser.add_argument(
         "--topk", type=int, default=5, metavar="K", help="classes of --output topk (default: 5)"
@@ -111,6 +111,7 @@ def describe(folder: Path, description: Description) -> str:
         if isinstance(found, str):
             lines.append(f"  {name}: {found}")
         elif found:
-            same = f", same first class {100 * found['same_class']:.1f} %" if "same_class" in found else ""
+            choice = "token id" if description.output == "codes" else "first class"
+            same = f", same {choice} {100 * found['same_class']:.1f} %" if "same_class" in found else ""
             lines.append(f"  {name}: largest difference {found['largest']:.1e}{same}")
     return "\n".join(lines)

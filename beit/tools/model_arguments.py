@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import paddle
 
 from beit.cpu import tune_cpu
 from beit.deploy.engines import AUTO, ENGINES, PRECISIONS
+from beit.deploy.export import Exportable
 from beit.imagenet_classes import CLASS_LISTS
 from beit.metadata.class_names import ClassNames, parse_class_names
 from beit.parallel import ranks
+from beit.predict.exportable import load_exportable
 from beit.predict.inference import load_predictor
 from beit.predict.predictor import Predictor
 from beit.text_files import read_text
@@ -79,16 +82,27 @@ def model_from(given: argparse.Namespace) -> Predictor:
     Raises:
         ValueError, FileNotFoundError, OSError: as `beit.predict.load_predictor`.
     """
-    return load_predictor(
-        given.model,
-        key=given.key,
-        config=given.cfg,
-        image_size=given.image_size,
-        preprocessing=preprocessing_from(given),
-        class_names=_class_names(given.class_names),
-        engine=getattr(given, "engine", "paddle"),
-        precision=getattr(given, "precision", "float32"),
-    )
+    engine, precision = getattr(given, "engine", "paddle"), getattr(given, "precision", "float32")
+    return load_predictor(given.model, **_weights_options(given), engine=engine, precision=precision)
+
+
+def exportable_from(given: argparse.Namespace) -> Exportable:
+    """As `model_from`, also for tokenizers.
+
+    Raises:
+        ValueError, FileNotFoundError, OSError: as `beit.predict.exportable.load_exportable`.
+    """
+    return load_exportable(given.model, **_weights_options(given))
+
+
+def _weights_options(given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "key": given.key,
+        "config": given.cfg,
+        "image_size": given.image_size,
+        "preprocessing": preprocessing_from(given),
+        "class_names": _class_names(given.class_names),
+    }
 
 
 def _class_names(given: str | None) -> ClassNames | None:

@@ -202,5 +202,6 @@ def test_differences_of_classes_ignore_ties():
     wrong = {"scores": scores, "classes": np.array([[1, 0], [1, 2]])}
     assert parity._topk(wrong, probabilities) > 0.5
     maps = logits.T[None, :, :, None]  # [1, 3, 2, 1]
-    assert parity._class_map({"class_map": np.array([[[1], [0]]])}, maps) == 0
-    assert parity._class_map({"class_map": np.array([[[2], [0]]])}, maps) == pytest.approx(1 / 3)
+    for name in ("class_map", "codes"):
+        assert parity._COMPARE[name]({name: np.array([[[1], [0]]])}, maps) == 0
+        assert parity._COMPARE[name]({name: np.array([[[2], [0]]])}, maps) == pytest.approx(1 / 3)

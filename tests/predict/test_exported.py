@@ -94,7 +94,9 @@ def test_beit_predict_takes_an_export(model, photographs, tmp_path, capsys):
 
 def test_what_an_export_cannot_do_is_said(model, photographs, tmp_path):
     export(model, tmp_path / "exported", photographs, output="features")
-    with pytest.raises(ValueError, match="has no classes; export it with --output topk"):
+    with pytest.raises(
+        ValueError, match="the output features and has no classes; export it with --output topk"
+    ):
         beit.load_predictor(tmp_path / "exported")
     export(model, tmp_path / "exported", photographs)
     with pytest.raises(ValueError, match="is an export, which has a fixed config"):
