@@ -159,7 +159,7 @@ INVALID = {
     "text beyond the file": (b"raw:\x8d" + struct.pack("<Q", 2**62), "cut short"),
     "negative length": (b"raw:T" + struct.pack("<i", -1), "cut short"),
     "huge integer": (b"raw:\x8b" + struct.pack("<i", 2**30), "an integer of"),
-    "entry of the memo far away": (b"raw:Nr" + struct.pack("<I", 2**31), "a memo of"),
+    "entry of the memo far away": (b"raw:Nr" + struct.pack("<I", 2**31), "under a number far above"),
 }  # fmt: skip
 
 

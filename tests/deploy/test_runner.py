@@ -123,6 +123,8 @@ def test_auto_takes_only_engines_that_were_compared_at_the_export(tmp_path, monk
     }
     for name, kinds in precisions.items():
         monkeypatch.setitem(ENGINES, name, type(name, (Fake,), {"precisions": kinds}))
+    # There OpenVINO is the first.
+    monkeypatch.setattr("beit.deploy.engines.cpu_vendor", lambda: "GenuineIntel")
     for measured, precision, expected in (
         ({}, "float32", "paddle"),
         ({"paddle": 0.0, "onnxruntime": 0.0}, "float32", "onnxruntime"),

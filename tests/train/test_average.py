@@ -57,7 +57,7 @@ def top1(folder, weights, tmp_path):
     ("name", "reason"),
     [
         ("absent/a.pdparams", "its folder does not exist; create"),
-        ("a.txt", r"name a \.pdparams or \.safetensors file"),
+        ("a.txt", r"are a file that ends in \.pdparams or \.safetensors"),
         ("folder.pdparams", "it is a folder; name a file"),
     ],
 )
