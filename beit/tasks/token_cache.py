@@ -137,9 +137,8 @@ class TokenCache:
         if ranks.rank() == 0:
             self._require_ids(draft)
             record = self.identity | {_DIGEST: sha256_of(draft)}
-            write_text(
-                self.record, json.dumps(record, indent=2) + "\n"
-            )  # first: no ids are without their record
+            # Before the ids get their name, so that there are never ids without a record.
+            write_text(self.record, json.dumps(record, indent=2) + "\n")
             draft.replace(self.file)
         ranks.barrier()
 
