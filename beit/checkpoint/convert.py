@@ -17,7 +17,7 @@ from beit.checkpoint.translate import Checkpoint, CheckpointInfo, from_canonical
 from beit.containers.errors import listed
 from beit.files import require_writable
 from beit.metadata.architecture import NATIVE
-from beit.metadata.files import RESULTS_KEY, RUN_CONFIG_KEY, sidecar_path, write_json
+from beit.metadata.files import RESULTS_KEY, RUN_CONFIG_KEY, sidecar_path, write_sidecar
 from beit.metadata.folders import write_folder
 from beit.metadata.info import describe_weights
 
@@ -133,7 +133,6 @@ def _write(path: Path, contents: Mapping[str, object], key_format: KeyFormat, in
     wrapper = key_format.wrapper if path.suffix == ".safetensors" else None
     tree = contents[wrapper] if wrapper else contents
     write(path, tree, metadata=None if path.suffix == ".pth" else texts)
-    sidecar = sidecar_path(path)
-    # That of an earlier file would be read with this one.
-    if path.suffix != ".safetensors" or sidecar.exists():
-        write_json(sidecar, description)
+    # A description that is there already would be read with these weights.
+    if path.suffix != ".safetensors" or sidecar_path(path).exists():
+        write_sidecar(path, description)

@@ -285,6 +285,15 @@ def _json_of_header(text: str) -> Any:
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 
+def write_sidecar(weights: Path, description: Mapping[str, object]) -> None:
+    """Write `describe_weights` beside weights; keys of an earlier file that are not ours, such as a user's notes, stay."""
+    file = sidecar_path(weights)
+    earlier = _read_beside(file, read_json) or {}
+    write_json(
+        file, {key: value for key, value in earlier.items() if key not in _OWN_KEYS} | dict(description)
+    )
+
+
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a JSON file, whole or not at all."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

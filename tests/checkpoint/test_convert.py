@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -173,3 +175,18 @@ def test_files_of_an_earlier_conversion_do_not_describe_this_one(tmp_path):
     write(tmp_path / "unknown.pdparams", {"model": dict(UNILM)})
     with pytest.raises(ValueError, match=r"holds preprocessor_config\.json of other weights"):
         convert(tmp_path / "unknown.pdparams", tmp_path / "hub", publisher="huggingface")
+
+
+def test_what_a_user_wrote_beside_the_weights_stays(tmp_path):
+    """`x.pdparams` is described by the same file as `x.pth`, from which it is converted."""
+    convert(described(tmp_path / "source.pdparams"), tmp_path / "x.pth", publisher="unilm")
+    file = tmp_path / "x.pretrained_cfg.json"
+    ours = json.loads(file.read_text())
+    file.write_text(json.dumps({"note": "from the camera in the hall", **ours, "class_names": list("vwxyz")}))
+    report = convert(tmp_path / "x.pth", tmp_path / "x.pdparams")
+    assert "x.pretrained_cfg.json states note, which is not read" in str(report)
+    assert json.loads(file.read_text()) == {
+        "note": "from the camera in the hall",
+        **ours,
+        "class_names": list("vwxyz"),
+    }
