@@ -119,7 +119,8 @@ def _evaluate(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float
     metrics = result.metrics
     log.scalars("eval", metrics, 0)
     write_report(task, result, log, 0)
-    log.text("evaluation: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    shown = (f"{name} {value:.{0 if name == 'count' else 4}f}" for name, value in metrics.items())
+    log.text("evaluation: " + "  ".join(shown))
     if exact is not None:
         changed = {name: metrics[name] - value for name, value in exact.items() if name not in _NOT_RESULTS}
         changes = "  ".join(f"{name} {value:+.4f}" for name, value in changed.items())
