@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-_PILLOW = int(PIL.__version__.split(".")[0])
+_PILLOW = tuple(map(int, PIL.__version__.split(".")[:2]))
 _WEIGHT_BITS = 22  # PRECISION_BITS
 
 
@@ -52,9 +52,9 @@ def resize_part(
 def _is_height_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
     """Whether Pillow resizes the height before the width."""
     (width, height), (new_width, new_height) = size, resized
-    if _PILLOW < 13:
-        return new_height < height and height > 100 * width
-    return new_height < height and height - new_height > 2 * (width - new_width)
+    if _PILLOW >= (13, 0):
+        return new_height < height and height - new_height > 2 * (width - new_width)
+    return _PILLOW >= (12, 2) and new_height < height and height > 100 * width
 
 
 def _weights(

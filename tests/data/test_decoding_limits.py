@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from beit.data.decoding_limits import MAX_CODE_BLOCKS, MAX_SCANS, _codestream, _count_code_blocks
-from beit.data.images import MAX_PIXELS, ImageError, open_image
+from beit.data.images import FORMATS, MAX_PIXELS, ImageError, open_image
 from tests.hostile_images import (
     encoded,
     jpeg_2000_with_blocks,
@@ -100,6 +100,7 @@ def test_a_failed_allocation_is_no_fault_of_the_file(monkeypatch, tmp_path):
         open_image(path)
 
 
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="Pillow reads AVIF from 11.3 on")
 def test_a_damaged_avif_is_refused():
     content = bytearray(encoded(NOISE, "AVIF"))
     content[content.index(b"mdat") + 4 :] = bytes(len(content) - content.index(b"mdat") - 4)
