@@ -21,7 +21,7 @@ from beit.zoo.table import PUBLISHED
 FLAGS: dict[str, tuple[str, str]] = {
     "dataset": (
         "DATA.DATASET",
-        "imagenet2012 (lists), folder, csv, flat, webdataset, parquet, cifar10, cifar100",
+        "imagenet2012 (lists), folder, csv, test_folder, flat, webdataset, parquet, cifar10, cifar100, ade20k, image_mask",
     ),
     "data_path": ("DATA.DATA_PATH", "folder that holds the data"),
     "output": ("SAVE", "folder for logs and checkpoints"),

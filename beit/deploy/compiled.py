@@ -12,7 +12,7 @@ from paddle import nn
 
 from beit.cpu import cores_per_rank, given_threads, split_batch
 from beit.deploy.cache import CachedGraph
-from beit.deploy.engines import AUTO, ENGINES, check_name, check_precision, describe, preferred
+from beit.deploy.engines import AUTO, ENGINES, check_name, check_precision, describe, fastest_first, preferred
 from beit.deploy.parity import TOLERANCES, relative_difference
 
 _MAX_IMAGES = 8  # images compared; more of them find nothing new about a graph
@@ -172,7 +172,8 @@ def _choose(precision: str) -> tuple[str, str]:
         return found[0], ""
     if precision != "float32":
         return "paddle", "no installed engine has this precision"
-    return "paddle", 'neither OpenVINO nor onnxruntime is installed: pip install "beit-paddle[openvino]"'
+    extra = ENGINES[fastest_first(precision)[0]].extra
+    return "paddle", f'neither OpenVINO nor onnxruntime is installed: pip install "beit-paddle[{extra}]"'
 
 
 def _num_threads() -> int:

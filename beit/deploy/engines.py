@@ -201,7 +201,16 @@ def is_installed(name: str) -> bool:
 
 
 def preferred(precision: str) -> list[str]:
-    """The installed engines besides Paddle that have a precision, the one that was the fastest in measurements first.
+    """The installed engines besides Paddle that have a precision, the fastest first (`fastest_first`)."""
+    return [
+        name
+        for name in fastest_first(precision)
+        if precision in ENGINES[name].precisions and is_installed(name)
+    ]
+
+
+def fastest_first(precision: str) -> list[str]:
+    """The engines besides Paddle, installed or not, the one that was the fastest in measurements first.
 
     In float32 OpenVINO is the fastest on Intel's processors and onnxruntime on AMD's (docs/speed.md). In int8 it is
     onnxruntime, which quantizes the activations as well; OpenVINO multiplies in float32 where the processor has no 8-bit
@@ -210,7 +219,7 @@ def preferred(precision: str) -> list[str]:
     names = ["onnxruntime", "openvino"]
     if precision == "float32" and cpu_vendor() == "GenuineIntel":
         names.reverse()
-    return [name for name in names if precision in ENGINES[name].precisions and is_installed(name)]
+    return names
 
 
 def describe(name: str, precision: str = "float32") -> str:

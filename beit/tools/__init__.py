@@ -24,7 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "average": ("beit.tools.average", "average checkpoints, and measure the average"),
     "export": (
         "beit.tools.export",
-        "write a model as a static graph or ONNX, after comparing it with the model",
+        "write a model as a static graph, also as ONNX, after comparing it with the model",
     ),
     "serve": ("beit.tools.serve", "open a web page that predicts the images dropped on it"),
     "completion": ("beit.tools.completion", "print a script that completes verbs and flags in a shell"),

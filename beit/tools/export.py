@@ -1,4 +1,4 @@
-"""`python -m beit export`: write a model as a static graph of Paddle and as ONNX, after comparing the results."""
+"""`python -m beit export`: write a model as a static graph of Paddle, also as ONNX, after comparing it with the model."""
 
 from __future__ import annotations
 

@@ -21,10 +21,16 @@ from beit.text_files import read_text
 from beit.tools.arguments import add_preprocessing, preprocessing_from
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add `MODEL`, `--cfg`, `--key`, `--class-names`, `--image-size`, and flags for the preprocessing."""
+def add_model(parser: argparse.ArgumentParser, *, takes_exports: bool = False) -> None:
+    """Add `MODEL`, `--cfg`, `--key`, `--class-names`, `--image-size`, and flags for the preprocessing.
+
+    Args:
+        parser: of a verb.
+        takes_exports: whether the verb also takes folders of `beit export`, for the help of `MODEL`.
+    """
+    exported = ", exported folder" if takes_exports else ""
     parser.add_argument(
-        "model", metavar="MODEL", help="run folder, checkpoint, exported folder, or name of a published model"
+        "model", metavar="MODEL", help=f"run folder, checkpoint{exported}, or name of a published model"
     )
     parser.add_argument("--cfg", help="config of the weights, if it is not beside them")
     parser.add_argument(

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> Parser:
     """The parser of the verb's arguments."""
     parser = verb_parser("predict", __doc__, EXAMPLES)
-    add_model(parser)
+    add_model(parser, takes_exports=True)
     add_images(parser)
     parser.add_argument("--topk", type=positive, default=5, help="classes shown (default: 5)")
     parser.add_argument("--batch-size", type=positive, default=16, help="images at a time (default: 16)")

@@ -37,7 +37,7 @@ EXAMPLES = (
 _QUEUE_SIZE = 64  # waiting requests; further ones are refused
 _CONCURRENCY = 4  # images decoded at the same time; the model runs one at a time
 _KEEP_SECONDS = 600  # how long uploaded images stay on the disk
-_CONNECTIONS = 256  # further ones are answered with status 503
+_CONNECTIONS = 256  # open at once: the request of the last one is answered with status 503
 _HEAD_SECONDS = 10.0  # for the first lines of a request
 _END_SECONDS = 3  # for the answers under way at the end
 _MAX_EXAMPLES = 12
@@ -283,7 +283,7 @@ def _gradio() -> Any:
 def build_parser() -> Parser:
     """The parser of the verb's arguments."""
     parser = verb_parser("serve", __doc__, EXAMPLES)
-    add_model(parser)
+    add_model(parser, takes_exports=True)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )

@@ -73,11 +73,14 @@ def images(batch=2):
     return paddle.to_tensor(noise_images(size=SIZE, batch=batch))
 
 
-def test_without_an_engine_paddle_answers_and_the_log_says_why(monkeypatch):
+@pytest.mark.parametrize(("vendor", "extra"), [("GenuineIntel", "openvino"), ("AuthenticAMD", "onnx")])
+def test_without_an_engine_paddle_answers_and_the_log_says_why(monkeypatch, vendor, extra):
+    """The line names the extra of the engine that would be the fastest on this processor."""
     monkeypatch.setattr("beit.deploy.engines.is_installed", lambda name: False)
+    monkeypatch.setattr("beit.deploy.engines.cpu_vendor", lambda: vendor)
     model, log = compile_tiny()
     assert log == [
-        'engine: Paddle (neither OpenVINO nor onnxruntime is installed: pip install "beit-paddle[openvino]")'
+        f'engine: Paddle (neither OpenVINO nor onnxruntime is installed: pip install "beit-paddle[{extra}]")'
     ]
     np.testing.assert_array_equal(model(images()).numpy(), MODEL(images()).numpy())
     assert model.engine_name == f"paddle {paddle.__version__}" and model.depth == MODEL.depth

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import platform
+import re
 import shlex
 import subprocess
 from importlib import metadata
@@ -14,6 +15,8 @@ import pytest
 
 from beit import __version__
 from beit.__main__ import main
+from beit.flags import FLAGS
+from beit.schema import SCHEMA
 from beit.tools import ALIASES, VERBS
 from beit.tools.completion import script
 from beit.zoo import list_models
@@ -45,6 +48,22 @@ def test_help_of_a_verb_is_its_help_text(capsys):
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] == texts[2]
     assert "python -m beit convert output/run folder --to timm" in texts[0]
+
+
+def test_help_of_dataset_names_every_kind_of_data():
+    """Those of the schema, whose error for a wrong value lists them."""
+    with pytest.raises(ValueError, match="one of") as error:
+        SCHEMA["DATA.DATASET"].check("no such data")
+    kinds = re.findall(r"'(\w+)'", str(error.value))
+    assert len(kinds) > 8 and set(kinds) <= set(re.findall(r"\w+", FLAGS["dataset"][1]))
+
+
+@pytest.mark.parametrize("verb", ["predict", "serve", "export"])
+def test_help_names_exported_folders_where_the_verb_takes_them(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("run folder, checkpoint, exported folder, or name" in shown) == (verb != "export")
 
 
 @pytest.mark.parametrize(
