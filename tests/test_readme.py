@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,13 @@ def cells(text: str, pattern: str) -> list[str]:
     return [found for row in rows for found in re.findall(pattern, row)]
 
 
+def decimals(text: str) -> Counter[str]:
+    """The numbers with a decimal point, in a table or not. 128 万 is 1.28 million, 15 亿 is 1.5 billion."""
+    for unit, share in (("万", 100), ("亿", 10)):
+        text = re.sub(rf"(\d+) {unit}", lambda found, share=share: f"{int(found[1]) / share:g} ", text)
+    return Counter(re.findall(r"(?<![\w.])\d+\.\d+(?!\w|\.\d)", text, flags=re.ASCII))
+
+
 def targets(text: str) -> set[str]:
     """Targets of links and pictures, of a page in any language the English one."""
     return {target.replace(".zh.md", ".md") for target in re.findall(r"\]\(([^)#]+)", text)}
@@ -80,9 +88,20 @@ def test_a_chinese_page_has_the_content_of_the_english_one(page: Path) -> None:
     assert blocks(chinese) == blocks(english)
     for pattern in (r"\d+\.\d+", r"`[^`]+`"):
         assert cells(chinese, pattern) == cells(english, pattern)
+    assert decimals(chinese) == decimals(english)
     own = {page.name, page.name.replace(".zh.md", ".md")}
     assert targets(chinese) - own == targets(english) - own
     assert len(re.findall(r"[\u4e00-\u9fff]", chinese)) > 300
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
+def test_the_two_versions_of_a_page_link_to_each_other_and_stay_in_their_language(page: Path) -> None:
+    english = page.with_name(page.name.replace(".zh.md", ".md"))
+    assert english.read_text(encoding="utf-8").splitlines()[2] == f"[中文]({page.name})"
+    chinese = page.read_text(encoding="utf-8")
+    assert chinese.splitlines()[2] == f"[English]({english.name})"
+    others = re.findall(r"\[(?!English\])[^\]]*\]\(([^)#]+)(?<!\.zh)\.md", chinese)
+    assert [name for name in others if (page.parent / f"{name}.zh.md").exists()] == []
 
 
 def test_the_site_names_every_page_and_public_name() -> None:

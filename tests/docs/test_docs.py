@@ -185,6 +185,12 @@ def test_links_have_a_target(page: Path) -> None:
     assert page.stem in OTHERS or page.name in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 
 
+def test_entries_of_the_changelog_are_whole() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^- (?:.+\n)(?: {2}.+\n)*", text, flags=re.MULTILINE)
+    assert [entry for entry in entries if not entry.endswith(".\n")] == []
+
+
 MARKDOWN = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
 
 
