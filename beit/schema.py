@@ -223,7 +223,7 @@ SCHEMA: dict[str, Key] = {
     "DATA.WORKER_TIMEOUT": Key(300.0, number(0.0), "seconds to wait for a batch before the run stops; 0: forever"),
     "DATA.IMAGENET_MEAN": Key((0.5, 0.5, 0.5), numbers(3), "channel means on [0, 1]; belongs to the checkpoint"),
     "DATA.IMAGENET_STD": Key((0.5, 0.5, 0.5), numbers(3, low=1e-6), "channel deviations on [0, 1]; belongs to the checkpoint"),
-    "DATA.EXIF_ORIENTATION": Key(None, optional(flag), "turn images as their EXIF orientation says, in training, evaluation and prediction; None: yes, but data sets of the published protocols are read as stored (imagenet2012 with 1000 or 21841 classes, ade20k)"),
+    "DATA.EXIF_ORIENTATION": Key(None, optional(flag), "turn images as their EXIF orientation says, in training, evaluation and prediction; None: yes, but data sets of the published protocols are read as stored (imagenet2012 and test_folder with 1000 or 21841 classes, ade20k)"),
     "DATA.SCALED_DECODING": Key(True, flag, "training on single crops: decode a JPEG at 1/2, 1/4 or 1/8 size if the crop still has at least the pixels it is resized to; pixel values then differ by 1 of 255 on average. Evaluation always decodes at full size"),
     "DATA.MAX_PIXELS": Key(178956970, integer(1), "images with more pixels are refused before decoding"),
     "DATA.MATCH_CLASS_NAMES": Key(True, flag, "where weights and data name their classes, match labels by name and refuse other names; False: label k is output k whatever the names are"),

@@ -50,6 +50,13 @@ def data(tmp_path_factory):
         ({"DATA__DATASET": "imagenet2012", "MODEL__NUM_CLASSES": 3}, True),  # lists of make-lists
         ({"DATA__DATASET": "imagenet2012", "MODEL__NUM_CLASSES": 1000}, None),
         ({"DATA__DATASET": "imagenet2012", "MODEL__NUM_CLASSES": 21841}, None),
+        ({"DATA__DATASET": "test_folder", "MODEL__NUM_CLASSES": 1000}, None),
+        (
+            {"DATA__DATASET": "folder", "MODEL__NUM_CLASSES": 1000},
+            True,
+        ),  # docs/imagenet.md says so of these three
+        ({"DATA__DATASET": "webdataset", "MODEL__NUM_CLASSES": 1000}, True),
+        ({"DATA__DATASET": "parquet", "MODEL__NUM_CLASSES": 1000}, True),
         ({"DATA__DATASET": "ade20k"}, None),
         ({"DATA__DATASET": "ade20k", "DATA__EXIF_ORIENTATION": True}, True),
         ({"DATA__DATASET": "folder", "DATA__EXIF_ORIENTATION": False}, False),

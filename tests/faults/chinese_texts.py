@@ -302,7 +302,7 @@ FAULTS = {
     "one moment becomes NaN in a step with a finite loss (a flipped bit in memory)": "损失有限的一步中一个动量变为 NaN（内存中一位翻转）",
     "one average becomes NaN in a step with a finite loss (a flipped bit in memory)": "损失有限的一步中一个滑动平均变为 NaN（内存中一位翻转）",
     "a code of a VQ-KD codebook becomes NaN": "VQ-KD 码本的一个码变为 NaN",
-    "the gradient of step 4 overflows under loss scaling": "损失缩放时第 4 步的梯度溢出",
+    "the gradient of step 4 overflows under loss scaling": "使用 loss scaling 时第 4 步的梯度溢出",
     "every gradient overflows": "每个梯度都溢出",
     "1 class, 1 training image, 1 validation image, batch 1 with mixup and cutmix": "1 个类别、1 张训练图片、1 张验证图片，批大小 1，使用 mixup 和 cutmix",
     "mixup and cutmix {0} with a batch of {1}; the last validation batch is of 1": "mixup 和 cutmix {0}，批大小 {1}；最后一个验证批只有 1 张",
