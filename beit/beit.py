@@ -314,7 +314,8 @@ def build_beit(config: CfgNode) -> Beit:
     """Build the classifier that a config describes, with initial weights.
 
     Args:
-        config: tree of `get_config`; it reads `MODEL.*`, `DATA.IMAGE_SIZE` and `TRAIN.RECOMPUTE`.
+        config: tree of `get_config`. `MODEL.*`, `DATA.IMAGE_SIZE` and `TRAIN.RECOMPUTE` decide the network, other keys
+            of `DATA` its `preprocessing`.
     """
     return _build(config, config.MODEL.NUM_CLASSES)
 

@@ -113,8 +113,8 @@ def export(
     Returns: the description; its `measured` holds the largest difference of each engine.
 
     Raises:
-        ValueError: unknown output or task, a folder with other files, a graph that differs from the model or returns
-            NaN. No files are written then.
+        ValueError: unknown output or task, a folder with files but no export, a graph that differs from the model or
+            returns NaN. No files are written then.
         ImageError: an image cannot be read.
     """
     target = Path(folder)
