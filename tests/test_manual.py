@@ -13,7 +13,7 @@ import paddle
 import pytest
 
 from beit.config import get_config
-from beit.flags import config_from_arguments
+from beit.flags import FLAGS, config_from_arguments
 from beit.zoo.table import PUBLISHED
 from tests.tiny import ROOT, environment
 
@@ -73,6 +73,15 @@ def test_the_manual_has_the_documented_commands() -> None:
     assert f"{documented} -eval -pretrained=./beit_base_patch16_224.pdparams -amp" in lines
     assert f"{documented} -amp" in lines
     assert len(RUNS) >= 4
+
+
+@pytest.mark.parametrize("name", ["manual.md", "manual.zh.md"])
+def test_the_manual_lists_the_flags_of_training(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    (listed,) = re.findall(
+        r"^\* \*\*.+\*\*[:：]`-cfg(?s:.+?)-opts", text.replace(": `", ":`"), flags=re.MULTILINE
+    )
+    assert set(re.findall(r"-(\w+)", listed)) == {"cfg", "opts", *FLAGS}
 
 
 def test_every_file_and_config_named_exists() -> None:
