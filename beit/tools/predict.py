@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,16 +86,23 @@ def _predictions(given: argparse.Namespace) -> list[dict[str, Any]]:
     predictor = model_from(given)
     if given.crops or given.flip:
         predictor = require_classifier(predictor, "--crops and --flip").with_views(given.crops, given.flip)
+    is_classifier = isinstance(predictor, Classifier | ExportedClassifier)
     if given.threshold is not None:
-        if not isinstance(predictor, Classifier | ExportedClassifier):
+        if not is_classifier:
             raise ValueError("--threshold needs the weights of a classifier")
         predictor = predictor.with_threshold(given.threshold)
+    if given.save and is_classifier:
+        raise ValueError(
+            "--save draws the results of segmentation and pre-training; for the attention and the classes of a classifier say "
+            "`beit visualize attention`"
+        )
     files, entries = _files(given.images)
+    places = _places(files)
     steps = predict_each(predictor, files, topk=given.topk, batch_size=given.batch_size)
     for file, result in progress(steps, len(files), "predict", rank=0):
         if isinstance(result, dict):
             if given.save:
-                _save(predictor, Path(str(file)), result, Path(given.save))
+                _save(predictor, Path(str(file)), result, Path(given.save) / places[Path(str(file))])
             entries.append({"image": str(file), **predictor.summary(result, given.topk)})
         else:
             entries.append({"image": str(file), "error": getattr(result, "reason", str(result))})
@@ -151,8 +160,22 @@ def _short(name: str) -> str:
     return first if len(first) <= _NAME_LENGTH else f"{first[: _NAME_LENGTH - 1]}…"
 
 
-def _save(predictor: Predictor, file: Path, result: dict[str, Any], folder: Path) -> None:
+def _places(files: Sequence[Path]) -> dict[Path, Path]:
+    """Where the drawings of each file go, below the folder of `--save`, without their ending.
+
+    It is the name of the file; where several files have this name, it follows the folders of these files.
+    """
+    counts = Counter(file.name for file in files)
+    folders = {file: file.parent.resolve() for file in files if counts[file.name] > 1}
+    common = os.path.commonpath(folders.values()) if folders else ""
+    return {
+        file: folders[file].relative_to(common) / file.name if file in folders else Path(file.name)
+        for file in files
+    }
+
+
+def _save(predictor: Predictor, file: Path, result: dict[str, Any], place: Path) -> None:
     """Write what the predictor draws, e.g. `photo.jpg_overlay.png`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     for ending, image in predictor.draw(predictor.open(file), result).items():
-        image.save(folder / f"{file.name}_{ending}.png")
+        image.save(place.with_name(f"{place.name}_{ending}.png"))

@@ -76,12 +76,16 @@ def _prepare(folder: Path, config: CfgNode) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
-        if not lock(handle, wait=False):
-            raise ValueError(
-                f"another run is writing into {folder}; wait for its end or choose another -output"
-            )
-        if config.EVAL or not (folder / RUN_CONFIG).exists():
-            write_config(config)
+        try:
+            if not lock(handle, wait=False):
+                raise ValueError(
+                    f"another run is writing into {folder}; wait for its end or choose another -output"
+                )
+            if config.EVAL or not (folder / RUN_CONFIG).exists():
+                write_config(config)
+        except BaseException:  # an open handle would keep the lock until this process ends
+            os.close(handle)
+            raise
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(error.errno, f"the output folder cannot be written: {reason}", str(folder)) from None

@@ -82,9 +82,23 @@ def test_what_libraries_print_is_not_among_the_results(images, tmp_path, capfd, 
     assert len(json.loads(shown.out)) == 1 and "printed by C++" in shown.err
 
 
-def test_a_classifier_draws_nothing(images, tmp_path, capsys):
+def test_images_of_one_name_are_drawn_into_their_folders(images, tmp_path, capsys):
+    config = tiny_config(**UPERNET | {"TASK": "segment", "DATA__RESIZE_LIMITS": [32, 24]})
+    run = write_run(tmp_path / "run", config, build_upernet(config))
+    for folder, number in (("x", 3), ("y/z", 4)):
+        (images / folder).mkdir(parents=True)
+        draw_scene(np.random.default_rng(number))[0].save(images / folder / "same.png")
+    predict(run, images, tmp_path / "out", capsys)
+    drawn = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*_classes.png")}
+    flat = {f"{name}_classes.png" for name in ("a.jpg", "a.png", "b.png")}
+    assert drawn == flat | {"x/same.png_classes.png", "y/z/same.png_classes.png"}
+
+
+def test_a_classifier_has_nothing_to_draw(images, tmp_path, capsys):
     run = write_run(tmp_path / "run", tiny_config(), build_beit(tiny_config()))
-    assert predict(run, images, tmp_path / "out", capsys)[2] == set()
+    assert main(["predict", str(run), str(images), "--save", str(tmp_path / "out"), "--device", "cpu"]) == 2
+    assert "`beit visualize attention`" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])

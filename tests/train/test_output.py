@@ -29,6 +29,16 @@ def test_a_folder_takes_one_run_at_a_time(tmp_path: Path, keys: dict[str, object
         pass
 
 
+def test_a_run_that_cannot_write_its_config_releases_the_folder(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, tmp_path / "run", EVAL=True)
+    (tmp_path / "run" / "eval_config.yaml").mkdir(parents=True)
+    with pytest.raises(OSError, match="the output folder cannot be written"), output_folder(config):
+        pass
+    (tmp_path / "run" / "eval_config.yaml").rmdir()
+    with output_folder(config):  # the same process, such as a notebook, tries again
+        pass
+
+
 def test_file_systems_without_locks_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(95, "Operation not supported")
