@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,25 @@ class Preprocessing:
     resize: ImageSize | None = None
     center_crop: bool = True
     reduce_labels: bool | None = None
+
+    def check(self) -> None:
+        """Refuse values with which no image can be prepared, or only a wrong one.
+
+        Raises:
+            ValueError: a standard deviation is not above 0, `crop_pct` not in (0, 1], or the filter unknown.
+        """
+        if self.std is not None and not all(0 < value < math.inf for value in self.std):
+            raise ValueError(f"std {self.std}; expected three numbers above 0, for pixels in [0, 1]")
+        if self.mean is not None and not all(map(math.isfinite, self.mean)):
+            raise ValueError(f"mean {self.mean}; expected three numbers, for pixels in [0, 1]")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise ValueError(
+                f"crop_pct {self.crop_pct}; expected a share of the resized side, above 0 and at most 1"
+            )
+        if self.interpolation and self.interpolation not in PIL_FILTERS:
+            raise ValueError(
+                f"interpolation {self.interpolation!r}; expected one of {', '.join(PIL_FILTERS)}"
+            )
 
     @property
     def is_turned(self) -> bool:

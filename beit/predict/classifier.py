@@ -260,10 +260,11 @@ def classifier(
         engine, precision: what runs the network; see `beit.deploy.compiled.CompiledModel`.
 
     Raises:
-        ValueError: the preprocessing is unknown, or the number of names is not the number of classes.
+        ValueError: the preprocessing is unknown or impossible, or the number of names is not the number of classes.
     """
     complete = model.preprocessing or Preprocessing()
     if preprocessing is not None:
+        preprocessing.check()
         given = {
             name: value for name, value in vars(preprocessing).items() if value is not None and value != ""
         }

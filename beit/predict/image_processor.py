@@ -191,8 +191,8 @@ class BeitImageProcessor:
             options: arguments of the constructor, for this call only.
 
         Raises:
-            ValueError: unknown option or tensor type; an array that is not an image; images of several sizes for one
-                tensor.
+            ValueError: unknown option or tensor type; an array that is not an image; a label map with values outside of 0
+                to 255; images of several sizes for one tensor.
             ImageError: a file is not a readable image.
         """
         unknown = sorted(set(options) - set(self.to_dict()))
@@ -248,6 +248,11 @@ class BeitImageProcessor:
 
     def _process_labels(self, labels: np.ndarray) -> np.ndarray:
         """The steps for a label map `[H, W]`."""
+        low, high = labels.min(), labels.max()
+        if low < 0 or high > 255:
+            raise ValueError(
+                f"a label map with values from {low} to {high}; expected 0 to 255 (255: ignored)"
+            )
         if self.do_reduce_labels:
             # In 8 bits 0 - 1 would be 255 too; wider types would give -1.
             labels = np.where((labels == 0) | (labels == 255), 255, labels.astype(np.int64) - 1)

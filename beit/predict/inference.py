@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from beit.predict.predictor import Predictor
 from beit.predict.resolve import Opened, Weights, build_loaded, find_weights, is_tokenizer, open_weights
 from beit.predict.segmentation import segmenter
 from beit.preprocessing import ImageSize, Preprocessing
+from beit.schema import shorten
 
 Model = str | Path | Beit | Predictor
 
@@ -141,7 +142,7 @@ def load_predictor(
 
     Args:
         model: name from `list_models()`, output folder of a run, checkpoint, folder of `beit export`, or `Beit`. A predictor
-            is returned as is.
+            is returned as is, and takes none of the other arguments.
         key: of the state dict in the checkpoint, as in `load_pretrained`.
         config: config of the weights, if it is not stored beside them.
         image_size: of the model's input instead of that of the weights, in pixels: the side of a square, or (height,
@@ -157,19 +158,20 @@ def load_predictor(
 
     Raises:
         ValueError: the preprocessing is unknown; the message says what to pass. The model does not predict from
-            images. `image_size` is given for a model that is built already. The engine is unknown, or does not have the
+            images. It is built already, and an argument is given that only weights take. The engine is unknown, or does not have the
             precision. Otherwise as `load_model`.
     """
     check_name(engine)
     check_precision(engine, precision)
-    if image_size is not None and isinstance(model, Predictor | Beit):
-        raise ValueError(
-            f"image_size={image_size} is for weights that are loaded; this {type(model).__name__} is built already: pass the "
-            "name or file of its weights, or call a Beit with any_size=True"
-        )
+    of_weights = {"key": key, "config": config, "image_size": image_size}
     if isinstance(model, Predictor):
+        _refuse_given(model, of_weights | {"preprocessing": preprocessing, "class_names": class_names})
+        own = tuple(getattr(model, name, None) for name in ("engine", "precision"))
+        if (engine, precision) not in (("paddle", "float32"), own):
+            _refuse_given(model, {"engine": engine, "precision": precision})
         return model
     if isinstance(model, Beit):
+        _refuse_given(model, of_weights)
         return classifier(
             model, preprocessing=preprocessing, class_names=class_names, engine=engine, precision=precision
         )
@@ -183,6 +185,17 @@ def load_predictor(
     weights = find_weights(model, config, key)
     opened = open_weights(weights, image_size)
     return predictor_of_weights(weights, opened, preprocessing, class_names, engine, precision)
+
+
+def _refuse_given(model: Beit | Predictor, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that a model or predictor takes only while it is loaded."""
+    for name, value in arguments.items():
+        if value is not None:
+            hint = ", or call a Beit with any_size=True" if name == "image_size" else ""
+            raise ValueError(
+                f"{name}={shorten(value)} is for weights that are loaded; this {type(model).__name__} is built already: pass "
+                f"the name or file of its weights{hint}"
+            )
 
 
 def predictor_of_weights(

@@ -127,7 +127,7 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
 
 def preprocessing_from(given: argparse.Namespace) -> Preprocessing | None:
     """The preprocessing of the flags that `add_preprocessing` added; None if none of them was used."""
-    if not any((given.mean, given.std, given.crop_pct, given.interpolation)):
+    if all(value is None for value in (given.mean, given.std, given.crop_pct, given.interpolation)):
         return None
     return Preprocessing(
         mean=tuple(given.mean) if given.mean else None,

@@ -118,8 +118,9 @@ def _class_names(given: str | None) -> ClassNames | None:
 
 
 def _image_size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    size = int(height), int(width or height)
-    if min(size) < 1:
-        raise ValueError
-    return size
+    height, times, width = text.partition("x")
+    if not times:
+        width = height
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text}: expected pixels such as 384, or 384x512 (height x width)")
+    return int(height), int(width)

@@ -239,6 +239,9 @@ def test_errors():
         processor([IMAGE, IMAGE[:5]], do_resize=False, do_center_crop=False, return_tensors="np")
     with pytest.raises(ValueError, match=r"size \(1, 2, 3\)"):
         BeitImageProcessor(size=(1, 2, 3))
+    for value in (-1, 256):
+        with pytest.raises(ValueError, match=f"values from {value} to {value}; expected 0 to 255"):
+            processor(IMAGE, np.full(IMAGE.shape[:2], value, np.int32))
     with pytest.raises(ValueError, match="1 target_sizes for 2 images"):
         processor.post_process_semantic_segmentation(paddle.zeros([2, 3, 4, 4]), [(4, 4)])
     with pytest.raises(AttributeError, match="nothing"):

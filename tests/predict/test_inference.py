@@ -309,3 +309,25 @@ def test_another_image_size_is_that_of_a_model_built_for_it(run, image_file):
             load_predictor(built, image_size=24)
     with pytest.raises(ValueError, match=r"DATA\.IMAGE_SIZE"):
         load_predictor(run, image_size=20)
+
+
+def test_a_predictor_takes_no_other_arguments(run):
+    predictor = load_predictor(run)
+    assert load_predictor(predictor) is predictor
+    given = {
+        "key": "ema",
+        "config": run / "config.yaml",
+        "preprocessing": beit.Preprocessing(crop_pct=0.5),
+        "class_names": ("a", "b", "c"),
+        "engine": "onnxruntime",
+        "precision": "int8",
+    }
+    for name, value in given.items():
+        arguments = {"engine": "openvino", name: value} if name == "precision" else {name: value}
+        with pytest.raises(
+            ValueError, match="is for weights that are loaded; this Classifier is built already"
+        ):
+            load_predictor(predictor, **arguments)
+    for name in ("key", "config"):
+        with pytest.raises(ValueError, match=f"^{name}=.*this Beit is built already"):
+            load_predictor(predictor.model, **{name: given[name]})

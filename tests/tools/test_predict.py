@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import numpy as np
 import paddle
@@ -164,6 +165,15 @@ def test_another_image_size(images, tmp_path, capsys):
     expected = inference_model(run, [entry["image"] for entry in entries], image_size=(24, 32))
     for entry, result in zip(entries, expected, strict=True):
         assert entry["topk"][0]["score"] == pytest.approx(float(result["pred_score"]), rel=1e-5)
-    with pytest.raises(SystemExit):
-        main(["predict", str(run), str(images), "--image-size", "large"])
-    assert "argument --image-size: invalid" in capsys.readouterr().err
+    for size in ("large", "384x", "0", "-5x5"):
+        with pytest.raises(SystemExit):
+            main(["predict", str(run), str(images), f"--image-size={size}"])
+        assert f"argument --image-size: {size}: expected pixels such as 384" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", ["--crop-pct 0", "--crop-pct 3", "--crop-pct nan", "--std 0 0 0"])
+def test_a_preprocessing_that_is_impossible(images, tmp_path, capsys, flags):
+    run = write_run(tmp_path / "run", tiny_config(), build_beit(tiny_config()))
+    assert main(["predict", str(run), str(images), "--device", "cpu", *flags.split()]) == 2
+    name = flags.split()[0].removeprefix("--").replace("-", "_")
+    assert re.search(rf"error: {name} \S.*; expected", capsys.readouterr().err)
