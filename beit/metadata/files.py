@@ -77,7 +77,7 @@ _OWN_KEYS = {
 }
 """Keys that `describe_weights` writes, with their types."""
 _RunFacts = tuple[dict[str, object], Preprocessing | None]
-_RUN_WEIGHTS = re.compile(r"(latest|best|model|epoch_\d+)\.pdparams")
+_RUN_WEIGHTS = re.compile(r"(latest|best|model|epoch_\d+|adapter|best_adapter)\.pdparams")
 FOLDER_JSON = ("config.json", FILE)
 """Files beside the weights in a folder of transformers or timm."""
 

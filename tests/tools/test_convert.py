@@ -63,3 +63,29 @@ def test_weights_of_a_run_and_sources_are_not_overwritten(tmp_path, verb):
         with pytest.raises(ValueError, match=f"{target.name} {reason}.*name another file to write"):
             verb(words)
         assert target.read_bytes() == before
+
+
+def test_the_weights_of_a_folder_are_not_overwritten(tmp_path):
+    folder = tmp_path / "folder"
+    convert_main([str(write_source(tmp_path)), str(folder), "--to", "huggingface"])
+    weights = folder / "model.safetensors"
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    cases = (
+        (convert_main, [folder, weights], "also read"),
+        (convert_main, [folder, folder, "--to", "huggingface"], "the folder of the weights"),
+        (convert_main, [weights, folder, "--to", "timm"], "the folder of the weights"),
+        (average_main, [weights, folder, folder], "also read"),
+    )
+    for verb, words, reason in cases:
+        with pytest.raises(ValueError, match=f"{reason}.*name another"):
+            verb([str(word) for word in words])
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_the_adapter_of_a_run_is_not_overwritten(tmp_path):
+    source, adapter = write_source(tmp_path), tmp_path / "run" / "best_adapter.pdparams"
+    adapter.parent.mkdir()
+    adapter.write_bytes(b"the adapter")
+    (adapter.parent / "config.yaml").write_text("TASK: classify\n")
+    with pytest.raises(ValueError, match="was written by the run in"):
+        convert_main([str(source), str(adapter)])
