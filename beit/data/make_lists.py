@@ -80,9 +80,14 @@ def make_lists(folder: Path, *, val: float = VAL_SHARE, seed: int = SEED) -> Lis
         raise ValueError(f"--val {val}: expected a share between 0 and 1, such as 0.2")
     lists, lines = _read(folder, val, seed)
     names = format_class_names(lists.class_names)  # refuses names before anything is written
-    for split, split_lines in lines.items():
-        write_lines(files[split], split_lines)
-    write_text(folder / _CLASS_NAMES, names)
+    try:
+        for split, split_lines in lines.items():
+            write_lines(files[split], split_lines)
+        write_text(folder / _CLASS_NAMES, names)
+    except BaseException:  # a full disk, or Ctrl-C
+        for file in files.values():
+            file.unlink(missing_ok=True)
+        raise
     return lists
 
 

@@ -113,8 +113,8 @@ def export(
     Returns: the description; its `measured` holds the largest difference of each engine.
 
     Raises:
-        ValueError: unknown output or task, a folder with files but no export, a graph that differs from the model or
-            returns NaN. No files are written then.
+        ValueError: unknown output or task, a folder with files but no export, or files of others with the names of new
+            ones, a graph that differs from the model or returns NaN. No files are written then.
         ImageError: an image cannot be read.
     """
     target = Path(folder)
@@ -156,6 +156,7 @@ def export(
             measured["bfloat16"] = _bfloat16(work, reference, pixels)
         description = replace(description, measured=measured, files=digests(work))
         write_description(work, description)
+        _check_others(work, target)
         _move(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -267,6 +268,15 @@ def _files_of_others(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.name != FILE_NAME and path.name not in own and (own or not path.name.startswith(f"{GRAPH}."))
     ]
+
+
+def _check_others(work: Path, target: Path) -> None:
+    """Refuse an earlier export in which others have added files with the names of new ones."""
+    taken = sorted(path.name for path in _files_of_others(target) if (work / path.name).exists())
+    if taken:
+        raise ValueError(
+            f"{target} has {', '.join(taken)}, which no export wrote there; move it, or name a new folder. No files were written"
+        )
 
 
 def _move(work: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ from beit.data.batch_transforms import unit_range
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset, row_name
 from beit.data.loader import build_loader
 from beit.data.sampler import batches_of, evenly_spaced
+from beit.files import replacing
 from beit.logging import progress
 from beit.models.dalle import DalleTokenizer
 from beit.models.teachers import load_teacher
@@ -125,6 +126,8 @@ def encoded_images(
 def store_features(config: CfgNode, folder: str | Path) -> dict[str, tuple[int, ...]]:
     """Write the teacher's features of each split as files that `beit.data.features` reads; their shapes by split.
 
+    Each file appears whole or not at all.
+
     The features are those of the center crop. Training with them (`TOKENIZER.TEACHER features`) keeps no teacher in
     memory and uses no random crops.
 
@@ -156,13 +159,15 @@ def store_features(config: CfgNode, folder: str | Path) -> dict[str, tuple[int, 
         if dataset is None:
             continue
         shape = (len(dataset), teacher.patch_embed.num_patches, teacher.dim)
-        array = np.lib.format.open_memmap(Path(folder) / f"{split}.npy", "w+", np.float16, shape)
-        for batch in _batches(config, dataset, len(dataset)):
-            images = unit_range(paddle.to_tensor(batch["image"]))
-            array[batch["index"]] = teacher(images).numpy()
-        array.flush()
-        names = [row_name(dataset.images, index) + b"\n" for index in range(len(dataset))]
-        (Path(folder) / f"{split}.txt").write_bytes(b"".join(names))
+        dtype = np.dtype(np.float16)
+        with replacing(Path(folder) / f"{split}.npy") as file:
+            header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for batch in _batches(config, dataset, len(dataset)):  # all images in their order
+                images = unit_range(paddle.to_tensor(batch["image"]))
+                file.write(teacher(images).numpy().astype(dtype).tobytes())
+        with replacing(Path(folder) / f"{split}.txt") as file:
+            file.writelines(row_name(dataset.images, index) + b"\n" for index in range(len(dataset)))
         shapes[split] = shape
     return shapes
 

@@ -79,6 +79,18 @@ def test_an_unreadable_name_leaves_no_list_behind(tmp_path):
     assert sorted(entry.name for entry in root.iterdir()) == ["train", "val"]
 
 
+def test_a_full_disk_leaves_no_list_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    root = tree(tmp_path, {"a": 2, "b": 2})
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr("beit.data.make_lists.write_text", full)
+        make_lists(root)
+    assert sorted(entry.name for entry in root.iterdir()) == ["a", "b"]
+    assert make_lists(root).counts == {"train": 2, "val": 2}
+
+
 def test_errors(tmp_path):
     root = tree(tmp_path / "set", {"a": 2})
     (root / "class_names.txt").write_text("mine\n")

@@ -20,6 +20,7 @@ from beit.deploy.export import export
 from beit.deploy.graph import write_graph
 from beit.deploy.network import ExportedNetwork, tracing
 from beit.deploy.runner import load_runner
+from beit.files import sha256_of
 from beit.models.mim import build_mim
 from beit.predict.classifier import classifier
 from beit.predict.inference import load_predictor
@@ -176,6 +177,18 @@ def test_a_second_export_keeps_the_files_of_others(lists_its_files, model, photo
     assert read_description(folder).normalized
     assert (folder / "card.md").read_text() == (folder / "notes" / "thesis.txt").read_text() == "mine"
     assert not (folder / "model.onnx").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_files_of_others_with_the_names_of_new_ones_are_refused(model, photographs, tmp_path):
+    folder = tmp_path / "out"
+    export(model, folder, photographs)
+    description = read_description(folder)
+    weights = description.files.pop("model.pdiparams")  # as if another program had written the file
+    write_description(folder, description)
+    with pytest.raises(ValueError, match=r"out has model\.pdiparams, which no export wrote there; move it"):
+        export(model, folder, photographs, normalized=True)
+    assert not read_description(folder).normalized and sha256_of(folder / "model.pdiparams") == weights
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -112,6 +112,19 @@ def test_stored_features_are_those_of_the_teacher(build, tmp_path):
     assert run(stored)["count"] == 6
 
 
+def test_stored_features_stay_when_they_cannot_be_computed_again(build, tmp_path, monkeypatch):
+    store_features(build(), tmp_path / "features")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "features").iterdir()}
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("beit.predict.tokens.unit_range", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store_features(build(), tmp_path / "features")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "features").iterdir()} == before
+
+
 def test_metrics_count_codes_over_the_whole_data_set(build):
     task = TASKS["tokenizer"](build())
     found = task.metrics(
