@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -52,6 +53,21 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a whole number of 1 or more")
     return int(text)
+
+
+def positive_number(text: str) -> float:
+    """A size, for `type` of an argument.
+
+    Raises:
+        ArgumentTypeError: it is no number, not above 0, or infinite.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return value
 
 
 def check_picture(output: Path, sources: Iterable[str], titles: Sequence[str] = ()) -> list[Path]:

@@ -25,9 +25,10 @@ import paddle
 from beit.bench.benchmarks import MODES, Settings
 from beit.bench.timing import GEMM, MIN_ROUNDS, Benchmark, Candidate, Result, run_benchmark
 from beit.figures import make_figure, save_figure
+from beit.files import require_writable, write_text
 from beit.flags import Parser
 from beit.logging import format_table
-from beit.tools.arguments import verb_parser
+from beit.tools.arguments import check_picture, picture, positive, verb_parser
 
 EXAMPLES = (
     "python -m beit bench infer --model beit_tiny_patch16_224 --batch 8 --rounds 3",
@@ -73,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                     records.append(_record(benchmark, results, load))
     if given.json:
         report = {"machine": _machine(given), "benchmarks": records}
-        Path(given.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(given.json, json.dumps(report, indent=2) + "\n")
         print(f"numbers: {given.json}")
     if given.picture:
-        print(f"plot: {draw(records, Path(given.picture))}")
+        print(f"plot: {draw(records, given.picture)}")
 
 
 def table(benchmark: Benchmark, results: Sequence[Result], load: tuple[float, float]) -> str:
@@ -148,11 +149,11 @@ def build_parser() -> Parser:
     parser = verb_parser("bench", __doc__, EXAMPLES)
     parser.add_argument("modes", nargs="*", metavar="MODE", help=f"{', '.join(MODES)} (default: infer)")
     parser.add_argument("--model", nargs="+", default=["beit_base_patch16_224"], help="names of configs")
-    parser.add_argument("--batch", type=int, nargs="+", default=[8], help="images per step (default: 8)")
+    parser.add_argument("--batch", type=positive, nargs="+", default=[8], help="images per step (default: 8)")
     parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument(
         "--rounds",
-        type=int,
+        type=positive,
         default=MIN_ROUNDS,
         help=f"how often each candidate is timed; fewer than {MIN_ROUNDS} give no verdict (default: {MIN_ROUNDS})",
     )
@@ -164,7 +165,10 @@ def build_parser() -> Parser:
         "their memory (default: 1)",
     )
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="threads of each candidate (default: all cores)"
+        "--threads",
+        type=positive,
+        default=os.cpu_count(),
+        help="threads of each candidate (default: all cores)",
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="cpu or gpu (default: cpu)")
     parser.add_argument(
@@ -183,7 +187,7 @@ def build_parser() -> Parser:
     parser.add_argument("--paddlevit", metavar="FOLDER", help="PaddleViT's image_classification/BEiT")
     parser.add_argument("--images", metavar="FOLDER", help="JPEG files for `data` (default: generated ones)")
     parser.add_argument("--json", metavar="FILE", help="write all numbers")
-    parser.add_argument("--picture", metavar="FILE", help="write a PNG plot of the rates")
+    parser.add_argument("--picture", metavar="FILE", type=picture, help="write a plot of the rates")
     return parser
 
 
@@ -192,6 +196,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     unknown = [mode for mode in given.modes if mode not in MODES]
     if unknown:
         raise ValueError(f"unknown mode {unknown[0]!r}; there are {', '.join(MODES)}")
+    if given.json:
+        require_writable(given.json)
+    if given.picture:
+        check_picture(given.picture, ())
     return given
 
 

@@ -24,7 +24,7 @@ from beit.parallel import ranks
 from beit.printable import printable
 from beit.tasks import TASKS, Task
 from beit.tasks.task_keys import unread_keys
-from beit.tools.arguments import config_parser
+from beit.tools.arguments import config_parser, positive
 from beit.train.recipe_check import check_recipe, describe_top5
 from beit.train.step_check import dry_step, settings_without_effect, training_seconds
 from beit.train.teacher import load_teacher
@@ -39,7 +39,7 @@ def build_parser() -> Parser:
     """The parser of the verb's arguments."""
     parser = config_parser("check", __doc__, EXAMPLES)
     parser.add_argument(
-        "--ranks", type=int, default=1, help="devices of the run, for the total batch (default: 1)"
+        "--ranks", type=positive, default=1, help="devices of the run, for the total batch (default: 1)"
     )
     parser.add_argument("--skip-pictures", action="store_true", help="do not open the images")
     parser.add_argument("--skip-step", action="store_true", help="do not try a step")

@@ -14,7 +14,7 @@ from beit.deploy.network import OUTPUTS
 from beit.deploy.parity import TOLERANCE
 from beit.flags import Parser
 from beit.predict.inputs import find_images
-from beit.tools.arguments import verb_parser
+from beit.tools.arguments import positive, verb_parser
 from beit.tools.model_arguments import add_device, add_model, exportable_from, use_device
 
 EXAMPLES = (
@@ -72,7 +72,7 @@ def build_parser() -> Parser:
         "codes: token ids of a tokenizer (default: logits, for a tokenizer codes)",
     )  # fmt: skip
     parser.add_argument(
-        "--topk", type=int, default=5, metavar="K", help="classes of --output topk (default: 5)"
+        "--topk", type=positive, default=5, metavar="K", help="classes of --output topk (default: 5)"
     )
     parser.add_argument(
         "--normalized", "--normalised", action="store_true",

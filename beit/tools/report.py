@@ -13,7 +13,7 @@ from beit.bench.counting import CONVENTIONS
 from beit.bench.model_report import model_report
 from beit.flags import Parser, config_from
 from beit.logging import format_table
-from beit.tools.arguments import config_parser
+from beit.tools.arguments import config_parser, positive
 
 EXAMPLES = (
     "python -m beit report -cfg=beit_base_patch16_224 --batch 64",
@@ -32,7 +32,9 @@ _MEMORY_PARTS = {
 def build_parser() -> Parser:
     """The parser of the verb's arguments."""
     parser = config_parser("report", __doc__, EXAMPLES)
-    parser.add_argument("--batch", type=int, help="images per device: estimate the memory of a training step")
+    parser.add_argument(
+        "--batch", type=positive, help="images per device: estimate the memory of a training step"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

@@ -25,7 +25,7 @@ from beit.predict.page import SHOWN_FORMATS, PagePredictor
 from beit.predict.page_access import Access, RefusedError, require_upload
 from beit.predict.page_api import Api
 from beit.predict.page_text import TEXT, language_of, shown_reason
-from beit.tools.arguments import verb_parser
+from beit.tools.arguments import positive, positive_number, verb_parser
 from beit.tools.model_arguments import add_device, add_engine, add_model, model_from, use_device
 
 EXAMPLES = (
@@ -296,12 +296,12 @@ def build_parser() -> Parser:
         "--examples", nargs="+", default=[], metavar="IMAGE",
         help=f"images that the page offers to click: files, folders, patterns (the first {_MAX_EXAMPLES})",
     )  # fmt: skip
-    parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes shown (default: 5)")
+    parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes shown (default: 5)")
     parser.add_argument(
-        "--max-megabytes", type=float, default=10, metavar="MB", help="largest file (default: 10)"
+        "--max-megabytes", type=positive_number, default=10, metavar="MB", help="largest file (default: 10)"
     )
     parser.add_argument(
-        "--max-megapixels", type=float, default=25, metavar="MP", help="largest image (default: 25)"
+        "--max-megapixels", type=positive_number, default=25, metavar="MP", help="largest image (default: 25)"
     )
     add_device(parser)
     add_engine(parser)

@@ -50,6 +50,10 @@ def test_file_formats_without_pytorch(tmp_path, capsys, monkeypatch):
     [
         (["fast"], "unknown mode 'fast'; there are infer, train, pretrain, data, load"),
         (["load", "--peer-python", "/no/python"], "--peer-python /no/python: no such program"),
+        (
+            ["--json", "/no/folder/bench.json"],
+            "cannot write /no/folder/bench.json: its folder does not exist",
+        ),
     ],
 )
 def test_invalid_arguments(words, message, capsys):

@@ -119,6 +119,13 @@ def test_names_and_preprocessing_from_the_command_line(example_folder, capsys):
     ("words", "reason"),
     [
         (["predict", "output/run", "photo.jpg", "--topk", "0"], "argument --topk: 0: expected a whole number of 1 or more"),
+        (["serve", "output/run", "--topk", "0"], "argument --topk: 0: expected a whole number of 1 or more"),
+        (["serve", "output/run", "--max-megabytes", "nan"], "argument --max-megabytes: nan: expected a number above 0"),
+        (["serve", "output/run", "--max-megapixels", "-1"], "argument --max-megapixels: -1: expected a number above 0"),
+        (["check", "-cfg=demo_digits", "--ranks", "0"], "argument --ranks: 0: expected a whole number of 1 or more"),
+        (["report", "-cfg=demo_digits", "--batch", "-4"], "argument --batch: -4: expected a whole number of 1 or more"),
+        (["bench", "--rounds", "0"], "argument --rounds: 0: expected a whole number of 1 or more"),
+        (["bench", "--picture", "bench"], "argument --picture: bench: expected a file that ends in .png"),
         (["visualize", "nonsense"], "invalid choice: 'nonsense'"),
         (["config", "-cfgg=x"], "did you mean -cfg"),
         (["visualize", "cam", "output/run", "photo.jpg", "--output", "flowers"], "flowers: expected a file that ends in .png"),
