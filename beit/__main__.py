@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import sys
+import traceback
 from collections.abc import Sequence
 
 from beit.cpu import before_paddle
@@ -17,7 +19,10 @@ from beit.warning_lines import show_as_lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb with its arguments; returns the exit status, 2 after a mistake of the user, which one line describes."""
+    """Run a verb with its arguments; returns the exit status.
+
+    It is 2 after a mistake of the user and 1 where the machine failed; one line describes either, as in `beit.train.entry`.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] in (["help"], ["--help"], ["-h"]):
         if not words[1:]:
@@ -41,11 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_as_lines()
     with exit_on_stop_signals():
         module = importlib.import_module(VERBS[verb][0])
+        from beit.data.loader import WorkerError
     try:
         return module.main(words[1:]) or 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError, WorkerError) as error:
+        if os.environ.get("BEIT_DEBUG"):
+            traceback.print_exc()
         print(printable_lines(f"error: {error}"), file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, WorkerError) else 2
 
 
 def _usage() -> str:

@@ -146,12 +146,16 @@ def _merge_file(values: dict[str, Any], path: Path, parents: tuple[Path, ...], m
 
 
 def _assign_all(values: dict[str, Any], content: Mapping[Any, Any], source: str) -> None:
-    seen: set[str] = set()
+    seen: dict[str, tuple[str, Any]] = {}
     for key, value in _leaves(content, source):
-        if key in seen:  # once in a section and once with dots
+        name = RENAMED.get(key, key)
+        other, before = seen.get(name, ("", None))
+        if other == key:  # once in a section and once with dots
             raise ValueError(f"{source}: {key} is given twice")
-        seen.add(key)
         _assign(values, key, value, source)
+        if other and values[name] != before:
+            raise ValueError(f"{source}: {other} and {key} are one key with two values; keep one of them")
+        seen[name] = key, values.get(name)
 
 
 def _merge_options(values: dict[str, Any], opts: Sequence[Any]) -> None:

@@ -197,6 +197,22 @@ def test_a_paddlevit_file_loads_and_reports_changes(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_both_names_of_a_key_state_one_value(tmp_path: Path) -> None:
+    """As in files that hold all keys of PaddleViT."""
+    path = write(tmp_path, "config.yaml", "TRAIN: {MIXUP_ALPHA: 0.4}\nAUG: {MIXUP: 4e-1}\n")
+    with pytest.warns(UserWarning, match=r"AUG\.MIXUP is now called"):
+        assert get_config(path).TRAIN.MIXUP_ALPHA == 0.4
+    for text, names in (
+        ("TRAIN: {MIXUP_ALPHA: 0.0}\nAUG: {MIXUP: 0.8}\n", "TRAIN.MIXUP_ALPHA and AUG.MIXUP"),
+        ("NGPUS: 2\nNPROCS: 4\n", "NGPUS and NPROCS"),
+    ):
+        with (
+            pytest.warns(UserWarning, match="is now called"),
+            pytest.raises(ValueError, match=f"{names} are one key with two values; keep one of them"),
+        ):
+            get_config(write(tmp_path, "config.yaml", text))
+
+
 def test_every_replacement_exists() -> None:
     assert all(new in SCHEMA for new in RENAMED.values())
     assert not set(RENAMED) & set(SCHEMA)

@@ -183,6 +183,14 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
     if note:
         log.text(note)
     sampler = build_train_sampler(config, len(dataset), world_size=ranks.world_size(), rank=ranks.rank())
+    step = 0 if checkpoints else config.TRAIN.LAST_EPOCH * sampler.steps_per_epoch
+    total_steps = run_length(config, sampler.steps_per_epoch)
+    if step >= total_steps:
+        raise ValueError(
+            f"TRAIN.LAST_EPOCH = {config.TRAIN.LAST_EPOCH} (-last_epoch) leaves nothing to train: the run has "
+            f"{total_steps / sampler.steps_per_epoch:g} epochs by TRAIN.NUM_EPOCHS and TRAIN.MAX_STEPS; lower the one or raise "
+            "the others"
+        )
     groups = task.param_groups()
     _describe(task, sampler, groups, log)
     with (
@@ -207,7 +215,7 @@ def _train(task: Task, log: RunLog, amp_dtype: str | None) -> dict[str, float]:
             log=log,
             stop=stop,
             amp_dtype=amp_dtype,
-            step=config.TRAIN.LAST_EPOCH * sampler.steps_per_epoch,
+            step=step,
         )
         _begin(training, checkpoints)
         return fit(training)

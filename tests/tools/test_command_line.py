@@ -15,10 +15,13 @@ import pytest
 
 from beit import __version__
 from beit.__main__ import main
+from beit.data.loader import WorkerError
 from beit.flags import FLAGS
 from beit.schema import SCHEMA
 from beit.tools import ALIASES, VERBS
 from beit.tools.completion import script
+from beit.train.entry import exit_status
+from beit.train.state import NonFiniteLossError
 from beit.zoo import list_models
 
 
@@ -73,6 +76,33 @@ def test_help_names_exported_folders_where_the_verb_takes_them(verb, capsys):
 def test_a_mistyped_verb_names_the_nearest(given, meant, capsys):
     assert main([given]) == 2
     assert capsys.readouterr().err == f"error: unknown verb {given!r}; did you mean {meant}?\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("wrong"), 2),
+        (OSError("wrong"), 2),
+        (NonFiniteLossError("wrong"), 2),
+        (WorkerError("wrong"), 1),
+    ],
+)
+def test_errors_are_one_line_with_the_status_of_a_run(error, status, monkeypatch, capsys):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("beit.tools.config.main", fail)
+    assert main(["config"]) == status
+    assert capsys.readouterr().err == "error: wrong\n"
+
+    def failing_run():
+        raise error
+
+    assert exit_status(failing_run) == status
+    monkeypatch.setenv("BEIT_DEBUG", "1")
+    capsys.readouterr()
+    assert main(["config"]) == status
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_aliases_stand_for_verbs():

@@ -32,6 +32,18 @@ def test_training_learns_and_writes_all_files(data: Path, tmp_path: Path) -> Non
     assert "total batch 4 = 1 rank(s) x 4 images x 1 micro-batch(es)" in log
 
 
+@pytest.mark.parametrize(
+    ("keys", "epochs"),
+    [({"TRAIN__LAST_EPOCH": 2}, "2"), ({"TRAIN__LAST_EPOCH": 1, "TRAIN__MAX_STEPS": 3}, "0.5")],
+)
+def test_a_run_without_a_step_left_is_refused(
+    data: Path, tmp_path: Path, keys: dict[str, Any], epochs: str
+) -> None:
+    with pytest.raises(ValueError, match=f"leaves nothing to train: the run has {epochs} epochs"):
+        run(tiny_config(data, tmp_path, **keys))
+    assert not (tmp_path / "model.pdparams").exists()
+
+
 def test_saved_weights_evaluate_to_the_same_metrics(data: Path, tmp_path: Path) -> None:
     trained = run(tiny_config(data, tmp_path / "train"))
     for name in ("model.pdparams", "latest.pdparams"):
