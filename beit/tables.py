@@ -49,7 +49,7 @@ def as_text(cell: object) -> object:
 
 
 def refuse_other_table(path: Path, titles: Sequence[str]) -> None:
-    """Refuse to write a table over a file that is no table with these titles.
+    """Refuse to write a table over a file that is not a table with these titles.
 
     Raises:
         ValueError: there is such a file.

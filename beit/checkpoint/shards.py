@@ -68,7 +68,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         weight_map = content["weight_map"]
         files = set(weight_map.values())
     except (LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: no index of weights, which has a table weight_map") from error
+        raise CheckpointError(f"{index}: not an index of weights: it has no table weight_map") from error
     wrong = [str(name) for name in files if type(name) is not str or name != Path(name).name or "\\" in name]
     if wrong or not files:
         raise CheckpointError(

@@ -154,7 +154,7 @@ def _scan_zip(path: Path) -> Iterator[Member]:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is no zip file or is cut off ({error}); copy it again") from error
+        raise ValueError(f"{path} is not a zip file, or is cut off ({error}); copy it again") from error
     end = path.stat().st_size
     for info in infos:
         if info.is_dir():

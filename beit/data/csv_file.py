@@ -106,7 +106,7 @@ def _read_table(file: Path) -> _Table | None:
                 rows.append([cell.strip() for cell in row])
                 numbers.append(reader.line_num)
     except csv.Error as error:
-        raise ValueError(f"{file}:{reader.line_num}: no valid CSV: {error}") from None
+        raise ValueError(f"{file}:{reader.line_num}: not valid CSV: {error}") from None
     if len(rows) < 2 or len(rows[0]) < 2:
         raise ValueError(
             f"{file} has {len(rows)} lines, the first with {len(rows[0]) if rows else 0} columns; expected a line of titles "

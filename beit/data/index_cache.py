@@ -69,7 +69,7 @@ def read_table(path: Path) -> Table:
             with np.load(file, allow_pickle=False) as stored:
                 return {name: stored[name] for name in stored.files}
         except _DAMAGE as error:
-            raise ValueError(f"{path} is no .npz file, or it is damaged") from error
+            raise ValueError(f"{path} is not an .npz file, or it is damaged") from error
 
 
 def joined(names: Sequence[str]) -> np.ndarray:

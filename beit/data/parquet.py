@@ -221,7 +221,7 @@ def _read_labels(path: Path, column: str) -> np.ndarray:
     try:
         return values.cast("int64").to_numpy()
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: the column {column} is no class number: {error}") from error
+        raise ValueError(f"{path}: the column {column} does not hold class numbers: {error}") from error
 
 
 def _open(path: Path) -> Any:
@@ -239,7 +239,7 @@ def _open_version(path: Path, size: int, mtime: int) -> Any:
     try:
         return parquet.ParquetFile(path, memory_map=True)
     except arrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is no complete parquet file ({error}); copy it again") from error
+        raise ValueError(f"{path} is not a complete parquet file ({error}); copy it again") from error
 
 
 @lru_cache(maxsize=2)

@@ -176,7 +176,7 @@ def _read_vision_transformer(path: str | Path, kind: str, key: str | None) -> tu
             "TOKENIZER.TEACHER_PRETRAINED must agree"
         )
     if info.unknown:
-        raise CheckpointError(f"{path}: {info.unknown[0]} is no tensor of a {name} vision transformer")
+        raise CheckpointError(f"{path}: {info.unknown[0]} is not a tensor of a {name} vision transformer")
     return state, info.architecture
 
 
@@ -186,7 +186,7 @@ def _read_beit(path: str | Path, key: str | None) -> tuple[State, Architecture]:
     found = info.architecture
     if not found.has_absolute_positions or found.has_relative_positions or found.has_layer_scale:
         raise CheckpointError(
-            f"{info.name} is no plain vision transformer: a teacher needs absolute positions "
+            f"{info.name} is not a plain vision transformer: a teacher needs absolute positions "
             "(MODEL.USE_ABS_POS_EMB True) and neither relative ones nor LayerScale (MODEL.USE_REL_POS_BIAS False, "
             "MODEL.INIT_VALUES 0)"
         )

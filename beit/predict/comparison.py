@@ -91,7 +91,7 @@ def compare(
         batch_size: images at a time.
 
     Raises:
-        ValueError: one of the models has class names and the other has none, or the folder of an image is no class.
+        ValueError: one of the models has class names and the other has none, or the folder of an image is not named after a class.
         ImageError, FileNotFoundError: an image cannot be read.
     """
     predictors = [require_classifier(load_predictor(model), "comparisons") for model in (first, second)]

@@ -49,7 +49,7 @@ def config_of_file(opened: Checkpoint, name: str) -> CfgNode:
     if not info.architecture.num_heads and info.kind not in DALLE:
         raise ValueError(f"{name}: {NUM_HEADS_UNKNOWN} (config=…, --cfg)")
     if info.stated.wrong_outputs:
-        raise ValueError(f"{name} is no BEiT of this package: {'; '.join(info.stated.wrong_outputs)}")
+        raise ValueError(f"{name} is not a BEiT of this package: {'; '.join(info.stated.wrong_outputs)}")
     base, options = None, {"MODEL.NAME": Path(info.name).stem}
     if info.kind in DALLE:
         base = "beit_base_patch16_224_pt22k"

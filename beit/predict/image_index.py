@@ -96,7 +96,7 @@ def open_index(
 
     Raises:
         FileNotFoundError: images are None and the file does not exist; or as `find_images`.
-        ValueError: a batch size below 1; neither images nor file; the file is no index, or images are None and it has
+        ValueError: a batch size below 1; neither images nor file; the file is not an index, or images are None and it has
             features of another model; no image can be read.
         OSError: the file cannot be written.
     """
@@ -173,7 +173,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         or found[_DIGESTS].shape[1] != hashlib.sha256().digest_size
         or not np.isfinite(found[_FEATURES]).all()
     ):
-        raise ValueError(f"{path} is no index of images, or it is damaged; name another file, or remove it")
+        raise ValueError(
+            f"{path} is not an index of images, or it is damaged; name another file, or remove it"
+        )
     return found
 
 

@@ -168,7 +168,7 @@ def require_upload(path: str, uploads: Path) -> Path:
     """The uploaded file at `path`, symbolic links resolved.
 
     Raises:
-        RefusedError: it is no regular file in the folder `uploads`. The reason is the same whether it exists or not.
+        RefusedError: it is not a regular file in the folder `uploads`. The reason is the same whether it exists or not.
     """
     try:
         # Paths of other folders are not even looked up.

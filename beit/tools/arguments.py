@@ -48,7 +48,7 @@ def positive(text: str) -> int:
     """A count, for `type` of an argument.
 
     Raises:
-        ArgumentTypeError: it is no whole number, or below 1.
+        ArgumentTypeError: it is not a whole number, or below 1.
     """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a whole number of 1 or more")
@@ -59,7 +59,7 @@ def positive_number(text: str) -> float:
     """A size, for `type` of an argument.
 
     Raises:
-        ArgumentTypeError: it is no number, not above 0, or infinite.
+        ArgumentTypeError: it is not a number, not above 0, or infinite.
     """
     try:
         value = float(text)

@@ -16,7 +16,7 @@ from beit.cpu import tune_cpu
 from beit.data.check import SplitReport, check_split, describe_split, overlap, shortened
 from beit.data.classes_of_data import with_classes_of_data
 from beit.data.dataset import ImageDataset
-from beit.data.loader import worker_count
+from beit.data.loader import WorkerError, worker_count
 from beit.flags import Parser, config_from
 from beit.logging import format_duration
 from beit.optim.groups import describe_groups
@@ -89,7 +89,7 @@ def check(config: CfgNode, given: argparse.Namespace) -> list[str]:
         try:
             load_teacher(task, dataset.images.class_names)
             _try_steps(task, dataset)
-        except ValueError as error:
+        except (ValueError, FloatingPointError, WorkerError) as error:
             problems.append(str(error))
     return problems
 

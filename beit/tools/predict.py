@@ -86,12 +86,11 @@ def _predictions(given: argparse.Namespace) -> list[dict[str, Any]]:
     predictor = model_from(given)
     if given.crops or given.flip:
         predictor = require_classifier(predictor, "--crops and --flip").with_views(given.crops, given.flip)
-    is_classifier = isinstance(predictor, Classifier | ExportedClassifier)
     if given.threshold is not None:
-        if not is_classifier:
+        if not isinstance(predictor, Classifier | ExportedClassifier):
             raise ValueError("--threshold needs the weights of a classifier")
         predictor = predictor.with_threshold(given.threshold)
-    if given.save and is_classifier:
+    if given.save and isinstance(predictor, Classifier | ExportedClassifier):
         raise ValueError(
             "--save draws the results of segmentation and pre-training; for the attention and the classes of a classifier say "
             "`beit visualize attention`"

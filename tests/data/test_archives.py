@@ -200,7 +200,7 @@ def test_damaged_zips(tmp_path):
     path = write_zip(tmp_path / "train.zip", {"a/1.png": png(1, (64, 64))}, zipfile.ZIP_STORED)
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
-    with pytest.raises(ValueError, match=r"train\.zip is no zip file or is cut off .*copy it again"):
+    with pytest.raises(ValueError, match=r"train\.zip is not a zip file, or is cut off .*copy it again"):
         read_archive(path)
     config = tiny_config(tmp_path, tmp_path, DATA__DATASET="folder", MODEL__NUM_CLASSES=1)
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -107,7 +107,7 @@ def test_there_may_be_no_file(tmp_path):
         ({"train": 'path,a\nx.jpg,"b\nc"\n'}, {}, r":3: line break or control character in b\\nc"),
         ({"train": 'path,a,"b\x1b"\nx.jpg,1,0\n'}, {}, r":1: line break or control character in b\\x1b"),
         ({"train": "path,a\nx.jpg,\n"}, {}, r"train\.csv names no class"),
-        ({"train": 'path,a\n"x.jpg,b\n'}, {}, r"no valid CSV"),
+        ({"train": 'path,a\n"x.jpg,b\n'}, {}, r"not valid CSV"),
         ({"train": "path,a\n../x.jpg,b\n"}, {}, r"path '\.\./x\.jpg' leaves the data folder"),
         (COLUMNS, {"num_classes": 2}, r"has 3 classes for MODEL\.NUM_CLASSES=2; say `-opts MODEL\.NUM_CLASSES 3`"),
         (COLUMNS | {"val": "path,cat,emu\nc.jpg,1,0\n"}, {}, r"val\.csv does not have the columns .*: red dog"),

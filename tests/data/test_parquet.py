@@ -127,7 +127,7 @@ def test_files_that_are_cut_off_or_damaged(tmp_path):
     path = write(tmp_path / "train.parquet", range(40), [0] * 40, group=20)
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
-    with pytest.raises(ValueError, match=r"train\.parquet is no complete parquet file .*copy it again"):
+    with pytest.raises(ValueError, match=r"train\.parquet is not a complete parquet file .*copy it again"):
         open_split(config_of(tmp_path / "."), "train")
     path = write(tmp_path / "other/train.parquet", range(40), [0] * 40, group=20)
     whole = bytearray(path.read_bytes())
@@ -191,7 +191,9 @@ def test_a_label_column_that_the_metadata_do_not_describe(tmp_path):
 def test_labels_beyond_64_bits(tmp_path):
     table = arrow.table({"image": [png(1)], "label": arrow.array([2**64 - 1], "uint64")})
     parquet.write_table(table, tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match=r"the column label is no class number: .*18446744073709551615"):
+    with pytest.raises(
+        ValueError, match=r"the column label does not hold class numbers: .*18446744073709551615"
+    ):
         open_split(config_of(tmp_path), "train")
 
 

@@ -79,7 +79,7 @@ def test_a_classifier_of_this_package_can_be_a_teacher(tmp_path):
     np.testing.assert_allclose(found.numpy(), model.fc_norm(tokens[:, 1:]).numpy(), atol=1e-5)
     other = own_classifier(use_rel_pos_bias=True)
     path = saved(tmp_path, {name: tensor.numpy() for name, tensor in other.state_dict().items()})
-    with pytest.raises(CheckpointError, match="no plain vision transformer"):
+    with pytest.raises(CheckpointError, match="not a plain vision transformer"):
         load_teacher("beit", path, num_heads=HEADS)
 
 
@@ -125,7 +125,7 @@ def test_other_files_are_refused(tmp_path):
         load_teacher("clip", saved(tmp_path, dino))
     with pytest.raises(CheckpointError, match="first tensors: fc.weight"):
         load_teacher("dino", saved(tmp_path, {"fc.weight": np.ones((2, 2), np.float32)}))
-    with pytest.raises(CheckpointError, match=r"fc\.weight is no tensor of a DINO"):
+    with pytest.raises(CheckpointError, match=r"fc\.weight is not a tensor of a DINO"):
         load_teacher("dino", saved(tmp_path, dino | {"fc.weight": np.ones((2, 2), np.float32)}))
     del dino["norm.bias"]
     with pytest.raises(ValueError, match=r"incomplete: missing \['norm\.bias'\]"):

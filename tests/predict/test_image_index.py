@@ -132,7 +132,7 @@ def test_files_that_are_no_index_stay(predictor):
     names = ("other", "notes", "photo", "array", "damaged", *changes)
     for name in (f"{name}.npz" for name in names):
         before = Path(name).read_bytes()
-        with pytest.raises(ValueError, match=f"{name} is no index of images"):
+        with pytest.raises(ValueError, match=f"{name} is not an index of images"):
             beit.open_index(predictor, ["flowers"], name)
         assert Path(name).read_bytes() == before
 

@@ -78,6 +78,14 @@ def test_problems_found_before_a_failed_trial_step_are_listed(data, tmp_path, ca
     assert "and so are the 9 images before it" in shown and "train_0.png: an empty file" in shown
 
 
+def test_problems_found_before_a_data_worker_fails_are_listed(data, tmp_path, capsys):
+    keys = {"TRAIN__TOTAL_BATCH": 8, "DATA__NUM_WORKERS": 1, "DATA__WORKER_TIMEOUT": 1e-3}
+    assert run(data, tmp_path, "--skip-pictures", **keys) == 1
+    shown = capsys.readouterr().out
+    assert "2 problem(s):" in shown and "the rate 0.01 is for a total batch of 8" in shown
+    assert "no batch within DATA.WORKER_TIMEOUT=0.001 seconds" in shown
+
+
 def test_remarks_and_empty_classes(tmp_path):
     data = write_dataset(tmp_path / "data", train=23, classes=1)
     Image.fromarray(np.zeros((5, 9, 3), np.uint8)).save(data / "my images" / "train_0.png")
