@@ -15,8 +15,10 @@ from beit.data.images import ImageError
 from beit.predict.page import PagePredictor
 from beit.predict.page_access import Application, Message, Receive, RefusedError, Send, read_body
 
-_WAITING = 64  # requests that wait or are answered; further ones are refused
-_CONCURRENCY = 4  # images decoded at the same time; the model runs one at a time
+QUEUE_SIZE = 64
+"""Requests that wait or are answered; further ones are refused."""
+CONCURRENCY = 4
+"""Images decoded at the same time; the model runs one at a time."""
 _SEND_THE_FILE = "send the image file itself as the body: curl --data-binary @photo.jpg ADDRESS/predict"
 
 
@@ -34,7 +36,7 @@ class Api:
     predictor: PagePredictor
     model: str
     _waiting: int = field(default=0, init=False)
-    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONCURRENCY), init=False)
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENCY), init=False)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request that `Access` has let through."""
@@ -60,8 +62,8 @@ class Api:
         kinds = [value for name, value in scope["headers"] if name == b"content-type"]
         if any(kind.lower().startswith(b"multipart/") for kind in kinds):
             raise RefusedError(415, f"the body is a form; {_SEND_THE_FILE}")
-        if self._waiting >= _WAITING:
-            raise RefusedError(503, f"{_WAITING} images are waiting; try again later")
+        if self._waiting >= QUEUE_SIZE:
+            raise RefusedError(503, f"{QUEUE_SIZE} images are waiting; try again later")
         self._waiting += 1
         try:
             body = await read_body(receive)

@@ -23,7 +23,7 @@ from beit.flags import Parser
 from beit.predict.inputs import find_images
 from beit.predict.page import SHOWN_FORMATS, PagePredictor
 from beit.predict.page_access import Access, RefusedError, require_upload
-from beit.predict.page_api import Api
+from beit.predict.page_api import CONCURRENCY, QUEUE_SIZE, Api
 from beit.predict.page_text import TEXT, language_of, shown_reason
 from beit.tools.arguments import positive, positive_number, verb_parser
 from beit.tools.model_arguments import add_device, add_engine, add_model, model_from, use_device
@@ -34,8 +34,6 @@ EXAMPLES = (
     "python -m beit serve output/run --examples pictures",
 )
 
-_QUEUE_SIZE = 64  # waiting requests; further ones are refused
-_CONCURRENCY = 4  # images decoded at the same time; the model runs one at a time
 _KEEP_SECONDS = 600  # how long uploaded images stay on the disk
 _CONNECTIONS = 256  # open at once: the request of the last one is answered with status 503
 _HEAD_SECONDS = 10.0  # for the first lines of a request
@@ -152,7 +150,7 @@ def build_page(
                 elem_id="drawn",
                 buttons=["download", "fullscreen"],  # not "share", which sends images to another machine
             )
-        image.change(look, image, [scores, drawn, caption], api_name="look", concurrency_limit=_CONCURRENCY)
+        image.change(look, image, [scores, drawn, caption], api_name="look", concurrency_limit=CONCURRENCY)
         if examples:
             files = [str(path) for path in examples]
             chosen = gradio.Dataset(
@@ -163,7 +161,7 @@ def build_page(
                 elem_id="examples",
             )
             chosen.click(lambda index: files[index], chosen, image, api_visibility="private")
-    page.queue(max_size=_QUEUE_SIZE)
+    page.queue(max_size=QUEUE_SIZE)
     return page
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from beit.config import dump
+from beit.metadata.files import RUN_WEIGHTS, is_run_file
 from beit.train.output import output_folder, write_config
+from beit.train.resume import ADAPTER, BEST, BEST_ADAPTER, LATEST, MODEL
 from tests.tiny import tiny_config
 
 
@@ -37,6 +39,13 @@ def test_a_run_that_cannot_write_its_config_releases_the_folder(tmp_path: Path) 
     (tmp_path / "run" / "eval_config.yaml").rmdir()
     with output_folder(config):  # the same process, such as a notebook, tries again
         pass
+
+
+def test_the_files_of_a_run_are_known_by_their_names(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    names = (LATEST, BEST, MODEL, ADAPTER, BEST_ADAPTER, "epoch_0012.pdparams")
+    assert all(is_run_file(tmp_path / name) for name in names) and {LATEST, BEST, MODEL} == set(RUN_WEIGHTS)
+    assert not is_run_file(tmp_path / "average.pdparams")
 
 
 def test_file_systems_without_locks_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
