@@ -80,6 +80,10 @@ def test_the_weights_of_a_folder_are_not_overwritten(tmp_path):
         with pytest.raises(ValueError, match=f"{reason}.*name another"):
             verb([str(word) for word in words])
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    convert_main(
+        [str(tmp_path / write_source(tmp_path)), str(tmp_path), "--to", "timm"]
+    )  # it replaces nothing
+    assert (tmp_path / "model.safetensors").is_file()
 
 
 def test_the_adapter_of_a_run_is_not_overwritten(tmp_path):
