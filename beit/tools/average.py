@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from beit.flags import Parser
 from beit.logging import format_table
+from beit.parallel.signals import EXIT_STOPPED
 from beit.printable import printable_lines
 from beit.tools.arguments import check_target, verb_parser
 from beit.train.average import average
+from beit.train.state import RanksFailedError, StoppedError
 
 EXAMPLES = (
     "python -m beit average average.pdparams output/run --last 3 --measure",
@@ -16,22 +19,26 @@ EXAMPLES = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write an average; print which checkpoints it has, and the metrics that were measured."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write an average; print which checkpoints it has, and the metrics that were measured. Returns the exit status."""
     given = build_parser().parse_args(argv)
     check_target(given.target, given.sources)
     sources = given.sources[0] if len(given.sources) == 1 else given.sources
     options = {name: vars(given)[name] for name in ("data_path", "device") if vars(given)[name]}
-    found = average(
-        sources,
-        given.target,
-        last=given.last,
-        best=given.best,
-        greedy=given.greedy,
-        measure=given.measure,
-        config=given.cfg,
-        **options,
-    )
+    try:
+        found = average(
+            sources,
+            given.target,
+            last=given.last,
+            best=given.best,
+            greedy=given.greedy,
+            measure=given.measure,
+            config=given.cfg,
+            **options,
+        )
+    except (RanksFailedError, StoppedError) as error:  # of an evaluation with several ranks
+        print(f"error: {error}", file=sys.stderr)
+        return error.status if isinstance(error, RanksFailedError) else EXIT_STOPPED
     if found.score is None:
         lines = [f"average of {len(found.used)} checkpoints:", *map(str, found.used)]
     else:
@@ -45,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         ]
     print(printable_lines("\n".join([*lines, f"written: {given.target}"])))
+    return 0
 
 
 def build_parser() -> Parser:

@@ -16,7 +16,7 @@ from beit.predict.run_figures import read_curves
 from beit.train.entry import launch_ranks, num_ranks
 from beit.train.resume import BEST, MODEL
 from beit.train.run import run
-from beit.train.state import StoppedError
+from beit.train.state import RanksFailedError, StoppedError
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def train(
     Raises:
         ValueError, FileNotFoundError: unknown option; wrong config, data or checkpoint; the message says what to change.
         StoppedError: SIGTERM or Ctrl-C stopped the run; `resume="auto"` continues it.
-        RuntimeError: a rank of several failed; its messages are on stderr.
+        RanksFailedError: a rank of several failed; its messages are on stderr. It is a `RuntimeError`.
     """
     if isinstance(config, str | Path):
         config = get_config(config)
@@ -97,7 +97,7 @@ def evaluate(
 
     Raises:
         ValueError, FileNotFoundError: unknown option; wrong config, data or weights; the message says what to change.
-        RuntimeError: a rank of several failed; its messages are on stderr.
+        RanksFailedError: a rank of several failed; its messages are on stderr. It is a `RuntimeError`.
     """
     if "batch_size" in options:  # as on the command line
         options.setdefault("batch_size_eval", options["batch_size"])
@@ -120,7 +120,7 @@ def _run(config: CfgNode, tag: str) -> dict[str, float]:
     if status == EXIT_STOPPED:
         raise StoppedError(f'stopped; resume="auto" continues the run in {config.SAVE}')
     if status:
-        raise RuntimeError(f"the run ended with exit status {status}; see the messages above")
+        raise RanksFailedError(status)
     curves = read_curves(Path(config.SAVE) / "metrics.jsonl")
     logged = {
         name.removeprefix(f"{tag}/"): points for name, points in curves.items() if name.startswith(f"{tag}/")

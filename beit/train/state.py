@@ -28,6 +28,14 @@ class StoppedError(Exception):
     """The run was asked to stop (SIGTERM or SIGINT) and its state is saved."""
 
 
+class RanksFailedError(RuntimeError):
+    """A rank of several failed. It has printed why; `status` is the exit status of the run."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the run ended with exit status {status}; see the messages above")
+        self.status = status
+
+
 class Evaluation(NamedTuple):
     """Result of an evaluation.
 

@@ -12,7 +12,7 @@ from beit.flags import FLAGS, keyword_options
 from beit.parallel.signals import EXIT_STOPPED
 from beit.schema import SCHEMA
 from beit.train import api
-from beit.train.state import StoppedError
+from beit.train.state import RanksFailedError, StoppedError
 from tests.tiny import TINY, losses, run_command
 from tests.tiny import command as command_line
 
@@ -65,7 +65,7 @@ def test_two_ranks_give_the_same_kind_of_result(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(EXIT_STOPPED, StoppedError), (2, RuntimeError), (1, RuntimeError)]
+    ("status", "error"), [(EXIT_STOPPED, StoppedError), (2, RanksFailedError), (1, RuntimeError)]
 )
 def test_failed_ranks_raise(status, error, data, tmp_path, monkeypatch):
     monkeypatch.setattr(api, "launch_ranks", lambda *_: status)

@@ -10,6 +10,7 @@ import pytest
 import beit
 from beit.__main__ import main
 from beit.checkpoint.files import read, write
+from beit.parallel.signals import EXIT_STOPPED
 from beit.train import average as averaging
 from beit.train.run import run
 from tests.tiny import load_weights, tiny_config, write_dataset
@@ -163,6 +164,21 @@ def test_checkpoints_of_two_models_are_refused(folder, tmp_path):
 def test_wrong_choices_are_refused(folder, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         beit.average(folder, tmp_path / "average.pdparams", **options)
+
+
+@pytest.mark.parametrize("status", [2, EXIT_STOPPED])
+def test_ranks_that_fail_in_a_measurement_end_the_verb(folder, tmp_path, capsys, monkeypatch, status):
+    """The config of a run that several ranks trained states NPROCS."""
+    monkeypatch.setattr("beit.train.api.launch_ranks", lambda *_: status)
+    monkeypatch.setattr("beit.train.api.num_ranks", lambda *_: 2)
+    (tmp_path / "two.yaml").write_text(
+        (folder / "config.yaml").read_text().replace("NPROCS: null", "NPROCS: 2")
+    )
+    words = ["average", str(tmp_path / "average.pdparams"), str(folder), "--last", "2", "--measure"]
+    assert main([*words, "--cfg", str(tmp_path / "two.yaml"), "--device", "cpu"]) == status
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "see the messages above" in line or "stopped" in line
+    assert not (tmp_path / "average.pdparams").exists()
 
 
 def test_a_measurement_needs_a_config(folder, tmp_path):
