@@ -161,7 +161,7 @@ def test_results_and_refused_files(address, run, images):
     for name, words in (
         ("garbage.jpg", "no image in one of the formats"),
         ("cut.jpg", "cannot be decoded"),
-        ("many.png", "2000 x 1500 pixels are more than"),
+        ("many.png", "2000 x 1500 pixels; images of up to 2000000 pixels are accepted"),
         ("a.tif", "its format is TIFF; the page takes JPEG"),
     ):
         scores, drawn, caption = ask(address, images / name)
