@@ -61,15 +61,23 @@ def draw_tiles(tiles: Sequence[Tile], *, columns: int, title: str = "", side: fl
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     lines = max(2, *(tile.title.count("\n") + 1 for tile in tiles))
-    height = (side + 0.15 * lines) * rows + (0.5 if title else 0.0)
+    title_height = 0.3 + 0.2 * (title.count("\n") + 1) if title else 0.0
+    height = (side + 0.15 * lines) * rows + title_height
     figure, axes = make_figure(rows, columns, side * columns, height)
     for axis in axes.flat:
         axis.axis("off")
     for axis, tile in zip(axes.flat, tiles, strict=False):
         axis.imshow(tile.pixels)
         axis.set_title(tile.title, fontsize=8, color="red" if tile.is_wrong else "black")
-    figure.suptitle(title)
+    figure.suptitle(
+        title, y=1 - 0.1 / height
+    )  # where the tight layout reserves its place, however tall the figure is
     return figure
+
+
+def end_of(text: str, length: int) -> str:
+    """The last characters of a text, after an ellipsis if some are left out; for names over images."""
+    return text if len(text) <= length else f"…{text[1 - length :]}"
 
 
 def figure_pixels(figure: Figure) -> np.ndarray:

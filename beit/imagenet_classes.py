@@ -48,7 +48,12 @@ def from_synsets(names: Sequence[str]) -> tuple[str, ...]:
 
 def first_synonym(name: str) -> str:
     """The first lemma of a WordNet class, which is short enough for figures and tables; other names stay."""
-    return name.split(", ")[0]
+    return name.split(", ")[0] if ", " in name and name in _lemmas() else name
+
+
+@cache
+def _lemmas() -> frozenset[str]:
+    return frozenset(lemmas for name in CLASS_LISTS for _, lemmas in _read(name))
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beit.imagenet_classes import class_names, from_synsets, synsets
+from beit.imagenet_classes import class_names, first_synonym, from_synsets, synsets
 
 DROPPED_SYNSETS = {9205: "n03931044", 15027: "n09859684"}
 """Index in the 21,843 synsets of ImageNet-21k to the synset that the published BEiT heads have no output for.
@@ -45,6 +45,12 @@ def test_all_but_one_class_of_the_short_list_are_in_the_long_one():
 def test_synsets_as_folder_names_are_replaced_by_lemmas():
     assert from_synsets(["n01440764", "n02510455"])[0] == "tench, Tinca tinca"
     assert from_synsets(["n01440764", "mine"]) == ("n01440764", "mine")
+
+
+def test_only_names_of_wordnet_are_shortened_to_their_first_synonym():
+    assert first_synonym("tench, Tinca tinca") == "tench"
+    assert first_synonym("rose, red") == "rose, red"
+    assert first_synonym("Wälder, Äste") == "Wälder, Äste"
 
 
 def test_an_unknown_list_is_an_error():

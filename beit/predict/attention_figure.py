@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from beit.data.image_input import ImageInput
-from beit.figures import Tile, draw_tiles
+from beit.figures import Tile, draw_tiles, end_of
 from beit.imagenet_classes import first_synonym
 from beit.predict.attention_maps import overlay
 from beit.predict.classifier import Classifier
@@ -118,7 +118,7 @@ def _image_and_rollout(
     view: Image.Image,
     attentions: Sequence[np.ndarray],
 ) -> list[Tile]:
-    name = f"{Path(source).name}\n" if isinstance(source, str | Path) else ""
+    name = f"{end_of(Path(source).name, 22)}\n" if isinstance(source, str | Path) else ""
     title = "features"
     if predictor.num_classes:
         best = predictor([image], topk=1)[0]

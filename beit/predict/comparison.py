@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit.data.image_input import ImageInput
-from beit.figures import Tile, draw_tiles
+from beit.figures import Tile, draw_tiles, end_of
 from beit.imagenet_classes import first_synonym, from_synsets
+from beit.logging import progress
 from beit.predict.classifier import Classifier
 from beit.predict.inference import Model, inference_model, load_predictor, require_classifier
 from beit.predict.inputs import list_inputs
@@ -104,7 +105,12 @@ def compare(
     truths: Sequence[str | None] = (
         _classes_of_folders(inputs, predictors) if labeled else [None] * len(inputs)
     )
-    pairs = zip(*(inference_model(each, inputs, batch_size=batch_size) for each in predictors), strict=True)
+    chunks = [inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size)]
+    results: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for chunk in progress(chunks, len(chunks), "predict", rank=0):
+        for predictor, own in zip(predictors, results, strict=True):
+            own += inference_model(predictor, chunk, batch_size=batch_size)
+    pairs = zip(*results, strict=True)
     found = [ComparedImage(*row) for row in zip(inputs, pairs, truths, strict=True)]
     found.sort(key=lambda image: (not image.differs, -min(result["pred_score"] for result in image.results)))
     names = [
@@ -135,7 +141,9 @@ def draw_comparison(found: Comparison, count: int = 20) -> Figure:
             drawn, _ = predictor.explain(image, result, _SIDE)
             if not number:
                 view = predictor.view(image).resize(drawn.size)
-                title = f"{name[-22:]}\n" + (f"is {first_synonym(compared.truth)}" if compared.truth else "")
+                title = f"{end_of(name, 22)}\n" + (
+                    f"is {first_synonym(compared.truth)}" if compared.truth else ""
+                )
                 tiles.append(Tile(np.asarray(view), title))
             title = (
                 f"{'AB'[number]}: {first_synonym(result['pred_class'])}\n{100 * result['pred_score']:.0f} %"

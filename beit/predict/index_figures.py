@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from beit.data.image_input import ImageInput
-from beit.figures import Tile, draw_tiles, index_color, make_figure
+from beit.figures import Tile, draw_tiles, end_of, index_color, make_figure
 from beit.predict.image_index import ImageIndex
 from beit.predict.inputs import list_inputs
 from beit.tables import write_table
@@ -153,7 +153,7 @@ def place(features: np.ndarray, method: str) -> tuple[np.ndarray, str]:
 
 def _short(file: str | Path) -> str:
     """The end of a path: the name of the file with its folder."""
-    return "/".join(Path(file).parts[-2:])[-_NAME_LENGTH:]
+    return end_of("/".join(Path(file).parts[-2:]), _NAME_LENGTH)
 
 
 def _thumbnail(index: ImageIndex, source: ImageInput) -> np.ndarray:

@@ -18,7 +18,7 @@ from beit.data.image_list import ImageList
 from beit.data.loader import collate
 from beit.data.sampler import Sample, build_train_sampler, evenly_spaced
 from beit.data.segmentation import SegmentationDataset
-from beit.figures import Tile, draw_tiles, make_figure
+from beit.figures import Tile, draw_tiles, end_of, make_figure
 from beit.models.tokenizer import trained_decoder
 from beit.optim.schedule import make_schedules, run_length
 from beit.predict.inputs import find_images
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NOT_CURVES = ("count", "images_per_second", "data_wait", "weight_decay", "loss_scale")
+_PERCENT = ("top1", "top5", "accuracy", "ece", "mAP", "macro_f1", "micro_f1", "mIoU", "mAcc", "aAcc")
 _POINTS = 2000  # of a schedule that are drawn
 _VIEWS = 7  # random views of each image
 _NO_TOKENS = ["TOKENIZER.ALLOW_RANDOM", True]
@@ -80,6 +81,7 @@ def draw_curves(folder: str | Path) -> Figure:
             axis.plot(steps, values, label=group, marker="o" if len(steps) < 30 else None, markersize=3)
         axis.set_title(name)
         axis.set_xlabel("step")
+        axis.set_ylabel("%" if name in _PERCENT else "")
         axis.grid(alpha=0.3)
         if len(groups) > 1:
             axis.legend()
@@ -188,7 +190,7 @@ def draw_augmentation(config: ConfigSource, images: Sequence[str | Path] = (), c
         dataset.images = ImageList.from_names(Path(), found, labels)
     tiles = []
     for index in evenly_spaced(len(dataset), count):
-        tiles.append(Tile(dataset.original(index), dataset.images.path(index).name[-24:]))
+        tiles.append(Tile(dataset.original(index), end_of(dataset.images.path(index).name, 24)))
         for view in range(_VIEWS):
             sample = dataset[Sample(index, index + view * len(dataset))]
             tiles.append(Tile(sample["image"].transpose(1, 2, 0)))

@@ -26,6 +26,11 @@ def build(seed, names=FLOWERS):
     return classifier(model, class_names=names)
 
 
+def test_the_progress_is_shown(example_folder, capsys):
+    beit.compare(build(0), build(1), "flowers", batch_size=2)
+    assert "predict: 4/4" in capsys.readouterr().err
+
+
 @pytest.fixture
 def found(example_folder):
     return beit.compare(build(0), build(1), ["flowers", "photo.jpg", "more"])

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import beit
+from beit.figures import Tile, draw_tiles, end_of, figure_pixels
 from beit.predict.attention_maps import overlay
 from beit.predict.predictions import Predictions, write_confusions
 
@@ -42,6 +43,25 @@ def test_confusion_is_the_share_of_each_true_class(predictions):
     np.testing.assert_array_equal(image.get_array(), predictions.confusion)  # one image of each class
     names = [f"digit {number}" for number in range(10)]  # of the weights: the data have none
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names
+
+
+def test_a_title_of_three_lines_lies_above_the_images_of_a_tall_figure():
+    tile = Tile(np.zeros((8, 8, 3), np.uint8), "image\nis a class")
+    figure = draw_tiles([tile] * 40, columns=2, title="A\nB\n40 images")
+    figure_pixels(figure)
+    bottom = figure._suptitle.get_window_extent().y0
+    assert bottom > max(axis.title.get_window_extent().y1 for axis in figure.axes)
+    assert figure._suptitle.get_window_extent().y1 < figure.bbox.y1
+
+
+def test_long_names_over_images_are_cut_visibly():
+    assert end_of("горы/20240501_phone.JPG", 22) == "…ры/20240501_phone.JPG"
+    assert end_of("a.jpg", 5) == "a.jpg"
+
+
+def test_curves_state_percent(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "train/loss": 1, "val/top1": 50}))
+    assert [axis.get_ylabel() for axis in beit.draw_curves(tmp_path).axes] == ["", "%"]
 
 
 @pytest.mark.parametrize(("top5", "panels"), [((100, 100), ["loss"]), ((90, 100), ["loss", "top5"])])
