@@ -160,9 +160,9 @@ def _assign_all(values: dict[str, Any], content: Mapping[Any, Any], source: str)
 
 def _merge_options(values: dict[str, Any], opts: Sequence[Any]) -> None:
     if len(opts) % 2:
-        raise ValueError(
-            f"options come as KEY VALUE or KEY=VALUE, got {len(opts)} items: {shorten(list(opts))}"
-        )
+        pairs = zip(opts[::2], opts[1::2], strict=False)  # the last item has no partner
+        lone = next((key for key, value in pairs if str(value) in SCHEMA), opts[-1])
+        raise ValueError(f"options come as KEY VALUE or KEY=VALUE, and {shorten(lone)} has no value")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         _assign(values, str(key), _parse_text(str(key), value), "options")
 

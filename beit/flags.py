@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from yacs.config import CfgNode
 
@@ -82,6 +82,12 @@ class Parser(argparse.ArgumentParser):
         end = words.index("--") if "--" in words else len(words)
         flags = [self._defined(word) if _FLAG.match(word) else word for word in words[:end]]
         return super().parse_known_args([*flags, *words[end:]], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """As the method of argparse; where a config is meant, says with which flags it is named."""
+        if message.startswith("unrecognized arguments") and "-cfg" in self._option_string_actions:
+            message += "; a config is named by -cfg=…, weights by -pretrained=…"
+        super().error(message)
 
     def _defined(self, word: str) -> str:
         """A flag with or without `=value`, in the spelling of its definition."""

@@ -151,8 +151,14 @@ def test_errors_name_the_key_and_the_file(tmp_path: Path, text: str, message: st
 
 
 def test_invalid_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="KEY VALUE or KEY=VALUE, got 1 items"):
-        get_config(None, ["MODEL.DEPTH"])
+    for opts, lone in (
+        (["MODEL.DEPTH"], "MODEL.DEPTH"),
+        (["SAVE", "x", "MODEL.DEPTH"], "MODEL.DEPTH"),
+        (["SAVE", "x", "MODEL.DEPTH", "MODEL.NUM_HEADS", 3], "MODEL.DEPTH"),
+        (["SAVE", "my", "folder"], "folder"),
+    ):
+        with pytest.raises(ValueError, match=f"as KEY VALUE or KEY=VALUE, and '{lone}' has no value"):
+            get_config(None, opts)
 
 
 PADDLEVIT = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -148,13 +149,14 @@ def require_split(root: Path, split: str) -> Path:
         return folder
     for name in SPLITS[split]:
         refuse_compressed(root, name)
+    if not sub_folders(root):
+        raise FileNotFoundError(f"{root} has no class folders; expected {root}/<class>/<image>")
     others = " or ".join(str(root / name) for name in SPLITS[split])
     hint = ""
-    if split == "val" and split_folder(root, "test") is not None:
-        hint = (
-            ". test/ is not used in a run: `python -m beit make-lists` holds out a part of train/, or rename test/ to "
-            "val/ to evaluate on it"
-        )
+    if split == "val" and split_folder(root, "train") is not None:
+        hint = f". `python -m beit make-lists {shlex.quote(str(root))}` holds out a part of train/"
+        if split_folder(root, "test") is not None:
+            hint = f". test/ is not used in a run:{hint[1:]}, or rename test/ to val/ to evaluate on it"
     raise FileNotFoundError(f"{others} is not a folder{hint}")
 
 

@@ -74,7 +74,9 @@ class ImageDataset(ABC):
                 return self._numbered(sample.index, sample.seed)
             except ImageError as error:
                 raise ImageError(
-                    error.path, f"{error.reason} (image {sample.index} of the list, from 0)"
+                    error.path,
+                    f"{error.reason} (image {sample.index} of the list, from 0). It is not left out: put a readable "
+                    "file of this name in its place; a training then continues with -resume auto",
                 ) from error
         for offset in range(_MAX_REPLACEMENTS):
             try:

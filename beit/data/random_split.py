@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 
 from beit.data.image_list import ImageList
@@ -41,8 +43,8 @@ def take_split(images: ImageList, split: str) -> ImageList:
     indices = sorted(split_at_random(images)[split])
     note = (
         f"{images.root} has no train/ and val/: {100 * VAL_SHARE:g} % of each class are held out for validation at random "
-        f"(seed {SEED}). `python -m beit make-lists {images.root}` makes the same split as list files, with --val and "
-        "--seed also another one"
+        f"(seed {SEED}); where a class gains or loses images, others are. `python -m beit make-lists "
+        f"{shlex.quote(str(images.root))}` makes the same split as list files, with --val and --seed also another one"
     )
     names = [images.name(index) for index in indices]
     labels = images.labels[indices].tolist()

@@ -41,8 +41,8 @@ Split = Literal["train", "val"]
 _LAYOUTS = (
     "The layouts: `-dataset imagenet2012` reads train_list.txt and val_list.txt (lines `relative/path label`) in "
     "DATA.DATA_PATH, `-dataset folder` reads train/<class>/<image> and val/<class>/<image> in it (or valid/, validation/), "
-    "`-dataset flat`, for pre-training, reads every image below it, or below train/ and val/ in it; in these three train.tar "
-    "or train.zip can stand for train/. `-dataset csv` reads train.csv and val.csv. `-dataset webdataset` reads tars, `-dataset parquet` parquet files with `train` and "
+    "or <class>/<image>, of which it holds out a part for validation; `-dataset flat`, for pre-training, reads every image "
+    "below it, or below train/ and val/ in it; in these three train.tar or train.zip can stand for train/. `-dataset csv` reads train.csv and val.csv. `-dataset webdataset` reads tars, `-dataset parquet` parquet files with `train` and "
     "`val` or `validation` in their names, `-dataset cifar10` and `cifar100` the published files."
 )
 
@@ -217,6 +217,9 @@ def _open_folder(root: Path, split: str, num_classes: int | None) -> ImageList:
         images = take_split(read_class_folders(root), split)
         assert images.class_names is not None  # those of the folders
         _check_count(root, images.class_names, num_classes)
+        if (root / "train_list.txt").is_file():
+            note = f"{root / 'train_list.txt'} is not read; `-dataset=imagenet2012` reads the lists"
+            images = replace(images, notes=(*images.notes, note))
         return images
     folder = _split(root, split)
     # For an evaluation alone the training images need not be there.

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
 
+from beit.data.make_lists import make_lists
 from beit.data.splits import open_split
 from tests.data.packed import touch
 
@@ -45,8 +47,33 @@ def test_names_of_the_validation_folder(tmp_path, name):
 
 def test_a_test_folder_is_not_used(tmp_path):
     touch(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg", "test/dog/d.jpg")
-    with pytest.raises(FileNotFoundError, match="test/ is not used in a run: `python -m beit make-lists`"):
+    with pytest.raises(
+        FileNotFoundError, match="test/ is not used in a run: `python -m beit make-lists .*` holds out"
+    ):
         open_split(config(tmp_path, "folder"), "val")
+
+
+def test_without_validation_images_the_command_that_holds_some_out_is_named(tmp_path):
+    touch(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg")
+    hint = f"is not a folder. `python -m beit make-lists {tmp_path}` holds out a part of train/. The layouts"
+    with pytest.raises(FileNotFoundError, match=re.escape(hint)):
+        open_split(config(tmp_path, "folder"), "val")
+
+
+def test_a_folder_of_images_without_classes_is_named(tmp_path):
+    touch(tmp_path, "a.jpg", "b.jpg")
+    with pytest.raises(
+        FileNotFoundError, match=f"has no class folders; expected {tmp_path}/<class>/<image>. The"
+    ):
+        open_split(config(tmp_path, "folder"), "train")
+
+
+def test_lists_that_class_folders_have_but_do_not_need_are_named(tmp_path):
+    touch(tmp_path, *(f"{name}/{k}.jpg" for name in ("cat", "dog") for k in range(5)))
+    assert len(open_split(config(tmp_path, "folder"), "train").notes) == 1
+    make_lists(tmp_path, val=0.4)
+    notes = open_split(config(tmp_path, "folder"), "train").notes
+    assert notes[-1].endswith("train_list.txt is not read; `-dataset=imagenet2012` reads the lists")
 
 
 def test_evaluation_without_training_images(tmp_path):
@@ -70,13 +97,16 @@ def test_number_of_class_folders(tmp_path):
 
 @pytest.mark.parametrize("dataset", ["imagenet2012", "folder"])
 def test_missing_data_names_both_layouts(tmp_path, dataset):
-    layouts = "The layouts: .*train_list.txt.*train/<class>/<image>"
+    layouts = "The layouts: .*train_list.txt.*train/<class>/<image>.*, or <class>/<image>"
     with pytest.raises(FileNotFoundError, match=f"DATA.DATA_PATH=.*nowhere does not exist. {layouts}"):
         open_split(config(tmp_path / "nowhere", dataset), "train")
     (tmp_path / "file").touch()
     with pytest.raises(FileNotFoundError, match=f"file is a file, not a folder. {layouts}"):
         open_split(config(tmp_path / "file", dataset), "train")
-    missing = {"imagenet2012": "train_list.txt does not exist", "folder": "train is not a folder"}[dataset]
+    missing = {
+        "imagenet2012": "train_list.txt does not exist",
+        "folder": "has no class folders; expected .*/<class>/<image>",
+    }[dataset]
     with pytest.raises(FileNotFoundError, match=f"{missing}. {layouts}"):
         open_split(config(tmp_path, dataset), "train")
     (tmp_path / "train_list.txt").mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import struct
 import time
 import warnings
@@ -294,6 +295,13 @@ def test_evaluation_is_never_of_other_images(tmp_path: Path, row: Row, workers: 
     assert status == 2 and f"{path}: " in text and "(image 5 of the list, from 0)" in text, text[-1500:]
     assert not re.search(r"top1 +\d", text) and "Traceback" not in text, text[-1500:]
     row.seen = message(text)
+    shutil.copy(root / "my images" / "val_4.png", path)  # as the message says
+    resumed = command(
+        "main_single_gpu.py", root, tmp_path / "run", "-resume=auto",
+        DATA__NUM_WORKERS=workers, TRAIN__NUM_EPOCHS=1,
+    )  # fmt: skip
+    status, text, _ = finish(resumed, tmp_path / "run")
+    assert status == 0 and "evaluation after epoch 1" in text, text[-1500:]
 
 
 def test_check_finds_bad_images(tmp_path: Path, row: Row) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
@@ -68,6 +69,14 @@ def test_the_trial_steps_go_on_after_unreadable_images(data, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "dry step: 4 images in" in shown and "1 problem(s):" in shown
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unreadable_validation_image_is_one_problem(data, tmp_path, capsys):
+    (data / "my images" / "val_0.png").write_bytes(b"")
+    assert run(data, tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert "1 problem(s):" in shown and "val_0.png: an empty file" in shown
+    assert re.search("time and memory are not measured: .*val_0.png: an empty file", shown)
 
 
 def test_problems_found_before_a_failed_trial_step_are_listed(data, tmp_path, capsys):

@@ -159,6 +159,15 @@ def test_an_unknown_flag_of_a_verb_names_the_nearest(capsys):
     assert "unknown flag --devise; did you mean --device?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["train", "evaluate", "check", "config"])
+def test_a_config_without_its_flag_names_the_flag(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "output/run"])
+    assert end.value.code == 2
+    hint = "unrecognized arguments: output/run; a config is named by -cfg=…, weights by -pretrained=…"
+    assert hint in capsys.readouterr().err
+
+
 def test_list_models_prints_a_table_or_json(capsys):
     assert main(["list-models", "*ade20k"]) == 0
     lines = capsys.readouterr().out.splitlines()
