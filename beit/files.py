@@ -6,9 +6,11 @@ import contextlib
 import errno
 import hashlib
 import os
+import platform
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tokenize import TokenError
@@ -17,6 +19,10 @@ from typing import BinaryIO
 import numpy as np
 
 _CHUNK = 1 << 20
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+"""Part of the names of temporary files: process numbers mean nothing to the other machines that share a folder."""
+_ABANDONED_SECONDS = 24 * 3600
+"""Age of a temporary file of another machine from which on no process writes it any more."""
 
 
 def expand_path(path: str) -> str:
@@ -74,7 +80,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     It is written beside the target, synced to the disk and renamed, and the folder is synced: a crash at any moment
     leaves either the old file or the new one. Temporary files of killed processes are removed by the next write to the
-    same path.
+    same path; those of other machines once they are a day old.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -87,7 +93,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             f"cannot write {target}: its folder does not exist; create {target.parent} first"
         )
     _remove_leftovers(target)
-    temporary = _temporary(target, os.getpid())
+    temporary = target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file
@@ -97,6 +103,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         _sync_folder(target.parent)
     except OSError as error:
         _remove(temporary)
+        if str(error.strerror).startswith("cannot write "):
+            raise  # it names another file, which was written inside of the block
         kept = "the previous file is untouched" if target.exists() else "no file was left there"
         raise OSError(error.errno, f"cannot write {target}: {error.strerror or error}; {kept}") from error
     except BaseException:  # also Ctrl-C: the unfinished file must not stay
@@ -165,22 +173,28 @@ def lock(handle: int, *, wait: bool) -> bool:
     return True
 
 
-def _temporary(target: Path, pid: int | str) -> Path:
-    return target.with_name(f".{target.name}.{pid}.tmp")
-
-
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):  # the first error matters; nothing can be done about this one
         path.unlink(missing_ok=True)
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the unfinished files of dead processes, and of an earlier process with the number of this one."""
-    prefix, suffix = f".{target.name}.", ".tmp"
+    """Remove the unfinished files of dead processes, and of an earlier process with the number of this one.
+
+    Of other machines, and of earlier versions, which left the host out, those that nothing was written to for a day.
+    """
+    name = re.compile(rf"\.{re.escape(target.name)}\.(?:([0-9a-f]{{8}})\.)?(\d+)\.tmp", re.ASCII)
     for path in target.parent.iterdir():
-        pid = path.name.removeprefix(prefix).removesuffix(suffix)
-        if path.name == f"{prefix}{pid}{suffix}" and pid.isdecimal() and not _is_alive(int(pid)):
+        found = name.fullmatch(path.name)
+        if found and (not _is_alive(int(found[2])) if found[1] == _HOST else _is_abandoned(path)):
             _remove(path)
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+    except OSError:  # removed by its process
+        return False
 
 
 def _is_alive(pid: int) -> bool:

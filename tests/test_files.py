@@ -6,13 +6,14 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from beit.checkpoint.files import read_checkpoint, write_checkpoint
-from beit.files import lock, map_array, replacing, require_writable, sha256_of
+from beit.files import _HOST, lock, map_array, replacing, require_writable, sha256_of
 
 OLD = {"step": 1, "w": np.zeros(3)}
 NEW = {"step": 2, "w": np.ones(3)}
@@ -85,6 +86,14 @@ def test_a_full_disk_while_writing_keeps_the_previous_file(path):
     assert_untouched(path)
 
 
+def test_the_error_of_a_file_that_is_written_inside_of_another_names_it_alone(path):
+    inner = path.with_name("inner")
+    with pytest.raises(OSError) as caught, replacing(path), replacing(inner):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(inner) in str(caught.value) and str(path) not in str(caught.value)
+    assert_untouched(path)
+
+
 def test_a_failed_first_write_leaves_no_file(tmp_path):
     with pytest.raises(OSError, match="no file was left there"), replacing(tmp_path / "m"):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -120,7 +129,7 @@ def test_a_killed_write_keeps_the_previous_file_and_the_next_write_cleans_up(pat
         "with replacing(sys.argv[1]) as file:\n"
         "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     killed = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root, check=False)
     assert killed.returncode == -9
     assert read_checkpoint(path)["step"] == 1
@@ -132,12 +141,29 @@ def test_a_killed_write_keeps_the_previous_file_and_the_next_write_cleans_up(pat
 def test_files_of_other_programs_are_not_removed(path):
     others = [
         path.with_name(name)
-        for name in (f".latest.pdparams.{os.getppid()}.tmp", ".latest.pdparams.x.tmp", ".a.1.tmp")
+        for name in (
+            f".latest.pdparams.{_HOST}.{os.getppid()}.tmp",
+            ".latest.pdparams.x.tmp",
+            ".latest.pdparams.y.1.tmp",
+            ".a.1.tmp",
+        )
     ]
     for other in others:
         other.touch()
+        os.utime(other, (0, 0))
     write_checkpoint(path, NEW)
     assert all(other.exists() for other in others)
+
+
+@pytest.mark.parametrize("host", ["0123abcd.", ""])
+def test_an_unfinished_file_of_another_machine_stays_for_a_day(path, host):
+    """The number of its process can be that of a dead one, or of none, on this machine."""
+    other = path.with_name(f".latest.pdparams.{host}{2**22 + 1}.tmp")
+    for age, stays in ((60, True), (25 * 3600, False)):
+        other.touch()
+        os.utime(other, (time.time() - age,) * 2)
+        write_checkpoint(path, NEW)
+        assert other.exists() == stays
 
 
 def test_arrays_are_mapped_and_damaged_ones_are_refused(tmp_path):
