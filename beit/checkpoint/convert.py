@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +11,23 @@ from beit.checkpoint.adapt import Changes
 from beit.checkpoint.canonical import TABLE
 from beit.checkpoint.files import nonfinite_names, write
 from beit.checkpoint.key_format import KeyFormat
-from beit.checkpoint.open import WEIGHT_SUFFIXES, open_checkpoint
+from beit.checkpoint.open import WEIGHT_SUFFIXES, open_checkpoint, weights_file
 from beit.checkpoint.report import LoadReport, report_of
 from beit.checkpoint.translate import Checkpoint, CheckpointInfo, from_canonical, written_format
 from beit.containers.errors import listed
 from beit.files import require_writable
 from beit.metadata.architecture import NATIVE
-from beit.metadata.files import RESULTS_KEY, RUN_CONFIG_KEY, sidecar_path, write_sidecar
-from beit.metadata.folders import write_folder
+from beit.metadata.files import (
+    FOLDER_JSON,
+    RESULTS_KEY,
+    RUN_CONFIG_KEY,
+    WEIGHT_FILES,
+    edited_sidecar,
+    is_run_file,
+    json_files,
+    sidecar_path,
+)
+from beit.metadata.folders import folder_files, refuse_stale
 from beit.metadata.info import describe_weights
 
 _FOLDER_PUBLISHERS = ("huggingface", "timm")
@@ -48,8 +57,10 @@ def convert(
         ema: take averaged weights; None for what the publisher of `source` does.
         key: take the state dict under this key of `source`, as in `load_pretrained`.
     Raises:
-        ValueError: unreadable source, incomplete or unknown tensors, or a publisher that has no such model.
+        ValueError: unreadable source, incomplete or unknown tensors, a publisher that has no such model, or a target as in
+            `refuse_replacing`.
     """
+    refuse_replacing(target, [] if isinstance(source, Checkpoint) else [source])
     opened = open_checkpoint(source, ema=ema, key=key)
     opened.require_complete()
     if opened.info.unknown:
@@ -64,12 +75,17 @@ def convert(
     is_folder = _is_folder(path, publisher, key_format.layout)
     omitted = [name for name in state if key_format.leaves_out(name)]
     notes = [f"{publisher} has no place for {listed(omitted)}: left out"] if omitted else []
+    beside: dict[Path, dict[str, object]] = {}
     if is_folder:
-        notes += write_folder(path, info, publisher)
-        path = path / "model.safetensors"
+        files, more = folder_files(info, publisher)
+        notes += more
+        refuse_stale(path, files)
+        beside = {path / name: content for name, content in files.items()}
+        path.mkdir(parents=True, exist_ok=True)
+        path = path / WEIGHT_FILES[0]
     elif publisher != NATIVE:
         notes.append(_describe_place(path, publisher))
-    _write(path, contents, key_format, info)
+    _write(path, contents, key_format, info, beside)
     non_finite = tuple(nonfinite_names(state))
     return report_of(replace(info, notes=(*info.notes, *notes)), state, Changes(), non_finite)
 
@@ -83,6 +99,40 @@ def require_target(target: str | Path) -> None:
     """
     _is_folder(Path(target), NATIVE, "paddle")
     require_writable(target)
+
+
+def refuse_replacing(target: str | Path, sources: Iterable[str | Path]) -> None:
+    """Refuse to write weights over those that they are made of, or over the weights of a run.
+
+    Args:
+        target: file to write, or a folder of timm or transformers.
+        sources: files and folders that are read.
+
+    Raises:
+        ValueError: the file is a source or the weights of a folder that is one, the folder is or holds a source with files
+            that would be replaced, or the file was written by a run.
+    """
+    path = Path(target)
+    if not path.exists():
+        return
+    read = [_weights_of(source) for source in sources if Path(source).exists()]
+    written = [name for name in (WEIGHT_FILES[0], *FOLDER_JSON) if (path / name).exists()]
+    if written and any(path.samefile(file.parent) for file in read):
+        raise ValueError(
+            f"{target} is the folder of the weights that are read, and has {' and '.join(written)}; name another folder to "
+            "write"
+        )
+    if any(path.samefile(file) for file in read):
+        raise ValueError(f"{target} is also read; name another file to write")
+    if is_run_file(path):
+        raise ValueError(f"{target} was written by the run in {path.parent}; name another file to write")
+
+
+def _weights_of(source: str | Path) -> Path:
+    try:
+        return weights_file(source)
+    except (ValueError, FileNotFoundError):  # whoever reads the source reports it
+        return Path(source)
 
 
 def _is_folder(path: Path, publisher: str, layout: str) -> bool:
@@ -117,10 +167,19 @@ def _check_grid(opened: Checkpoint, publisher: str) -> None:
         )
 
 
-def _write(path: Path, contents: Mapping[str, object], key_format: KeyFormat, info: CheckpointInfo) -> None:
+def _write(
+    path: Path,
+    contents: Mapping[str, object],
+    key_format: KeyFormat,
+    info: CheckpointInfo,
+    beside: Mapping[Path, Mapping[str, object]],
+) -> None:
     """Write the contents and their description. A safetensors file is flat, without wrapper, and holds both.
 
     A `.pdparams` file holds both too; beside it the description can be edited.
+
+    Args:
+        beside: JSON files of the folder.
     """
     description = describe_weights(info)
     texts = {key: json.dumps(value) for key, value in description.items()}
@@ -132,7 +191,8 @@ def _write(path: Path, contents: Mapping[str, object], key_format: KeyFormat, in
         texts = {"format": "pt" if key_format.publisher in _FOLDER_PUBLISHERS else "pd"} | texts
     wrapper = key_format.wrapper if path.suffix == ".safetensors" else None
     tree = contents[wrapper] if wrapper else contents
-    write(path, tree, metadata=None if path.suffix == ".pth" else texts)
     # A description that is there already would be read with these weights.
     if path.suffix != ".safetensors" or sidecar_path(path).exists():
-        write_sidecar(path, description)
+        beside = {**beside, sidecar_path(path): edited_sidecar(path, description)}
+    with json_files(beside):
+        write(path, tree, metadata=None if path.suffix == ".pth" else texts)

@@ -7,9 +7,10 @@ of one) and `palette`. Files beside the weights, which can be edited, take prece
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from yacs.config import CfgNode
 
 from beit.config import parse_yaml
 from beit.containers.errors import CheckpointError, listed
-from beit.files import write_text
+from beit.files import replacing, write_text
 from beit.metadata.agreement import check_agreement, preprocessing_differences
 from beit.metadata.class_names import parse_class_names
 from beit.metadata.precedence import merge, read_preprocessing
@@ -285,15 +286,34 @@ def _json_of_header(text: str) -> Any:
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 
-def write_sidecar(weights: Path, description: Mapping[str, object]) -> None:
-    """Write `describe_weights` beside weights; keys of an earlier file that are not ours, such as a user's notes, stay."""
-    file = sidecar_path(weights)
-    earlier = _read_beside(file, read_json) or {}
-    write_json(
-        file, {key: value for key, value in earlier.items() if key not in _OWN_KEYS} | dict(description)
-    )
+def edited_sidecar(weights: Path, description: Mapping[str, object]) -> dict[str, object]:
+    """The content of the JSON file beside weights: `describe_weights`, and what is not ours in an earlier file, such as notes.
+
+    Raises:
+        CheckpointError: the earlier file is invalid.
+    """
+    earlier = _read_beside(sidecar_path(weights), read_json) or {}
+    return {key: value for key, value in earlier.items() if key not in _OWN_KEYS} | dict(description)
+
+
+@contextlib.contextmanager
+def json_files(contents: Mapping[Path, Mapping[str, object]]) -> Iterator[None]:
+    """Write JSON files that appear when the block ends, in which the weights that they describe are written.
+
+    If the block raises, earlier files stay: no file describes other weights than those beside it.
+    """
+    with contextlib.ExitStack() as stack:
+        for path, content in contents.items():
+            file = stack.enter_context(replacing(path))
+            file.write(_json_text(content).encode())
+            file.flush()  # a full disk is reported here, while the earlier weights are still there
+        yield
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, _json_text(content))
+
+
+def _json_text(content: Mapping[str, object]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

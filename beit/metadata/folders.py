@@ -6,11 +6,12 @@ models/flava/configuration_flava.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from beit.imagenet_classes import class_names as names_of_list
 from beit.metadata.architecture import MIM_V1, SEGMENTATION, DalleSizes
-from beit.metadata.files import FOLDER_JSON, write_json
+from beit.metadata.files import FOLDER_JSON
 from beit.metadata.info import ModelInfo
 from beit.metadata.pretrained_cfg import TIMM_KEYS, pretrained_cfg, timm_crop
 from beit.metadata.processor_config import processor_config
@@ -49,22 +50,17 @@ def folder_files(info: ModelInfo, publisher: str) -> tuple[dict[str, dict[str, o
     return files, _transformers_notes(info)
 
 
-def write_folder(folder: Path, info: ModelInfo, publisher: str) -> list[str]:
-    """Write the JSON files into a folder, which is made if it does not exist; sentences on what they do not hold.
+def refuse_stale(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder with a JSON file of other weights that none of the files to write replaces.
 
     Raises:
-        ValueError: as `folder_files`, or the folder holds a file of other weights that would not be replaced.
+        ValueError: it has one.
     """
-    files, notes = folder_files(info, publisher)
-    stale = [name for name in FOLDER_JSON if name not in files and (folder / name).exists()]
+    stale = [name for name in FOLDER_JSON if name not in names and (folder / name).exists()]
     if stale:
         raise ValueError(
             f"{folder} holds {', '.join(stale)} of other weights, for which these have no content: name a new folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        write_json(folder / name, content)
-    return notes
 
 
 def _check_model(info: ModelInfo, publisher: str) -> None:

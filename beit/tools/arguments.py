@@ -8,10 +8,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from beit.checkpoint.open import weights_file
 from beit.files import require_writable
 from beit.flags import Parser, add_config_flags
-from beit.metadata.files import FOLDER_JSON, WEIGHT_FILES, is_run_file
 from beit.predict.inputs import find_images
 from beit.preprocessing import PIL_FILTERS, Preprocessing
 from beit.tables import refuse_other_table
@@ -91,40 +89,6 @@ def check_picture(output: Path, sources: Iterable[str], titles: Sequence[str] = 
     if titles:
         refuse_other_table(output.with_suffix(".csv"), titles)
     return files
-
-
-def check_target(target: str | Path, sources: Iterable[str | Path]) -> None:
-    """Refuse to write weights over those that they are made of, or over the weights of a run.
-
-    Args:
-        target: file to write, or a folder of timm or transformers.
-        sources: files, folders and published names that are read.
-
-    Raises:
-        ValueError: the file is a source or the weights of a folder that is one, the folder is or holds a source with files
-            that would be replaced, or the file was written by a run.
-    """
-    path = Path(target)
-    if not path.exists():
-        return
-    read = [_weights_of(source) for source in sources if Path(source).exists()]
-    written = [name for name in (WEIGHT_FILES[0], *FOLDER_JSON) if (path / name).exists()]
-    if written and any(path.samefile(file.parent) for file in read):
-        raise ValueError(
-            f"{target} is the folder of the weights that are read, and has {' and '.join(written)}; name another folder to "
-            "write"
-        )
-    if any(path.samefile(file) for file in read):
-        raise ValueError(f"{target} is also read; name another file to write")
-    if is_run_file(path):
-        raise ValueError(f"{target} was written by the run in {path.parent}; name another file to write")
-
-
-def _weights_of(source: str | Path) -> Path:
-    try:
-        return weights_file(source)
-    except (ValueError, FileNotFoundError):  # whoever reads the source reports it
-        return Path(source)
 
 
 def write_into_folder(description: str | None, write: Callable[[Path], Path]) -> None:

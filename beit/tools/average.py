@@ -9,7 +9,7 @@ from beit.flags import Parser
 from beit.logging import format_table
 from beit.parallel.signals import EXIT_STOPPED
 from beit.printable import printable_lines
-from beit.tools.arguments import check_target, verb_parser
+from beit.tools.arguments import verb_parser
 from beit.train.average import average
 from beit.train.state import RanksFailedError, StoppedError
 
@@ -22,7 +22,6 @@ EXAMPLES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Write an average; print which checkpoints it has, and the metrics that were measured. Returns the exit status."""
     given = build_parser().parse_args(argv)
-    check_target(given.target, given.sources)
     sources = given.sources[0] if len(given.sources) == 1 else given.sources
     options = {name: vars(given)[name] for name in ("data_path", "device") if vars(given)[name]}
     try:

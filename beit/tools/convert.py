@@ -11,7 +11,7 @@ from beit.checkpoint.convert import convert
 from beit.checkpoint.publishers import PUBLISHERS
 from beit.flags import Parser
 from beit.printable import printable_lines
-from beit.tools.arguments import check_target, verb_parser
+from beit.tools.arguments import verb_parser
 from beit.zoo import path_of
 
 EXAMPLES = (
@@ -51,7 +51,6 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert a checkpoint; print the report."""
     given = build_parser().parse_args(argv)
-    check_target(given.target, [given.source])
     report = convert(path_of(given.source), given.target, publisher=given.to, ema=given.ema, key=given.key)
     print(printable_lines(str(report)))
     target = Path(given.target)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from yacs.config import CfgNode
 
 from beit.checkpoint.average import mean_checkpoint
-from beit.checkpoint.convert import convert, require_target
+from beit.checkpoint.convert import convert, refuse_replacing, require_target
 from beit.checkpoint.files import read_checkpoint
 from beit.config import get_config
 from beit.metadata.files import RUN_CONFIG
@@ -61,11 +61,12 @@ def average(
 
     Raises:
         ValueError: the checkpoints are not of one model; the run keeps fewer, or did not evaluate them; there is no
-            config; the target has another ending; otherwise as `beit.evaluate`.
+            config; the target has another ending, is also read or was written by a run; otherwise as `beit.evaluate`.
         OSError: the target cannot be written.
     """
     require_target(target)
     paths = _files(sources, last, best)
+    refuse_replacing(target, paths)
     used, scores, score = paths, {}, None
     if measure or greedy:
         source = _config_of_run(paths[0]) if config is None else config
@@ -120,7 +121,7 @@ def _best(run: Path, paths: list[Path]) -> list[Path]:
     metric_of = _selection(get_config(run / RUN_CONFIG))
     scores = {}
     for path in paths:
-        step = int(read_checkpoint(path)["step"])
+        step = _step(path)
         metrics = {name: curve[step] for name, curve in measured.items() if step in curve}
         if not metrics:
             raise ValueError(
@@ -129,6 +130,18 @@ def _best(run: Path, paths: list[Path]) -> list[Path]:
             )
         scores[path] = metric_of(metrics)
     return sorted(paths, key=lambda path: -scores[path])
+
+
+def _step(path: Path) -> int:
+    """The step after which a run wrote a checkpoint."""
+    state = read_checkpoint(path)
+    step = state.get("step") if isinstance(state, Mapping) else None
+    if not isinstance(step, int):
+        raise ValueError(
+            f"{path} has no 'step', which the checkpoints of a run have; move it to another folder, or name the files to "
+            "average"
+        )
+    return step
 
 
 def _config_of_run(path: Path) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -234,3 +236,26 @@ def test_the_folder_of_a_run_is_a_source(tmp_path):
     convert(run, tmp_path / "timm", publisher="timm")
     config = json.loads((tmp_path / "timm/config.json").read_text())
     assert (config["label_names"], config["pretrained_cfg"]["crop_pct"]) == (list(NAMES), 0.7)
+
+
+def test_a_full_disk_leaves_the_earlier_files_and_no_mixture(tmp_path, monkeypatch):
+    """The JSON files replace those of the earlier weights only once the new weights are written."""
+    earlier = described(tmp_path / "earlier.pdparams")
+    other = described(tmp_path / "other.pdparams", crop_pct=0.5)
+    target, file = tmp_path / "hub", tmp_path / "file.pdparams"
+    convert(earlier, target, publisher="huggingface")
+    convert(earlier, file)
+    before = {path: path.read_bytes() for path in (*target.iterdir(), *tmp_path.glob("file*"))}
+    assert len(before) == 5
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("beit.checkpoint.files.write_safetensors", full)
+    monkeypatch.setattr("beit.checkpoint.files.write_pickle", full)
+    for place, publisher in ((target, "huggingface"), (file, "canonical")):
+        with pytest.raises(
+            OSError, match=r"^\[Errno 28\] cannot write \S+ No space left on device; the prev"
+        ):
+            convert(other, place, publisher=publisher)
+    assert {path: path.read_bytes() for path in (*target.iterdir(), *tmp_path.glob("file*"))} == before

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import beit
+from beit.checkpoint.convert import convert
 from beit.checkpoint.files import read, write
 from beit.checkpoint.open import open_checkpoint
 from beit.tools.average import main as average_main
@@ -62,6 +64,8 @@ def test_weights_of_a_run_and_sources_are_not_overwritten(tmp_path, verb):
         )
         with pytest.raises(ValueError, match=f"{target.name} {reason}.*name another file to write"):
             verb(words)
+        with pytest.raises(ValueError, match=f"{target.name} {reason}.*name another file to write"):
+            beit.average([source, source], target) if verb is average_main else convert(source, target)
         assert target.read_bytes() == before
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import beit
 from beit.__main__ import main
-from beit.checkpoint.files import read, write
+from beit.checkpoint.files import read, write, write_checkpoint
 from beit.parallel.signals import EXIT_STOPPED
 from beit.train import average as averaging
 from beit.train.run import run
@@ -199,3 +199,14 @@ def test_epochs_without_an_evaluation_are_named(folder, tmp_path):
         ValueError, match="epoch_0003.pdparams was not evaluated during training: set VALIDATE_FREQ"
     ):
         beit.average(bare, tmp_path / "average.pdparams", best=1)
+
+
+@pytest.mark.parametrize("state", [{"model": {}}, [1]])
+def test_a_file_with_the_name_of_an_epoch_that_is_no_training_state_is_named(folder, tmp_path, state):
+    other = tmp_path / "run"
+    other.mkdir()
+    for name in ("config.yaml", "metrics.jsonl"):
+        (other / name).write_bytes((folder / name).read_bytes())
+    write_checkpoint(other / "epoch_0001.pdparams", state)
+    with pytest.raises(ValueError, match=r"epoch_0001\.pdparams has no 'step', .*name the files to average"):
+        beit.average(other, tmp_path / "average.pdparams", best=1)
