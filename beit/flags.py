@@ -130,7 +130,7 @@ def config_from(given: argparse.Namespace) -> CfgNode:
     """The frozen config of the flags that `add_config_flags` added.
 
     Raises:
-        FileNotFoundError, ValueError: as `get_config`.
+        FileNotFoundError, ValueError: as `get_config` and `refuse_resume`.
     """
     values = vars(given)
     # The PRETRAINED_KEY of a config is for the weights that the config names, not for those of the flag.
@@ -141,11 +141,30 @@ def config_from(given: argparse.Namespace) -> CfgNode:
     others = option_pairs(given.opts)
     source, published = _config_of(given.cfg)
     config = get_config(source, [*published, *opts, *others])
+    refuse_resume(config, [*opts, *others])
     sets_eval_batch = given.batch_size_eval is not None or "DATA.BATCH_SIZE_EVAL" in others[::2]
     if config.EVAL and given.batch_size is not None and not sets_eval_batch:
         # As in PaddleViT, -batch_size with -eval is the evaluation batch.
         return with_options(config, ["DATA.BATCH_SIZE_EVAL", given.batch_size])
     return config
+
+
+def refuse_resume(config: CfgNode, options: Sequence[Any]) -> None:
+    """Refuse options of an evaluation that name a checkpoint to continue, which it would not read.
+
+    The file of the config may name one: that of a resumed run does.
+
+    Args:
+        config: made with the options.
+        options: keys and values in turn.
+
+    Raises:
+        ValueError: they do.
+    """
+    if config.EVAL and config.MODEL.RESUME and "MODEL.RESUME" in options[::2]:
+        raise ValueError(
+            f"-resume {config.MODEL.RESUME} with -eval: an evaluation continues no run; name the weights with -pretrained"
+        )
 
 
 def _config_of(name: str | None) -> tuple[str | None, tuple[object, ...]]:

@@ -88,7 +88,7 @@ class Result:
         difference: largest difference from the first candidate's results, over their standard deviation.
         same_best: share of rows with the same largest entry.
         versions: of its libraries.
-        note: why there are no numbers, or no ratio.
+        note: why there are no numbers, no ratio, or fewer starts.
     """
 
     name: str
@@ -122,6 +122,7 @@ class _Entry:
         default_factory=list
     )  # seconds from the start of a process to its first result
     peak_bytes: int = 0
+    start_failure: str = ""
 
 
 def run_benchmark(
@@ -178,14 +179,21 @@ def run_benchmark(
             entries.remove(entry)
             results[entry.candidate.name] = Result(entry.candidate.name, note=f"failed: {reason}")
     for number in range(starts if benchmark.has_starts else 0):
-        for entry in [entry for entry in entries if entry.candidate.name != GEMM][:: -1 if number % 2 else 1]:
+        started = [entry for entry in entries if entry.candidate.name != GEMM and not entry.start_failure]
+        for entry in started[:: -1 if number % 2 else 1]:
             interpreter = interpreter_of(entry.candidate)
             assert interpreter is not None  # it has run
             begin = time.perf_counter()
             with closing(open_worker(len(benchmark.candidates), entry.candidate, interpreter)) as worker:
-                worker.prepare()
-                entry.starts.append(time.perf_counter() - begin)
-                entry.peak_bytes = worker.time(1)[1]
+                try:
+                    worker.prepare()
+                    seconds = time.perf_counter() - begin
+                    entry.peak_bytes = worker.time(1)[1]
+                except WorkerFailedError as error:
+                    entry.start_failure = f"start {number + 1} failed: {error}"
+                    log(f"  {entry.candidate.name}: {entry.start_failure}")
+                    continue
+                entry.starts.append(seconds)
         log(f"  start {number + 1}/{starts}")
     results |= {result.name: result for result in _compare(entries, benchmark)}
     return [results[candidate.name] for candidate in benchmark.candidates]
@@ -227,6 +235,7 @@ def _compare(entries: Sequence[_Entry], benchmark: Benchmark) -> list[Result]:
         difference, same_best = _difference(first.results, entry.results)
         agrees = difference <= entry.candidate.tolerance
         ratios = [own / other for own, other in zip(entry.seconds, first.seconds, strict=True)]
+        disagreement = "" if agrees else f"results differ by {difference:.2g}: no ratio"
         share = None
         if peak is not None and benchmark.multiply_adds is not None:
             share = benchmark.multiply_adds / float(np.median(entry.seconds)) / peak
@@ -242,7 +251,7 @@ def _compare(entries: Sequence[_Entry], benchmark: Benchmark) -> list[Result]:
                 difference=difference,
                 same_best=same_best,
                 versions=entry.versions,
-                note="" if agrees else f"results differ by {difference:.2g}: no ratio",
+                note="; ".join(filter(None, [disagreement, entry.start_failure])),
             )
         )
     return results

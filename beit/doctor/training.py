@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from beit.config import get_config
 from beit.cpu import cores
-from beit.data.features import build_tokenizer_dataset
+from beit.data.features import build_tokenizer_dataset, row_name
 from beit.data.loader import Loader
 from beit.data.sampler import build_train_sampler
 from beit.data.scenes import write_scenes
@@ -98,12 +98,11 @@ def _text(step: StepReport, batch: int) -> str:
     )
 
 
-def loading(folder: Path, device: str) -> Iterator[Finding]:
+def loading(folder: Path) -> Iterator[Finding]:
     """Images that the data workers of fine-tuning decode and augment in a second.
 
     Args:
         folder: of `write_data`.
-        device: "gpu" or "cpu".
     """
     config = get_config(_TASKS["classify"], [*_data(folder), "DATA.BATCH_SIZE", 16])
     task = TASKS["classify"](config)
@@ -176,6 +175,6 @@ def _write_features(config: CfgNode, folder: Path) -> Path:
         assert dataset is not None  # `write_data` wrote images of both
         shape = (len(dataset), height * width, config.TOKENIZER.TEACHER_DIM)
         np.save(folder / f"{split}.npy", rng.standard_normal(shape).astype(np.float16))
-        names = "".join(f"{dataset.images.name(index)}\n" for index in range(len(dataset)))
-        (folder / f"{split}.txt").write_text(names, encoding="utf-8")
+        names = (row_name(dataset.images, index) + b"\n" for index in range(len(dataset)))
+        (folder / f"{split}.txt").write_bytes(b"".join(names))
     return folder

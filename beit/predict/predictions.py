@@ -157,6 +157,10 @@ def _draw_label_sets(found: Predictions, predicted: np.ndarray, count: int) -> F
     return draw_tiles(tiles, columns=8, title=title)
 
 
+CONFUSION_TITLES = ("label", "class", "images", "precision", "recall", "f1", "most_often_taken_for")
+"""Columns of the table of `write_confusions`."""
+
+
 def write_confusions(found: Predictions, path: Path) -> Path:
     """Write the scores of each class (`class_scores`) and the class that it is most often taken for as CSV; its path.
 

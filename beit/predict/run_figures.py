@@ -19,6 +19,7 @@ from beit.data.loader import collate
 from beit.data.sampler import Sample, build_train_sampler, evenly_spaced
 from beit.data.segmentation import SegmentationDataset
 from beit.figures import Tile, draw_tiles, end_of, make_figure
+from beit.files import replacing
 from beit.models.tokenizer import trained_decoder
 from beit.optim.schedule import make_schedules, run_length
 from beit.predict.inputs import find_images
@@ -243,7 +244,7 @@ def draw_masked(config: ConfigSource, count: int = 8) -> Figure:
 
 
 def save_images(images: dict[str, Image.Image], folder: Path) -> list[Path]:
-    """Write images as PNG files, small ones enlarged by a whole factor; the paths.
+    """Write images as PNG files, each whole or not at all, small ones enlarged by a whole factor; the paths.
 
     Args:
         images: by name; file names are made of the letters and digits of the names.
@@ -255,6 +256,8 @@ def save_images(images: dict[str, Image.Image], folder: Path) -> list[Path]:
         words = "".join(letter if letter.isalnum() else " " for letter in name).split()
         path = folder / f"{'_'.join(words)}.png"
         factor = -(-_SMALLEST_SIDE // min(image.size))
-        image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST).save(path)
+        enlarged = image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
+        with replacing(path) as file:
+            enlarged.save(file, format="PNG")
         paths.append(path)
     return paths

@@ -100,7 +100,7 @@ def examine(device: str, world_size: int, log: TextIO) -> Iterator[Finding]:
             "attention": partial(numerics.attention, device),
             "numbers": partial(numerics.numbers, device),
             "steps": partial(training.steps, folder, device),
-            "loader": partial(training.loading, folder, device),
+            "loader": partial(training.loading, folder),
         }
         if world_size > 1:
             checks["ranks"] = partial(several_ranks, folder, device, world_size)

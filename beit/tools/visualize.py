@@ -9,6 +9,7 @@ from pathlib import Path
 from beit.figures import save_figure
 from beit.flags import Parser, add_config_flags, config_from
 from beit.predict.predictions import (
+    CONFUSION_TITLES,
     NO_MATRIX,
     draw_confusion,
     draw_predictions,
@@ -81,7 +82,7 @@ def _confusion(given: argparse.Namespace) -> list[Path]:
     if config.TASK == "multilabel":
         raise ValueError(NO_MATRIX)
     output = Path(config.SAVE) / "confusion.png"
-    check_picture(output, ())
+    check_picture(output, (), CONFUSION_TITLES)
     found = validation_predictions(config)
     return [
         save_figure(draw_confusion(found), output),
@@ -152,8 +153,10 @@ def _codes_arguments(parser: Parser) -> None:
 def _codes(given: argparse.Namespace) -> list[Path]:
     """tokenizers: code maps, patches of single codes, usage of the codebook, reconstructions"""
     config = config_from(given)
+    folder = Path(config.SAVE)
+    check_picture(folder / "codebook.png", ())
     drawn = draw_tokens(config, codes=tuple(given.code), images=given.images)
-    return save_images(drawn, Path(config.SAVE))
+    return save_images(drawn, folder)
 
 
 KINDS: dict[str, Kind] = {

@@ -9,6 +9,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from beit.config import get_config
+from beit.flags import keyword_options, refuse_resume
 from beit.parallel import ranks
 from beit.parallel.signals import EXIT_STOPPED
 from beit.predict.resolve import ConfigSource, config_of
@@ -102,6 +103,7 @@ def evaluate(
     if "batch_size" in options:  # as on the command line
         options.setdefault("batch_size_eval", options["batch_size"])
     tree = config_of(config, **_given(data, output), **options | {"eval": True})
+    refuse_resume(tree, keyword_options(options))
     metrics = _run(tree, "eval")
     return RunResult(metrics, Path(tree.SAVE), Path(tree.MODEL.PRETRAINED), None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +32,12 @@ def tiring(work):
     """Fails at its third step."""
     steps = iter([np.zeros((2, 3)), np.zeros((2, 3))])
     return lambda: next(steps)
+
+
+def once(work):
+    """Fails in every process but the first, which makes the file."""
+    Path(work["file"]).touch(exist_ok=False)
+    return add(work)
 
 
 def dying(work):

@@ -61,6 +61,17 @@ def test_the_start_of_a_process_until_its_first_result(tmp_path):
     assert run(candidates[:1], tmp_path, starts=2)["fast"].start is None
 
 
+def test_a_process_that_fails_to_start_again_keeps_its_rates_and_those_of_the_others(tmp_path):
+    candidates = [
+        Candidate("first", f"{FAKES}:add"),
+        Candidate("once", f"{FAKES}:once", {"file": str(tmp_path / "file")}),
+    ]
+    found = run(candidates, tmp_path, starts=2, has_starts=True)
+    assert found["once"].rate and found["once"].ratio and found["once"].start is None
+    assert found["once"].note.startswith("start 1 failed: FileExistsError")
+    assert found["first"].start and not found["first"].note
+
+
 @pytest.mark.parametrize(
     ("ratios", "expected"),
     [

@@ -14,7 +14,7 @@ from PIL import Image
 import beit
 from beit.figures import Tile, draw_tiles, end_of, figure_pixels
 from beit.predict.attention_maps import overlay
-from beit.predict.predictions import Predictions, write_confusions
+from beit.predict.predictions import CONFUSION_TITLES, Predictions, write_confusions
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_table_of_confusions(tmp_path):
     dataset = SimpleNamespace(images=SimpleNamespace(labels=labels))
     found = Predictions("model", dataset, np.eye(3)[predicted], ("a", "b", "c"))
     assert write_confusions(found, tmp_path / "new" / "confusion.csv").read_text().splitlines() == [
-        "label,class,images,precision,recall,f1,most_often_taken_for",
+        ",".join(CONFUSION_TITLES),
         "0,a,4,100.00,75.00,85.71,b",
         "1,b,2,66.67,100.00,80.00,",
         "2,c,0,,,,",

@@ -56,7 +56,19 @@ def test_a_method_that_is_not_installed_is_found_before_the_model_is_loaded(no_m
 
 def test_the_figures_of_a_config_check_their_folder_first(no_model, monkeypatch, capsys):
     monkeypatch.setattr("beit.tools.visualize.validation_predictions", None)
+    monkeypatch.setattr("beit.tools.visualize.draw_tokens", None)
     words = ["-cfg=output/run/config.yaml", "-pretrained=output/run/model.pdparams", "-output=photo.jpg/new"]
-    for kind in ("predictions", "confusion"):
+    for kind in ("predictions", "confusion", "codes"):
         assert main(["visualize", kind, *words]) == 2
         assert "photo.jpg" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_table_of_the_user_is_not_replaced_by_that_of_confusions(no_model, monkeypatch, capsys):
+    monkeypatch.setattr("beit.tools.visualize.validation_predictions", None)
+    table = Path("mine/confusion.csv")
+    table.parent.mkdir()
+    table.write_text("path,label\n")
+    words = ["-cfg=output/run/config.yaml", "-pretrained=output/run/model.pdparams", "-output=mine"]
+    assert main(["visualize", "confusion", *words]) == 2
+    assert "confusion.csv exists and is another table" in capsys.readouterr().err
+    assert table.read_text() == "path,label\n"

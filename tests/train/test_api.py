@@ -82,6 +82,8 @@ def test_mistakes_of_the_user_are_value_errors(data, tmp_path):
         beit.train("beit_tiny_patch16_224", data, tmp_path, embed_dim=3)
     with pytest.raises(ValueError, match="-eval needs the weights"):
         beit.evaluate(CONFIG, data, tmp_path / "run", **TINY)
+    with pytest.raises(ValueError, match="-resume auto with -eval: an evaluation continues no run"):
+        beit.evaluate(CONFIG, data, tmp_path / "run", pretrained="best.pdparams", resume="auto", **TINY)
     with pytest.raises(FileNotFoundError, match="config file beit_tinny does not exist"):
         beit.train("beit_tinny", data, tmp_path)
 
