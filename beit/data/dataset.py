@@ -75,8 +75,8 @@ class ImageDataset(ABC):
             except ImageError as error:
                 raise ImageError(
                     error.path,
-                    f"{error.reason} (image {sample.index} of the list, from 0). It is not left out: put a readable "
-                    "file of this name in its place; a training then continues with -resume auto",
+                    f"{error.reason} (image {sample.index} of the list, from 0). Put a readable file in its place; "
+                    "-resume auto continues a training",
                 ) from error
         for offset in range(_MAX_REPLACEMENTS):
             try:
