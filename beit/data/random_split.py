@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shlex
 
 import numpy as np
@@ -15,20 +17,22 @@ VAL_SHARE, SEED = 0.2, 0
 def split_at_random(images: ImageList, val: float = VAL_SHARE, seed: int = SEED) -> dict[str, list[int]]:
     """The indices of the training and validation images, each class split at random.
 
-    The split of a class depends only on its name, its number of images and the seed.
+    Whether an image is held out is drawn from its name and the seed, so that an image that is added or removed moves at
+    most one other of its class.
 
     Args:
         images: with labels and class names.
         val: share of each class for validation, rounded; at least one image of a class that has two.
-        seed: of the random numbers.
+        seed: of the draw.
     """
     assert images.labels is not None and images.class_names is not None
     split: dict[str, list[int]] = {"train": [], "val": []}
-    for label, name in enumerate(images.class_names):
+    for label in range(len(images.class_names)):
         members = np.flatnonzero(images.labels == label).tolist()
-        held_out = _held_out(len(members), val, np.random.default_rng([seed, len(members), *name.encode()]))
-        for place, index in enumerate(members):
-            split["val" if place in held_out else "train"].append(index)
+        drawn = sorted(members, key=lambda index: _draw(seed, images.name(index)))
+        held_out = set(drawn[: _count(len(members), val)])
+        for index in members:
+            split["val" if index in held_out else "train"].append(index)
     return split
 
 
@@ -42,8 +46,8 @@ def take_split(images: ImageList, split: str) -> ImageList:
     assert images.labels is not None
     indices = sorted(split_at_random(images)[split])
     note = (
-        f"{images.root} has no train/ and val/: {100 * VAL_SHARE:g} % of each class are held out for validation at random "
-        f"(seed {SEED}); where a class gains or loses images, others are. `python -m beit make-lists "
+        f"{images.root} has no train/ and val/: {100 * VAL_SHARE:g} % of each class are held out for validation, drawn "
+        f"at random by their names (seed {SEED}). `python -m beit make-lists "
         f"{shlex.quote(str(images.root))}` makes the same split as list files, with --val and --seed also another one"
     )
     names = [images.name(index) for index in indices]
@@ -51,8 +55,10 @@ def take_split(images: ImageList, split: str) -> ImageList:
     return ImageList.from_names(images.root, names, labels, images.class_names, (*images.notes, note))
 
 
-def _held_out(count: int, val: float, rng: np.random.Generator) -> set[int]:
-    if count < 2:
-        return set()
-    held_out = min(max(round(val * count), 1), count - 1)
-    return set(rng.choice(count, held_out, replace=False).tolist())
+def _draw(seed: int, name: str) -> bytes:
+    return hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest()
+
+
+def _count(images: int, val: float) -> int:
+    """How many images of a class are held out."""
+    return min(max(round(val * images), 1), images - 1) if images > 1 else 0
