@@ -24,6 +24,7 @@ from beit.parallel.signals import (
     STOP_SIGNALS,
     blocked_for_children,
     exit_on_stop_signals,
+    in_main_thread,
     report_early_exit,
 )
 
@@ -103,7 +104,7 @@ def _supervise(processes: list[Any], errors: list[Any], grace: float) -> int:
         for index in running.values():
             os.kill(processes[index].pid, number)
 
-    previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS if in_main_thread()}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
         while running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import shutil
 import socket
 from collections.abc import Mapping
@@ -157,8 +158,8 @@ def check_launcher() -> None:
     """Check the environment variables in which a launcher numbers the ranks; Paddle's own errors do not name them.
 
     Raises:
-        ValueError: `PADDLE_TRAINER_ID` or `PADDLE_TRAINERS_NUM` is not a number or out of range, or there are not as many
-            `PADDLE_TRAINER_ENDPOINTS` as ranks.
+        ValueError: `PADDLE_TRAINER_ID` or `PADDLE_TRAINERS_NUM` is not a number or out of range, there are not as many
+            `PADDLE_TRAINER_ENDPOINTS` as ranks, or the place where they meet has no port.
     """
     number, count = launcher_numbers()
     if number >= count:
@@ -170,6 +171,11 @@ def check_launcher() -> None:
         raise ValueError(
             f"PADDLE_TRAINERS_NUM is {count}, but PADDLE_TRAINER_ENDPOINTS names {len(endpoints)} addresses. {LAUNCHER_ADVICE}"
         )
+    place = os.environ.get("PADDLE_MASTER") or "".join(endpoints[:1])
+    port = place.rpartition(":")[2]
+    if count > 1 and not (re.fullmatch("[0-9]{1,5}", port) and int(port) < 2**16):
+        name = "PADDLE_MASTER" if os.environ.get("PADDLE_MASTER") else "PADDLE_TRAINER_ENDPOINTS"
+        raise ValueError(f"{name} begins with {place[:80]!r}; expected HOST:PORT. {LAUNCHER_ADVICE}")
 
 
 def launched_world_size() -> int:

@@ -53,15 +53,14 @@ def blocked_for_children() -> Iterator[None]:
 
 
 @contextmanager
-def keep_handlers() -> Iterator[None]:
-    """Install the handlers of `STOP_SIGNALS` again that this block removes; signals in between wait for its end.
+def restored_handlers() -> Iterator[None]:
+    """After this block the handlers of `STOP_SIGNALS` are those from before it.
 
-    In another thread than the main one nothing is kept: Python installs handlers in the main thread only.
+    In another thread than the main one nothing is restored: Python installs handlers in the main thread only.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not in_main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         yield
@@ -69,7 +68,22 @@ def keep_handlers() -> Iterator[None]:
         for number, handler in handlers.items():
             if handler is not None:  # one that was not installed in Python
                 signal.signal(number, handler)
+
+
+@contextmanager
+def keep_handlers() -> Iterator[None]:
+    """As `restored_handlers`, for a block that removes the handlers; signals in between wait for its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        with restored_handlers():
+            yield
+    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def in_main_thread() -> bool:
+    """Whether this is the main thread, the only one in which Python installs handlers of signals."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def report_early_exit(number: int) -> int:

@@ -14,7 +14,7 @@ from paddle import distributed
 
 from beit.parallel import watchdog
 from beit.parallel.ranks import world_size
-from beit.parallel.signals import STOP_SIGNALS
+from beit.parallel.signals import STOP_SIGNALS, in_main_thread
 
 _SAME_KEYPRESS = 1.0  # seconds
 
@@ -54,8 +54,13 @@ def stop_signals() -> Iterator[StopVote]:
 
     Launchers and batch systems repeat their signals until the process is gone, so the handlers stay after a request. One
     Ctrl-C reaches a rank twice, from the terminal and from its launcher; within a second the two count as one.
+
+    In another thread than the main one the signals keep their handlers.
     """
     vote = StopVote()
+    if not in_main_thread():
+        yield vote
+        return
     first_request = math.inf
 
     def handle(number: int, _frame: FrameType | None) -> None:

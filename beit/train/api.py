@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from beit.config import get_config
 from beit.flags import keyword_options, refuse_resume
 from beit.parallel import ranks
-from beit.parallel.signals import EXIT_STOPPED
+from beit.parallel.signals import EXIT_STOPPED, restored_handlers
 from beit.predict.resolve import ConfigSource, config_of
 from beit.predict.run_figures import read_curves
 from beit.train.entry import launch_ranks, num_ranks
@@ -117,7 +117,8 @@ def _run(config: CfgNode, tag: str) -> dict[str, float]:
     device = ranks.choose_device(config.DEVICE)
     world_size = 1 if config.NPROCS is None else num_ranks(config.NPROCS, device)
     if world_size == 1:
-        return run(config)
+        with restored_handlers():  # a run that was stopped leaves its own, for repeated signals of launchers
+            return run(config)
     status = launch_ranks(config, device, world_size)
     if status == EXIT_STOPPED:
         raise StoppedError(f'stopped; resume="auto" continues the run in {config.SAVE}')

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import beit
 from beit.flags import FLAGS, keyword_options
-from beit.parallel.signals import EXIT_STOPPED
+from beit.parallel.signals import EXIT_STOPPED, STOP_SIGNALS
+from beit.parallel.stop import StopVote
 from beit.schema import SCHEMA
 from beit.train import api
 from beit.train.state import RanksFailedError, StoppedError
@@ -71,6 +75,23 @@ def test_failed_ranks_raise(status, error, data, tmp_path, monkeypatch):
     monkeypatch.setattr(api, "launch_ranks", lambda *_: status)
     with pytest.raises(error, match="resume" if error is StoppedError else f"exit status {status}"):
         beit.train(CONFIG, data, tmp_path / "run", nprocs=2, **TINY)
+
+
+def test_a_run_in_another_thread(data, tmp_path):
+    """Only the main thread can install handlers of signals."""
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(beit.train, CONFIG, data, tmp_path / "run", **TINY).result()
+    assert result.metrics["count"] == 10
+
+
+def test_a_stopped_run_leaves_the_handlers_of_the_program(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        StopVote, "passed", lambda vote: os.kill(os.getpid(), signal.SIGTERM) or vote.requested
+    )
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    with pytest.raises(StoppedError, match="stopped by SIGTERM after step 1; the state is saved"):
+        beit.train(CONFIG, data, tmp_path / "run", **TINY)
+    assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
 
 
 def test_mistakes_of_the_user_are_value_errors(data, tmp_path):

@@ -104,6 +104,13 @@ def test_a_single_process_on_a_cpu_suggests_several_ranks(tmp_path: Path) -> Non
             {"PADDLE_TRAINER_ID": "7", "PADDLE_TRAINERS_NUM": "2"},
             "PADDLE_TRAINER_ID is 7 and PADDLE_TRAINERS_NUM is 2",
         ),
+        *(
+            (
+                {"PADDLE_TRAINER_ID": "0", "PADDLE_TRAINERS_NUM": "2", "PADDLE_MASTER": place},
+                f"PADDLE_MASTER begins with '{place}'; expected HOST:PORT",
+            )
+            for place in ("host", "host:99999", "host:")
+        ),
         (
             {"PADDLE_TRAINER_ID": "0", "PADDLE_TRAINERS_NUM": "2"},
             "PADDLE_TRAINER_ENDPOINTS names 0 addresses",
