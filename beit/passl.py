@@ -56,6 +56,8 @@ _HEADS: dict[str, dict[str, Any]] = {
     "BEiTFTHead": {"in_channels": None, "num_classes": None, "init_scale": 0.001},
     "BEiTPTHead": {"in_channels": None, "num_classes": None, "init_scale": 0.001},
 }
+_FRACTIONS = ("init_values", "qk_scale")
+"""Arguments with the default None that need not be whole numbers."""
 _LINEAR = {"BEiTClsHead": "fc_cls", "BEiTFTHead": "head"}
 """Head of PASSL -> name of its linear layer in PASSL's files."""
 _MISSPELLED = {"BeitWrapper": "BEiTWrapper", "BeitClsHead": "BEiTClsHead"}
@@ -73,7 +75,7 @@ def build_backbone(architecture: Mapping[str, Any]) -> Beit:
         architecture: `name` of a class of PASSL, and arguments of that class; those left out have PASSL's defaults.
 
     Raises:
-        ValueError: no such class or argument, or as the model.
+        ValueError: no such class or argument, a value of another type, or as the model.
     """
     name, values = _arguments(architecture, _BACKBONES, "model.architecture")
     side = values.pop("img_size")
@@ -93,7 +95,7 @@ def build_head(head: Mapping[str, Any]) -> nn.Layer:
         head: `name` of a class of PASSL, and arguments of that class; those left out have PASSL's defaults.
 
     Raises:
-        ValueError: no such class or argument, or the number of channels or classes is missing.
+        ValueError: no such class or argument, a value of another type, or the number of channels or classes is missing.
     """
     name, values = _arguments(head, _HEADS, "model.head")
     if name not in _LINEAR:
@@ -116,7 +118,8 @@ def get_config(fname: str | Path, overrides: Sequence[str] | None = None) -> Cfg
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a YAML file with sections; an override is not `key=value`, or its key does not exist.
+        ValueError: it is not a YAML file with sections, or a section is something else; an override is not `key=value`, or
+            its key does not exist.
     """
     path = Path(fname)
     if not path.is_file():
@@ -134,9 +137,14 @@ def get_config(fname: str | Path, overrides: Sequence[str] | None = None) -> Cfg
     content = _parsed(content)
     for override in overrides or ():
         _override(content, override)
-    for mistake in _mistakes(content):
+    try:
+        mistakes = list(_mistakes(content))
+        config = CfgNode(content)
+    except (ValueError, AssertionError) as error:  # yacs asserts the types of values
+        raise ValueError(f"{path}: {error}") from None
+    for mistake in mistakes:
         warnings.warn(f"{path}: {mistake}", stacklevel=2)
-    return CfgNode(content)
+    return config
 
 
 class _Classifier(nn.Layer):
@@ -163,6 +171,8 @@ def _arguments(
     section: Mapping[str, Any], classes: Mapping[str, dict[str, Any]], where: str
 ) -> tuple[str, dict[str, Any]]:
     """Class name and complete arguments of a section."""
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{where}: got {section!r:.80}; expected a section with name and arguments")
     name = str(section.get("name"))
     if name not in classes:
         raise ValueError(f"{where}: name is {name}; expected one of {', '.join(classes)}")
@@ -170,7 +180,23 @@ def _arguments(
         if key != "name" and key not in classes[name]:
             hint = did_you_mean(key, classes[name]) or f"it has {', '.join(classes[name])}"
             raise ValueError(f"{where}: {name} has no argument {key}; {hint}")
-    return name, classes[name] | {key: value for key, value in section.items() if key != "name"}
+    values = classes[name] | {key: value for key, value in section.items() if key != "name"}
+    for key, default in classes[name].items():
+        if values[key] is not None or default is not None:
+            _check_type(f"{where}: {key}", values[key], float if key in _FRACTIONS else type(default))
+    return name, values
+
+
+def _check_type(name: str, value: Any, kind: type) -> None:
+    """Refuse a value that is not of the kind: bool, float, or else a whole number of 1 or more."""
+    if kind is bool:
+        is_valid, expected = isinstance(value, bool), "True or False"
+    elif kind is float:
+        is_valid, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+    else:
+        is_valid, expected = type(value) is int and value >= 1, "a whole number of 1 or more"
+    if not is_valid:
+        raise ValueError(f"{name} = {value!r:.80}; expected {expected}")
 
 
 def _parsed(value: Any) -> Any:
@@ -204,20 +230,42 @@ def _override(content: dict[str, Any], override: str) -> None:
     node[last_key] = _literal(text)
 
 
+def _section(parent: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """A section of a section; empty if it is missing.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found: Any = parent
+    for number, key in enumerate(keys, start=1):
+        found = found.get(key) or {}
+        if not isinstance(found, dict):
+            raise ValueError(f"{'.'.join(keys[:number])} is {found!r:.80}; expected a section")
+    return found
+
+
 def _mistakes(content: dict[str, Any]) -> Iterator[str]:
-    """Correct the class names of a file; yields a sentence for each mistake found in it."""
-    model = content.get("model") or {}
-    for where, section in (("model", model), ("model.head", model.get("head") or {})):
-        name = section.get("name")
+    """Correct the class names of a file; yields a sentence for each mistake found in it.
+
+    Raises:
+        ValueError: a section, or a step of `transforms`, is something else.
+    """
+    for keys in (("model",), ("model", "head")):
+        section, where = _section(content, *keys), ".".join(keys)
+        name = str(section.get("name"))
         if name in _MISSPELLED:
             section["name"] = _MISSPELLED[name]
             yield f"{where}.name is {name}; PASSL's class is {section['name']}, which is used"
-    architecture = model.get("architecture") or {}
+    architecture = _section(content, "model", "architecture")
     size = architecture.get("img_size", _COMMON["img_size"])
     is_pretraining = architecture.get("name") == "VisionTransformerForMaskedImageModeling"
-    for split, loader in (content.get("dataloader") or {}).items():
-        for step in loader.get("dataset", {}).get("transforms") or ():
-            kind, where = step.get("name", ""), f"dataloader.{split}, {step.get('name')}"
+    for split in _section(content, "dataloader"):
+        steps = _section(content, "dataloader", split, "dataset").get("transforms") or ()
+        if not isinstance(steps, list | tuple) or not all(isinstance(step, dict) for step in steps):
+            raise ValueError(f"dataloader.{split}.dataset.transforms: expected a list of sections with names")
+        for step in steps:
+            kind = str(step.get("name", ""))
+            where = f"dataloader.{split}, {kind}"
             if kind in ("RandomResizedCrop", "CenterCrop") and step.get("size") not in (size, [size, size]):
                 yield f"{where}: crops have {step.get('size')} pixels, the model takes {size}"
             statistics = [step.get("mean"), step.get("std")]

@@ -250,6 +250,12 @@ def test_arguments_that_are_left_out_have_passls_defaults() -> None:
         (lambda: build_head({"name": "BEiTFTHead"}), "BEiTFTHead needs in_channels and num_classes"),
         (lambda: get_config("configs/beit/beit_base_p16_224.yaml", ["model.hed.x=1"]), "there is no key model.hed.x"),
         (lambda: get_config("configs/beit/beit_base_p16_224.yaml", ["model.name"]), "expected key.key=value"),
+        (lambda: build_backbone(None), "model.architecture: got None; expected a section with name and arguments"),
+        (lambda: build_backbone({"name": "Beit", "img_size": [9, 9]}), r"img_size = \[9, 9\]; expected a whole number of 1"),
+        (lambda: build_backbone({"name": "Beit", "num_heads": 0}), "num_heads = 0; expected a whole number of 1 or more"),
+        (lambda: build_backbone({"name": "Beit", "drop_rate": "x"}), "drop_rate = 'x'; expected a number"),
+        (lambda: build_backbone({"name": "Beit", "use_abs_pos_emb": 1}), "use_abs_pos_emb = 1; expected True or False"),
+        (lambda: build_head({"name": "BEiTClsHead", "num_classes": "a"}), "model.head: num_classes = 'a'; expected a whole"),
     ],
 )  # fmt: skip
 def test_mistakes_of_users(call: Any, message: str) -> None:
@@ -263,10 +269,27 @@ def test_files_that_are_no_configs(tmp_path: Path) -> None:
     ):
         get_config("configs/beit/beit_base_p16_225.yaml")
     file = tmp_path / "a.yaml"
-    for text, message in (("- 1\n", "holds list, expected sections"), ("a: [\n", "not a valid YAML file")):
+    for text, message in (
+        ("- 1\n", "holds list, expected sections"),
+        ("a: [\n", "not a valid YAML file"),
+        ("model: [1]\n", r"a\.yaml: model is \[1\]; expected a section"),
+        ("model: {head: a}\n", r"a\.yaml: model\.head is 'a'; expected a section"),
+        ("dataloader: {train: 3}\n", r"a\.yaml: dataloader\.train is 3; expected a section"),
+        (
+            "dataloader: {train: {dataset: {transforms: [a]}}}\n",
+            r"train\.dataset\.transforms: expected a list",
+        ),
+        ("a: 2020-01-01\n", "datetime.date'> is not a valid type"),
+    ):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             get_config(file)
+    file.write_text(
+        "model: {head: {name: [a]}}\ndataloader: {train:, eval: {dataset: {transforms: [{name: 3}]}}}\n"
+    )
+    assert (
+        get_config(file).dataloader.train is None
+    )  # empty sections, and names of other types, are not mistakes here
 
 
 def test_training_with_a_file_of_passl_says_what_to_use() -> None:
