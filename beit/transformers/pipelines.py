@@ -11,6 +11,7 @@ import paddle
 from paddle.nn import functional as F
 
 from beit.data.image_input import ImageInput, open_input
+from beit.metadata.processor_config import FILE
 from beit.predict.inputs import list_inputs
 from beit.transformers.classification import BeitForImageClassification
 from beit.transformers.image_processor import BeitImageProcessor
@@ -103,11 +104,12 @@ def pipeline(
     Args:
         task: "image-classification", or None for that.
         model: folder, file or published name (`BeitForImageClassification.from_pretrained`), or a model.
-        image_processor: the same for the processor; None for that of `model`.
+        image_processor: the same for the processor; None for that of `model`, or beside it.
         top_k, function_to_apply: as in the call of the pipeline.
 
     Raises:
         ValueError: another task, no model, or a model in memory without its processor.
+        FileNotFoundError: there is no such model, or no processor in its folder.
 
     Examples:
         >>> classifier = pipeline("image-classification", model="microsoft/beit-base-patch16-224")
@@ -121,7 +123,7 @@ def pipeline(
     if image_processor is None:
         if isinstance(model, BeitForImageClassification):
             raise ValueError("a model in memory needs its processor: pass image_processor=")
-        image_processor = model
+        image_processor = _processor_place(model)
     if not isinstance(image_processor, BeitImageProcessor):
         image_processor = BeitImageProcessor.from_pretrained(image_processor)
     if not isinstance(model, BeitForImageClassification):
@@ -129,3 +131,17 @@ def pipeline(
     return ImageClassificationPipeline(
         model, image_processor, top_k=top_k, function_to_apply=function_to_apply
     )
+
+
+def _processor_place(model: str | Path) -> str | Path:
+    """Where the processor of a model is: in the folder of its weights, or the published name."""
+    path = Path(model)
+    if not path.exists():
+        return model
+    folder = path.parent if path.is_file() else path
+    if not (folder / FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder / FILE} does not exist: pass image_processor=, which can be a BeitImageProcessor, a folder that has "
+            "one, or a published name"
+        )
+    return folder

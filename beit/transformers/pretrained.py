@@ -16,8 +16,8 @@ from beit.checkpoint.key_format import Rules, rename
 from beit.checkpoint.open import open_checkpoint
 from beit.checkpoint.translate import Checkpoint, from_canonical
 from beit.containers.errors import listed
-from beit.metadata.files import WEIGHT_FILES
-from beit.transformers.config_files import PUBLISHER, values_of_weights
+from beit.metadata.files import WEIGHT_FILES, json_files
+from beit.transformers.config_files import CONFIG_FILE, PUBLISHER, values_of_weights
 from beit.transformers.configuration import BeitConfig
 from beit.zoo import path_of
 
@@ -122,16 +122,18 @@ class BeitPreTrainedModel(nn.Layer):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`, which transformers loads, into a folder.
 
-        Files appear whole or not at all. Images need the processor's `save_pretrained` beside them.
+        Both appear, or earlier ones stay. Images need the processor's `save_pretrained` beside them.
         """
         self.config.architectures = [type(self).__name__]
-        self.config.save_pretrained(folder)
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
         state = {
             self._canonical(name): tensor.astype("float32").numpy()
             for name, tensor in self.state_dict().items()
         }
         contents = from_canonical(state, PUBLISHER, self.base_model.encoder.patch_embed.grid_size)
-        write(Path(folder) / WEIGHT_FILES[0], contents, metadata={"format": "pt"})
+        with json_files({target / CONFIG_FILE: self.config.to_dict()}):
+            write(target / WEIGHT_FILES[0], contents, metadata={"format": "pt"})
 
     def _canonical(self, name: str) -> str:
         canonical = rename(name, self.canonical_names)

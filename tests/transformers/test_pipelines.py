@@ -94,3 +94,15 @@ def test_wrong_arguments_are_refused(folder):
         classifier(IMAGE, function_to_apply="max")
     with pytest.raises(ValueError, match="images are not downloaded here"):
         classifier("https://example.org/photo.jpg")
+
+
+def test_the_processor_of_a_file_is_that_of_its_folder(folder):
+    (file,) = folder.glob("*.safetensors")
+    found, expected = (pipeline(model=str(place))(IMAGE) for place in (file, folder))
+    assert found == expected
+    (folder / "preprocessor_config.json").unlink()
+    for place in (file, folder):
+        with pytest.raises(
+            FileNotFoundError, match=r"preprocessor_config\.json does not exist: pass image_processor="
+        ):
+            pipeline(model=place)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import logging
+import os
 
 import numpy as np
 import paddle
@@ -243,3 +245,16 @@ def test_arguments_for_devices_and_types(folder):
     for argument in ("dtype", "torch_dtype"):
         with pytest.raises(ValueError, match=r"dtype = .*paddle.amp.auto_cast\(dtype='float16'\)"):
             load(folder, **{argument: paddle.float16})
+
+
+def test_a_full_disk_keeps_the_config_of_the_weights_that_stay(folder, monkeypatch):
+    model = BeitForImageClassification.from_pretrained(folder, num_labels=5, ignore_mismatched_sizes=True)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("beit.checkpoint.files.write_safetensors", full)
+    with pytest.raises(OSError, match=r"cannot write \S+model\.safetensors: No space left"):
+        model.save_pretrained(folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
