@@ -9,8 +9,8 @@ It takes some minutes on a CPU and needs the installed package and scikit-learn.
 3. From each of them and from random weights, with three seeds: a linear probe with all labels, and fine-tuning with a
    tenth of the labels.
 
-Finished runs in the output folder are not repeated. The last lines printed are the accuracies and
-the folder.
+Finished runs in the output folder are not repeated, and interrupted ones are continued. The last lines printed are the
+accuracies and the folder.
 """
 
 # ruff: noqa: E402
@@ -34,6 +34,7 @@ from beit.config import get_config
 from beit.data.digits import load_digits
 from beit.data.pretraining import build_pretrain_dataset
 from beit.data.sampler import Sample
+from beit.files import write_text
 from beit.models.tokenizer import build_tokenizer
 from beit.tools.arguments import write_into_folder
 from beit.train.run import run
@@ -118,11 +119,11 @@ def config_of(keys: dict[str, Any]) -> CfgNode:
 
 
 def train(folder: Path, keys: dict[str, Any]) -> dict[str, float]:
-    """Metrics of a run in `folder`; runs that are finished are not repeated."""
+    """Metrics of a run in `folder`; a finished run is not repeated, an interrupted one is continued."""
     result = folder / "result.json"
     if not result.exists():
-        metrics = run(config_of(keys | {"SAVE": str(folder)}))
-        result.write_text(json.dumps(metrics) + "\n", encoding="utf-8")
+        metrics = run(config_of(keys | {"SAVE": str(folder), "MODEL.RESUME": "auto"}))
+        write_text(result, json.dumps(metrics) + "\n")
     return json.loads(result.read_text(encoding="utf-8"))
 
 
@@ -141,17 +142,19 @@ def write_digits(root: Path) -> None:
         rows[split].append(f"{name} {digits.target[index]}\n")
     labels = [row.split()[1] for row in rows["train"]]
     tenth = [row for k, row in enumerate(rows["train"]) if labels[:k].count(labels[k]) < TRAIN // 100]
-    (root / "tenth").mkdir()
-    (root / "tenth" / "images").symlink_to(root.resolve() / "all" / "images")
-    (root / "features").mkdir()
+    (root / "tenth").mkdir(exist_ok=True)
+    if not (root / "tenth" / "images").exists():
+        (root / "tenth" / "images").symlink_to(root.resolve() / "all" / "images")
+    (root / "features").mkdir(exist_ok=True)
     for split, lines in rows.items():
-        (root / "all" / f"{split}_list.txt").write_text("".join(lines), encoding="utf-8")
         few = tenth if split == "train" else lines
         (root / "tenth" / f"{split}_list.txt").write_text("".join(few), encoding="utf-8")
         names = [line.split()[0] for line in lines]
         indices = [int(Path(name).stem) for name in names]
         np.save(root / "features" / f"{split}.npy", describe_patches(digits.images[indices] / 16))
         (root / "features" / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+        # Last: `main` writes all again while there is no list of the second split.
+        (root / "all" / f"{split}_list.txt").write_text("".join(lines), encoding="utf-8")
 
 
 def describe_patches(images: np.ndarray) -> np.ndarray:
