@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tokenize import TokenError
 from typing import BinaryIO
@@ -116,6 +116,23 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` in UTF-8, whole or not at all. Raises as `replacing`."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def refuse_other_texts(texts: Mapping[Path, str]) -> None:
+    """Refuse to write texts over files that have others.
+
+    Args:
+        texts: by file.
+
+    Raises:
+        ValueError: there is such a file.
+        OSError: it cannot be read.
+    """
+    for path, text in texts.items():
+        if path.exists() and path.read_bytes() != text.encode():
+            raise ValueError(
+                f"{path} exists and has other content, which would be overwritten; name a new folder"
+            )
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

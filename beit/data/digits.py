@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from beit.files import refuse_other_texts, write_text
+
 VALIDATION_IMAGES = 360
 SIDE = 32  # pixels; the original images have 8 x 8
 
@@ -33,18 +35,22 @@ def write_digits(folder: Path) -> Path:
     Source: UCI ML "Optical Recognition of Handwritten Digits", test part, as bundled with scikit-learn.
 
     Raises:
-        ValueError: as `load_digits`.
+        ValueError: as `load_digits` and `refuse_other_texts`.
     """
     digits = load_digits()
-    (folder / "images").mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(0).permutation(len(digits.images))
-    lines = []
-    for number in order:
+    names = {number: f"images/digit_{number:04d}.png" for number in order}
+    lines = [f"{name} {digits.target[number]}\n" for number, name in names.items()]
+    texts = {
+        folder / "class_names.txt": "".join(f"{digit}\n" for digit in range(10)),
+        folder / "train_list.txt": "".join(lines[VALIDATION_IMAGES:]),
+        folder / "val_list.txt": "".join(lines[:VALIDATION_IMAGES]),
+    }
+    refuse_other_texts(texts)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for number, name in names.items():
         pixels = np.round(digits.images[number] / 16.0 * 255.0).astype(np.uint8)
-        name = f"images/digit_{number:04d}.png"
         Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / name)
-        lines.append(f"{name} {digits.target[number]}\n")
-    (folder / "class_names.txt").write_text("".join(f"{digit}\n" for digit in range(10)), encoding="utf-8")
-    (folder / "train_list.txt").write_text("".join(lines[VALIDATION_IMAGES:]), encoding="utf-8")
-    (folder / "val_list.txt").write_text("".join(lines[:VALIDATION_IMAGES]), encoding="utf-8")
+    for path, text in texts.items():
+        write_text(path, text)
     return folder

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from beit.files import refuse_other_texts, write_text
+
 CLASS_NAMES = ("sky", "hill", "water", "house", "tree")
 PALETTE = ((110, 170, 255), (120, 200, 60), (0, 70, 200), (220, 60, 50), (0, 110, 40))
 IMAGES = {"train": 240, "val": 60}
@@ -25,7 +27,15 @@ def write_scenes(folder: Path, *, images: dict[str, int] | None = None, seed: in
         folder: to write to.
         images: number of images of each split; None for `IMAGES`.
         seed: of the random numbers.
+
+    Raises:
+        ValueError: as `refuse_other_texts`.
     """
+    texts = {
+        folder / "class_names.txt": "".join(f"{name}\n" for name in CLASS_NAMES),
+        folder / "palette.txt": "".join(f"{red} {green} {blue}\n" for red, green, blue in PALETTE),
+    }
+    refuse_other_texts(texts)
     for offset, (split, count) in enumerate((images or IMAGES).items()):
         for kind in ("images", "masks"):
             (folder / kind / split).mkdir(parents=True, exist_ok=True)
@@ -33,9 +43,8 @@ def write_scenes(folder: Path, *, images: dict[str, int] | None = None, seed: in
             image, labels = draw_scene(np.random.default_rng([seed, offset, number]))
             image.save(folder / "images" / split / f"scene_{number:04d}.png")
             labels.save(folder / "masks" / split / f"scene_{number:04d}.png")
-    (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES), encoding="utf-8")
-    colors = "".join(f"{red} {green} {blue}\n" for red, green, blue in PALETTE)
-    (folder / "palette.txt").write_text(colors, encoding="utf-8")
+    for path, text in texts.items():
+        write_text(path, text)
     return folder
 
 

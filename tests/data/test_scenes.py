@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from beit.data.digits import write_digits
 from beit.data.scenes import CLASS_NAMES, IMAGES, SIZE, draw_scene, write_scenes
 
 
@@ -28,3 +30,17 @@ def test_every_class_is_drawn_and_labels_match_the_image():
         if (classes == 4).any():
             assert pixels[classes == 4].mean() < pixels[classes == 0].mean()
     assert found == set(range(len(CLASS_NAMES)))
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_scenes, "palette.txt"), (write_digits, "train_list.txt")])
+def test_demo_data_do_not_replace_the_lists_of_other_data(write, name, tmp_path):
+    write(tmp_path / "demo")
+    before = (tmp_path / "demo" / name).read_bytes()
+    write(tmp_path / "demo")  # its own files may be written again
+    assert (tmp_path / "demo" / name).read_bytes() == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name} exists and has other content.*name a new folder"):
+        write(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
+    assert (tmp_path / "mine" / name).read_text() == "mine"
