@@ -67,7 +67,7 @@ def get_model(name: str, pretrained: bool | str | Path = False, num_classes: int
     model: Network = _TOKENIZERS.get(kind, build_model)(get_config(config, options))
     model.eval()
     if pretrained is not False:
-        _load(model, fetch_published(entry) if pretrained is True else Path(pretrained))
+        _load(model, fetch_published(entry) if pretrained is True else pretrained)
         if isinstance(model, Beit) and entry.kind == CLASSIFIER and num_classes is None:
             model.class_names = model.class_names or PUBLISHED_LISTS.get(entry.num_classes)
     return model
@@ -94,9 +94,9 @@ def _model_of_config(name: str, pretrained: bool | str | Path, num_classes: int 
     model = build_model(config)
     model.eval()
     if pretrained is not False:
-        _load(model, Path(pretrained))
+        _load(model, pretrained)
     return model
 
 
-def _load(model: Network, path: Path) -> None:
+def _load(model: Network, path: str | Path) -> None:
     _LOGGER.info("%s", load_pretrained(model, path, allow_missing=TRAINING_STATE))

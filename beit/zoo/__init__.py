@@ -74,6 +74,10 @@ def path_of(source: str | Path) -> Path:
         FileNotFoundError: there is no such file, folder or name; the message gives the nearest names.
         DownloadError: as `beit.zoo.download.fetch`.
     """
+    if source == "":  # which would be the current folder
+        raise FileNotFoundError(
+            "the path of the weights is empty; name a file, a folder or a published checkpoint"
+        )
     if Path(source).exists():
         return Path(source)
     if str(source) in PUBLISHED:

@@ -43,6 +43,8 @@ _MAX_RECORD_BYTES = 1 << 16  # of a digest, or of a tag of a server
 _PATIENCE = 60.0  # seconds, after which a transfer below _MIN_RATE counts as interrupted
 _MIN_RATE = 1000  # bytes per second
 _RANGE_NOT_SATISFIABLE = 416
+_REFUSALS = (401, 403, 407, 408, 429)
+"""Statuses of files that exist, for others or later: no or no sufficient login, a proxy's, too slow, too many requests."""
 _HUB = "https://huggingface.co"
 _STRONG_TAG = re.compile(r'"[!#-~]*"')
 
@@ -172,7 +174,8 @@ def _download(address: _Address, part: Path, by_hand: str) -> None:
                 part.unlink(missing_ok=True)
             elif error.code < 500:
                 reason = f"HTTP {error.code} {shown(str(error.reason))}"
-                raise DownloadError(f"{place} is a dead link: {reason}. {by_hand}") from error
+                fault = "cannot be read" if error.code in _REFUSALS else "is a dead link"
+                raise DownloadError(f"{place} {fault}: {reason}. {by_hand}") from error
             reason = f"HTTP {error.code} {shown(str(error.reason))}"
         except _RefusedError as error:
             part.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         if self.path not in site.files:
-            self.send_error(404)
+            self.send_error(403 if "private" in self.path else 404)
             return
         body = site.files[self.path]
         same = self.headers.get("If-Range") == site.etag
@@ -124,6 +124,13 @@ def test_the_error_of_a_dead_link_names_the_path_for_the_file(site):
     assert "Download the published file by hand (https://example.org/zoo) and save it as" in text
     assert str(download.cache_folder() / "gone.pth") in text
     assert len(site.requests) == 1
+
+
+def test_a_refusal_is_not_called_a_dead_link(site):
+    with pytest.raises(
+        download.DownloadError, match="private.pth cannot be read: HTTP 403 Forbidden. Download the pub"
+    ):
+        download.fetch(f"{site.url}/private.pth", "private.pth")
 
 
 def test_no_network(site):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import beit
 from beit import zoo
 from beit.checkpoint.publishers import PUBLISHERS
 from beit.config import get_config
@@ -98,3 +99,15 @@ def test_published_numbers():
         zoo.published("microsoft/beit-base-patch16-224").file_name == "microsoft--beit-base-patch16-224.bin"
     )
     assert zoo.published("beit-base-p16_beit-in21k-pre_3rdparty_in1k").sha256 == "c0a4df23"
+
+
+@pytest.mark.parametrize(
+    "read", [zoo.path_of, lambda path: beit.get_model("beit_tiny_patch16_224", pretrained=path)]
+)
+def test_an_empty_path_is_not_the_current_folder(read, tmp_path, monkeypatch):
+    """It is what is left of an unset variable in a shell."""
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="the path of the weights is empty"):
+        read("")
+    assert zoo.path_of(".").is_dir()
