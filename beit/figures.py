@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from beit.files import replacing
 from beit.fonts import families
@@ -46,6 +47,13 @@ def save_figure(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         figure.savefig(file, dpi=_DPI, format=path.suffix.removeprefix("."))
+    return path
+
+
+def save_image(image: Image.Image, path: Path) -> Path:
+    """Write a PNG file, whole or not at all; the path."""
+    with replacing(path) as file:
+        image.save(file, format="PNG")
     return path
 
 

@@ -18,8 +18,7 @@ from beit.data.image_list import ImageList
 from beit.data.loader import collate
 from beit.data.sampler import Sample, build_train_sampler, evenly_spaced
 from beit.data.segmentation import SegmentationDataset
-from beit.figures import Tile, draw_tiles, end_of, make_figure
-from beit.files import replacing
+from beit.figures import Tile, draw_tiles, end_of, make_figure, save_image
 from beit.models.tokenizer import trained_decoder
 from beit.optim.schedule import make_schedules, run_length
 from beit.predict.inputs import find_images
@@ -257,7 +256,5 @@ def save_images(images: dict[str, Image.Image], folder: Path) -> list[Path]:
         path = folder / f"{'_'.join(words)}.png"
         factor = -(-_SMALLEST_SIDE // min(image.size))
         enlarged = image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
-        with replacing(path) as file:
-            enlarged.save(file, format="PNG")
-        paths.append(path)
+        paths.append(save_image(enlarged, path))
     return paths

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from beit.figures import figure_pixels
+from beit.figures import figure_pixels, save_image
 from beit.files import write_text
 from beit.logging import format_table
 from beit.models.features import FeatureName
@@ -94,7 +94,7 @@ class LayerTable:
         write_text(folder / f"{stem}.json", json.dumps(content, indent=2) + "\n")
         write_text(folder / f"{stem}.txt", self.text())
         plot = self._plot()
-        Image.fromarray(plot).save(folder / f"{stem}.png")
+        save_image(Image.fromarray(plot), folder / f"{stem}.png")
         return {self.title: plot}
 
     def _plot(self) -> np.ndarray:

@@ -87,7 +87,7 @@ class TokenCache:
             return None
         try:
             self._refuse_other_files()
-        except ValueError:
+        except BaseException:  # an open handle would keep the lock until this process ends
             os.close(handle)
             raise
         return handle

@@ -18,6 +18,7 @@ from beit.cpu import split_batch
 from beit.data.batch_transforms import unit_range
 from beit.data.dataset import bad_images_file
 from beit.data.features import TokenizerDataset, build_tokenizer_dataset
+from beit.figures import save_image
 from beit.models.hog import Hog
 from beit.models.teachers import Teacher, load_teacher
 from beit.models.tokenizer import build_vqkd
@@ -145,7 +146,7 @@ class Tokenizer(Task):
             "codebook": draw_codebook(np.atleast_1d(sums["codes"])),
         }
         for name, image in report.items():
-            Image.fromarray(image).save(folder / f"{name.replace(' ', '_')}.png")
+            save_image(Image.fromarray(image), folder / f"{name.replace(' ', '_')}.png")
         return report
 
     def _check_first_batch(self) -> None:

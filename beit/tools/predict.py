@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from beit.figures import save_image
 from beit.flags import Parser
 from beit.imagenet_classes import first_synonym
 from beit.logging import format_table, progress
@@ -177,4 +178,4 @@ def _save(predictor: Predictor, file: Path, result: dict[str, Any], place: Path)
     """Write what the predictor draws, e.g. `photo.jpg_overlay.png`."""
     place.parent.mkdir(parents=True, exist_ok=True)
     for ending, image in predictor.draw(predictor.open(file), result).items():
-        image.save(place.with_name(f"{place.name}_{ending}.png"))
+        save_image(image, place.with_name(f"{place.name}_{ending}.png"))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import beit
-from beit.figures import Tile, draw_tiles, end_of, figure_pixels
+from beit.figures import Tile, draw_tiles, end_of, figure_pixels, save_image
 from beit.predict.attention_maps import overlay
 from beit.predict.predictions import CONFUSION_TITLES, Predictions, write_confusions
 
@@ -155,3 +155,11 @@ def test_no_figure_is_open_in_pyplot(example_folder):
     figures = [beit.draw_curves("output/run"), beit.draw_schedule("demo_digits", images=100)]
     assert all(isinstance(figure, Figure) for figure in figures)
     assert (plt.get_fignums(), plt.get_backend()) == (before, backend)
+
+
+def test_an_image_is_written_whole_or_not_at_all(tmp_path):
+    path = save_image(Image.new("RGB", (4, 4), "red"), tmp_path / "a.png")
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="cannot write mode F as PNG"):
+        save_image(Image.new("F", (4, 4)), path)
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["a.png"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 
 import numpy as np
 import paddle
@@ -118,6 +119,16 @@ def test_files_of_something_else_are_not_overwritten(data, tmp_path, name):
     with pytest.raises(ValueError, match=rf"{name}.*name another file"):
         cached(data, tmp_path).dataset("train")
     assert file.read_text() == '{"tokens": "of a project of mine"}'
+
+
+def test_a_file_that_cannot_be_read_leaves_no_lock(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache, "read_json", lambda file: os.close(-1))  # an OSError
+    record = tmp_path / "ids" / "tokens.json"
+    record.parent.mkdir()
+    record.touch()
+    for _ in range(2):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            cached(data, tmp_path).dataset("train")
 
 
 def test_validation_runs_the_tokenizer(data, tmp_path):
