@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -85,6 +86,16 @@ class RunLog:
         """Writes a message that is on the screen already into log.txt alone, as `text` does."""
         if self._text_file is not None:
             self._text_file.append(_stamped(message))
+
+    @contextmanager
+    def last_line(self) -> Iterator[None]:
+        """Inside this block an exception, which the caller prints, is named in log.txt as what ended the run."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(OSError):  # of a full disk, say, which may be what ended it
+                self.text_in_file(f"the run ended: {str(error) or type(error).__name__}")
+            raise
 
     def scalars(self, tag_prefix: str, values: Mapping[str, float], step: int) -> None:
         """Writes a JSON line, `{"time": seconds, "step": 7, "train/loss": 0.5}`, and one point per value on the dashboards.

@@ -72,7 +72,7 @@ def run(config: CfgNode) -> dict[str, float]:
 
 def _run_in(folder: Path, config: CfgNode, device: str) -> dict[str, float]:
     log = RunLog(folder, ranks.rank())
-    with closing(log), warnings_to(log.text_in_file):
+    with closing(log), warnings_to(log.text_in_file), log.last_line():
         log.text(
             f"beit {VERSION}, Paddle {paddle.__version__}, {config.TASK} {config.MODEL.NAME}, "
             f"{ranks.world_size()} rank(s) on {device}, output in {folder}"

@@ -50,6 +50,8 @@ def test_one_rank(data: Path, tmp_path: Path, whole: Path, row: Row, number: sig
         in run.text()
     )
     assert "Traceback" not in run.text() and run.survivors() == []
+    last_line = (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
+    assert f"the run ended: stopped by {number.name}" in last_line
     succeed(arguments, tmp_path / "run")
     assert different_weights(whole, tmp_path / "run") == []
     row.seen = f"stopped by {number.name} after step {step}, status {EXIT_STOPPED}, bytes equal"

@@ -42,6 +42,8 @@ def test_a_run_without_a_step_left_is_refused(
     with pytest.raises(ValueError, match=f"leaves nothing to train: the run has {epochs} epochs"):
         run(tiny_config(data, tmp_path, **keys))
     assert not (tmp_path / "model.pdparams").exists()
+    last = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()[-1]
+    assert "the run ended: " in last and "leaves nothing to train" in last
 
 
 def test_saved_weights_evaluate_to_the_same_metrics(data: Path, tmp_path: Path) -> None:
