@@ -104,6 +104,10 @@ def read_processor_arguments(path: Path, names: Collection[str]) -> dict[str, An
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; a transformers folder holds {FILE}")
+    if file.suffix != ".json":
+        raise ValueError(
+            f"{file} is not the file of an image processor; name a folder that holds {FILE}, or that file"
+        )
     stated = {key: value for key, value in read_json(file).items() if value is not None}
     steps = {key: value for key, value in stated.items() if key not in _TYPE_KEYS}
     not_done = [f"{key} = {value}" for key, value in steps.items() if is_unsupported(key, value)]

@@ -99,6 +99,9 @@ class BeitConfig:
     label2id: dict[str, int] = field(init=False)
 
     def __init__(self, **values: Any) -> None:
+        if values.get("model_type", MODEL_TYPE) != MODEL_TYPE:
+            raise ValueError(f"model_type = {values['model_type']!r}; expected {MODEL_TYPE!r}")
+        values = {name: value for name, value in values.items() if name not in _DERIVED}
         for entry in fields(self):
             if entry.init:
                 value = values.pop(entry.name, entry.default)
@@ -106,6 +109,9 @@ class BeitConfig:
         self.check()
         self._set_labels(values)
         self._set_stages(values)
+        taken = sorted(name for name in values if hasattr(type(self), name))
+        if taken:
+            raise ValueError(f"{taken[0]} is the name of a method of BeitConfig, not of a field")
         self._further = sorted(values)
         for name, value in values.items():
             setattr(self, name, value)
@@ -189,7 +195,6 @@ class BeitConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any], **changes: Any) -> BeitConfig:
         """The config of the contents of a `config.json`; `changes` are fields that replace them."""
-        values = {name: value for name, value in values.items() if name not in _DERIVED}
         for together in _STATED_TOGETHER:  # a change of one replaces all of them
             if changes.keys() & together:
                 values = {name: value for name, value in values.items() if name not in together}

@@ -83,7 +83,8 @@ class BeitModel(BeitPreTrainedModel):
             return_dict: False returns a tuple; None for `config.return_dict`.
 
         Raises:
-            ValueError: another number of channels, a mask of another shape, or a mask without `use_mask_token`.
+            ValueError: another number of channels, images without a whole patch, a mask of another shape, or a mask without
+                `use_mask_token`.
         """
         config, encoder = self.config, self.encoder
         if pixel_values.shape[1] != config.num_channels:
@@ -145,8 +146,17 @@ def output_or_tuple(output: Any, return_dict: bool | None, config: BeitConfig) -
 
 
 def _whole_patches(images: paddle.Tensor, patch_size: int) -> paddle.Tensor:
-    """The images without the rows and columns at the end that fill no patch, which transformers ignores."""
+    """The images without the rows and columns at the end that fill no patch, which transformers ignores.
+
+    Raises:
+        ValueError: they have no whole patch.
+    """
     height, width = (side // patch_size * patch_size for side in images.shape[-2:])
+    if not height or not width:
+        given = "x".join(map(str, images.shape[-2:]))
+        raise ValueError(
+            f"pixel_values of {given} pixels are smaller than a patch, {patch_size}x{patch_size}"
+        )
     return images[:, :, :height, :width]
 
 

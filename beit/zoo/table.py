@@ -22,7 +22,7 @@ class Published:
     Args:
         name: as `list_models()` gives it.
         publisher: whose names and layout the file has (`python -m beit convert --to`).
-        kind: of model, as in `beit.checkpoint.canonical`.
+        kind: of model, as in `beit.metadata.architecture`.
         config: a config of this package, with `options` on top.
         version: of the statistics of its images: 1 for mean and standard deviation 0.5, 2 for ImageNet's.
         image_size: in pixels.

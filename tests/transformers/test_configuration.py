@@ -134,3 +134,21 @@ def test_wrong_files_are_refused(tmp_path):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             BeitConfig.from_pretrained(tmp_path)
+
+
+def test_the_dict_of_a_config_makes_it_again():
+    config = BeitConfig(num_hidden_layers=4, num_labels=3, out_indices=[1, 2], further="kept")
+    again = BeitConfig(**config.to_dict())
+    assert again == config and again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "vit"}, "model_type = 'vit'; expected 'beit'"),
+        ({"check": 1}, "check is the name of a method of BeitConfig, not of a field"),
+    ],
+)
+def test_values_that_are_no_fields(values, message):
+    with pytest.raises(ValueError, match=message):
+        BeitConfig(**values)

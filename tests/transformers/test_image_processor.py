@@ -87,3 +87,12 @@ def test_what_cannot_be_done_is_refused(tmp_path):
         BeitImageProcessor(size={"shortest_edge": 8, "longest_edge": 16}).save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="resized with Pillow here"):
         BeitImageProcessor.from_pretrained(tmp_path, use_fast=True)
+
+
+@pytest.mark.parametrize("kind", [beit.BeitImageProcessor, BeitImageProcessor])
+def test_a_file_of_weights_is_not_that_of_a_processor(kind, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(bytes(range(256)))
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors is not the file of an image processor; name a folder"
+    ):
+        kind.from_pretrained(tmp_path / "model.safetensors")

@@ -234,3 +234,13 @@ def test_wrong_arguments_are_refused():
             ValueError, match="images of 4x8 pixels are too small for the pyramid: pad them to 8"
         ):
             model(images[:, :, :4])
+
+
+@pytest.mark.parametrize("size", [(3, 8), (8, 3)])
+def test_images_without_a_whole_patch_are_refused(size):
+    """The mean of no patches is NaN."""
+    model = ours.BeitForImageClassification(ours.BeitConfig(**TINY))
+    with pytest.raises(
+        ValueError, match=rf"pixel_values of {size[0]}x{size[1]} pixels are smaller than a patch, 4x4"
+    ):
+        model(paddle.zeros([1, 3, *size]))
