@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from beit.data.images import DRAFT_SCALES, FORMATS, ImageError, ImageFile
@@ -50,7 +51,6 @@ def valid_images() -> dict[str, bytes]:
         "JPEG, CMYK": encoded(smooth.convert("CMYK"), "JPEG"),
         "JPEG, progressive": encoded(smooth, "JPEG", progressive=True),
         "JPEG, many scans": progressive_jpeg(encoded(smooth, "JPEG", progressive=True), 90),
-        "JPEG, MPO": encoded(smooth, "MPO", **frames),
         "PNG": encoded(smooth, "PNG", exif=exif),
         "PNG, palette": encoded(smooth.convert("P"), "PNG", transparency=0),
         "PNG, alpha": encoded(smooth.convert("RGBA"), "PNG"),
@@ -73,6 +73,8 @@ def valid_images() -> dict[str, bytes]:
         "JPEG2000, blocks": jpeg_2000_with_blocks(900, boxed=True),
         "HEIF": encoded(smooth, "HEIF") if "HEIF" in FORMATS else b"",
     }  # fmt: skip
+    if tuple(map(int, PIL.__version__.split(".")[:2])) >= (11, 3):  # earlier versions write damaged ones
+        found["JPEG, MPO"] = encoded(smooth, "MPO", **frames)
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits", "group4"):
         image = smooth.convert("1") if compression == "group4" else smooth
         found[f"TIFF, {compression}"] = encoded(image, "TIFF", compression=compression)

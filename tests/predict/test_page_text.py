@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from abc import ABCMeta
 from collections.abc import Iterator
 from string import Formatter
 
@@ -35,7 +36,8 @@ def test_captions_and_scores_of_all_predictors_have_a_text():
         kind
         for module in modules
         for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, Predictor) and "explain" in vars(kind)
+        # On Python 3.10 aliases such as `tuple[int, int]` claim to be types.
+        if type(kind) is ABCMeta and issubclass(kind, Predictor) and "explain" in vars(kind)
     ]
     assert {kind.__module__ for kind in kinds} >= {module.__name__ for module in modules}
     captions = {
