@@ -86,7 +86,7 @@ def model_from(given: argparse.Namespace) -> Predictor:
     """The model of the arguments that `add_model` added, on the engine of `add_engine` or on Paddle.
 
     Raises:
-        ValueError, FileNotFoundError, OSError: as `beit.predict.load_predictor`.
+        ValueError, FileNotFoundError, OSError: as `beit.load_predictor`.
     """
     engine, precision = getattr(given, "engine", "paddle"), getattr(given, "precision", "float32")
     return load_predictor(given.model, **_weights_options(given), engine=engine, precision=precision)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from beit.config import dump
+from beit.config import dump, flatten
 from beit.files import lock, write_text
 from beit.metadata.files import RUN_CONFIG
 from beit.parallel import ranks
+from beit.schema import SCHEMA
+from beit.text_files import load_yaml, read_text
 from beit.train.resume import BEST, LATEST, MODEL, kept_epochs
 
 
@@ -24,10 +26,16 @@ def output_folder(config: CfgNode) -> Iterator[Path]:
     with the process. A run that is continued keeps its config until `write_config`.
 
     Raises:
-        ValueError: the folder holds a training run that this one would overwrite, or another run writes into it.
+        ValueError: the folder holds a training run that this one would overwrite, a config of the user's or the data, or
+            another run writes into it.
         OSError: it cannot be written.
     """
-    folder = Path(config.SAVE)
+    folder, data = Path(config.SAVE), Path(config.DATA.DATA_PATH or os.devnull)
+    if folder.is_dir() and data.is_dir() and folder.samefile(data):
+        raise ValueError(
+            f"-output {folder} is the folder of the data, whose class_names.txt and palette.txt would be overwritten; choose "
+            "another -output"
+        )
     if not config.EVAL:
         _refuse_to_overwrite(folder, config.MODEL.RESUME)
     handle = _prepare(folder, config) if ranks.rank() == 0 else None
@@ -52,7 +60,7 @@ def write_config(config: CfgNode) -> None:
 
 def _refuse_to_overwrite(folder: Path, resume: str | None) -> None:
     """Refuse a run that would overwrite another one: a new run, or one that continues the run of another folder."""
-    if not any((folder / name).exists() for name in (LATEST, BEST, MODEL)) and not kept_epochs(folder):
+    if not _has_run(folder):
         return
     if not resume:
         raise ValueError(
@@ -71,6 +79,19 @@ def _refuse_to_overwrite(folder: Path, resume: str | None) -> None:
         )
 
 
+def _has_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (LATEST, BEST, MODEL)) or bool(kept_epochs(folder))
+
+
+def _is_resolved(file: Path) -> bool:
+    """Whether a config states all keys, as those that runs write."""
+    try:
+        content = load_yaml(read_text(file))
+    except ValueError:
+        return False
+    return isinstance(content, dict) and flatten(content).keys() >= SCHEMA.keys()
+
+
 def _prepare(folder: Path, config: CfgNode) -> int:
     """Create and lock the folder and write a first config; returns the handle that holds the lock."""
     try:
@@ -83,6 +104,11 @@ def _prepare(folder: Path, config: CfgNode) -> int:
                 )
             if config.EVAL or not (folder / RUN_CONFIG).exists():
                 write_config(config)
+            elif not ((folder / "log.txt").exists() or _has_run(folder) or _is_resolved(folder / RUN_CONFIG)):
+                raise ValueError(
+                    f"{folder / RUN_CONFIG} was not written by a run, and would be overwritten; give it another name, or "
+                    "choose another -output"
+                )
         except BaseException:  # an open handle would keep the lock until this process ends
             os.close(handle)
             raise

@@ -124,3 +124,36 @@ def test_a_run_does_not_overwrite_another_one(tmp_path: Path, name: str) -> None
     else:
         with auto:
             pass
+
+
+@pytest.mark.parametrize("keys", [{}, {"EVAL": True}])
+def test_the_folder_of_the_data_is_no_output_folder(tmp_path: Path, keys: dict[str, object]) -> None:
+    """A run writes class names and colors in the order of its head."""
+    config = tiny_config(tmp_path, tmp_path / ".", **keys)
+    with (
+        pytest.raises(ValueError, match="is the folder of the data.*choose another -output"),
+        output_folder(config),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_of_the_user_in_the_output_folder_is_not_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "run" / "config.yaml"
+    file.parent.mkdir()
+    config = tiny_config(tmp_path, tmp_path / "run")
+    for text in ("# notes\nMODEL:\n  NUM_CLASSES: 3\n", "[\n"):
+        file.write_text(text)
+        with (
+            pytest.raises(
+                ValueError, match=r"config\.yaml was not written by a run, and would be overwritten"
+            ),
+            output_folder(config),
+        ):
+            pass
+        assert file.read_text() == text
+    with output_folder(tiny_config(tmp_path, tmp_path / "run", EVAL=True)):  # writes eval_config.yaml
+        pass
+    (tmp_path / "run" / "log.txt").touch()  # a run that ended before its first checkpoint
+    with output_folder(config):
+        pass
