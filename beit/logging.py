@@ -46,6 +46,7 @@ class RunLog:
         self._text_file: _LineFile | None = None
         self._metrics_file: _LineFile | None = None
         self._dashboards: list[Dashboard] = []
+        self._notes: set[str] = set()
         if folder is None or not self._writes:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +82,12 @@ class RunLog:
         self._stream.flush()
         if self._text_file is not None:
             self._text_file.append(line)
+
+    def note(self, message: str) -> None:
+        """As `text`, once: training and validation data of one folder have the same notes."""
+        if message not in self._notes:
+            self._notes.add(message)
+            self.text(f"note: {message}")
 
     def text_in_file(self, message: str) -> None:
         """Writes a message that is on the screen already into log.txt alone, as `text` does."""

@@ -36,6 +36,15 @@ def test_text_goes_to_stream_and_file(tmp_path):
     assert "still on the stream" in stream.getvalue()
 
 
+def test_a_note_is_written_once(tmp_path):
+    log = open_log(tmp_path)
+    for message in ("one file is left out", "two classes", "one file is left out"):
+        log.note(message)
+    log.close()
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.partition("note: ")[2] for line in lines] == ["one file is left out", "two classes"]
+
+
 def test_stdout_is_the_default_stream(capsys):
     RunLog(None, 0).text("hello")
     assert capsys.readouterr().out.endswith(" hello\n")

@@ -298,7 +298,7 @@ def _describe(task: Task, sampler: TrainSampler, groups: list[dict[str, Any]], l
     for line in batch_problems(config, total) + rate_problems(config, peak):
         log.text(f"warning: {line}")
     for line in describe_top5(config):
-        log.text(f"note: {line}")
+        log.note(line)
     schedules = make_schedules(config, sampler.steps_per_epoch, total)
     last = run_length(config, sampler.steps_per_epoch) - 1
     points = sorted({0, warmup_length(config, sampler.steps_per_epoch), last // 2, last})

@@ -34,7 +34,7 @@ def training_data(task: Task, log: RunLog) -> ImageDataset:
     _log_notes(dataset, log)
     absent = absent_classes(dataset.images, task.config.MODEL.NUM_CLASSES)
     if absent:
-        log.text(f"note: classes without training images ({len(absent)}): {shortened_list(absent)}")
+        log.note(f"classes without training images ({len(absent)}): {shortened_list(absent)}")
     _require_files(dataset, data.MAX_BAD_FRACTION)
     if ranks.rank() == 0 and isinstance(dataset, SegmentationDataset) and not data.ALLOW_ABSENT_CLASSES:
         require_classes(dataset)
@@ -93,4 +93,4 @@ def _require_files(dataset: ImageDataset, tolerated: float) -> None:
 
 def _log_notes(dataset: ImageDataset, log: RunLog) -> None:
     for note in dataset.images.notes:
-        log.text(f"note: {note}")
+        log.note(note)
