@@ -101,7 +101,7 @@ def test_weights_beside_objects_of_any_class(tmp_path, objects, monkeypatch, pro
     }
     expected |= {
         "datetime.datetime",
-        "pathlib.PurePosixPath",
+        f"{pathlib.PurePosixPath.__module__}.PurePosixPath",  # pathlib._local in Python 3.13
         "dictionary entries whose key is a tuple, or long",
     }
     assert expected <= set(contents.left_out) and "argparse.Namespace" not in contents.left_out
