@@ -15,6 +15,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import sys
 import threading
 import time
@@ -206,8 +207,8 @@ class Loader:
         try:
             with _hidden_main():  # `submit` starts the workers, one by one as they are needed
                 future = self._pool.submit(_load_batch, samples, slot)
-            # Private: the pool's dict of worker processes. It is copied because a broken pool drops it and sends the
-            # workers SIGTERM only, which they block; `close` kills them.
+            # Private: the pool's dict of worker processes. It is copied because a broken pool drops it, and a worker
+            # that is stuck does not end at its SIGTERM; `close` kills it.
             self._workers |= self._pool._processes or {}
             return _Pending(samples, future, self._slots, slot)
         except BrokenProcessPool as error:
@@ -318,6 +319,7 @@ class _Worker:
 
 def _start_worker(dataset: Dataset, stop: Event) -> None:
     _die_with_parent()
+    _obey_the_pool()
     # Some JPEGs of ImageNet have damaged EXIF blocks; their pixels are intact.
     warnings.filterwarnings("ignore", "(?i).*corrupt exif", UserWarning)
     _Worker.dataset, _Worker.stop = dataset, stop
@@ -337,6 +339,23 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
+
+
+def _obey_the_pool() -> None:
+    """End this process at a SIGTERM of the main process, whose pool sends it to all workers after one was killed.
+
+    From Python 3.13 on the pool waits for their end with a lock that the next `submit` needs. The signal is blocked
+    here, because batch systems send it to every process of a job; their SIGTERM has another sender.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, name="obey-the-pool", daemon=True).start()
 
 
 def _load_batch(samples: Sequence[Sample], slot: str | None) -> Batch | Layout:

@@ -83,11 +83,24 @@ def test_workers_have_no_paddle_and_are_reused(fakes):
         workers = {int(batch["pid"][0]) for batch in batches}
     assert os.getpid() not in workers and len(workers) == 2  # the second call starts no new ones
     assert not any(batch["has_paddle"][0] for batch in batches)
-    assert {int(batch["threads"][0]) for batch in batches} == {
-        2
-    }  # one works, one waits for the end of the parent
+    # One works, one waits for the end of the parent, one for its SIGTERM.
+    assert {int(batch["threads"][0]) for batch in batches} == {3}
     assert all(batch["blocks_signals"][0] for batch in batches)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_workers_end_at_the_sigterm_of_their_pool_alone(fakes):
+    with Loader(fakes.Numbers(), num_workers=1) as loader:
+        batches = EvalSampler(6, batch_size=1)
+        assert len(list(loader(batches))) == 6
+        (worker,) = loader._workers.values()
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # as a batch system does
+        assert len(list(loader(batches))) == 6
+        worker.terminate()
+        worker.join(20)
+        assert not worker.is_alive()
+        with pytest.raises(WorkerError, match="a data worker was killed"):
+            list(loader(batches))
 
 
 def test_read_ahead_is_bounded(fakes):
