@@ -37,8 +37,11 @@ def test_an_interrupted_run_is_continued(digits, tmp_path, monkeypatch):
 
 
 def test_interrupted_data_are_written_again(digits, tmp_path, monkeypatch):
+    def interrupt(images):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(digits, "describe_patches", lambda images: signal.raise_signal(signal.SIGINT))
+        patch.setattr(digits, "describe_patches", interrupt)
         digits.write_digits(tmp_path)
     assert not (tmp_path / "all" / "val_list.txt").exists()
     digits.write_digits(tmp_path)
