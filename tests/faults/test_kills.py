@@ -125,7 +125,7 @@ def test_the_launcher_is_killed(data: Path, tmp_path: Path, row: Row) -> None:
     step = step_of(tmp_path / "run")
     assert step >= 3
     again = start(words, tmp_path / "run")
-    again.wait_for_step(1)
+    again.wait_for_text(f"step {step + 1}/")  # printed after the line of metrics.jsonl
     row.seen = f"all processes ended, step {step} saved; the next start goes on from it"
     said = again.text()
     again.sweep()
