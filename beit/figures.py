@@ -77,9 +77,8 @@ def draw_tiles(tiles: Sequence[Tile], *, columns: int, title: str = "", side: fl
     for axis, tile in zip(axes.flat, tiles, strict=False):
         axis.imshow(tile.pixels)
         axis.set_title(tile.title, fontsize=8, color="red" if tile.is_wrong else "black")
-    figure.suptitle(
-        title, y=1 - 0.1 / height
-    )  # where the tight layout reserves its place, however tall the figure is
+    # At 0.1 inches from the top, where the tight layout reserves its place, however tall the figure is.
+    figure.suptitle(title, y=1 - 0.1 / height)
     return figure
 
 

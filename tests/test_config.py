@@ -261,24 +261,6 @@ def test_documented_command_line() -> None:
     assert config.MODEL.NAME == "beit_base_patch16_224"
 
 
-@pytest.mark.parametrize(
-    "words", [["-resume=auto"], ["-resume", "latest.pdparams"], ["-opts", "MODEL.RESUME=auto"]]
-)
-def test_resume_is_refused_in_an_evaluation_unless_the_file_states_it(
-    tmp_path: Path, words: list[str]
-) -> None:
-    with pytest.raises(
-        ValueError, match="with -eval: an evaluation continues no run; name the weights with -pretrained"
-    ):
-        config_from_arguments(["-eval", "-pretrained=best.pdparams", *words])
-    file = write(tmp_path, "config.yaml", "MODEL:\n  RESUME: auto\n")
-    assert (
-        config_from_arguments([f"-cfg={file}", "-eval", "-pretrained=best.pdparams"]).MODEL.RESUME == "auto"
-    )
-    assert config_from_arguments(["-eval", "-pretrained=best.pdparams", "-resume="]).MODEL.RESUME is None
-    assert config_from_arguments(words).MODEL.RESUME
-
-
 def test_flags_with_two_dashes_zero_false_and_options() -> None:
     config = config_from_arguments(
         [

@@ -15,7 +15,6 @@ import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
-import signal
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from typing import Protocol
@@ -207,8 +207,7 @@ class Loader:
         try:
             with _hidden_main():  # `submit` starts the workers, one by one as they are needed
                 future = self._pool.submit(_load_batch, samples, slot)
-            # Private: the pool's dict of worker processes. It is copied because a broken pool drops it, and a worker
-            # that is stuck does not end at its SIGTERM; `close` kills it.
+            # Private: the pool's dict of worker processes. It is copied because a broken pool drops it.
             self._workers |= self._pool._processes or {}
             return _Pending(samples, future, self._slots, slot)
         except BrokenProcessPool as error:
@@ -217,9 +216,10 @@ class Loader:
 
     def _start(self) -> None:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        context = multiprocessing.get_context(method)
+        context: BaseContext = multiprocessing.get_context(method)
         if method == "forkserver":
             _start_fork_server()
+            context = _WorkerContext()
         try:
             self._stop = context.Event()
             self._pool = ProcessPoolExecutor(
@@ -288,6 +288,19 @@ def _hidden_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+class _WorkerProcess(ForkServerProcess):
+    """A worker that its pool can end: the pool of a killed worker sends the others SIGTERM, which workers block.
+
+    In newer Pythons (3.12.1, 3.13.0) the pool then waits for their end with the lock that the next `submit` needs.
+    """
+
+    terminate = ForkServerProcess.kill
+
+
+class _WorkerContext(ForkServerContext):
+    Process = _WorkerProcess
+
+
 def _start_fork_server() -> None:
     """Start the process that workers are forked from. It imports the modules that all workers need.
 
@@ -319,7 +332,6 @@ class _Worker:
 
 def _start_worker(dataset: Dataset, stop: Event) -> None:
     _die_with_parent()
-    _obey_the_pool()
     # Some JPEGs of ImageNet have damaged EXIF blocks; their pixels are intact.
     warnings.filterwarnings("ignore", "(?i).*corrupt exif", UserWarning)
     _Worker.dataset, _Worker.stop = dataset, stop
@@ -339,23 +351,6 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
-
-
-def _obey_the_pool() -> None:
-    """End this process at a SIGTERM of the main process, whose pool sends it to all workers after one was killed.
-
-    From Python 3.13 on the pool waits for their end with a lock that the next `submit` needs. The signal is blocked
-    here, because batch systems send it to every process of a job; their SIGTERM has another sender.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
-            pass
-        os._exit(1)
-
-    threading.Thread(target=wait, name="obey-the-pool", daemon=True).start()
 
 
 def _load_batch(samples: Sequence[Sample], slot: str | None) -> Batch | Layout:

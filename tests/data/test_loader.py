@@ -83,13 +83,14 @@ def test_workers_have_no_paddle_and_are_reused(fakes):
         workers = {int(batch["pid"][0]) for batch in batches}
     assert os.getpid() not in workers and len(workers) == 2  # the second call starts no new ones
     assert not any(batch["has_paddle"][0] for batch in batches)
-    # One works, one waits for the end of the parent, one for its SIGTERM.
-    assert {int(batch["threads"][0]) for batch in batches} == {3}
+    assert {int(batch["threads"][0]) for batch in batches} == {
+        2
+    }  # one works, one waits for the end of the parent
     assert all(batch["blocks_signals"][0] for batch in batches)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
-def test_workers_end_at_the_sigterm_of_their_pool_alone(fakes):
+def test_workers_end_for_their_pool_and_not_at_a_sigterm(fakes):
     with Loader(fakes.Numbers(), num_workers=1) as loader:
         batches = EvalSampler(6, batch_size=1)
         assert len(list(loader(batches))) == 6

@@ -10,13 +10,14 @@ import re
 import shlex
 import subprocess
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from beit import __version__
 from beit.__main__ import main
 from beit.data.loader import WorkerError
-from beit.flags import FLAGS
+from beit.flags import FLAGS, config_from_arguments
 from beit.schema import SCHEMA
 from beit.tools import ALIASES, VERBS
 from beit.tools.completion import script
@@ -217,3 +218,22 @@ def test_completion_without_shtab_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "shtab", None)
     assert main(["completion", "bash"]) == 2
     assert 'pip install "beit-paddle[completion]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["-resume=auto"], ["-resume", "latest.pdparams"], ["-opts", "MODEL.RESUME=auto"]]
+)
+def test_resume_is_refused_in_an_evaluation_unless_the_file_states_it(
+    tmp_path: Path, words: list[str]
+) -> None:
+    with pytest.raises(
+        ValueError, match="with -eval: an evaluation continues no run; name the weights with -pretrained"
+    ):
+        config_from_arguments(["-eval", "-pretrained=best.pdparams", *words])
+    file = tmp_path / "config.yaml"
+    file.write_text("MODEL:\n  RESUME: auto\n", encoding="utf-8")
+    assert (
+        config_from_arguments([f"-cfg={file}", "-eval", "-pretrained=best.pdparams"]).MODEL.RESUME == "auto"
+    )
+    assert config_from_arguments(["-eval", "-pretrained=best.pdparams", "-resume="]).MODEL.RESUME is None
+    assert config_from_arguments(words).MODEL.RESUME
