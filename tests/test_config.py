@@ -287,30 +287,6 @@ def test_flags_with_two_dashes_zero_false_and_options() -> None:
     assert (config.NPROCS, config.MODEL.NAME, batch_size_eval(config)) == (2, "x", 3)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "-c beit_tiny_patch16_224 -o TRAIN.BASE_LR=1e-3 MODEL.NAME=a=b -o SEED 7",
-        "--cfg beit_tiny_patch16_224 --opts TRAIN.BASE_LR 1e-3 MODEL.NAME a=b SEED=7",
-        "-cfg=beit_tiny_patch16_224 -opts SEED=7 TRAIN.BASE_LR 1e-3 MODEL.NAME=a=b",
-    ],
-)
-def test_options_with_and_without_an_equals_sign(words: str) -> None:
-    config = config_from_arguments(words.split())
-    assert (config.MODEL.NAME, config.TRAIN.BASE_LR, config.SEED, config.MODEL.EMBED_DIM) == (
-        "a=b",
-        1e-3,
-        7,
-        192,
-    )
-
-
-@pytest.mark.parametrize("flag", ["-batch_size", "--batch_size", "--batch-size", "-batch-size"])
-def test_a_flag_takes_one_dash_or_two_and_either_separator(flag: str) -> None:
-    assert config_from_arguments([flag, "3"]).DATA.BATCH_SIZE == 3
-    assert config_from_arguments([f"{flag}=3"]).DATA.BATCH_SIZE == 3
-
-
 def test_batch_size_eval_overrides_batch_size_in_evaluation() -> None:
     config = config_from_arguments(["-eval", "-batch_size", "64", "-batch_size_eval", "16"])
     assert (config.DATA.BATCH_SIZE, batch_size_eval(config)) == (64, 16)
